@@ -1,0 +1,20 @@
+"""vclust: virtual clusters on the fly.  The modules in the order of the flow:
+
+request      a request file (INI or YAML) becomes a frozen `Request`
+metapackages named bundles of packages, debconf answers and configuration steps
+resolve      `Request` becomes the `Lock`: the package closure, by real apt
+place        which node runs on which host, all or nothing
+image        base image, package store, request layers, package bundles, installer
+seed         the small disk that carries a node's identity
+network      one isolated segment and one router namespace a cluster
+hypervisor   what a host can do: the interface, and one file for each driver
+create       overlays, seeds, domains
+ready        waiting for the nodes, and the proof that the cluster works
+destroy      what `create` made, taken away again
+
+state        the site's SQLite database: clusters, nodes, placements, timings, audit
+timing       start, end, bytes and outcome of each phase and node
+site         where everything lives; the settings of a site
+run, errors  processes and failures
+cli          the `vclust` command
+"""

@@ -1,0 +1,65 @@
+"""Processes: one function, argument lists only, never a shell."""
+
+import ctypes
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vclust_py.errors import VclustError
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CommandError(VclustError):
+    """A command failed or ran out of time; `output` is what it printed."""
+
+    def __init__(self, argv: Sequence[str], reason: str, output: str) -> None:
+        self.output = output
+        tail = "\n".join(output.strip().splitlines()[-15:])
+        super().__init__(f"{argv[0]}: {reason}" + (f"\n{tail}" if tail else ""))
+
+
+def die_with_parent() -> None:
+    """For `preexec_fn`: the kernel kills this process when the one that started it dies (prctl(2))."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    stdin: str | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> str:
+    """Run `argv` to its end and return its standard output.  It dies with its caller.
+
+    Raises CommandError (exit status other than 0, time-out in seconds, command not there); the error ends with
+    the last lines the command printed, standard error included.
+    """
+    words = [str(word) for word in argv]
+    try:
+        done = subprocess.run(
+            words,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            preexec_fn=die_with_parent,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise CommandError(words, f"not found ({error.filename})", "") from error
+    except subprocess.TimeoutExpired as error:
+        text = (error.stderr or b"").decode(errors="replace") if isinstance(error.stderr, bytes) else ""
+        raise CommandError(words, f"not done after {timeout:g} s", text) from error
+    if done.returncode != 0:
+        reason = f"exit status {done.returncode}" if done.returncode > 0 else f"killed by signal {-done.returncode}"
+        raise CommandError(words, reason, done.stderr or done.stdout)
+    return done.stdout

@@ -1,0 +1,116 @@
+"""The site manager's places and settings.  Every path under the site's root has its one name here."""
+
+import contextlib
+import fcntl
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vclust_py.errors import VclustError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def _codename() -> str:
+    """The machine's own Debian suite: VERSION_CODENAME of os-release(5)."""
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+
+
+@dataclass(frozen=True)
+class Site:
+    """Settings of one site, as given by the inventory variable `vclust_site`; sizes in bytes, times in seconds."""
+
+    root: Path = Path("/var/lib/vclust")
+    suite: str = ""
+    """Suite of requests that name none; default: the site manager's own."""
+    sources: str = ""
+    """An apt sources file (sources.list(5)) to take packages from; default: the machine's own apt sources."""
+    apt_proxy: str = ""
+    """HTTP proxy for apt, as in apt.conf(5) Acquire::http::Proxy."""
+    index_max_age: int = 6 * 3600
+    """The package index is fetched again when older than this."""
+    metapackages: tuple[Path, ...] = ()
+    """Directories with the site's own meta packages, looked at before the ones that come with vclust."""
+    ready_timeout: int = 900
+    """How long a node may take from its start to its report."""
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> "Site":
+        """Raises VclustError on an unknown setting or a relative root."""
+        known = {field.name for field in fields(cls)}
+        for name in settings:
+            if name not in known:
+                raise VclustError(f"vclust_site: {name}: unknown setting, expected one of {', '.join(sorted(known))}")
+        values = {name: value for name, value in settings.items() if value is not None}
+        if "root" in values:
+            values["root"] = Path(values["root"])
+            if not values["root"].is_absolute():
+                raise VclustError(f"vclust_site: root: got '{values['root']}', expected an absolute path")
+        if "metapackages" in values:
+            values["metapackages"] = tuple(Path(path) for path in values["metapackages"])
+        return cls(**values)
+
+    @property
+    def default_suite(self) -> str:
+        return self.suite or _codename()
+
+    @property
+    def database(self) -> Path:
+        return self.root / "state.db"
+
+    @property
+    def images(self) -> Path:
+        """Images and their manifests (`vclust_py.image`)."""
+        return self.root / "images"
+
+    @property
+    def packages(self) -> Path:
+        """The package store."""
+        return self.root / "packages"
+
+    @property
+    def apt(self) -> Path:
+        """Private apt roots, one for each suite and architecture."""
+        return self.root / "apt"
+
+    @property
+    def locks(self) -> Path:
+        """Package closures by digest (`vclust_py.resolve.Lock`), JSON."""
+        return self.root / "locks"
+
+    @property
+    def clusters(self) -> Path:
+        """A folder for each cluster: overlays, seeds, console logs, keys."""
+        return self.root / "clusters"
+
+    def make_directories(self) -> None:
+        """The site's folders; what holds keys or hashes is for root only."""
+        # Hypervisor processes run as a user of their own and must be able to walk to the images.
+        self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for path, mode in (
+            (self.images, 0o711),
+            (self.clusters, 0o711),
+            (self.packages, 0o755),
+            (self.apt, 0o755),
+            (self.locks, 0o755),
+            (self.root / "held", 0o700),
+        ):
+            path.mkdir(mode=mode, exist_ok=True)
+            os.chmod(path, mode)
+
+    @contextlib.contextmanager
+    def hold(self, what: str, *, wait: bool = True) -> Iterator[None]:
+        """Hold the site-wide lock `what` (a name of ours, never user input unchecked); the kernel frees it on death.
+
+        Raises VclustError at once when `wait` is false and somebody else holds it.
+        """
+        self.make_directories()
+        with open(self.root / "held" / what, "w", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise VclustError(f"{what}: another vclust process is at work on it", "wait for it to end") from None
+            yield
