@@ -61,5 +61,5 @@ def run(
         raise CommandError(words, f"not done after {timeout:g} s", text) from error
     if done.returncode != 0:
         reason = f"exit status {done.returncode}" if done.returncode > 0 else f"killed by signal {-done.returncode}"
-        raise CommandError(words, reason, done.stderr or done.stdout)
+        raise CommandError(words, reason, done.stdout + done.stderr)
     return done.stdout

@@ -1,0 +1,248 @@
+"""Private apt roots: one for each suite and architecture, below `Site.apt`.
+
+The machine's apt configuration (proxy, certificates, credentials) stays in force there; its sources, lists,
+cache, preferences, hooks and dpkg status do not, and its own apt state is never touched.
+"""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vclust_py.errors import VclustError
+from vclust_py.image import Report
+from vclust_py.run import CommandError, run
+from vclust_py.site import Site
+
+MACHINE = Path("/etc/apt")
+_SIGNATURE = re.compile(r"NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|is not signed|signatures? (were|was|could)")
+# One-line sources name their options otherwise than deb822 ones do: sources.list(5).
+_OPTIONS = {"arch": "Architectures", "lang": "Languages", "target": "Targets"}
+
+Stanza = Mapping[str, str]
+"""One deb822 source: field names as in sources.list(5), values with their continuation lines."""
+
+
+def sources(site: Site, suite: str) -> str:
+    """The apt sources of `suite`, in deb822 form: the site's file, or Debian's among the machine's own.
+
+    A release counts as the suite's when it is named like it or begins with its name and a dash (`-updates`,
+    `-security`); the machine's own are taken for another suite by putting that name in the place of the
+    machine's. A repository of the site's file without suites (`./`) counts for all.  Signing keys stay as
+    they are given.
+    """
+    given = bool(site.sources)
+    paths = (
+        [Path(site.sources)]
+        if given
+        else [
+            MACHINE / "sources.list",
+            *sorted((MACHINE / "sources.list.d").glob("*.list")),
+            *sorted((MACHINE / "sources.list.d").glob("*.sources")),
+        ]
+    )
+    own = suite if given else Site().default_suite  # the machine's own
+    foreign = frozenset() if given else _foreign()
+    chosen, seen = [], set()
+    for stanza in (stanza for path in paths for stanza in _stanzas(path)):
+        names = stanza["Suites"].split()
+        seen.update(names)
+        uris = [
+            uri
+            for uri in stanza["URIs"].split()
+            if foreign.isdisjoint((uri.rstrip("/"), name) for name in names)
+        ]
+        picked = [
+            suite + name.removeprefix(own) for name in names if name == own or name.startswith(f"{own}-")
+        ] + [name for name in names if given and name.endswith("/")]
+        if uris and picked:
+            chosen.append({**stanza, "URIs": " ".join(uris), "Suites": " ".join(picked)})
+    if not chosen:
+        where = site.sources or f"{MACHINE}/sources.list*"
+        raise VclustError(
+            f"{where}: no package source for suite '{suite}', only for: {', '.join(sorted(seen)) or 'none'}",
+            "name another suite in the request, or give the site a `sources` file",
+        )
+    return "\n".join("".join(f"{name}: {value}\n" for name, value in stanza.items()) for stanza in chosen)
+
+
+def _foreign() -> frozenset[tuple[str, str]]:
+    """(URI, release) of the machine's repositories not of Debian's origin; one never fetched says nothing."""
+    text = run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(ORIGIN)", "Created-By: Packages"]
+    )
+    words = (line.split(maxsplit=2) for line in text.splitlines())
+    return frozenset((line[0].rstrip("/"), line[1]) for line in words if len(line) < 3 or line[2] != "Debian")
+
+
+def _stanzas(path: Path) -> Iterator[Stanza]:
+    """The binary package sources of one file, either form of sources.list(5)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise VclustError(f"{path}: {error.strerror}") from error
+    if path.suffix == ".sources" or re.search(r"^URIs:", text, re.MULTILINE | re.IGNORECASE):
+        yield from _deb822(text)
+    else:
+        yield from _one_line(text)
+
+
+def _deb822(text: str) -> Iterator[Stanza]:
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    for block in re.split(r"\n\s*\n", "\n".join(lines)):
+        fields: dict[str, str] = {}
+        for name, value in re.findall(r"^([^\s:]+):[ \t]*(.*(?:\n[ \t].*)*)", block, re.MULTILINE):
+            known = {"uris": "URIs", "types": "Types", "suites": "Suites", "enabled": "Enabled"}
+            fields[known.get(name.lower(), name)] = value.rstrip()
+        if "deb" in fields.get("Types", "").split() and fields.pop("Enabled", "yes").lower() not in (
+            "no",
+            "false",
+        ):
+            yield {"Suites": "", "URIs": "", **fields, "Types": "deb"}
+
+
+def _one_line(text: str) -> Iterator[Stanza]:
+    for line in text.splitlines():
+        found = re.match(r"deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s*([^#]*)", line.strip())
+        if found:
+            options, uri, suite, components = found.groups()
+            stanza = {"Types": "deb", "URIs": uri, "Suites": suite}
+            if components.strip():
+                stanza["Components"] = components.strip()
+            for name, _, value in (word.partition("=") for word in (options or "").split()):
+                stanza[_OPTIONS.get(name, name.title())] = value.replace(",", " ")
+            yield stanza
+
+
+@dataclass(frozen=True)
+class AptRoot:
+    """The private apt root of one suite and architecture (Debian's name of it)."""
+
+    site: Site
+    suite: str
+    architecture: str
+
+    @property
+    def path(self) -> Path:
+        return self.site.apt / f"{self.suite}-{self.architecture}"
+
+    @property
+    def names(self) -> Path:
+        """Every package name of the index, virtual ones too, one a line, a line break before the first."""
+        return self.path / "names"
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        with self.site.hold(f"apt-{self.suite}-{self.architecture}"):
+            yield
+
+    def ensure_index(self, report: Report) -> None:
+        """Fetch the package index where it is missing, old, or from other sources.  Call it under `hold`.
+
+        Where the sources cannot be reached an older index serves, and `report` is told; a signature that is
+        wrong is an error in any case.
+        """
+        stamp = self.path / "fetched"
+        settings = f"{self.site.sources}\n{self.site.apt_proxy}\n"
+        with contextlib.suppress(FileNotFoundError):
+            fetched = stamp.stat().st_mtime
+            if (
+                time.time() - fetched < self.site.index_max_age
+                and stamp.read_text(encoding="utf-8") == settings
+                and not self._sources_newer_than(fetched)
+            ):
+                return
+        self._make()
+        report(f"fetching the package index of {self.suite}", 0, 0)
+        try:
+            self.run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+        except CommandError as error:
+            if not self.names.exists() or _SIGNATURE.search(error.output):
+                raise VclustError(
+                    f"{self.suite}: cannot fetch the package index\n{_complaints(error.output)}",
+                    "check the network, the apt sources and their keys",
+                ) from error
+            age = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.names.stat().st_mtime))
+            report(f"{self.suite}: package sources not reached, going on with the index of {age}", 0, 0)
+            return
+        text = self.run("apt-cache", "pkgnames", "-o", "APT::Cache::AllNames=true")
+        draft = self.names.with_suffix(".tmp")
+        draft.write_text("\n" + text, encoding="utf-8")
+        os.replace(draft, self.names)
+        stamp.write_text(settings, encoding="utf-8")
+
+    def run(self, tool: str, *words: str | Path, status: Path | None = None) -> str:
+        """Run an apt tool in this root; `status` is the dpkg status file to start from (default: empty)."""
+        start = ["-c", self.path / "apt.conf", "-o", f"Dir::State::status={status or self.path / 'empty'}"]
+        return run([tool, *start, *words], env={**os.environ, "LC_ALL": "C", "APT_CONFIG": ""})
+
+    def _sources_newer_than(self, moment: float) -> bool:
+        paths = (
+            [Path(self.site.sources)]
+            if self.site.sources
+            else [
+                MACHINE / "sources.list",
+                MACHINE / "sources.list.d",
+                *(MACHINE / "sources.list.d").glob("*"),
+            ]
+        )
+        return any(path.stat().st_mtime > moment for path in paths if path.exists())
+
+    def _make(self) -> None:
+        for folder in ("lists/partial", "cache/archives/partial", "sources.d", "preferences.d"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        (self.path / "empty").touch()
+        listed = sources(self.site, self.suite)
+        (self.path / "sources.d" / "vclust.sources").write_text(listed, encoding="utf-8")
+        proxy = self.site.apt_proxy
+        if re.search(r'[\s";]', proxy):
+            raise VclustError(f"vclust_site: apt_proxy: got '{proxy}', expected a URL")
+        # Read after the machine's own configuration, so what stands here wins over it.
+        (self.path / "apt.conf").write_text(
+            f"""\
+Dir::State "{self.path}";
+Dir::State::lists "lists";
+Dir::State::extended_states "extended_states";
+Dir::Cache "{self.path}/cache";
+Dir::Cache::archives "archives";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "srcpkgcache.bin";
+Dir::Etc::sourcelist "/dev/null";
+Dir::Etc::sourceparts "{self.path}/sources.d";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "{self.path}/preferences.d";
+Dir::Log "{self.path}";
+APT::Architecture "{self.architecture}";
+#clear APT::Architectures;
+APT::Architectures:: "{self.architecture}";
+APT::Install-Recommends "false";
+APT::Install-Suggests "false";
+APT::Get::Assume-Yes "true";
+APT::Default-Release "";
+APT::Sandbox::User "root";
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear APT::Update::Pre-Invoke;
+Acquire::Languages "none";
+Acquire::PDiffs "false";
+Acquire::GzipIndexes "true";
+Acquire::ForceHash "SHA256";
+Acquire::Retries "2";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+Debug::NoLocking "true";
+"""
+            + (f'Acquire::http::Proxy "{proxy}";\n' if proxy else ""),
+            encoding="utf-8",
+        )
+
+
+def _complaints(output: str) -> str:
+    """apt's own errors and warnings, without its log of what it fetched."""
+    lines = [line for line in output.splitlines() if line.startswith(("E:", "W:"))]
+    return "\n".join(lines[:8]) or output.strip()

@@ -1,0 +1,297 @@
+"""`Request` becomes the `Lock`: the package closure with versions, sizes and digests, by real apt.
+
+apt works in a private root (`vclust_py.apt`) whose dpkg status is that of the base image, so that the
+closure is just what the base lacks.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import urllib.parse
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vclust_py.apt import AptRoot
+from vclust_py.apt import sources as sources
+from vclust_py.errors import RequestError, VclustError
+from vclust_py.image import Catalogue, Report, base_key
+from vclust_py.run import CommandError
+from vclust_py.site import Site
+
+if TYPE_CHECKING:
+    from vclust_py.metapackages import MetaPackage
+    from vclust_py.request import Request
+
+# Debian policy 5.6.1; apt-get reads a trailing minus sign as "remove", so no name of ours ends with one.
+_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]")
+_URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One binary package; sizes in bytes.
+
+    Packages of a base image that is there already are known by name, version and architecture only: the rest
+    is empty or 0 for them.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    size: int = 0
+    sha256: str = ""
+    uri: str = ""
+    filename: str = ""
+    """What apt calls the file: name_version_architecture.deb, the version's colon as %3a."""
+    installed_size: int = 0
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name}={self.version}:{self.architecture}"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """Exactly what a cluster's nodes hold: enough to make the same ones again."""
+
+    suite: str
+    architecture: str
+    kernel: str
+    """The package of the nodes' kernel; part of the base."""
+    base: tuple[Package, ...]
+    packages: tuple[Package, ...]
+    """The closure of the request beyond the base, sorted by name."""
+    requested: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the nodes will hold, whatever mirror it came from."""
+        data = [
+            [self.suite, self.architecture, self.kernel, list(self.requested)],
+            [package.identity for package in self.base],
+            [[package.identity, package.sha256] for package in self.packages],
+        ]
+        return hashlib.sha256(json.dumps(data).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "lock") -> "Lock":
+        """Raises RequestError, naming `source`, unless `text` is a lock whose every value is of its form."""
+        try:
+            data = json.loads(text)
+            lists = {name: tuple(_package(item) for item in data[name]) for name in ("base", "packages")}
+            words = {name: data[name] for name in ("suite", "architecture", "kernel")}
+            requested = tuple(data["requested"])
+            for word in (*words.values(), *requested):
+                if not _NAME.fullmatch(word):
+                    raise ValueError(f"got '{word}', expected a name")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RequestError([f"{source}: not a lock of vclust: {error}"]) from error
+        return cls(**words, **lists, requested=requested)
+
+    def save(self, site: Site) -> Path:
+        """Keep the lock in the site, under its digest."""
+        site.make_directories()
+        path = site.locks / f"{self.digest}.json"
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(self.to_json(), encoding="utf-8")
+        os.replace(draft, path)
+        return path
+
+    @classmethod
+    def load(cls, site: Site, digest: str) -> "Lock":
+        """Raises VclustError when the site has no such lock."""
+        path = site.locks / f"{digest}.json"
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"), str(path))
+        except FileNotFoundError:
+            raise VclustError(f"{path}: no such lock") from None
+
+
+def _package(data: dict[str, Any]) -> Package:
+    package = Package(**data)
+    for name, form in (
+        ("name", _NAME.pattern),
+        ("version", r"[A-Za-z0-9.+:~-]+"),
+        ("architecture", r"[a-z0-9-]+"),
+        ("sha256", r"([0-9a-f]{64})?"),
+        ("uri", r"[!-~]*"),
+        ("filename", r"([A-Za-z0-9][A-Za-z0-9.+~_%-]*\.deb)?"),
+    ):
+        if not re.fullmatch(form, getattr(package, name)):
+            raise ValueError(f"{package.name}: {name}: got '{getattr(package, name)}'")
+    for size in (package.size, package.installed_size):
+        if type(size) is not int or size < 0:
+            raise ValueError(f"{package.name}: size: got '{size}'")
+    return package
+
+
+def resolve(request: "Request", meta_packages: "Sequence[MetaPackage]", site: Site, report: Report) -> Lock:
+    """The lock of `request` with its meta packages expanded, saved in the site.
+
+    Fetches the package index first where it is missing or old.  Raises RequestError for names the index does
+    not know and for packages that cannot be installed together.
+    """
+    software = request.software
+    names = {*software.packages, *(name for meta in meta_packages for name in meta.packages)}
+    architecture = request.hardware.architecture
+    lock = closure(
+        names,
+        suite=software.suite or site.default_suite,
+        architecture=architecture,
+        kernel=software.kernel or f"linux-image-cloud-{architecture}",
+        site=site,
+        report=report,
+    )
+    lock.save(site)
+    return lock
+
+
+def closure(
+    names: Iterable[str], *, suite: str, architecture: str, kernel: str, site: Site, report: Report
+) -> Lock:
+    """What installing `names` over the base image takes."""
+    from vclust_py.image.base import BASE_PACKAGES, RECIPE  # it uses this module
+
+    requested = sorted(set(names))
+    site.make_directories()
+    root = AptRoot(site, suite, architecture)
+    with root.hold():
+        root.ensure_index(report)
+        _check_names(root, [*requested, kernel])
+        image = Catalogue(site).find("base", base_key(suite, architecture, kernel, RECIPE))
+        if image is not None:
+            status = Catalogue(site).status(image)
+            base = _installed(status)
+        else:
+            status, base = _future_base(root, [*BASE_PACKAGES, kernel])
+        packages = _install(root, requested, status) if requested else ()
+    return Lock(suite, architecture, kernel, base, packages, tuple(requested))
+
+
+def verify(lock: Lock, site: Site, report: Report) -> None:
+    """Raise RequestError unless every package of a lock that came from outside is one the archive signed.
+
+    A lock names files and digests itself; what the signed index or the package store does not know under that
+    digest is not taken on its word.
+    """
+    from vclust_py.image.store import stored  # it uses this module
+
+    unknown = [package for package in lock.packages if not stored(site, package)]
+    if not unknown:
+        return
+    root = AptRoot(site, lock.suite, lock.architecture)
+    with root.hold():
+        root.ensure_index(report)
+        signed = {
+            (record["Package"], record["Version"], record.get("SHA256"))
+            for record in _records(root, [f"{package.name}={package.version}" for package in unknown])
+        }
+    problems = [
+        f"lock: {package.identity}: not in the signed package index of {lock.suite}, not in the package store"
+        for package in unknown
+        if (package.name, package.version, package.sha256) not in signed
+    ]
+    if problems:
+        raise RequestError(problems, "create without the lock takes today's versions")
+
+
+def _check_names(root: AptRoot, names: Iterable[str]) -> None:
+    # Before apt sees them: it would take an unknown `lib.c` for a regular expression and `foo+` for `foo`.
+    known = root.names.read_text(encoding="utf-8")
+    unknown = [name for name in names if not _NAME.fullmatch(name) or f"\n{name}\n" not in known]
+    if unknown:
+        everything = known.split()
+        raise RequestError([_unknown(name, everything, root) for name in unknown])
+
+
+def _unknown(name: str, everything: list[str], root: AptRoot) -> str:
+    start = f"package '{name[:80]}': not in {root.suite} for {root.architecture}"
+    # difflib over 100,000 names takes seconds; names that begin otherwise are rarely meant.
+    alike = [other for other in everything if other[:1] == name[:1] and abs(len(other) - len(name)) < 4]
+    near = difflib.get_close_matches(name, alike, n=3, cutoff=0.6)
+    return f"{start}; did you mean {', '.join(near)}?" if near else start
+
+
+def _install(root: AptRoot, names: Sequence[str], status: Path | None) -> tuple[Package, ...]:
+    """What apt would install for `names` over `status`: one call gives files, sizes and digests."""
+    try:
+        text = root.run("apt-get", "-qq", "install", "--print-uris", "--", *names, status=status)
+    except CommandError as error:
+        lines = [line for line in error.output.splitlines() if line.strip()]
+        raise RequestError([f"{root.suite}: these packages cannot be installed together", *lines]) from error
+    packages = []
+    for uri, filename, size, sha256 in _URI_LINE.findall(text):
+        name, version, architecture = (
+            urllib.parse.unquote(part) for part in filename.removesuffix(".deb").split("_")
+        )
+        packages.append(Package(name, version, architecture, int(size), sha256, uri, filename))
+    return _with_installed_sizes(root, packages)
+
+
+def _with_installed_sizes(root: AptRoot, packages: Sequence[Package]) -> tuple[Package, ...]:
+    records = _records(root, [f"{package.name}={package.version}" for package in packages])
+    sizes = {
+        (record["Package"], record["Version"]): int(record.get("Installed-Size", 0)) for record in records
+    }
+    return tuple(
+        replace(package, installed_size=1024 * sizes.get((package.name, package.version), 0))
+        for package in sorted(packages, key=lambda package: package.name)
+    )
+
+
+def _records(root: AptRoot, names: Sequence[str]) -> list[dict[str, str]]:
+    """The index's records of `name=version` words; those it does not know are left out."""
+    if not names:
+        return []
+    try:
+        return _parse(root.run("apt-cache", "show", "--", *names))
+    except CommandError as error:
+        # Exit status 100 for one unknown name; the records of the others are printed all the same.
+        return _parse(
+            "\n".join(line for line in error.output.splitlines() if not line.startswith(("E:", "N:")))
+        )
+
+
+def _parse(text: str) -> list[dict[str, str]]:
+    """Records of a Debian control file, one-line fields only."""
+    blocks = (dict(re.findall(r"^(\S+): (.*)$", block, re.MULTILINE)) for block in text.split("\n\n"))
+    return [block for block in blocks if "Package" in block]
+
+
+def _installed(status: Path) -> tuple[Package, ...]:
+    """The packages of a dpkg status file."""
+    return tuple(
+        Package(
+            record["Package"],
+            record["Version"],
+            record["Architecture"],
+            installed_size=1024 * int(record.get("Installed-Size", 0)),
+        )
+        for record in sorted(_parse(status.read_text(encoding="utf-8")), key=lambda record: record["Package"])
+        if record.get("Status", "").endswith(" installed")
+    )
+
+
+def _future_base(root: AptRoot, names: Sequence[str]) -> tuple[Path, tuple[Package, ...]]:
+    """The packages of a base image that is not there yet, and a dpkg status file as it will have.
+
+    The same set as mmdebstrap's variant minbase with `names` added.
+    """
+    minimal = "?or(?essential,?priority(required),?exact-name(apt))"
+    packages = _install(root, [minimal, *names], None)
+    text = root.run("apt-cache", "show", "--", *(f"{package.name}={package.version}" for package in packages))
+    records = (record for record in text.split("\n\n") if record.strip())
+    status = root.path / "base.status"
+    status.write_text(
+        "\n\n".join(re.sub(r"\n", "\nStatus: install ok installed\n", record, count=1) for record in records)
+        + "\n",
+        encoding="utf-8",
+    )
+    return status, packages
