@@ -1,0 +1,79 @@
+"""libvirt's daemons on this machine where no systemd looks after them (containers, test machines)."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from vclust_py.errors import VclustError
+from vclust_py.run import run
+
+_RUN = Path("/run/libvirt")
+_SOCKETS = {"virtlogd": _RUN / "virtlogd-sock", "libvirtd": _RUN / "libvirt-sock"}
+_PIDS = Path("/run/vclust")
+_IDLE = "120"
+"""libvirtd ends by itself after so many seconds without a client and without a running domain."""
+
+
+def _answers(path: Path) -> bool:
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def ensure(*, kvm: bool) -> None:
+    """Make sure libvirtd and virtlogd answer; raises VclustError with their last words when they do not come up."""
+    missing = [name for name, path in _SOCKETS.items() if not _answers(path)]
+    if not missing:
+        return
+    if Path("/run/systemd/system").is_dir():
+        run(["systemctl", "start", "libvirtd.service"], timeout=120)
+        return
+    _PIDS.mkdir(mode=0o755, exist_ok=True)
+    for name in missing:
+        _start(name, kvm=kvm)
+
+
+def _start(name: str, *, kvm: bool) -> None:
+    argv = [name, "--daemon", "--pid-file", str(_PIDS / f"{name}.pid")]
+    if name == "libvirtd":
+        argv += ["--timeout", _IDLE]
+        if not kvm and Path("/dev/kvm").exists():
+            # libvirt tries /dev/kvm for every emulator it knows; one that is there but does not really work costs
+            # it most of a minute each time.  Hide it from this daemon only, in a mount namespace of its own that
+            # still sees the machine's later mounts.
+            argv = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", _HIDE_KVM, "sh", *argv]
+    # Its own session and not tied to us: the daemon outlives the command that needed it.
+    with contextlib.suppress(OSError):
+        _SOCKETS[name].unlink()
+    try:
+        started = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise VclustError(f"{name}: cannot be started: {error}", "is libvirt-daemon-system installed?") from error
+    deadline = time.monotonic() + 30
+    while not _answers(_SOCKETS[name]):
+        if started.returncode != 0 or time.monotonic() > deadline:
+            raise VclustError(f"{name}: does not come up: {started.stderr.strip() or 'no answer after 30 s'}")
+        time.sleep(0.05)
+
+
+_HIDE_KVM = 'mount --bind /dev/null /dev/kvm && exec "$@"'
+
+
+def stop() -> None:
+    """End the daemons that `ensure` started; the caller knows that no domain needs them any more."""
+    for name in reversed(_SOCKETS):
+        path = _PIDS / f"{name}.pid"
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(path.read_text(encoding="ascii"))
+            if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == name:
+                os.kill(pid, signal.SIGTERM)
+            path.unlink()

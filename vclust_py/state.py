@@ -1,0 +1,339 @@
+"""The site's state: one SQLite database on the site manager (clusters, nodes, timings, audit).
+
+Several processes work on it at once; every change is one short `BEGIN IMMEDIATE` transaction.  It holds password
+hashes, so it is for root only.
+"""
+
+import contextlib
+import getpass
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vclust_py import request as requests
+from vclust_py.errors import RequestError, VclustError
+from vclust_py.request import Request
+from vclust_py.site import Site
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS clusters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    request TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    state TEXT NOT NULL,
+    lock TEXT NOT NULL DEFAULT '',
+    strategy TEXT NOT NULL DEFAULT '',
+    images TEXT NOT NULL DEFAULT '{}',
+    detail TEXT NOT NULL DEFAULT '',
+    created REAL NOT NULL,
+    ready REAL,
+    destroyed REAL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS live ON clusters (name) WHERE destroyed IS NULL;
+CREATE TABLE IF NOT EXISTS nodes (
+    cluster INTEGER NOT NULL REFERENCES clusters (id),
+    position INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    host TEXT NOT NULL,
+    uri TEXT NOT NULL,
+    address TEXT NOT NULL,
+    mac TEXT NOT NULL,
+    uuid TEXT NOT NULL,
+    cpus INTEGER NOT NULL,
+    memory INTEGER NOT NULL,
+    disk INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    PRIMARY KEY (cluster, position)
+);
+CREATE TABLE IF NOT EXISTS phases (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    cluster INTEGER NOT NULL REFERENCES clusters (id),
+    phase TEXT NOT NULL,
+    node TEXT NOT NULL DEFAULT '',
+    start REAL NOT NULL,
+    end REAL,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    outcome TEXT NOT NULL DEFAULT 'running',
+    facts TEXT NOT NULL DEFAULT '{}'
+);
+CREATE TABLE IF NOT EXISTS progress (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    cluster INTEGER NOT NULL REFERENCES clusters (id),
+    phase TEXT NOT NULL,
+    node TEXT NOT NULL,
+    message TEXT NOT NULL,
+    done INTEGER NOT NULL,
+    total INTEGER NOT NULL,
+    time REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    who TEXT NOT NULL,
+    action TEXT NOT NULL,
+    cluster TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+PRAGMA user_version = 1;
+"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an operation found and what it left (or would leave): the pair behind Ansible's `changed` and diff."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node as placed; memory and disk in bytes."""
+
+    position: int
+    name: str
+    host: str
+    uri: str
+    address: str
+    mac: str
+    uuid: str
+    cpus: int
+    memory: int
+    disk: int
+    state: str
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One live virtual cluster.  `images` maps a role (base, kernel, installer, root, bundle) to an image digest."""
+
+    id: int
+    name: str
+    request: Request
+    state: str
+    lock: str
+    strategy: str
+    images: dict[str, str]
+    detail: str
+    created: float
+    ready: float | None
+    nodes: tuple[Node, ...]
+
+    @property
+    def segment(self) -> str:
+        """Name of the cluster's bridge and router namespace; an interface name holds 15 bytes (IFNAMSIZ)."""
+        return f"vc{self.id}"
+
+
+@contextlib.contextmanager
+def connect(site: Site) -> Iterator[sqlite3.Connection]:
+    """A connection in autocommit mode; use `transaction` to change more than one row.
+
+    Raises VclustError when the database cannot be opened or written.
+    """
+    site.make_directories()
+    try:
+        if not site.database.exists():
+            site.database.touch(mode=0o600)
+        connection = sqlite3.connect(site.database, timeout=30, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA foreign_keys = ON")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(_SCHEMA)
+            yield connection
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as error:
+        raise VclustError(f"{site.database}: {error}", "is the disk full, or are you not root?") from error
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _cluster(connection: sqlite3.Connection, row: sqlite3.Row) -> Cluster:
+    nodes = connection.execute("SELECT * FROM nodes WHERE cluster = ? ORDER BY position", (row["id"],))
+    return Cluster(
+        id=row["id"],
+        name=row["name"],
+        request=requests.from_mapping(json.loads(row["request"]), row["name"]),
+        state=row["state"],
+        lock=row["lock"],
+        strategy=row["strategy"],
+        images=json.loads(row["images"]),
+        detail=row["detail"],
+        created=row["created"],
+        ready=row["ready"],
+        nodes=tuple(Node(**{key: node[key] for key in node.keys() if key != "cluster"}) for node in nodes),
+    )
+
+
+def find(site: Site, name: str) -> Cluster | None:
+    """The live cluster of that name."""
+    if not site.database.exists():
+        return None
+    with connect(site) as connection:
+        row = connection.execute(
+            "SELECT * FROM clusters WHERE name = ? AND destroyed IS NULL", (name,)
+        ).fetchone()
+        return None if row is None else _cluster(connection, row)
+
+
+def get(site: Site, name: str) -> Cluster:
+    """Like `find`; raises RequestError when there is none."""
+    cluster = find(site, name)
+    if cluster is None:
+        known = ", ".join(live.name for live in clusters(site)) or "none"
+        raise RequestError([f"{name}: no such cluster; there are: {known}"])
+    return cluster
+
+
+def clusters(site: Site) -> list[Cluster]:
+    """All live clusters, by name."""
+    if not site.database.exists():
+        return []
+    with connect(site) as connection:
+        rows = connection.execute("SELECT * FROM clusters WHERE destroyed IS NULL ORDER BY name").fetchall()
+        return [_cluster(connection, row) for row in rows]
+
+
+def _who() -> str:
+    return os.environ.get("SUDO_USER") or getpass.getuser()
+
+
+def audit(connection: sqlite3.Connection, action: str, cluster: str, detail: str = "") -> None:
+    connection.execute(
+        "INSERT INTO audit (time, who, action, cluster, detail) VALUES (?, ?, ?, ?, ?)",
+        (time.time(), _who(), action, cluster, detail),
+    )
+
+
+def register(site: Site, request: Request, *, check: bool = False) -> Change:
+    """Write the request into the state, so that nothing that was accepted is lost.
+
+    Registering an equal request again changes nothing.  Raises RequestError when a cluster of that name exists with
+    a different request.
+    """
+    present = find(site, request.name)
+    after = {"name": request.name, "digest": request.digest}
+    if present is not None:
+        if present.request.digest != request.digest:
+            raise RequestError(
+                [f"{request.name}: a cluster of that name exists with a different request"],
+                f"choose another name, or first: vclust destroy {request.name}",
+            )
+        return Change(after, after)
+    if not check:
+        with connect(site) as connection, transaction(connection):
+            try:
+                connection.execute(
+                    "INSERT INTO clusters (name, request, digest, state, created) VALUES (?, ?, ?, 'requested', ?)",
+                    (request.name, json.dumps(requests.to_mapping(request)), request.digest, time.time()),
+                )
+            except sqlite3.IntegrityError:
+                raise RequestError([f"{request.name}: another create of that name has just begun"]) from None
+            audit(connection, "create", request.name, request.digest)
+    return Change({}, after)
+
+
+def update(site: Site, cluster: Cluster, **values: Any) -> None:
+    """Set columns of the cluster's row; `images` is given as a mapping."""
+    if "images" in values:
+        values["images"] = json.dumps(values["images"])
+    assignments = ", ".join(f"{column} = ?" for column in values)
+    with connect(site) as connection:
+        connection.execute(
+            f"UPDATE clusters SET {assignments} WHERE id = ?",  # noqa: S608 - columns are named by our own code
+            (*values.values(), cluster.id),
+        )
+
+
+def set_node_state(site: Site, cluster: Cluster, node: str, state: str) -> None:
+    with connect(site) as connection:
+        connection.execute(
+            "UPDATE nodes SET state = ? WHERE cluster = ? AND name = ?", (state, cluster.id, node)
+        )
+
+
+def folder(site: Site, cluster: Cluster) -> Path:
+    """The cluster's own folder; the number keeps a new cluster apart from a destroyed one of the same name."""
+    return site.clusters / f"{cluster.name}.{cluster.id}"
+
+
+def progress(site: Site, name: str, after: int = 0) -> list[dict[str, Any]]:
+    """Progress rows of the live cluster `name` with an id above `after`, oldest first; for live displays."""
+    if not site.database.exists():
+        return []
+    with connect(site) as connection:
+        rows = connection.execute(
+            "SELECT progress.* FROM progress JOIN clusters ON clusters.id = progress.cluster"
+            " WHERE name = ? AND destroyed IS NULL AND progress.id > ? ORDER BY progress.id",
+            (name, after),
+        )
+        return [dict(row) for row in rows]
+
+
+def describe(site: Site, name: str | None = None) -> list[dict[str, Any]]:
+    """Live clusters as plain data for people and scripts; password hashes are left out.
+
+    Seconds and bytes; times are Unix times.  Raises RequestError when `name` is given and unknown.
+    """
+    return [_describe(site, cluster) for cluster in ([get(site, name)] if name else clusters(site))]
+
+
+def _describe(site: Site, cluster: Cluster) -> dict[str, Any]:
+    with connect(site) as connection:
+        rows = connection.execute(
+            "SELECT phase, node, start, end, bytes, outcome FROM phases WHERE cluster = ? ORDER BY id", (cluster.id,)
+        )
+        records = [dict(row) | {"seconds": (row["end"] or time.time()) - row["start"]} for row in rows]
+    per_node = [record for record in records if record["node"]]
+    mapping = requests.to_mapping(cluster.request)
+    mapping["software"]["user"] = [user.name for user in cluster.request.software.users]
+    started = [record for record in per_node if record["phase"] == "ready"]
+    keys = folder(site, cluster) / "keys"
+    users = cluster.request.software.users
+    return {
+        "name": cluster.name,
+        "state": cluster.state,
+        "detail": cluster.detail,
+        "created": cluster.created,
+        "ready": cluster.ready,
+        "strategy": cluster.strategy,
+        "lock": cluster.lock,
+        "images": cluster.images,
+        "request": mapping,
+        "nodes": [
+            {"name": node.name, "address": node.address, "host": node.host, "state": node.state, "mac": node.mac}
+            for node in cluster.nodes
+        ],
+        "phases": [record for record in records if not record["node"]],
+        "node_phases": per_node,
+        "slowest_node": max(started, key=lambda record: record["seconds"])["node"] if started else None,
+        "ssh": {
+            "user": users[0].name if users else "root",
+            "netns": cluster.segment,
+            "key": str(keys / "user"),
+            "admin_key": str(keys / "admin"),
+            "known_hosts": str(keys / "known_hosts"),
+        },
+    }

@@ -1,0 +1,101 @@
+"""Start, end, bytes and outcome of every phase and node, in the site's state; and what past runs foretell."""
+
+import contextlib
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vclust_py import state
+from vclust_py.site import Site
+from vclust_py.state import Cluster
+
+Report = Callable[[str, int, int], None]
+"""Progress: message, done, total; a total of 0 means unknown."""
+
+_PROGRESS_INTERVAL = 0.2  # seconds between two progress rows of one node: a display cannot use more
+
+
+class Recorder:
+    """Records one run of one phase; made by `phase`.  Threads may share it."""
+
+    def __init__(self, site: Site, cluster: Cluster, name: str) -> None:
+        self._site, self._cluster, self._phase = site, cluster, name
+        self._last: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self.bytes = 0
+        self.facts: dict[str, Any] = {}
+
+    def report(self, message: str, done: int = 0, total: int = 0, *, node: str = "") -> None:
+        """Progress for the live display; too frequent calls are dropped, the last of a count never is."""
+        now = time.time()
+        with self._lock:
+            if now - self._last.get(node, 0) < _PROGRESS_INTERVAL and (total == 0 or done < total):
+                return
+            self._last[node] = now
+            with state.connect(self._site) as connection:
+                connection.execute(
+                    "INSERT INTO progress (cluster, phase, node, message, done, total, time)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (self._cluster.id, self._phase, node, message, done, total, now),
+                )
+
+    def node(self, node: str, start: float, end: float, outcome: str = "done", count: int = 0) -> None:
+        """One node's part in the phase: Unix times, bytes."""
+        with state.connect(self._site) as connection:
+            connection.execute(
+                "INSERT INTO phases (cluster, phase, node, start, end, bytes, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (self._cluster.id, self._phase, node, start, end, count, outcome),
+            )
+
+
+@contextlib.contextmanager
+def phase(site: Site, cluster: Cluster, name: str) -> Iterator[Recorder]:
+    """Record the phase around the body, also when it fails; a failure is written to the cluster's row too."""
+    with state.connect(site) as connection:
+        row = connection.execute(
+            "INSERT INTO phases (cluster, phase, start) VALUES (?, ?, ?)", (cluster.id, name, time.time())
+        ).lastrowid
+    recorder, outcome = Recorder(site, cluster, name), "done"
+    try:
+        yield recorder
+    except BaseException as error:
+        outcome = f"failed: {error}" if isinstance(error, Exception) else "interrupted"
+        state.update(site, cluster, detail=f"{name} {outcome}")
+        raise
+    else:
+        state.update(site, cluster, detail="")
+    finally:
+        with state.connect(site) as connection:
+            connection.execute(
+                "UPDATE phases SET end = ?, bytes = ?, outcome = ?, facts = ? WHERE id = ?",
+                (time.time(), recorder.bytes, outcome, json.dumps(recorder.facts), row),
+            )
+
+
+def past(site: Site, name: str, **facts: Any) -> list[tuple[float, int]]:
+    """Seconds and bytes of the latest 20 finished runs of a phase with these facts."""
+    if not site.database.exists():
+        return []
+    with state.connect(site) as connection:
+        rows = connection.execute(
+            "SELECT start, end, bytes, facts FROM phases"
+            " WHERE phase = ? AND node = '' AND outcome = 'done' ORDER BY id DESC LIMIT 200",
+            (name,),
+        ).fetchall()
+    matching = [row for row in rows if facts.items() <= json.loads(row["facts"]).items()]
+    return [(row["end"] - row["start"], row["bytes"]) for row in matching[:20]]
+
+
+def median_seconds(site: Site, name: str, **facts: Any) -> float | None:
+    """Median duration of past runs of a phase; None when there are none."""
+    runs = past(site, name, **facts)
+    return statistics.median(seconds for seconds, _ in runs) if runs else None
+
+
+def median_rate(site: Site, name: str, **facts: Any) -> float | None:
+    """Median bytes a second of past runs of a phase that moved bytes; None when there are none."""
+    rates = [count / seconds for seconds, count in past(site, name, **facts) if count and seconds > 0]
+    return statistics.median(rates) if rates else None
