@@ -157,7 +157,7 @@ class AptRoot:
                 and not self._sources_newer_than(fetched)
             ):
                 return
-        self._make()
+        self.make()
         report(f"fetching the package index of {self.suite}", 0, 0)
         try:
             self.run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
@@ -178,7 +178,12 @@ class AptRoot:
 
     def run(self, tool: str, *words: str | Path, status: Path | None = None) -> str:
         """Run an apt tool in this root; `status` is the dpkg status file to start from (default: empty)."""
-        start = ["-c", self.path / "apt.conf", "-o", f"Dir::State::status={status or self.path / 'empty'}"]
+        start: list[str | Path] = [
+            "-c",
+            self.path / "apt.conf",
+            "-o",
+            f"Dir::State::status={status or self.path / 'empty'}",
+        ]
         return run([tool, *start, *words], env={**os.environ, "LC_ALL": "C", "APT_CONFIG": ""})
 
     def _sources_newer_than(self, moment: float) -> bool:
@@ -193,7 +198,8 @@ class AptRoot:
         )
         return any(path.stat().st_mtime > moment for path in paths if path.exists())
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Write the root's folders, sources and configuration."""
         for folder in ("lists/partial", "cache/archives/partial", "sources.d", "preferences.d"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         (self.path / "empty").touch()

@@ -85,15 +85,20 @@ class Lock:
         """Raises RequestError, naming `source`, unless `text` is a lock whose every value is of its form."""
         try:
             data = json.loads(text)
-            lists = {name: tuple(_package(item) for item in data[name]) for name in ("base", "packages")}
-            words = {name: data[name] for name in ("suite", "architecture", "kernel")}
-            requested = tuple(data["requested"])
-            for word in (*words.values(), *requested):
+            lock = cls(
+                suite=data["suite"],
+                architecture=data["architecture"],
+                kernel=data["kernel"],
+                base=tuple(_package(item) for item in data["base"]),
+                packages=tuple(_package(item) for item in data["packages"]),
+                requested=tuple(data["requested"]),
+            )
+            for word in (lock.suite, lock.architecture, lock.kernel, *lock.requested):
                 if not _NAME.fullmatch(word):
                     raise ValueError(f"got '{word}', expected a name")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RequestError([f"{source}: not a lock of vclust: {error}"]) from error
-        return cls(**words, **lists, requested=requested)
+        return lock
 
     def save(self, site: Site) -> Path:
         """Keep the lock in the site, under its digest."""
@@ -121,7 +126,7 @@ def _package(data: dict[str, Any]) -> Package:
         ("version", r"[A-Za-z0-9.+:~-]+"),
         ("architecture", r"[a-z0-9-]+"),
         ("sha256", r"([0-9a-f]{64})?"),
-        ("uri", r"[!-~]*"),
+        ("uri", r"((https?|tor\+https?|mirror\+https?|mirror\+file|file|copy):/[!-~]+)?"),
         ("filename", r"([A-Za-z0-9][A-Za-z0-9.+~_%-]*\.deb)?"),
     ):
         if not re.fullmatch(form, getattr(package, name)):
@@ -222,7 +227,9 @@ def _unknown(name: str, everything: list[str], root: AptRoot) -> str:
 def _install(root: AptRoot, names: Sequence[str], status: Path | None) -> tuple[Package, ...]:
     """What apt would install for `names` over `status`: one call gives files, sizes and digests."""
     try:
-        text = root.run("apt-get", "-qq", "install", "--print-uris", "--", *names, status=status)
+        text = root.run(
+            "apt-get", "-qq", "install", "--no-remove", "--print-uris", "--", *names, status=status
+        )
     except CommandError as error:
         lines = [line for line in error.output.splitlines() if line.strip()]
         raise RequestError([f"{root.suite}: these packages cannot be installed together", *lines]) from error

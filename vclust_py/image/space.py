@@ -1,0 +1,46 @@
+"""A full disk is one clear error that names the place, wherever in the building it shows."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vclust_py.errors import VclustError
+from vclust_py.run import CommandError
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Around work that writes below `path`: VclustError naming its file system when there is no space left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise full_disk(path) from error
+    except CommandError as error:
+        # What a program says of a full disk is in its own words; what the disk says of itself is not.
+        if os.strerror(errno.ENOSPC) not in error.output and free_bytes(path) > 1 << 20:
+            raise
+        raise full_disk(path) from error
+
+
+def full_disk(path: Path) -> VclustError:
+    place = mount_point(path)
+    return VclustError(
+        f"{path}: no space left on the file system {place} ({free_bytes(place) >> 20} MB free)",
+        "free some space there, or give the site another root",
+    )
+
+
+def free_bytes(path: Path) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def mount_point(path: Path) -> Path:
+    path = path.resolve()
+    while not path.is_mount():
+        path = path.parent
+    return path
