@@ -1,0 +1,85 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The state of a virtual cluster as a whole: an adapter to `vclust_py.destroy`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_cluster
+author: vclust contributors
+version_added: "0.1"
+short_description: Remove a virtual cluster
+description:
+  - Removes the nodes of a cluster, their disks, its network and its entry in the state of the site.
+  - Does so in whatever phase the cluster is.
+  - A cluster that is not there is no error.
+extends_documentation_fragment:
+  - vclust
+  - vclust.hosts
+  - vclust.name
+options:
+  state:
+    description: The state to reach.
+    type: str
+    choices: [absent]
+    required: true
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: debian
+"""
+
+EXAMPLES = """
+- name: Remove a cluster
+  vclust_cluster:
+    site: "{{ vclust_site }}"
+    name: hello-mpi
+    state: absent
+    hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
+
+- name: See what would be removed
+  vclust_cluster:
+    name: hello-mpi
+    state: absent
+    hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
+  check_mode: true
+  diff: true
+"""
+
+RETURN = """
+exit_code:
+  description: On failure, the exit status that the C(vclust) command ends with.
+  type: int
+  returned: failure
+  sample: 4
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from vclust_py import destroy, place
+from vclust_py.module import Outcome, changed, cluster_options, host_options, run_module
+from vclust_py.site import Site
+
+
+def argument_spec() -> dict[str, Any]:
+    state = {"type": "str", "choices": ["absent"], "required": True}
+    return {**cluster_options(), **host_options(), "state": state}
+
+
+def remove(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+    hosts = [place.Host.from_mapping(host) for host in params["hosts"]]
+    return changed(destroy.destroy(site, params["name"], hosts, check=check))
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    run_module(module, lambda site: remove(site, module.params, module.check_mode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a site knows of its clusters: an adapter to `vclust_py.state.describe`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_info
+author: vclust contributors
+version_added: "0.1"
+short_description: Tell what virtual clusters a site has
+description:
+  - Reads the state of the site: clusters, nodes, placements, times and bytes of each phase, and the way in.
+extends_documentation_fragment:
+  - vclust
+options:
+  name:
+    description: One cluster; default all.
+    type: str
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  platform:
+    platforms: debian
+"""
+
+EXAMPLES = """
+- name: Read all clusters
+  vclust_info:
+    site: "{{ vclust_site }}"
+  register: info
+
+- name: Read one
+  vclust_info:
+    name: hello-mpi
+"""
+
+RETURN = """
+clusters:
+  description: The clusters, password hashes left out.
+  type: list
+  elements: dict
+  returned: success
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from vclust_py import state
+from vclust_py.module import run_module, site_options
+
+
+def argument_spec() -> dict[str, Any]:
+    return {**site_options(), "name": {"type": "str"}}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    name = module.params["name"]
+    run_module(module, lambda site: {"changed": False, "clusters": state.describe(site, name)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The phase `place`: an adapter to `vclust_py.place.place`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_place
+author: vclust contributors
+version_added: "0.1"
+short_description: Choose the hosts of the nodes of a virtual cluster
+description:
+  - Chooses a host for every node, all or nothing, and reserves what they need there.
+  - Tells what creating the cluster would download, build and send, and how long it may take.
+extends_documentation_fragment:
+  - vclust
+  - vclust.hosts
+  - vclust.request
+options:
+  lock:
+    description: Digest of the lock, as returned by M(vclust_resolve).
+    type: str
+    required: true
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: debian
+"""
+
+EXAMPLES = """
+- name: Place the nodes
+  vclust_place:
+    site: "{{ vclust_site }}"
+    request: "{{ vclust_request }}"
+    lock: "{{ resolved.lock }}"
+    hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
+  register: placed
+
+- name: Place them on two machines
+  vclust_place:
+    request: "{{ vclust_request }}"
+    lock: "{{ resolved.lock }}"
+    hosts:
+      - name: node1
+        uri: qemu+libssh://node1/system
+      - name: node2
+        uri: qemu+libssh://node2/system
+"""
+
+RETURN = """
+plan:
+  description: Placement, bytes to download, build and send, and an estimate of seconds from past runs.
+  type: dict
+  returned: success
+exit_code:
+  description: On failure, the exit status that the C(vclust) command ends with.
+  type: int
+  returned: failure
+  sample: 2
+problems:
+  description: On a mistaken request, every mistake.
+  type: list
+  elements: str
+  returned: failure
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from vclust_py import place, request, resolve
+from vclust_py.module import Outcome, changed, given, host_options, request_options, run_module
+from vclust_py.site import Site
+
+
+def argument_spec() -> dict[str, Any]:
+    return {**request_options(), **host_options(), "lock": {"type": "str", "required": True}}
+
+
+def choose(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+    asked = request.from_mapping(given(params["request"]), "request")
+    hosts = [place.Host.from_mapping(host) for host in params["hosts"]]
+    plan = place.place(site, asked, resolve.Lock.load(site, params["lock"]), hosts, check=check)
+    return {"plan": plan.to_dict(), **changed(plan.change)}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    run_module(module, lambda site: choose(site, module.params, module.check_mode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The phase `ready`: an adapter to `vclust_py.ready.prove`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_ready
+author: vclust contributors
+version_added: "0.1"
+short_description: Prove that a virtual cluster works
+description:
+  - Waits until every node of a cluster has checked itself against the lock of the cluster.
+  - Then logs in to the first node and from it to the others, as the first user of the request.
+  - Where there is an MPI, runs an MPI program on all nodes.
+extends_documentation_fragment:
+  - vclust
+  - vclust.name
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: debian
+"""
+
+EXAMPLES = """
+- name: Prove that the cluster works
+  vclust_ready:
+    site: "{{ vclust_site }}"
+    name: hello-mpi
+
+- name: The same, with the site's state elsewhere
+  vclust_ready:
+    site:
+      root: /srv/vclust
+    name: hello-mpi
+"""
+
+RETURN = """
+exit_code:
+  description: On failure, the exit status that the C(vclust) command ends with.
+  type: int
+  returned: failure
+  sample: 4
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from vclust_py import ready
+from vclust_py.module import changed, cluster_options, run_module
+
+
+def argument_spec() -> dict[str, Any]:
+    return cluster_options()
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    name, check = module.params["name"], module.check_mode
+    run_module(module, lambda site: changed(ready.prove(site, name, check=check)))
+
+
+if __name__ == "__main__":
+    main()

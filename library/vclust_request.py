@@ -1,0 +1,98 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The phase `request`: an adapter to `vclust_py.state.register`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_request
+author: vclust contributors
+version_added: "0.1"
+short_description: Register a virtual cluster with its site
+description:
+  - Checks a request and writes it into the state of the site under its name.
+  - A name that is there with the same request is left as it is; with another request it is refused.
+extends_documentation_fragment:
+  - vclust
+  - vclust.request
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: debian
+"""
+
+EXAMPLES = """
+- name: Register a cluster from a file
+  vclust_request:
+    site: "{{ vclust_site }}"
+    request: "{{ lookup('vclust_request', 'examples/hello-mpi.ini') }}"
+
+- name: Register a cluster of two small nodes
+  vclust_request:
+    request:
+      hardware:
+        number_of_nodes: 2
+        ram: 512MB
+      software:
+        name: pair
+        packages: [gcc, mpich]
+"""
+
+RETURN = """
+name:
+  description: Name of the cluster.
+  type: str
+  returned: success
+  sample: hello-mpi
+site_manager:
+  description: Where the state is (C(root)), and on which running machine (C(boot_id)).
+  type: dict
+  returned: success
+exit_code:
+  description: On failure, the exit status that the C(vclust) command ends with.
+  type: int
+  returned: failure
+  sample: 2
+problems:
+  description: On a mistaken request, every mistake.
+  type: list
+  elements: str
+  returned: failure
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from vclust_py import request, state
+from vclust_py.module import Outcome, changed, given, request_options, run_module
+from vclust_py.site import Site
+
+
+def argument_spec() -> dict[str, Any]:
+    return request_options()
+
+
+def register(site: Site, values: dict[str, Any], check: bool) -> Outcome:
+    asked = request.from_mapping(values, "request")
+    change = state.register(site, asked, check=check)
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return {
+        "name": asked.name,
+        "site_manager": {"root": str(site.root), "boot_id": boot_id},
+        **changed(change),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    values = given(module.params["request"])
+    run_module(module, lambda site: register(site, values, module.check_mode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The phase `resolve`: an adapter to `vclust_py.resolve`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_resolve
+author: vclust contributors
+version_added: "0.1"
+short_description: Find the packages of a virtual cluster
+description:
+  - Finds every package that a request needs beyond the base image, with version, size and digest.
+  - Does so by apt, from the index of the site.
+  - The result, the lock of the cluster, is kept by the site under its digest.
+extends_documentation_fragment:
+  - vclust
+  - vclust.request
+options:
+  locked:
+    description: A lock to use as it is, instead of asking the index.
+    type: dict
+attributes:
+  check_mode:
+    support: partial
+    details: Keeps the index and the lock in check mode too, both are caches; the phase C(place) reads them.
+  diff_mode:
+    support: none
+  platform:
+    platforms: debian
+"""
+
+EXAMPLES = """
+- name: Find the packages
+  vclust_resolve:
+    site: "{{ vclust_site }}"
+    request: "{{ vclust_request }}"
+  register: resolved
+
+- name: Take the packages of an earlier cluster
+  vclust_resolve:
+    request: "{{ vclust_request }}"
+    locked: "{{ lookup('file', 'bio1.lock.json') | from_json }}"
+"""
+
+RETURN = """
+lock:
+  description: Digest of the lock.
+  type: str
+  returned: success
+packages:
+  description: How many packages there are beyond the base image.
+  type: int
+  returned: success
+  sample: 81
+bytes:
+  description: The size of these packages, as downloaded.
+  type: int
+  returned: success
+  sample: 74000000
+exit_code:
+  description: On failure, the exit status that the C(vclust) command ends with.
+  type: int
+  returned: failure
+  sample: 2
+problems:
+  description: On a mistaken request, every mistake.
+  type: list
+  elements: str
+  returned: failure
+"""
+
+import json
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from vclust_py import metapackages, request, resolve
+from vclust_py.module import Outcome, given, request_options, run_module
+from vclust_py.site import Site
+
+
+def argument_spec() -> dict[str, Any]:
+    return {**request_options(), "locked": {"type": "dict"}}
+
+
+def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None) -> Outcome:
+    asked = request.from_mapping(values, "request")
+    if locked is None:
+        lock = resolve.resolve(asked, metapackages.expand(asked, site), site)
+    else:
+        lock = resolve.Lock.from_json(json.dumps(locked))
+    lock.save(site)
+    size = sum(package.size for package in lock.packages)
+    return {"changed": False, "lock": lock.digest, "packages": len(lock.packages), "bytes": size}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    values = given(module.params["request"])
+    run_module(module, lambda site: find(site, values, module.params["locked"]))
+
+
+if __name__ == "__main__":
+    main()

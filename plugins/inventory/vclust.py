@@ -1,0 +1,89 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Inventory of running nodes: an adapter to `vclust_py.state.describe`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+name: vclust
+author: vclust contributors
+version_added: "0.1"
+short_description: Running nodes of virtual clusters
+description:
+  - Reads the state of the site on this machine and yields the nodes of its clusters, as C(NODE.CLUSTER).
+  - The nodes of cluster C(hello-mpi) are in group C(cluster_hello_mpi).
+  - Where there is no state, or the user may not read it, there are no nodes.
+  - The configuration file is called C(vclust.yml), or ends in C(.vclust.yml).
+options:
+  plugin:
+    description: Says that the file is for this plugin.
+    choices: [vclust]
+    required: true
+  site:
+    description: Settings of the site, as in the inventory variable C(vclust_site).
+    type: dict
+    default: {}
+"""
+
+EXAMPLES = """
+# inventories/local/vclust.yml
+plugin: vclust
+
+# A site whose state is elsewhere:
+# plugin: vclust
+# site:
+#   root: /srv/vclust
+"""
+
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleParserError
+from ansible.plugins.inventory import BaseInventoryPlugin
+
+from vclust_py import state
+from vclust_py.access import ssh_options
+from vclust_py.errors import VclustError
+from vclust_py.site import Site
+
+
+def connection(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
+    """Host variables with which Ansible logs in to a node as root."""
+    return {
+        # Not the address: clusters may overlap, and Ansible keeps its connections by this name.
+        "ansible_host": f"{node['name']}.{cluster['name']}",
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": cluster["ssh"]["admin_key"],
+        "ansible_ssh_common_args": shlex.join(ssh_options(cluster, node)),
+        "vclust_address": node["address"],
+        "vclust_host": node["host"],
+    }
+
+
+class InventoryModule(BaseInventoryPlugin):
+    """What Ansible asks an inventory plugin for."""
+
+    NAME = "vclust"
+
+    def verify_file(self, path: str) -> bool:
+        return super().verify_file(path) and path.endswith(("/vclust.yml", ".vclust.yml"))
+
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
+        super().parse(inventory, loader, path, cache)
+        self._read_config_data(path)
+        try:
+            site = Site.from_mapping(self.get_option("site"))
+            clusters = state.describe(site) if os.access(site.database, os.R_OK) else []
+        except VclustError as error:
+            raise AnsibleParserError(f"{path}: {error}") from error
+        for cluster in clusters:
+            self._add(cluster)
+
+    def _add(self, cluster: Mapping[str, Any]) -> None:
+        group = self.inventory.add_group(f"cluster_{cluster['name'].replace('-', '_')}")
+        for node in cluster["nodes"]:
+            if node["state"] == "running":
+                host = self.inventory.add_host(f"{node['name']}.{cluster['name']}", group=group)
+                for name, value in connection(cluster, node).items():
+                    self.inventory.set_variable(host, name, value)

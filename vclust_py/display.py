@@ -1,0 +1,184 @@
+"""What the `vclust` command shows: progress while it works, and tables afterwards."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+PHASES = ("request", "resolve", "place", "image", "create", "install", "ready")
+
+_PLAIN_INTERVAL = 2.0
+"""Seconds between two plain lines of one node: a log needs no more."""
+
+
+class Display(Protocol):
+    """Shows the phases of one run; a context manager, since a terminal must be set right again."""
+
+    def __enter__(self) -> "Display": ...
+    def __exit__(self, *error: object) -> None: ...
+    def phase(self, name: str) -> None: ...
+    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
+
+
+def display(phases: Sequence[str]) -> Display:
+    """Live on a terminal, plain lines elsewhere; on standard error, which leaves the output to results."""
+    return LiveDisplay(phases) if sys.stderr.isatty() else PlainDisplay()
+
+
+def _step(row: Mapping[str, Any]) -> str:
+    count = f" {row['done']}/{row['total']}" if row["total"] else ""
+    return f"{row['message']}{count}"
+
+
+class PlainDisplay:
+    """Lines such as `[ 12.3 s] image: unpack 12/81`."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown: dict[tuple[str, str], tuple[float, str]] = {}
+
+    def __enter__(self) -> "PlainDisplay":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def phase(self, name: str) -> None:
+        self._line(name)
+
+    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            key, now = (row["phase"], row["node"]), time.monotonic()
+            last, message = self._shown.get(key, (0.0, ""))
+            if now - last < _PLAIN_INTERVAL and message == row["message"] and row["done"] != row["total"]:
+                continue
+            self._shown[key] = now, row["message"]
+            node = f"{row['node']}: " if row["node"] else ""
+            self._line(f"{row['phase']}: {node}{_step(row)}")
+
+    def _line(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._start:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+class LiveDisplay:
+    """The list of phases with their seconds, and under the one at work a line for each node."""
+
+    def __init__(self, phases: Sequence[str]) -> None:
+        self._phases = phases
+        self._starts: dict[str, float] = {}
+        self._steps: dict[str, str] = {}
+        self._end: float | None = None
+        self._live = Live(
+            get_renderable=self._table,
+            console=Console(stderr=True),
+            refresh_per_second=4,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> "LiveDisplay":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end = time.monotonic()
+        self._steps.clear()
+        self._live.__exit__(None, None, None)
+
+    def phase(self, name: str) -> None:
+        self._starts[name] = time.monotonic()
+        self._steps.clear()
+
+    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._steps[row["node"]] = _step(row)
+
+    def _table(self) -> Group:
+        now = self._end or time.monotonic()
+        begun = list(self._starts)
+        table = Table.grid(padding=(0, 2))
+        for name in [*begun, *(one for one in self._phases if one not in self._starts)]:
+            if name not in self._starts:
+                table.add_row("·", f"[dim]{name}[/]", "")
+                continue
+            last = name == begun[-1]
+            end = now if last else self._starts[begun[begun.index(name) + 1]]
+            mark = "[bold]>[/]" if last and self._end is None else "[green]✓[/]"
+            table.add_row(mark, name, f"{end - self._starts[name]:6.1f} s")
+        nodes = Table.grid(padding=(0, 2))
+        for node, step in sorted(self._steps.items()):
+            nodes.add_row("", node, step)
+        return Group(table, nodes)
+
+
+def size(count: float | None) -> str:
+    """Bytes for people, decimal as in a request."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def _print(*parts: object) -> None:
+    # In a pipe a table is as wide as its content, not as a terminal that is not there.
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(*parts)
+
+
+def show_list(clusters: Sequence[Mapping[str, Any]]) -> None:
+    if not clusters:
+        print("no clusters")
+        return
+    table = _table("NAME", "STATE", "NODES", "CREATED", right=("NODES",))
+    for cluster in clusters:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(cluster["created"]))
+        table.add_row(cluster["name"], cluster["state"], str(len(cluster["nodes"])), created)
+    _print(table)
+
+
+def show_cluster(cluster: Mapping[str, Any]) -> None:
+    hardware = cluster["request"]["hardware"]
+    detail = f" ({cluster['detail']})" if cluster["detail"] else ""
+    strategy = f", installed {cluster['strategy']}" if cluster["strategy"] else ""
+    print(f"{cluster['name']}: {cluster['state']}{detail}")
+    print(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}\n")
+    nodes = _table("NODE", "ADDRESS", "HOST", "STATE")
+    for node in cluster["nodes"]:
+        nodes.add_row(node["name"], node["address"], node["host"], node["state"])
+    _print(nodes)
+    phases = _table("PHASE", "SECONDS", "BYTES", "OUTCOME", right=("SECONDS", "BYTES"))
+    for record in cluster["phases"]:
+        moved = size(record["bytes"]) if record["bytes"] else ""
+        phases.add_row(record["phase"], f"{record['seconds']:.1f}", moved, record["outcome"])
+    print()
+    _print(phases)
+    slowest = cluster["slowest_node"]
+    if slowest:
+        # A cluster that was taken up again has several records of one node and phase: the last one counts.
+        latest = {record["phase"]: record for record in cluster["node_phases"] if record["node"] == slowest}
+        times = ", ".join(f"{phase} {record['seconds']:.1f} s" for phase, record in latest.items())
+        print(f"\nslowest node: {slowest} ({times})")
+
+
+def show_plan(plan: Mapping[str, Any]) -> None:
+    table = _table("NODE", "HOST", "ADDRESS")
+    for node in plan["nodes"]:
+        table.add_row(node["name"], node["host"], node.get("address", ""))
+    _print(table)
+    print()
+    for word in ("download", "build", "send"):
+        print(f"{word}: {size(plan.get(f'{word}_bytes'))}")
+    seconds = plan.get("estimate_seconds")
+    print("estimate: none, this site has no past runs" if seconds is None else f"estimate: {seconds:.0f} s")

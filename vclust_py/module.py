@@ -1,0 +1,162 @@
+"""What the Ansible modules share: the `site` argument, stopping with the controller, errors and diffs.
+
+Nothing of Ansible is imported here: a site manager needs none.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Protocol
+
+from vclust_py.errors import RequestError, VclustError
+from vclust_py.site import Site
+
+Outcome = Mapping[str, Any]
+
+_CONTROLLERS = ("ansible-playboo", "vclust")
+"""Names of the processes that a module works for, as the kernel keeps them (15 characters)."""
+
+
+class Module(Protocol):
+    """The part of AnsibleModule that is used here."""
+
+    params: dict[str, Any]
+    check_mode: bool
+
+    def exit_json(self, **values: Any) -> NoReturn: ...
+    def fail_json(self, msg: str, **values: Any) -> NoReturn: ...
+
+
+class Change(Protocol):
+    """State before and after, as the phases return it."""
+
+    @property
+    def before(self) -> dict[str, Any]: ...
+    @property
+    def after(self) -> dict[str, Any]: ...
+    @property
+    def changed(self) -> bool: ...
+
+
+def site_options() -> dict[str, Any]:
+    """Argument specification of `site`."""
+    return {"site": {"type": "dict", "default": {}}}
+
+
+def cluster_options() -> dict[str, Any]:
+    """Argument specification of the modules that take up a cluster by its name."""
+    return {**site_options(), "name": {"type": "str", "required": True}}
+
+
+def host_options() -> dict[str, Any]:
+    """Argument specification of `hosts`: `vclust_py.place.Host` as a mapping."""
+    host = {"name": {"type": "str", "required": True}, "uri": {"type": "str", "default": "qemu:///system"}}
+    return {"hosts": {"type": "list", "elements": "dict", "required": True, "options": host}}
+
+
+def request_options() -> dict[str, Any]:
+    """Argument specification of `request`: every key is there, so that only the hashes are kept out of logs.
+
+    Values are `raw`: `vclust_py.request` judges them, all at once and in words that fit a request.
+    """
+    hardware = (
+        "number_of_nodes", "cpu_arch", "cpu_speed", "cpus", "ram", "disk", "spread", "min_nodes"
+    )  # fmt: skip
+    software = (
+        "name", "ssh_keys", "hostname", "network", "packages", "meta_packages", "suite", "kernel", "lease",
+        "site", "install",
+    )  # fmt: skip
+    user = {"name": {"type": "raw"}, "password_hash": {"type": "raw", "no_log": True}}
+    return {
+        **site_options(),
+        "request": {
+            "type": "dict",
+            "required": True,
+            "options": {
+                "hardware": {"type": "dict", "options": {key: {"type": "raw"} for key in hardware}},
+                "software": {
+                    "type": "dict",
+                    "options": {
+                        **{key: {"type": "raw"} for key in software},
+                        "users": {"type": "list", "elements": "dict", "options": user},
+                    },
+                },
+            },
+        },
+    }
+
+
+def given(value: Any) -> Any:
+    """`value` without the options that the caller left out: AnsibleModule makes them None, at every depth."""
+    if isinstance(value, Mapping):
+        return {key: given(item) for key, item in value.items() if item is not None}
+    return [given(item) for item in value] if isinstance(value, list) else value
+
+
+def run_module(module: Module, work: Callable[[Site], Outcome]) -> NoReturn:
+    """Do `work` on the module's site and end the module with its outcome, or with the error."""
+    try:
+        stop_with_controller()
+        outcome = work(Site.from_mapping(module.params["site"]))
+    except RequestError as error:
+        module.fail_json(msg=str(error), exit_code=error.exit_code, problems=error.problems)
+    except VclustError as error:
+        module.fail_json(msg=str(error), exit_code=error.exit_code)
+    except KeyboardInterrupt:
+        module.fail_json(msg="interrupted", exit_code=130)
+    module.exit_json(**outcome)
+
+
+def changed(change: Change) -> Outcome:
+    """A module's outcome from a phase's `Change`."""
+    return {"changed": change.changed, "diff": {"before": change.before, "after": change.after}}
+
+
+def stop_with_controller() -> None:
+    """End the work, with its clean-up, when the controller ends it or is no more.
+
+    Ansible stops a task by SIGTERM and leaves it running when it is killed itself; either must become a
+    KeyboardInterrupt, or half-made disks, mounts and processes would stay.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    watched = select.poll()
+    # Standard output leads to the controller, over ssh too: an error there means that nobody reads it.
+    watched.register(1, 0)
+    controller = _controller(os.getppid())
+    if controller is not None:
+        with contextlib.suppress(OSError):
+            watched.register(os.pidfd_open(controller), select.POLLIN)
+    threading.Thread(target=_watch, args=(watched,), daemon=True).start()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Once is enough: a second signal must not break into the clean-up.
+    for again in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(again, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _watch(watched: select.poll) -> None:
+    watched.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _controller(pid: int) -> int | None:
+    """The topmost of the processes above `pid` that bears a controller's name."""
+    found = None
+    while pid > 1:
+        try:
+            # "pid (comm) state ppid …"; comm may hold anything, a closing bracket too.
+            head, _, tail = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+        except OSError:
+            break
+        if head.partition("(")[2] in _CONTROLLERS:
+            found = pid
+        pid = int(tail.split()[1])
+    return found

@@ -1,0 +1,182 @@
+"""Playbooks, driven through ansible-runner: events while they run, and how they ended."""
+
+import contextlib
+import os
+import re
+import select
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vclust_py.site import PROJECT
+
+Event = Mapping[str, Any]
+
+TICK = 0.5
+"""Seconds between two looks at the progress."""
+_PATIENCE = 60
+"""Seconds that interrupted modules have for their clean-up."""
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Outcome:
+    """How a playbook ended.  `results` holds what each module returned, by the module's name."""
+
+    exit_code: int = 0
+    error: str = ""
+    phase: str = ""
+    """The role that was last at work."""
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: int = 0
+    """How many tasks have started."""
+
+
+def play(
+    playbook: str,
+    variables: Mapping[str, Any],
+    *,
+    inventory: Path | None = None,
+    check: bool = False,
+    verbosity: int = 0,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    on_result: Callable[[str, Mapping[str, Any]], None] = lambda module, result: None,
+    on_tick: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Run one of the project's playbooks to its end.
+
+    The callbacks are called in the caller's thread.  Ctrl-C ends the modules at work, with clean-up; the
+    exit code is 130 then.
+    """
+    import ansible_runner  # a quarter of a second that `vclust --help` need not wait
+
+    outcome = Outcome()
+    events: list[Event] = []
+    ended = threading.Event()
+
+    def keep(event: Event) -> bool:
+        events.append(event)
+        return False  # no file for each event
+
+    def drain() -> None:
+        while events:
+            _take(events.pop(0), outcome, on_phase, on_result)
+        on_tick()
+
+    with tempfile.TemporaryDirectory(prefix="vclust-") as folder:
+        options: dict[str, Any] = {
+            "private_data_dir": folder,
+            "project_dir": str(PROJECT),
+            "playbook": f"playbooks/{playbook}",
+            "inventory": str((inventory or PROJECT / "inventories/local").resolve()),
+            "extravars": dict(variables),
+            "cmdline": "--check" if check else None,
+            "verbosity": verbosity or None,
+            "quiet": not verbosity,
+            "settings": {"pexpect_timeout": TICK},
+            "envvars": {
+                "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+                "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+            },
+            "event_handler": keep,
+            "finished_callback": lambda runner: ended.set(),
+            # Without one, ansible-runner takes Ctrl-C for itself and kills instead of interrupting.
+            "cancel_callback": lambda: False,
+        }
+        thread, runner = ansible_runner.run_async(**options)
+        try:
+            while thread.is_alive():
+                # Not thread.join(): Python 3.11 takes a thread for ended when Ctrl-C breaks into that.
+                ended.wait(TICK)
+                drain()
+        except KeyboardInterrupt:
+            outcome.exit_code = 130
+        finally:
+            if thread.is_alive():
+                _interrupt(thread)
+        drain()
+        if outcome.exit_code == 0 and runner.rc != 0:
+            # Nothing failed on a host: the playbook itself did not work, or could not start.
+            outcome.exit_code = 4 if outcome.tasks else 2
+            outcome.error = _reason(runner.stdout.read())
+    return outcome
+
+
+def _take(
+    event: Event,
+    outcome: Outcome,
+    on_phase: Callable[[str], None],
+    on_result: Callable[[str, Mapping[str, Any]], None],
+) -> None:
+    data = event.get("event_data") or {}
+    match event.get("event"):
+        case "playbook_on_task_start":
+            outcome.tasks += 1
+            if data.get("role") and data["role"] != outcome.phase:
+                outcome.phase = data["role"]
+                on_phase(outcome.phase)
+        case "runner_on_ok":
+            outcome.results[data["task_action"]] = data["res"]
+            on_result(data["task_action"], data["res"])
+        case "runner_on_failed" | "runner_on_unreachable" if outcome.exit_code == 0:
+            result = data.get("res") or {}
+            outcome.exit_code = int(result.get("exit_code") or 4)
+            outcome.error = str(result.get("msg") or "the task failed without a word").strip()
+
+
+def _reason(text: str) -> str:
+    """The error in what ansible-playbook printed."""
+    lines = [line.strip() for line in _ANSI.sub("", text).splitlines() if line.strip()]
+    marks = ("[ERROR]:", "ERROR!")
+    errors = [line for line in lines if line.startswith(marks)]
+    reason = "\n".join(errors or lines[-5:]) or "ansible-playbook failed without a word"
+    for mark in marks:
+        reason = reason.replace(mark, "").strip()
+    return reason
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """Pass Ctrl-C on to ansible-playbook, which has its own terminal, and wait for its modules' clean-up."""
+    at_work = _descendants(os.getpid())
+    playbooks = [pid for pid, parent in at_work.items() if parent == os.getpid()]
+    pidfds = []
+    for pid in at_work:
+        with contextlib.suppress(OSError):
+            pidfds.append(os.pidfd_open(pid))
+    # A second Ctrl-C has nothing to add, and would leave the clean-up half done.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for pid in playbooks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+        end = time.monotonic() + _PATIENCE
+        for pidfd in pidfds:
+            select.select([pidfd], [], [], max(0.0, end - time.monotonic()))
+            os.close(pidfd)
+        thread.join(max(0.0, end - time.monotonic()))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _descendants(root: int) -> dict[int, int]:
+    """Process → parent, of all processes below `root`."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            tail = path.read_text(errors="replace").rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(tail[1])
+    found: dict[int, int] = {}
+    front = [root]
+    while front:
+        above = front.pop()
+        for pid, parent in parents.items():
+            if parent == above and pid not in found:
+                found[pid] = parent
+                front.append(pid)
+    return found
