@@ -34,6 +34,8 @@ class Site:
     """The package index is fetched again when older than this."""
     metapackages: tuple[Path, ...] = ()
     """Directories with the site's own meta packages, looked at before the ones that come with vclust."""
+    cpu_overcommit: int = 4
+    """Virtual CPUs a host may run for each of its own."""
     ready_timeout: int = 900
     """How long a node may take from its start to its report."""
 

@@ -183,7 +183,7 @@ def _cluster(connection: sqlite3.Connection, row: sqlite3.Row) -> Cluster:
         detail=row["detail"],
         created=row["created"],
         ready=row["ready"],
-        nodes=tuple(Node(**{key: node[key] for key in node.keys() if key != "cluster"}) for node in nodes),
+        nodes=tuple(Node(**{key: value for key, value in dict(node).items() if key != "cluster"}) for node in nodes),
     )
 
 
@@ -274,6 +274,17 @@ def set_node_state(site: Site, cluster: Cluster, node: str, state: str) -> None:
         )
 
 
+def forget(site: Site, cluster: Cluster) -> None:
+    """The cluster is destroyed: its name is free again; its timings stay, to foretell later ones."""
+    with connect(site) as connection, transaction(connection):
+        connection.execute("UPDATE clusters SET destroyed = ? WHERE id = ?", (time.time(), cluster.id))
+        connection.execute("DELETE FROM progress WHERE cluster = ?", (cluster.id,))
+        connection.execute("DELETE FROM nodes WHERE cluster = ?", (cluster.id,))
+        # The request holds password hashes, which are nobody's business any more.
+        connection.execute("UPDATE clusters SET request = '' WHERE id = ?", (cluster.id,))
+        audit(connection, "destroy", cluster.name)
+
+
 def folder(site: Site, cluster: Cluster) -> Path:
     """The cluster's own folder; the number keeps a new cluster apart from a destroyed one of the same name."""
     return site.clusters / f"{cluster.name}.{cluster.id}"
@@ -303,7 +314,8 @@ def describe(site: Site, name: str | None = None) -> list[dict[str, Any]]:
 def _describe(site: Site, cluster: Cluster) -> dict[str, Any]:
     with connect(site) as connection:
         rows = connection.execute(
-            "SELECT phase, node, start, end, bytes, outcome FROM phases WHERE cluster = ? ORDER BY id", (cluster.id,)
+            "SELECT phase, node, start, end, bytes, outcome FROM phases WHERE cluster = ? ORDER BY id",
+            (cluster.id,),
         )
         records = [dict(row) | {"seconds": (row["end"] or time.time()) - row["start"]} for row in rows]
     per_node = [record for record in records if record["node"]]
@@ -323,7 +335,13 @@ def _describe(site: Site, cluster: Cluster) -> dict[str, Any]:
         "images": cluster.images,
         "request": mapping,
         "nodes": [
-            {"name": node.name, "address": node.address, "host": node.host, "state": node.state, "mac": node.mac}
+            {
+                "name": node.name,
+                "address": node.address,
+                "host": node.host,
+                "state": node.state,
+                "mac": node.mac,
+            }
             for node in cluster.nodes
         ],
         "phases": [record for record in records if not record["node"]],

@@ -84,4 +84,6 @@ def connect(host: Host) -> Hypervisor:
 
     if urlsplit(host.uri).scheme.split("+")[0] == "qemu":
         return qemu.Qemu(host)
-    raise VclustError(f"{host.name}: vclust_libvirt_uri: got '{host.uri}', expected a URI such as qemu:///system")
+    raise VclustError(
+        f"{host.name}: vclust_libvirt_uri: got '{host.uri}', expected a URI such as qemu:///system"
+    )

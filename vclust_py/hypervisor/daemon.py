@@ -57,7 +57,9 @@ def _start(name: str, *, kvm: bool) -> None:
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise VclustError(f"{name}: cannot be started: {error}", "is libvirt-daemon-system installed?") from error
+        raise VclustError(
+            f"{name}: cannot be started: {error}", "is libvirt-daemon-system installed?"
+        ) from error
     deadline = time.monotonic() + 30
     while not _answers(_SOCKETS[name]):
         if started.returncode != 0 or time.monotonic() > deadline:

@@ -47,7 +47,9 @@ def works(emulator: str) -> bool:
             run(argv, timeout=_DEADLINE)
             result = False  # left without the debug-exit port: its status is never 0
         except CommandError as error:
-            result = f"exit status {_EXIT_VALUE << 1 | 1}" in str(error) and time.monotonic() - start < _DEADLINE
+            result = (
+                f"exit status {_EXIT_VALUE << 1 | 1}" in str(error) and time.monotonic() - start < _DEADLINE
+            )
     remembered.parent.mkdir(mode=0o755, exist_ok=True)
     remembered.write_text("yes" if result else "no", encoding="ascii")
     return result

@@ -28,7 +28,9 @@ def domain_xml(domain: Domain, accelerator: str) -> str:
     """The domain's definition (libvirt formatdomain); built as a tree, so that no value can break out of its place."""
     xml = ElementTree.Element("domain", type="kvm" if accelerator == "kvm" else "qemu")
 
-    def add(parent: ElementTree.Element, tag: str, text: object = None, **attributes: str) -> ElementTree.Element:
+    def add(
+        parent: ElementTree.Element, tag: str, text: object = None, **attributes: str
+    ) -> ElementTree.Element:
         element = ElementTree.SubElement(parent, tag, attributes)
         element.text = None if text is None else str(text)
         return element
@@ -67,7 +69,9 @@ def domain_xml(domain: Domain, accelerator: str) -> str:
     return ElementTree.tostring(xml, encoding="unicode")
 
 
-def _add_disk(add: Callable[..., ElementTree.Element], devices: ElementTree.Element, target: str, disk: Disk) -> None:
+def _add_disk(
+    add: Callable[..., ElementTree.Element], devices: ElementTree.Element, target: str, disk: Disk
+) -> None:
     element = add(devices, "disk", type="file", device="disk")
     add(element, "driver", name="qemu", type=disk.format, discard="unmap")
     add(element, "source", file=str(disk.path))
@@ -114,7 +118,8 @@ class Qemu:
             raise failure[0]
         if not result:
             raise VclustError(
-                f"{self._host.name}: libvirt does not answer after {_CALL_TIMEOUT:g} s", "restart libvirtd there"
+                f"{self._host.name}: libvirt does not answer after {_CALL_TIMEOUT:g} s",
+                "restart libvirtd there",
             )
         return result[0]
 

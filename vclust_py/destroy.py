@@ -1,0 +1,43 @@
+"""Takes away what `create` made, whatever state it is in; images stay, as the site's cache."""
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from vclust_py import hypervisor, network, state
+from vclust_py.create import FAN_OUT, drivers_of
+from vclust_py.hypervisor import Host, Hypervisor, daemon
+from vclust_py.site import Site
+from vclust_py.state import Change
+
+
+def destroy(
+    site: Site,
+    name: str,
+    *,
+    check: bool = False,
+    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+) -> Change:
+    """Remove domains, disks, keys and network of the live cluster `name`; an unknown name changes nothing.
+
+    Raises VclustError when a host does not answer: the cluster stays in the state and can be destroyed again.
+    """
+    cluster = state.find(site, name)
+    if cluster is None:
+        return Change({}, {})
+    before = {"name": name, "state": cluster.state, "nodes": [node.name for node in cluster.nodes]}
+    if check:
+        return Change(before, {})
+    with site.hold(f"cluster-{cluster.id}", wait=False):
+        idle = False
+        with drivers_of(cluster, connect) as drivers:
+            with ThreadPoolExecutor(FAN_OUT) as pool:
+                list(pool.map(lambda node: drivers[node.host].remove(node.uuid), cluster.nodes))
+            idle = not any(driver.running() for driver in drivers.values())
+        network.remove(cluster.segment)
+        shutil.rmtree(state.folder(site, cluster), ignore_errors=True)
+        state.forget(site, cluster)
+    (site.root / "held" / f"cluster-{cluster.id}").unlink(missing_ok=True)
+    if idle and not state.clusters(site):
+        daemon.stop()
+    return Change(before, {})

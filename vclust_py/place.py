@@ -1,0 +1,282 @@
+"""Phase `place`: which node runs on which host, all or nothing, in one transaction; the plan people see first."""
+
+import secrets
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vclust_py import hypervisor, network, state, timing
+from vclust_py.errors import CapacityError, VclustError
+from vclust_py.hypervisor import Capacity, Host, Hypervisor
+from vclust_py.image import Catalogue, base_key
+from vclust_py.image.base import RECIPE
+from vclust_py.image.builder import layer_key
+from vclust_py.image.store import missing
+from vclust_py.request import Request
+from vclust_py.resolve import Lock
+from vclust_py.site import Site
+from vclust_py.state import Node
+
+OVERHEAD = {"kvm": 64 * 2**20, "tcg": 192 * 2**20}
+"""Host memory of a node beyond its own: QEMU itself, and for emulation its code cache too."""
+_NODE_PHASES = ("create", "install", "ready")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a host has left for new nodes; bytes."""
+
+    host: Host
+    capacity: Capacity
+    cpus: int
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds by phase as past runs of this site foretell them; a phase without past runs is left out."""
+
+    seconds: dict[str, float]
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a create would do.  Bytes; `build` and `send` are installed and transferred bytes."""
+
+    name: str
+    lock: str
+    strategy: str
+    placement: dict[str, str]
+    addresses: dict[str, str]
+    accelerators: dict[str, str]
+    packages: int
+    download: int
+    build: int
+    send: int
+    base_there: bool
+    layer_there: bool
+    estimate: Estimate
+    changed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def place(
+    site: Site,
+    request: Request,
+    lock: Lock,
+    hosts: Sequence[Host],
+    *,
+    check: bool = False,
+    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+) -> Plan:
+    """Give every node of the request a host and write it down, unless `check`.
+
+    A cluster that is placed already keeps its placement.  Raises CapacityError, with what each host lacks, when
+    not all nodes fit, and RequestError when the network is in use.
+    """
+    cluster = state.find(site, request.name)
+    capacities = _capacities(hosts, connect)
+    strategy = cluster.strategy if cluster and cluster.strategy else choose_strategy(site, request, lock)
+    if cluster is not None and cluster.nodes:
+        chosen = {node.name: node.host for node in cluster.nodes}
+        return _plan(site, request, lock, strategy, chosen, capacities, changed=False)
+    network.check_free(request.software.network)
+    with state.connect(site) as connection, state.transaction(connection):
+        rooms = [_room(site, connection, host, capacity) for host, capacity in capacities]
+        nodes = assign(request, rooms)
+        if not check:
+            if cluster is None:
+                raise VclustError(f"{request.name}: not registered", "run the phase `request` first")
+            _write(connection, cluster.id, nodes)
+            connection.execute(
+                "UPDATE clusters SET state = 'placed', lock = ?, strategy = ? WHERE id = ?",
+                (lock.digest, strategy, cluster.id),
+            )
+    return _plan(site, request, lock, strategy, {n.name: n.host for n in nodes}, capacities, changed=True)
+
+
+def _capacities(hosts: Sequence[Host], connect: Callable[[Host], Hypervisor]) -> list[tuple[Host, Capacity]]:
+    if not hosts:
+        raise CapacityError("the site has no hosts: its inventory group vm_hosts is empty")
+    found = []
+    for host in hosts:
+        driver = connect(host)
+        try:
+            found.append((host, driver.capacity()))
+        finally:
+            driver.close()
+    return found
+
+
+def _room(site: Site, connection: sqlite3.Connection, host: Host, capacity: Capacity) -> Room:
+    """What is left of a host when every node placed there uses all it asked for."""
+    overhead = OVERHEAD[capacity.accelerator]
+    rows = connection.execute(
+        "SELECT nodes.state, cpus, memory, disk FROM nodes JOIN clusters ON clusters.id = nodes.cluster"
+        " WHERE host = ? AND destroyed IS NULL",
+        (host.name,),
+    ).fetchall()
+    # A node that is only placed uses nothing yet, so what is free now must still hold it; one that runs has
+    # taken some of its memory already and may take the rest.
+    waiting = sum(row["memory"] + overhead for row in rows if row["state"] == "placed")
+    promised = sum(row["memory"] + overhead for row in rows)
+    return Room(
+        host,
+        capacity,
+        cpus=capacity.cpus * site.cpu_overcommit - sum(row["cpus"] for row in rows),
+        memory=min(capacity.memory - promised, capacity.memory_free - waiting),
+        disk=shutil.disk_usage(site.clusters).free - sum(row["disk"] for row in rows),
+    )
+
+
+def assign(request: Request, rooms: Sequence[Room]) -> list[Node]:
+    """Give each node a host: with `Spread: pack` the first one it fits on, else the one with most memory left.
+
+    Raises CapacityError when not all fit; it says for each host why it takes no more.  Cost: nodes times hosts.
+    """
+    hardware, left = request.hardware, list(rooms)
+    nodes: list[Node] = []
+    for position, (name, address) in enumerate(zip(request.hostnames, request.addresses, strict=True)):
+        fitting = [index for index, room in enumerate(left) if _refusal(request, room, nodes) is None]
+        if not fitting:
+            reasons = [f"  {room.host.name}: {_refusal(request, room, nodes)}" for room in left]
+            raise CapacityError(
+                f"{request.name}: only {position} of {hardware.number_of_nodes} nodes fit:\n"
+                + "\n".join(reasons),
+                "ask for less, or destroy a cluster (`vclust list`)",
+            )
+        index = fitting[0] if hardware.spread == "pack" else max(fitting, key=lambda i: (left[i].memory, -i))
+        room = left[index]
+        left[index] = replace(
+            room,
+            cpus=room.cpus - hardware.cpus,
+            memory=room.memory - hardware.ram - OVERHEAD[room.capacity.accelerator],
+            disk=room.disk - hardware.disk,
+        )
+        nodes.append(
+            Node(
+                position=position,
+                name=name,
+                host=room.host.name,
+                uri=room.host.uri,
+                address=str(address),
+                mac=_new_mac(),
+                uuid=str(uuid.uuid4()),
+                cpus=hardware.cpus,
+                memory=hardware.ram,
+                disk=hardware.disk,
+                state="placed",
+            )
+        )
+    return nodes
+
+
+def _refusal(request: Request, room: Room, nodes: Sequence[Node]) -> str | None:
+    """Why the host takes no further node of the request; None when it does."""
+    hardware, capacity = request.hardware, room.capacity
+    memory = hardware.ram + OVERHEAD[capacity.accelerator]
+    if hardware.architecture != capacity.architecture:
+        return f"is {capacity.architecture}, asked for {hardware.architecture}"
+    if hardware.cpu_speed is not None and capacity.cpu_speed < hardware.cpu_speed:
+        return f"runs at {capacity.cpu_speed / 1e9:.2f} GHz, asked for {hardware.cpu_speed / 1e9:.2f} GHz"
+    if hardware.spread == "hosts" and any(node.host == room.host.name for node in nodes):
+        return "has a node of this cluster already (Spread: hosts)"
+    if hardware.cpus > capacity.cpus:
+        return f"has {capacity.cpus} CPUs, asked for {hardware.cpus} in one node"
+    for what, unit, have, need in (
+        ("virtual CPUs", 1, room.cpus, hardware.cpus),
+        ("MB of memory", 10**6, room.memory, memory),
+        ("MB of disk", 10**6, room.disk, hardware.disk),
+    ):
+        if have < need:
+            return f"has {max(have, 0) // unit} {what} left, a node takes {need // unit}"
+    return None
+
+
+def _new_mac() -> str:
+    # 52:54:00 is QEMU's own prefix; 24 random bits are enough for one segment.
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+
+
+def _write(connection: sqlite3.Connection, cluster: int, nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        values = {"cluster": cluster} | asdict(node)
+        columns = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        connection.execute(
+            f"INSERT INTO nodes ({columns}) VALUES ({marks})",  # noqa: S608 - the names are Node's own fields
+            tuple(values.values()),
+        )
+
+
+def choose_strategy(site: Site, request: Request, lock: Lock) -> str:
+    """`once` or `each`: as the request says, else whichever past runs foretell to be sooner.
+
+    Without past runs of both it is `once`, whose work does not grow with the number of nodes.
+    """
+    asked = request.software.install
+    if asked != "auto":
+        return asked
+    once = timing.median_rate(site, "image", strategy="once")
+    each = timing.median_rate(site, "install", strategy="each", nodes=request.hardware.number_of_nodes)
+    if once is None or each is None:
+        return "once"
+    size = installed_bytes(lock)
+    return "each" if size / each < size / once else "once"
+
+
+def installed_bytes(lock: Lock) -> int:
+    return sum(package.installed_size for package in lock.packages)
+
+
+def _plan(
+    site: Site,
+    request: Request,
+    lock: Lock,
+    strategy: str,
+    placement: dict[str, str],
+    capacities: Sequence[tuple[Host, Capacity]],
+    *,
+    changed: bool,
+) -> Plan:
+    catalogue = Catalogue(site)
+    base = catalogue.find("base", base_key(lock.suite, lock.architecture, lock.kernel, RECIPE))
+    layer = base and catalogue.find("layer", layer_key(lock, base))
+    build = 0 if layer is not None and strategy == "once" else installed_bytes(lock)
+    accelerators = {host.name: capacity.accelerator for host, capacity in capacities}
+    used = {accelerators[host] for host in placement.values()}
+    facts = {"strategy": strategy, "accelerator": "tcg" if "tcg" in used else "kvm"}
+    seconds: dict[str, float] = {}
+    rate = timing.median_rate(site, "image", strategy=strategy)
+    if build == 0:
+        seconds["image"] = 0.0
+    elif rate is not None and base is not None:
+        seconds["image"] = build / rate
+    for phase in _NODE_PHASES:
+        median = timing.median_seconds(site, phase, nodes=len(placement), **facts)
+        if median is not None:
+            seconds[phase] = median
+    to_fetch = (*missing(site, lock.packages if build else ()), *(() if base else lock.base))
+    return Plan(
+        name=request.name,
+        lock=lock.digest,
+        strategy=strategy,
+        placement=placement,
+        addresses=dict(zip(request.hostnames, map(str, request.addresses), strict=True)),
+        accelerators=accelerators,
+        packages=len(lock.packages),
+        download=sum(package.size for package in to_fetch),
+        build=build,
+        send=0,  # every host is the site manager itself so far
+        base_there=base is not None,
+        layer_there=layer is not None,
+        estimate=Estimate(seconds, tuple(name for name in ("image", *_NODE_PHASES) if name not in seconds)),
+        changed=changed,
+    )

@@ -1,0 +1,276 @@
+"""Phases `install` and `ready`: the nodes report on their consoles, then the cluster is proved from outside.
+
+A node's console carries whole lines `vclust: …`: installer, progress, installed, ready, failed
+(`vclust_py/image/guest`).  Logging in to every node from outside would cost an emulated node seconds of CPU; so
+every node checks itself, and one login to the first node tries the way to all others.
+"""
+
+import contextlib
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vclust_py import hypervisor, metapackages, state, timing
+from vclust_py.access import ssh_options
+from vclust_py.create import console, domain_name, drivers_of, facts
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Host, Hypervisor
+from vclust_py.run import run
+from vclust_py.site import Site
+from vclust_py.state import Change, Cluster, Node
+
+_LINE = re.compile(rb"vclust: (installer|progress|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
+_POLL = 0.1  # seconds between two looks at the consoles
+_ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
+_LOGIN_TIMEOUT = 300.0
+
+_ORDER = ("started", "installer", "installed", "ready")
+
+# The names are checked host names, so they stand for themselves.  All logins at once: an emulated one takes seconds.
+_LOGIN = """
+set -u
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+for node in {others}; do
+  ssh -o BatchMode=yes -o ConnectTimeout=60 "$node" hostname > "$work/$node" 2>&1 &
+done
+wait
+echo "vclust: login {first} $(hostname)"
+for node in {others}; do echo "vclust: login $node $(tr '\\n' ' ' < "$work/$node")"; done
+"""
+
+_MPI = """
+if command -v mpiexec > /dev/null; then
+  program=/usr/libexec/vclust/mpi-hello
+  [ -x $program ] || program=hostname
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  mpiexec -n {count} $program 2>&1 | sed 's/^/vclust: mpi /'
+else
+  echo "vclust: mpi none"
+fi
+"""
+
+_CHECK = """
+if output=$(VCLUST_NODES={count} sh -c {command} 2>&1); then echo "vclust: check {name} passed"
+else echo "vclust: check {name} failed: $(echo "$output" | tail -n 3 | tr '\\n' ' ')"; fi
+"""
+
+
+@dataclass
+class _Watch:
+    """What a node's console has said since its start."""
+
+    node: Node
+    log: Path
+    start: float
+    position: int = 0
+    state: str = "started"
+    detail: str = ""
+    rest: bytes = field(default=b"", repr=False)
+
+    def read(self) -> list[tuple[str, str]]:
+        """New lines of ours, as (word, rest of the line)."""
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(self.position)
+                text = self.rest + file.read()
+                self.position = file.tell()
+        except FileNotFoundError:
+            return []
+        cut = text.rfind(b"\n") + 1
+        self.rest = text[cut:]
+        return [(word.decode(), rest.decode(errors="replace")) for word, rest in _LINE.findall(text[:cut])]
+
+    def fail(self, why: str) -> None:
+        self.state, self.detail = "failed", why
+
+    def last_words(self) -> str:
+        """The end of the console, for an error message."""
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return "its console said nothing"
+        shown = [line.strip() for line in lines if line.strip()][-5:]
+        return "its console ended with:\n    " + "\n    ".join(shown) if shown else "its console said nothing"
+
+
+def wait_installed(
+    site: Site,
+    name: str,
+    *,
+    check: bool = False,
+    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+) -> Change:
+    """Wait until every node's installer has handed over to the installed system.
+
+    Raises VclustError naming the nodes that failed, when fewer than the request's MinNodes are left.
+    """
+    cluster = state.get(site, name)
+    change = _goal(cluster, "installed")
+    if check or not change.changed:
+        return change
+    with _phase(site, cluster, "install", connect) as (record, drivers):
+        _follow(site, cluster, "installed", drivers, record)
+    return Change(change.before, _states(state.get(site, name)))
+
+
+def prove(
+    site: Site,
+    name: str,
+    *,
+    check: bool = False,
+    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+) -> Change:
+    """Wait for every node's own check, then log in as a user would, and run MPI across the nodes if there is one.
+
+    Raises VclustError with what did not work.
+    """
+    cluster = state.get(site, name)
+    change = _goal(cluster, "ready")
+    if check or (not change.changed and cluster.state == "ready"):
+        return change
+    with _phase(site, cluster, "ready", connect) as (record, drivers):
+        _follow(site, cluster, "ready", drivers, record)
+        cluster = state.get(site, name)
+        nodes = [node for node in cluster.nodes if node.state == "ready"]
+        record.report("log in, try the way to every node")
+        begun = time.time()
+        record.facts |= _prove(site, cluster, nodes) | {"proof_seconds": time.time() - begun}
+    lost = [node.name for node in cluster.nodes if node.state == "failed"]
+    detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
+    state.update(site, cluster, state="ready", ready=time.time(), detail=detail)
+    return Change(change.before, _states(cluster))
+
+
+def _states(cluster: Cluster) -> dict[str, str]:
+    return {node.name: node.state for node in cluster.nodes}
+
+
+def _goal(cluster: Cluster, goal: str) -> Change:
+    before = _states(cluster)
+    return Change(
+        before, {node: goal if _rank(found) < _rank(goal) else found for node, found in before.items()}
+    )
+
+
+@contextlib.contextmanager
+def _phase(
+    site: Site, cluster: Cluster, phase: str, connect: Callable[[Host], Hypervisor]
+) -> Iterator[tuple[timing.Recorder, dict[str, Hypervisor]]]:
+    with (
+        site.hold(f"cluster-{cluster.id}"),
+        timing.phase(site, cluster, phase) as record,
+        drivers_of(cluster, connect) as drivers,
+    ):
+        record.facts = facts(cluster, drivers)
+        yield record, drivers
+
+
+def _rank(node_state: str) -> int:
+    """How far a node has come; a failed node has come as far as it will."""
+    return len(_ORDER) if node_state == "failed" else _ORDER.index(node_state) if node_state in _ORDER else -1
+
+
+def _follow(
+    site: Site,
+    cluster: Cluster,
+    goal: str,
+    drivers: Mapping[str, Hypervisor],
+    record: timing.Recorder,
+) -> None:
+    """Read the consoles until every node has reached `goal` or failed.
+
+    Raises VclustError when fewer than MinNodes nodes are left.
+    """
+    watches = [
+        _Watch(node, console(site, cluster, node), time.time())
+        for node in cluster.nodes
+        if _rank(node.state) < _rank(goal)
+    ]
+    waiting, deadline, looked = list(watches), time.monotonic() + site.ready_timeout, time.monotonic()
+    while waiting:
+        for watch in waiting:
+            for word, rest in watch.read():
+                _take(watch, word, rest, record)
+        if time.monotonic() - looked > _ALIVE:
+            _look(cluster, waiting, drivers)
+            looked = time.monotonic()
+        if time.monotonic() > deadline:
+            for watch in waiting:
+                watch.fail(f"no report after {site.ready_timeout} s; {watch.last_words()}")
+        for watch in [watch for watch in waiting if _rank(watch.state) >= _rank(goal)]:
+            waiting.remove(watch)
+            state.set_node_state(site, cluster, watch.node.name, watch.state)
+            record.node(watch.node.name, watch.start, time.time(), watch.detail or "done")
+            record.report(goal, len(watches) - len(waiting), len(watches))
+        if waiting:
+            time.sleep(_POLL)
+    failed = [watch for watch in watches if watch.state == "failed"]
+    left = sum(node.state != "failed" for node in state.get(site, cluster.name).nodes)
+    if left < cluster.request.hardware.min_nodes:
+        raise VclustError(
+            "\n".join(f"{cluster.name}: {watch.node.name}: {watch.detail}" for watch in failed)
+            or f"{cluster.name}: {left} of {len(cluster.nodes)} nodes work, MinNodes asks for"
+            f" {cluster.request.hardware.min_nodes}",
+            f"create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
+        )
+
+
+def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
+    if word == "progress":
+        found = re.fullmatch(r"(.+) (\d+)/(\d+)", rest)
+        if found:
+            record.report(found[1], int(found[2]), int(found[3]), node=watch.node.name)
+    elif word == "failed":
+        watch.fail(rest)
+    elif watch.state != "failed":
+        watch.state = word
+        record.report(f"{word} {rest}", node=watch.node.name)
+
+
+def _look(cluster: Cluster, waiting: Sequence[_Watch], drivers: Mapping[str, Hypervisor]) -> None:
+    """A node whose domain has gone will never report."""
+    running = {host: driver.running() for host, driver in drivers.items()}
+    for watch in waiting:
+        if watch.state != "failed" and domain_name(cluster, watch.node) not in running[watch.node.host]:
+            watch.fail(f"its domain stopped; {watch.last_words()}")
+
+
+def _prove(site: Site, cluster: Cluster, nodes: Sequence[Node]) -> dict[str, object]:
+    """One login to the first node that tries everything; what it says must hold for every node."""
+    names = [node.name for node in nodes]
+    script = _LOGIN.format(first=names[0], others=" ".join(names[1:])) + _MPI.format(count=len(names))
+    checks = [bundle for bundle in metapackages.expand(cluster.request, site) if bundle.check]
+    for bundle in checks:
+        command = shlex.quote(bundle.check or "")
+        script += _CHECK.format(count=len(names), command=command, name=bundle.name)
+    output = _login(site, cluster, nodes[0], script)
+    said: dict[str, list[str]] = {"login": [], "mpi": [], "check": []}
+    for word, rest in re.findall(r"^vclust: (login|mpi|check) (.*)$", output, re.MULTILINE):
+        said[word].append(rest.strip())
+    expected = {f"{node} {node}" for node in names}
+    if missing := expected - set(said["login"]):
+        found = (
+            "; ".join(line for line in said["login"] if line not in expected) or output.strip() or "nothing"
+        )
+        raise VclustError(
+            f"{cluster.name}: no login to {', '.join(sorted(m.split()[0] for m in missing))}: {found}"
+        )
+    ranks = {line.split()[-1] for line in said["mpi"]}
+    if said["mpi"] != ["none"] and ranks != set(names):
+        raise VclustError(f"{cluster.name}: MPI does not reach every node:\n  " + "\n  ".join(said["mpi"]))
+    for bundle in checks:
+        if f"{bundle.name} passed" not in said["check"]:
+            raise VclustError(f"{cluster.name}: meta package: " + "; ".join(said["check"] or ["no answer"]))
+    return {"mpi": said["mpi"] != ["none"], "checks": [bundle.name for bundle in checks]}
+
+
+def _login(site: Site, cluster: Cluster, node: Node, script: str) -> str:
+    described = state.describe(site, cluster.name)[0]
+    user = described["ssh"]["user"]
+    key = described["ssh"]["admin_key" if user == "root" else "key"]
+    argv = ["ssh", "-F", "/dev/null", *ssh_options(described, {"name": node.name, "address": node.address})]
+    argv += ["-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-i", key, f"{user}@{node.name}", "sh", "-s"]
+    return run(argv, stdin=script, timeout=_LOGIN_TIMEOUT)
