@@ -12,7 +12,7 @@ from vclust_py.run import CommandError
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Around work that writes below `path`: VclustError naming its file system when there is no space left."""
+    """Around work that writes below `path`: VclustError naming its file system when that is full."""
     try:
         yield
     except OSError as error:
