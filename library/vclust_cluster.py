@@ -15,7 +15,6 @@ description:
   - A cluster that is not there is no error.
 extends_documentation_fragment:
   - vclust
-  - vclust.hosts
   - vclust.name
 options:
   state:
@@ -38,13 +37,11 @@ EXAMPLES = """
     site: "{{ vclust_site }}"
     name: hello-mpi
     state: absent
-    hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
 
 - name: See what would be removed
   vclust_cluster:
     name: hello-mpi
     state: absent
-    hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
   check_mode: true
   diff: true
 """
@@ -61,24 +58,19 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import destroy, place
-from vclust_py.module import Outcome, changed, cluster_options, host_options, run_module
-from vclust_py.site import Site
+from vclust_py import destroy
+from vclust_py.module import changed, cluster_options, run_module
 
 
 def argument_spec() -> dict[str, Any]:
     state = {"type": "str", "choices": ["absent"], "required": True}
-    return {**cluster_options(), **host_options(), "state": state}
-
-
-def remove(site: Site, params: dict[str, Any], check: bool) -> Outcome:
-    hosts = [place.Host.from_mapping(host) for host in params["hosts"]]
-    return changed(destroy.destroy(site, params["name"], hosts, check=check))
+    return {**cluster_options(), "state": state}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: remove(site, module.params, module.check_mode))
+    name, check = module.params["name"], module.check_mode
+    run_module(module, lambda site: changed(destroy.destroy(site, name, check=check)))
 
 
 if __name__ == "__main__":

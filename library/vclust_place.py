@@ -72,7 +72,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import place, request, resolve
-from vclust_py.module import Outcome, changed, given, host_options, request_options, run_module
+from vclust_py.module import Outcome, given, host_options, request_options, run_module
 from vclust_py.site import Site
 
 
@@ -84,7 +84,8 @@ def choose(site: Site, params: dict[str, Any], check: bool) -> Outcome:
     asked = request.from_mapping(given(params["request"]), "request")
     hosts = [place.Host.from_mapping(host) for host in params["hosts"]]
     plan = place.place(site, asked, resolve.Lock.load(site, params["lock"]), hosts, check=check)
-    return {"plan": plan.to_dict(), **changed(plan.change)}
+    diff = {"before": {} if plan.changed else plan.placement, "after": plan.placement}
+    return {"plan": plan.to_dict(), "changed": plan.changed, "diff": diff}
 
 
 def main() -> None:

@@ -142,12 +142,9 @@ def _ssh(arguments: argparse.Namespace) -> int:
     from vclust_py.access import ssh_options
 
     access = cluster["ssh"]
-    argv = ["ssh", *ssh_options(cluster, node), "-i", access["key"], "-l", access["user"]]
-    argv += (
-        [f"{node['name']}.{cluster['name']}", "--", *command]
-        if command
-        else [f"{node['name']}.{cluster['name']}"]
-    )
+    key = access["admin_key" if access["user"] == "root" else "key"]
+    argv = ["ssh", "-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-l", access["user"]]
+    argv += [f"{node['name']}.{cluster['name']}", *command]
     if os.geteuid() != 0:
         # The key and the cluster's network namespace are root's.
         argv = ["sudo", *argv]

@@ -114,10 +114,8 @@ class LiveDisplay:
         return Group(table, nodes)
 
 
-def size(count: float | None) -> str:
+def size(count: float) -> str:
     """Bytes for people, decimal as in a request."""
-    if count is None:
-        return "-"
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
@@ -173,12 +171,17 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
 
 
 def show_plan(plan: Mapping[str, Any]) -> None:
-    table = _table("NODE", "HOST", "ADDRESS")
-    for node in plan["nodes"]:
-        table.add_row(node["name"], node["host"], node.get("address", ""))
+    table = _table("NODE", "ADDRESS", "HOST", "RUNS BY")
+    for node, host in plan["placement"].items():
+        table.add_row(node, plan["addresses"].get(node, ""), host, plan["accelerators"].get(host, ""))
     _print(table)
-    print()
-    for word in ("download", "build", "send"):
-        print(f"{word}: {size(plan.get(f'{word}_bytes'))}")
-    seconds = plan.get("estimate_seconds")
-    print("estimate: none, this site has no past runs" if seconds is None else f"estimate: {seconds:.0f} s")
+    there = "" if plan["base_there"] else ", after the base image"
+    print(f"\ndownload: {size(plan['download'])}, of {plan['packages']} packages")
+    print(f"build: {size(plan['build'])}{there}")
+    print(f"send: {size(plan['send'])}")
+    seconds, unknown = plan["estimate"]["seconds"], plan["estimate"]["unknown"]
+    if seconds:
+        rest = f"; no past runs of {', '.join(unknown)}" if unknown else ""
+        print(f"estimate: {sum(seconds.values()):.0f} s{rest}")
+    else:
+        print("estimate: none, this site has no past runs to go by")

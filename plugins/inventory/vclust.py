@@ -7,9 +7,9 @@ DOCUMENTATION = """
 name: vclust
 author: vclust contributors
 version_added: "0.1"
-short_description: Running nodes of virtual clusters
+short_description: Nodes of virtual clusters
 description:
-  - Reads the state of the site on this machine and yields the nodes of its clusters, as C(NODE.CLUSTER).
+  - Reads the state of the site on this machine and yields the nodes that are ready, as C(NODE.CLUSTER).
   - The nodes of cluster C(hello-mpi) are in group C(cluster_hello_mpi).
   - Where there is no state, or the user may not read it, there are no nodes.
   - The configuration file is called C(vclust.yml), or ends in C(.vclust.yml).
@@ -83,7 +83,7 @@ class InventoryModule(BaseInventoryPlugin):
     def _add(self, cluster: Mapping[str, Any]) -> None:
         group = self.inventory.add_group(f"cluster_{cluster['name'].replace('-', '_')}")
         for node in cluster["nodes"]:
-            if node["state"] == "running":
+            if node["state"] == "ready":
                 host = self.inventory.add_host(f"{node['name']}.{cluster['name']}", group=group)
                 for name, value in connection(cluster, node).items():
                     self.inventory.set_variable(host, name, value)
