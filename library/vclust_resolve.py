@@ -70,12 +70,13 @@ problems:
   returned: failure
 """
 
+import contextlib
 import json
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import metapackages, request, resolve
+from vclust_py import metapackages, request, resolve, state, timing
 from vclust_py.module import Outcome, given, request_options, run_module
 from vclust_py.site import Site
 
@@ -84,21 +85,32 @@ def argument_spec() -> dict[str, Any]:
     return {**request_options(), "locked": {"type": "dict"}}
 
 
-def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None) -> Outcome:
+def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None, check: bool) -> Outcome:
     asked = request.from_mapping(values, "request")
-    if locked is None:
-        lock = resolve.resolve(asked, metapackages.expand(asked, site), site)
-    else:
-        lock = resolve.Lock.from_json(json.dumps(locked))
-    lock.save(site)
+    cluster = None if check else state.find(site, asked.name)
+    with contextlib.ExitStack() as stack:
+        report = stack.enter_context(timing.phase(site, cluster, "resolve")).report if cluster else _silent
+        if locked is not None:
+            lock = resolve.Lock.from_json(json.dumps(locked), "locked")
+            resolve.verify(lock, site, report)
+            lock.save(site)
+        elif cluster and cluster.lock:
+            # An interrupted creation goes on with the versions it began with.
+            lock = resolve.Lock.load(site, cluster.lock)
+        else:
+            lock = resolve.resolve(asked, metapackages.expand(asked, site), site, report)
     size = sum(package.size for package in lock.packages)
     return {"changed": False, "lock": lock.digest, "packages": len(lock.packages), "bytes": size}
+
+
+def _silent(message: str, done: int = 0, total: int = 0) -> None:
+    """Check mode has no cluster whose progress it could write."""
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     values = given(module.params["request"])
-    run_module(module, lambda site: find(site, values, module.params["locked"]))
+    run_module(module, lambda site: find(site, values, module.params["locked"], module.check_mode))
 
 
 if __name__ == "__main__":
