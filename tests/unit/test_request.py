@@ -771,7 +771,7 @@ def test_arbitrary_variables_raise_nothing_but_request_errors(tree: object) -> N
         requests.from_mapping(tree, "vclust_request")  # type: ignore[arg-type]
 
 
-# The examples ---------------------------------------------------------------------------------------------------
+# The examples -------------------------------------------------------------------------------------------------
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").iterdir())
 

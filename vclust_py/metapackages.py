@@ -1,0 +1,190 @@
+"""Meta packages: named bundles of packages, debconf answers and configuration steps (Lucie's, Rocks' rolls).
+
+One YAML file each, `NAME.yml`:
+
+    description: one line
+    packages: [slurm-wlm, munge]
+    debconf: ["munge munge/question boolean true"]     # lines for debconf-set-selections(1)
+    secrets: [{name: munge.key, bytes: 1024}]          # random, made once for each cluster
+    steps: [{nodes: all, run: "…"}]                    # sh scripts, for all nodes or the first
+    check: srun -N "$VCLUST_NODES" hostname            # the cluster is ready when this succeeds
+
+A step runs as root, in a chroot of the installed node, after the packages are configured and before systemd
+starts: it writes configuration and enables units, daemons then start with it.  `STEP_VARIABLES` are its
+environment.
+The check runs as the cluster's first user on the first node, with VCLUST_NODES (their number) set.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from vclust_py import request_values as values
+from vclust_py.errors import RequestError
+from vclust_py.request import Request
+from vclust_py.site import PROJECT, Site
+
+T = TypeVar("T")
+
+STEP_VARIABLES = {
+    "VCLUST_NODES": "number of nodes",
+    "VCLUST_NODE_NAMES": "their names, separated by blanks",
+    "VCLUST_FIRST": "name of the first node",
+    "VCLUST_NODE": "name of this node",
+    "VCLUST_CPUS": "virtual CPUs of a node",
+    "VCLUST_RAM_MB": "memory of a node in MiB",
+    "VCLUST_SECRETS": "folder with the secrets, a file each, of all the cluster's meta packages",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    nodes: str
+    """`all` nodes or the `first`."""
+    run: str
+
+
+@dataclass(frozen=True)
+class Secret:
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MetaPackage:
+    name: str
+    description: str
+    packages: tuple[str, ...]
+    debconf: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    check: str | None = None
+
+
+def shipped() -> Path:
+    """The directory of the meta packages that come with vclust: in a checkout, or where pip put them."""
+    checkout = PROJECT / "metapackages"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share/vclust/metapackages"
+
+
+def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
+    """The meta packages of `request`, in its order.  Raises RequestError naming all unknown or malformed."""
+    found: list[MetaPackage] = []
+    problems: list[str] = []
+    for name in request.software.meta_packages:
+        try:
+            found.append(load(name, (*site.metapackages, shipped())))
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    return tuple(found)
+
+
+def load(name: str, directories: Sequence[Path]) -> MetaPackage:
+    """The meta package of the first directory that has one called `name`."""
+    for directory in directories:
+        path = directory / f"{name}.yml"
+        if path.is_file():
+            return _parse(name, path)
+    known = sorted({path.stem for directory in directories for path in directory.glob("*.yml")})
+    near = difflib.get_close_matches(name, known, n=1)
+    expected = f"{near[0]} (the nearest known one)" if near else f"one of {', '.join(known)}"
+    raise RequestError([f"MetaPackages: got '{name}', which this site does not know, expected {expected}"])
+
+
+def _parse(name: str, path: Path) -> MetaPackage:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RequestError([f"{path}: got {values.shown(str(error), 200)}, expected a YAML file"]) from error
+    if not isinstance(content, dict):
+        raise RequestError([f"{path}: got no mapping, expected one with description, packages, …"])
+    return _Parser(path).meta_package(name, content)
+
+
+class _Parser:
+    """Checks a meta package's file; the mistakes of a file are told together."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[str] = []
+
+    def meta_package(self, name: str, content: dict[Any, Any]) -> MetaPackage:
+        self._keys("", content, {"description", "packages", "debconf", "steps", "secrets", "check"})
+        made = MetaPackage(
+            name=name,
+            description=self._text("description", content.get("description"), "one line", r".+"),
+            packages=tuple(self._package(item) for item in self._list("packages", content)),
+            debconf=tuple(
+                self._text("debconf", item, "'package question type value'", r"\S+ \S+ \S+( .*)?")
+                for item in self._list("debconf", content)
+            ),
+            steps=tuple(self._each("steps", content, {"nodes", "run"}, self._step)),
+            secrets=tuple(self._each("secrets", content, {"name", "bytes"}, self._secret)),
+            check=self._text("check", content["check"], "a line of shell", r".+")
+            if "check" in content
+            else None,
+        )
+        if self.problems:
+            raise RequestError(self.problems)
+        return made
+
+    def _wrong(self, key: str, got: object, expected: str) -> None:
+        self.problems.append(f"{self.path}: {key}: got {values.shown(str(got))}, expected {expected}")
+
+    def _keys(self, where: str, mapping: dict[Any, Any], known: set[str]) -> None:
+        for key in mapping:
+            if key not in known:
+                self._wrong(where or "key", key, f"one of {', '.join(sorted(known))}")
+
+    def _text(self, key: str, got: object, expected: str, pattern: str) -> str:
+        if isinstance(got, str) and re.fullmatch(pattern, got.strip()):
+            return got.strip()
+        self._wrong(key, got, expected)
+        return ""
+
+    def _list(self, key: str, mapping: dict[Any, Any]) -> list[Any]:
+        got = mapping.get(key, [])
+        if isinstance(got, list):
+            return got
+        self._wrong(key, got, "a list")
+        return []
+
+    def _package(self, got: object) -> str:
+        try:
+            return values.package(str(got))
+        except values.Wrong as wrong:
+            self._wrong("packages", got, wrong.expected)
+            return ""
+
+    def _each(
+        self, key: str, content: dict[Any, Any], names: set[str], make: Callable[[dict[Any, Any]], T]
+    ) -> list[T]:
+        made = []
+        for item in self._list(key, content):
+            if isinstance(item, dict) and set(item) == names:
+                made.append(make(item))
+            else:
+                self._wrong(key, item, f"mappings with {' and '.join(sorted(names))}")
+        return made
+
+    def _step(self, item: dict[Any, Any]) -> Step:
+        script = item["run"]
+        if not isinstance(script, str) or not script.strip():
+            self._wrong("steps", script, "a shell script")
+        return Step(
+            self._text("steps", item["nodes"], "nodes: all or nodes: first", r"all|first"), str(script)
+        )
+
+    def _secret(self, item: dict[Any, Any]) -> Secret:
+        size = item["bytes"]
+        if not isinstance(size, int) or not 16 <= size <= 4096:
+            self._wrong("secrets", size, "bytes: from 16 to 4096")
+        return Secret(self._text("secrets", item["name"], "a file name", r"[a-z][a-z0-9._-]{0,60}"), size)
