@@ -228,10 +228,10 @@ def _install(root: AptRoot, names: Sequence[str], status: Path | None) -> tuple[
     """What apt would install for `names` over `status`: one call gives files, sizes and digests."""
     try:
         text = root.run(
-            "apt-get", "-qq", "install", "--no-remove", "--print-uris", "--", *names, status=status
+            "apt-get", "-q", "install", "--no-remove", "--print-uris", "--", *names, status=status
         )
     except CommandError as error:
-        lines = [line for line in error.output.splitlines() if line.strip()]
+        lines = [line for line in error.output.splitlines() if line.startswith((" ", "E:"))]
         raise RequestError([f"{root.suite}: these packages cannot be installed together", *lines]) from error
     packages = []
     for uri, filename, size, sha256 in _URI_LINE.findall(text):
