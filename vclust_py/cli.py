@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = _parser().parse_args(argv)
     try:
+        if arguments.inventory is None and os.geteuid() != 0:
+            _as_root(sys.argv)
         code = arguments.command(arguments)
     except VclustError as error:
         print(f"vclust: {error}", file=sys.stderr)
@@ -34,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _as_root(argv: Sequence[str]) -> NoReturn:
+    """Start again by sudo: the embedded site's state, disks and networks are root's."""
+    if shutil.which("sudo") is None:
+        raise VclustError("this needs root, and there is no sudo", "run it as root, or name a site with -i")
+    os.execvp("sudo", ["sudo", "--", str(Path(argv[0]).resolve()), *argv[1:]])  # noqa: S606 - a list, no shell
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,9 +155,6 @@ def _ssh(arguments: argparse.Namespace) -> int:
     key = access["admin_key" if access["user"] == "root" else "key"]
     argv = ["ssh", "-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-l", access["user"]]
     argv += [f"{node['name']}.{cluster['name']}", *command]
-    if os.geteuid() != 0:
-        # The key and the cluster's network namespace are root's.
-        argv = ["sudo", *argv]
     sys.stdout.flush()
     os.execvp(argv[0], argv)  # noqa: S606 - an argument list, no shell
 

@@ -1,0 +1,122 @@
+"""The rules of style, as tests."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vclust_py.site import PROJECT
+
+BIN = Path(sys.executable).parent
+MODULES = sorted(path.stem for path in (PROJECT / "library").glob("vclust_*.py"))
+PLUGINS = {
+    kind: sorted(path.stem for path in (PROJECT / "plugins" / kind).glob(pattern))
+    for kind, pattern in (("inventory", "*.py"), ("lookup", "*.py"), ("filter", "*.yml"))
+}
+
+
+def passes(*argv: str | Path) -> str:
+    """Run a tool of the test environment in the checkout; its output is the failure's text."""
+    done = subprocess.run(
+        [BIN / argv[0], *argv[1:]], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_ruff() -> None:
+    passes("ruff", "check", "--no-cache", ".")
+
+
+def test_ruff_format() -> None:
+    passes("ruff", "format", "--no-cache", "--check", ".")
+
+
+def test_mypy() -> None:
+    passes("mypy")
+
+
+def test_yamllint() -> None:
+    passes("yamllint", "--strict", ".")
+
+
+def test_ansible_lint() -> None:
+    passes("ansible-lint", "--offline", "-q")
+
+
+@pytest.mark.parametrize("playbook", sorted(path.name for path in (PROJECT / "playbooks").glob("*.yml")))
+def test_playbook_syntax(playbook: str) -> None:
+    passes("ansible-playbook", "--syntax-check", f"playbooks/{playbook}")
+
+
+def documented(kind: str, names: list[str]) -> dict[str, Any]:
+    docs: dict[str, Any] = json.loads(passes("ansible-doc", "--json", "-t", kind, *names))
+    assert sorted(docs) == names
+    return docs
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_plugins_are_documented(kind: str) -> None:
+    for name, page in documented(kind, PLUGINS[kind]).items():
+        assert page["doc"]["short_description"], name
+        assert page["examples"].strip(), name
+
+
+def options(documentation: dict[str, Any]) -> dict[str, Any]:
+    """Documented options as an argument specification, as far as both tell the same."""
+    return {
+        name: {
+            **{
+                key: option[key]
+                for key in ("type", "elements", "choices", "default")
+                if option.get(key) is not None
+            },
+            **({"required": True} if option.get("required") else {}),
+            **({"options": options(option["suboptions"])} if "suboptions" in option else {}),
+        }
+        for name, option in documentation.items()
+    }
+
+
+def without_no_log(specification: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            **{key: value for key, value in option.items() if key not in ("no_log", "options")},
+            **({"options": without_no_log(option["options"])} if "options" in option else {}),
+        }
+        for name, option in specification.items()
+    }
+
+
+def test_modules_are_documented_as_they_are() -> None:
+    for name, page in documented("module", MODULES).items():
+        module = runpy.run_path(str(PROJECT / "library" / f"{name}.py"), run_name=name)
+        assert options(page["doc"]["options"]) == without_no_log(module["argument_spec"]()), name
+        assert set(page["doc"]["attributes"]) == {"check_mode", "diff_mode", "platform"}, name
+        tasks = yaml.safe_load(page["examples"])
+        assert all(name in task for task in tasks), name
+        assert page["return"], name
+
+
+def scripts() -> list[Path]:
+    """Files of the checkout whose first line names a shell."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=PROJECT, capture_output=True, check=True
+    )
+    paths = [PROJECT / name for name in listed.stdout.decode().splitlines()]
+    return [
+        path
+        for path in paths
+        if path.is_file() and path.read_bytes()[:40].split(b"\n")[0].endswith((b"sh", b"bash"))
+    ]
+
+
+@pytest.mark.parametrize("path", scripts(), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_shell_syntax(path: Path) -> None:
+    shell = "bash" if b"bash" in path.read_bytes().split(b"\n")[0] else "sh"
+    subprocess.run([shell, "-n", path], check=True)
