@@ -1,0 +1,229 @@
+"""The base image of a suite: Debian as mmdebstrap makes it, a kernel, ssh, and what `tuning` changes; made once.
+
+Three images belong together: the root file system, the kernel, and the installer (`vclust_py.image.installer`) with
+that kernel's modules. Kernel and installer have the base's digest as their key.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vclust_py.apt import sources
+from vclust_py.errors import VclustError
+from vclust_py.image import Catalogue, Image, Report, base_key, file_digest, installer, tuning
+from vclust_py.image.space import naming_full_disk
+from vclust_py.run import run
+from vclust_py.site import Site
+
+if TYPE_CHECKING:
+    from vclust_py.resolve import Lock
+
+BASE_PACKAGES = (
+    "acpid",
+    "busybox-static",
+    "ca-certificates",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "less",
+    "netbase",
+    "openssh-server",
+    "procps",
+    "sudo",
+    "systemd-sysv",
+    "udev",
+)
+"""What a base holds beyond mmdebstrap's variant minbase and the kernel."""
+
+VIRTUAL_SIZE = 3 << 30
+"""Bytes of the base as a disk, the least a node can have: packages and their files need room to be unpacked."""
+
+LABEL = "vclust-root"
+
+# Installed in the root; guest/init goes to the initramfs.
+_PROGRAMS = ("self-check", "install-packages")
+_DATA = ("mpi-hello.c", "mpi-hello.py")
+_UNIT = "vclust-report.service"
+
+
+def _recipe() -> str:
+    """Changes whenever a base made now would differ from one made before, given the same packages."""
+    ours = [Path(__file__), Path(tuning.__file__), Path(installer.__file__), *installer.GUEST.iterdir()]
+    digest = hashlib.sha256()
+    for path in sorted(ours):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+RECIPE = _recipe()
+
+
+@dataclass(frozen=True)
+class BaseImages:
+    base: Image
+    kernel: Image
+    installer: Image
+
+
+def ensure_base(site: Site, lock: "Lock", report: Report) -> BaseImages:
+    """The images that hold `lock.base`, made now when they are not there.
+
+    Raises VclustError when the archive no longer has the versions the lock names.
+    """
+    catalogue = Catalogue(site)
+    key = base_key(lock.suite, lock.architecture, lock.kernel, RECIPE)
+    wanted = {f"{package.name}={package.version}" for package in lock.base}
+    images = _find(catalogue, key, wanted)
+    if images is not None:
+        return images
+    with naming_full_disk(site.images), catalogue.building("base", key) as folder:
+        images = _find(catalogue, key, wanted)
+        if images is None:
+            images = _build(site, lock, key, folder, report)
+    held = set(images.base.manifest.packages)
+    if held != wanted:
+        differences = sorted(held ^ wanted)
+        raise VclustError(
+            f"base image of {lock.suite}: the archive has other versions than the lock: "
+            + ", ".join(differences[:6])
+            + (f" and {len(differences) - 6} more" if len(differences) > 6 else ""),
+            "create again without the lock: packages are then resolved against this base image",
+        )
+    return images
+
+
+def _find(catalogue: Catalogue, key: str, wanted: set[str]) -> BaseImages | None:
+    for base in reversed(catalogue.images()):
+        manifest = base.manifest
+        if (manifest.kind, manifest.key) == ("base", key) and set(manifest.packages) == wanted:
+            kernel = catalogue.find("kernel", manifest.digest)
+            initramfs = catalogue.find("installer", manifest.digest)
+            if kernel and initramfs and catalogue.status(base).exists():
+                return BaseImages(base, kernel, initramfs)
+    return None
+
+
+def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> BaseImages:
+    started = time.monotonic()
+    catalogue, root = Catalogue(site), folder / "root"
+    listed = sources(site, lock.suite)
+    report(f"base image of {lock.suite}: installing {len(lock.base)} packages", 0, 4)
+    _install(site, lock, listed, root, folder)
+    _copy_keys(listed, root)
+    tuning.tune(root, listed)
+    _add_programs(root)
+    status = root / "var/lib/dpkg/status"
+    packages = tuple(
+        run(["dpkg-query", f"--admindir={status.parent}", "-W", "-f", "${Package}=${Version}\n"]).split()
+    )
+
+    report(f"base image of {lock.suite}: writing the file system", 1, 4)
+    raw, image = folder / "base.raw", folder / "base.qcow2"
+    with open(raw, "wb") as file:
+        file.truncate(VIRTUAL_SIZE)
+    # Blocks of 4 KiB: guest/init reckons with them.  Inode tables need no zeroing, the file is new.
+    layout = ["-b", "4096", "-m", "1", "-L", LABEL, "-E", "lazy_itable_init=1"]
+    run(["mke2fs", "-q", "-F", "-t", "ext4", *layout, "-d", root, raw])
+    report(f"base image of {lock.suite}: compressing it", 2, 4)
+    run(["qemu-img", "convert", "-O", "qcow2", "-c", "-o", "compression_type=zstd", raw, image])
+    raw.unlink()
+
+    report(f"base image of {lock.suite}: kernel and installer", 3, 4)
+    version = next((root / "usr/lib/modules").iterdir()).name
+    kernel = installer.raw_kernel(root / "boot" / f"vmlinuz-{version}", folder)
+    installer.build(root, folder / "installer")
+    os.sync()
+    digest = file_digest(image)
+    label = f"{lock.suite}-{lock.architecture}"
+    own = tuple(package for package in packages if package.startswith(f"linux-image-{version}="))
+    tools = _tools()
+    # The base comes last: whoever finds it finds the others.
+    draft = folder / "status"
+    shutil.copyfile(status, draft)
+    os.replace(draft, site.images / f"{digest}.status")
+    images = BaseImages(
+        kernel=catalogue.add(kernel, kind="kernel", key=digest, label=label, packages=own, tools=tools),
+        installer=catalogue.add(folder / "installer", kind="installer", key=digest, label=label, tools=tools),
+        base=catalogue.add(
+            image,
+            kind="base",
+            key=key,
+            label=label,
+            packages=packages,
+            virtual_size=VIRTUAL_SIZE,
+            build_seconds=time.monotonic() - started,
+            tools=tools,
+        ),
+    )
+    report(f"base image of {lock.suite}: done", 4, 4)
+    return images
+
+
+def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) -> None:
+    """mmdebstrap in namespaces of its own: killed, it leaves neither processes nor mounts behind."""
+    apt_sources = folder / "vclust.sources"
+    apt_sources.write_text(listed, encoding="utf-8")
+    options = [
+        'APT::Install-Recommends "false"',
+        # The folder is closed to other users, apt's own included.
+        'APT::Sandbox::User "root"',
+        'Acquire::Languages "none"',
+        'Acquire::Retries "2"',
+    ]
+    if site.apt_proxy:
+        options.append(f'Acquire::http::Proxy "{site.apt_proxy}"')
+    run(
+        [
+            *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
+            *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory"),
+            f"--architectures={lock.architecture}",
+            f"--include={','.join([*BASE_PACKAGES, lock.kernel])}",
+            *(f"--aptopt={option}" for option in options),
+            # The whole folder goes when anything fails; nothing is worth waiting for the disk.
+            "--dpkgopt=force-unsafe-io",
+            *(lock.suite, root, apt_sources),
+        ],
+        # For the kernel package: no initramfs of its own, ours is used.  Not the caller's language or temporary folder.
+        env={
+            "PATH": os.environ["PATH"],
+            "LC_ALL": "C.UTF-8",
+            "INITRD": "No",
+            "TMPDIR": str(folder),
+            "HOME": "/root",
+        },
+    )
+
+
+def _copy_keys(listed: str, root: Path) -> None:
+    """Keys the sources name by file, unless a package has brought them: apt in the node looks there as well."""
+    for line in re.findall(r"^Signed-By:[ \t]*(/.*)$", listed, re.MULTILINE):
+        for name in line.replace(",", " ").split():
+            target = root / name.lstrip("/")
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(name, target)
+                target.chmod(0o644)
+
+
+def _add_programs(root: Path) -> None:
+    programs = root / "usr/libexec/vclust"
+    programs.mkdir(parents=True)
+    for names, mode in ((_PROGRAMS, 0o755), (_DATA, 0o644)):
+        for name in names:
+            shutil.copyfile(installer.GUEST / name, programs / name)
+            (programs / name).chmod(mode)
+    units = root / "etc/systemd/system"
+    shutil.copyfile(installer.GUEST / _UNIT, units / _UNIT)
+    (units / _UNIT).chmod(0o644)
+    (units / "multi-user.target.wants" / _UNIT).symlink_to(f"../{_UNIT}")
+
+
+def _tools() -> tuple[str, ...]:
+    names = ("mmdebstrap", "e2fsprogs", "qemu-utils")
+    text = run(["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *names])
+    return tuple(text.splitlines())
