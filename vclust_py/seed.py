@@ -27,6 +27,7 @@ import tarfile
 import tempfile
 import uuid
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -46,6 +47,7 @@ OPENMPI_HOST_FILE = "etc/vclust/hostfile.openmpi"
 # A user administers the cluster (sudo, where the request brings it) and may read its logs.
 _GROUPS = ("sudo", "adm")
 _RANDOM_SEED = 512
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,13 @@ def build(node: NodeIdentity, cluster: ClusterIdentity, path: Path) -> None:
         with open(image, "rb") as file_object:
             os.fsync(file_object.fileno())
         os.replace(image, path)
+
+
+def build_all(cluster: ClusterIdentity, folder: Path) -> None:
+    """A seed for every node: `folder/NAME.seed`.  Raises as `build` does."""
+    # xorriso takes 6 ms of CPU and then sleeps for 100 ms, whatever the size.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(lambda node: build(node, cluster, folder / f"{node.name}.seed"), cluster.nodes))
 
 
 # For our installer ----------------------------------------------------------------------------------------------
