@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from vclust_py.image.base import BASE_PACKAGES
 
+from vclust_py.image.base import BASE_PACKAGES
 from vclust_py.site import Site
 
 KERNEL = "linux-image-cloud-amd64"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import KERNEL, Repository
-from vclust_py.image.base import BASE_PACKAGES, RECIPE
 
 from vclust_py import apt
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image import Catalogue, base_key
+from vclust_py.image.base import BASE_PACKAGES, RECIPE
 from vclust_py.resolve import Lock, closure, sources, verify
 from vclust_py.site import Site
 
