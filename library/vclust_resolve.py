@@ -70,7 +70,6 @@ problems:
   returned: failure
 """
 
-import contextlib
 import json
 from typing import Any
 
@@ -88,8 +87,7 @@ def argument_spec() -> dict[str, Any]:
 def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None, check: bool) -> Outcome:
     asked = request.from_mapping(values, "request")
     cluster = None if check else state.find(site, asked.name)
-    with contextlib.ExitStack() as stack:
-        report = stack.enter_context(timing.phase(site, cluster, "resolve")).report if cluster else _silent
+    with timing.trial(site, cluster, "resolve") as report:
         if locked is not None:
             lock = resolve.Lock.from_json(json.dumps(locked), "locked")
             resolve.verify(lock, site, report)
@@ -101,10 +99,6 @@ def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None, chec
             lock = resolve.resolve(asked, metapackages.expand(asked, site), site, report)
     size = sum(package.size for package in lock.packages)
     return {"changed": False, "lock": lock.digest, "packages": len(lock.packages), "bytes": size}
-
-
-def _silent(message: str, done: int = 0, total: int = 0) -> None:
-    """Check mode has no cluster whose progress it could write."""
 
 
 def main() -> None:

@@ -6,10 +6,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from vclust_py import hypervisor, metapackages, network, state, timing
+from vclust_py import hypervisor, metapackages, network, seed, state, timing
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Disk, Domain, Host, Hypervisor
 from vclust_py.image import Catalogue, Image, installer
@@ -113,6 +114,7 @@ def create(
             return Change(before, after)
         with timing.phase(site, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
+            emulated = record.facts["accelerator"] == "tcg"
             network.ensure(cluster.segment, cluster.request.software.network, cluster.request.router)
             images = {role: _image(site, digest) for role, digest in cluster.images.items()}
             _identities(site, cluster)
@@ -127,7 +129,7 @@ def create(
                 log = console(site, cluster, node)
                 with contextlib.suppress(FileNotFoundError):
                     os.truncate(log, 0)  # what an earlier start wrote must not pass for this one's report
-                drivers[node.host].start(_domain(site, cluster, node, images))
+                drivers[node.host].start(_domain(site, cluster, node, images, emulated))
                 state.set_node_state(site, cluster, node.name, "started")
                 record.node(node.name, begun, time.time())
 
@@ -174,7 +176,7 @@ def _overlay(site: Site, cluster: Cluster, node: Node, root: Image) -> None:
     draft.rename(path)
 
 
-def _domain(site: Site, cluster: Cluster, node: Node, images: dict[str, Image]) -> Domain:
+def _domain(site: Site, cluster: Cluster, node: Node, images: dict[str, Image], emulated: bool) -> Domain:
     disks = [
         Disk(overlay(site, cluster, node), "qcow2"),
         Disk(seed_disk(site, cluster, node), "raw", readonly=True),
@@ -189,7 +191,7 @@ def _domain(site: Site, cluster: Cluster, node: Node, images: dict[str, Image]) 
         memory=node.memory,
         kernel=images["kernel"].path,
         initrd=images["installer"].path,
-        command_line=installer.command_line(),
+        command_line=installer.command_line(cluster.request.hardware.architecture, emulated=emulated),
         disks=tuple(disks),
         mac=node.mac,
         bridge=cluster.segment,
@@ -206,3 +208,21 @@ def _identities(site: Site, cluster: Cluster) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # nothing can have started without whole seeds
     folder.mkdir(mode=0o711)
     known_hosts.parent.mkdir(mode=0o700)
+    lock, bundles = Lock.load(site, cluster.lock), metapackages.expand(cluster.request, site)
+    user_key, admin_key = seed.cluster_keys()
+    identities = tuple(seed.new_node(node.name, IPv4Address(node.address)) for node in cluster.nodes)
+    shared = seed.ClusterIdentity(
+        request=cluster.request,
+        nodes=identities,
+        user_key=user_key,
+        admin_key=admin_key.public,
+        packages=tuple(f"{package.name}={package.version}" for package in (*lock.base, *lock.packages)),
+        meta_packages=bundles,
+        secrets=seed.new_secrets(bundles),
+    )
+    seed.build_all(shared, folder)
+    for name, key in (("user", user_key), ("admin", admin_key)):
+        path = known_hosts.with_name(name)
+        path.touch(mode=0o600)
+        path.write_text(key.private, encoding="ascii")
+    known_hosts.write_text(seed.known_hosts(identities), encoding="ascii")

@@ -1,6 +1,5 @@
 """Phase `place`: which node runs on which host, all or nothing, in one transaction; the plan people see first."""
 
-import secrets
 import shutil
 import sqlite3
 import uuid
@@ -8,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vclust_py import hypervisor, network, state, timing
+from vclust_py import hypervisor, metapackages, network, seed, state, timing
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host, Hypervisor
 from vclust_py.image import Catalogue, base_key
@@ -18,7 +17,7 @@ from vclust_py.image.store import missing
 from vclust_py.request import Request
 from vclust_py.resolve import Lock
 from vclust_py.site import Site
-from vclust_py.state import Node
+from vclust_py.state import Cluster, Node
 
 OVERHEAD = {"kvm": 64 * 2**20, "tcg": 192 * 2**20}
 """Host memory of a node beyond its own: QEMU itself, and for emulation its code cache too."""
@@ -82,6 +81,21 @@ def place(
     not all nodes fit, and RequestError when the network is in use.
     """
     cluster = state.find(site, request.name)
+    if cluster is None and not check:
+        raise VclustError(f"{request.name}: not registered", "run the phase `request` first")
+    with timing.trial(site, None if check else cluster, "place"):
+        return _place(site, request, lock, hosts, cluster, check, connect)
+
+
+def _place(
+    site: Site,
+    request: Request,
+    lock: Lock,
+    hosts: Sequence[Host],
+    cluster: Cluster | None,
+    check: bool,
+    connect: Callable[[Host], Hypervisor],
+) -> Plan:
     capacities = _capacities(hosts, connect)
     strategy = cluster.strategy if cluster and cluster.strategy else choose_strategy(site, request, lock)
     if cluster is not None and cluster.nodes:
@@ -91,9 +105,7 @@ def place(
     with state.connect(site) as connection, state.transaction(connection):
         rooms = [_room(site, connection, host, capacity) for host, capacity in capacities]
         nodes = assign(request, rooms)
-        if not check:
-            if cluster is None:
-                raise VclustError(f"{request.name}: not registered", "run the phase `request` first")
+        if not check and cluster is not None:
             _write(connection, cluster.id, nodes)
             connection.execute(
                 "UPDATE clusters SET state = 'placed', lock = ?, strategy = ? WHERE id = ?",
@@ -167,7 +179,7 @@ def assign(request: Request, rooms: Sequence[Room]) -> list[Node]:
                 host=room.host.name,
                 uri=room.host.uri,
                 address=str(address),
-                mac=_new_mac(),
+                mac=seed.mac_of(address),
                 uuid=str(uuid.uuid4()),
                 cpus=hardware.cpus,
                 memory=hardware.ram,
@@ -198,11 +210,6 @@ def _refusal(request: Request, room: Room, nodes: Sequence[Node]) -> str | None:
         if have < need:
             return f"has {max(have, 0) // unit} {what} left, a node takes {need // unit}"
     return None
-
-
-def _new_mac() -> str:
-    # 52:54:00 is QEMU's own prefix; 24 random bits are enough for one segment.
-    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
 
 
 def _write(connection: sqlite3.Connection, cluster: int, nodes: Sequence[Node]) -> None:
@@ -248,7 +255,7 @@ def _plan(
 ) -> Plan:
     catalogue = Catalogue(site)
     base = catalogue.find("base", base_key(lock.suite, lock.architecture, lock.kernel, RECIPE))
-    layer = base and catalogue.find("layer", layer_key(lock, base))
+    layer = base and catalogue.find("layer", layer_key(lock, base, metapackages.expand(request, site)))
     build = 0 if layer is not None and strategy == "once" else installed_bytes(lock)
     accelerators = {host.name: capacity.accelerator for host, capacity in capacities}
     used = {accelerators[host] for host in placement.values()}

@@ -183,7 +183,9 @@ def _cluster(connection: sqlite3.Connection, row: sqlite3.Row) -> Cluster:
         detail=row["detail"],
         created=row["created"],
         ready=row["ready"],
-        nodes=tuple(Node(**{key: value for key, value in dict(node).items() if key != "cluster"}) for node in nodes),
+        nodes=tuple(
+            Node(**{key: value for key, value in dict(node).items() if key != "cluster"}) for node in nodes
+        ),
     )
 
 
@@ -236,12 +238,15 @@ def register(site: Site, request: Request, *, check: bool = False) -> Change:
     present = find(site, request.name)
     after = {"name": request.name, "digest": request.digest}
     if present is not None:
-        if present.request.digest != request.digest:
+        if present.request.digest != request.digest and not check and not present.nodes:
+            forget(site, present)  # a create of another request was interrupted before anything was made
+            return register(site, request)
+        if present.request.digest != request.digest and present.nodes:
             raise RequestError(
                 [f"{request.name}: a cluster of that name exists with a different request"],
                 f"choose another name, or first: vclust destroy {request.name}",
             )
-        return Change(after, after)
+        return Change({"name": request.name, "digest": present.request.digest}, after)
     if not check:
         with connect(site) as connection, transaction(connection):
             try:
@@ -320,7 +325,7 @@ def _describe(site: Site, cluster: Cluster) -> dict[str, Any]:
         records = [dict(row) | {"seconds": (row["end"] or time.time()) - row["start"]} for row in rows]
     per_node = [record for record in records if record["node"]]
     mapping = requests.to_mapping(cluster.request)
-    mapping["software"]["user"] = [user.name for user in cluster.request.software.users]
+    mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
     started = [record for record in per_node if record["phase"] == "ready"]
     keys = folder(site, cluster) / "keys"
     users = cluster.request.software.users

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vclust_py import state
+from vclust_py.errors import CapacityError, RequestError
 from vclust_py.site import Site
 from vclust_py.state import Cluster
 
@@ -73,6 +74,27 @@ def phase(site: Site, cluster: Cluster, name: str) -> Iterator[Recorder]:
                 "UPDATE phases SET end = ?, bytes = ?, outcome = ?, facts = ? WHERE id = ?",
                 (time.time(), recorder.bytes, outcome, json.dumps(recorder.facts), row),
             )
+
+
+@contextlib.contextmanager
+def trial(site: Site, cluster: Cluster | None, name: str) -> Iterator[Report]:
+    """Record a phase that may yet find the request unfit; the site then forgets the cluster.
+
+    Nothing is recorded without a cluster (check mode) and for one that was accepted before.
+    """
+    if cluster is None or cluster.nodes:
+        yield _silent
+        return
+    try:
+        with phase(site, cluster, name) as recorder:
+            yield recorder.report
+    except (RequestError, CapacityError):
+        state.forget(site, cluster)
+        raise
+
+
+def _silent(message: str, done: int = 0, total: int = 0) -> None:
+    pass
 
 
 def past(site: Site, name: str, **facts: Any) -> list[tuple[float, int]]:

@@ -12,12 +12,11 @@ import libvirt
 
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Capacity, Disk, Domain, Host, daemon, kvm
+from vclust_py.image import installer
 
 _T = TypeVar("_T")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_MACHINES = {"amd64": "pc", "arm64": "virt"}
-_CODE_CACHE = 64
-"""MiB of translated code QEMU may keep for an emulated node; its own default grows to gigabytes."""
+_MACHINES = {"amd64": installer.MACHINE, "arm64": "virt"}
 _CALL_TIMEOUT = 120.0
 """Seconds a host may take for one call before it counts as hung."""
 
@@ -50,8 +49,10 @@ def domain_xml(domain: Domain, accelerator: str) -> str:
     if accelerator == "kvm":
         add(xml, "cpu", mode="host-passthrough")
     else:
-        add(add(features, "tcg"), "tb-cache", _CODE_CACHE, unit="MiB")
-        add(xml, "cpu", mode="maximum")
+        add(add(features, "tcg"), "tb-cache", installer.TB_CACHE, unit="MiB")
+        cpu = add(xml, "cpu", mode="maximum")
+        for feature in installer.EMULATED_CPU_WITHOUT:
+            add(cpu, "feature", policy="disable", name=feature)
     add(xml, "clock", offset="utc")
     add(xml, "on_poweroff", "destroy")
     add(xml, "on_reboot", "restart")

@@ -1,0 +1,34 @@
+"""Reading consoles."""
+
+from pathlib import Path
+
+from vclust_py.ready import _Watch
+from vclust_py.state import Node
+
+NODE = Node(0, "n1", "h", "qemu:///system", "192.168.77.1", "52:54:00:00:00:01", "u", 1, 2**29, 2**32, "started")
+
+
+def test_only_whole_lines_of_ours_count(tmp_path: Path) -> None:
+    log = tmp_path / "console"
+    watch = _Watch(NODE, log, 0.0)
+    assert watch.read() == []
+    log.write_bytes(b"[    0.1] kernel\r\nvclust: installer up=3.4\r\nvclust: progress unp")
+    assert watch.read() == [("installer", "up=3.4")]
+    with open(log, "ab") as file:
+        file.write(b"ack 3/81\r\n\x1b[0mvclust: ready up=12 packages=2\r\nvclust: readyish\r\n")
+    assert watch.read() == [("progress", "unpack 3/81"), ("ready", "up=12 packages=2")]
+    assert watch.read() == []
+
+
+def test_bytes_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
+    log = tmp_path / "console"
+    log.write_bytes(b"\xff\xfe\0vclust: failed seed: \xff\n")
+    assert _Watch(NODE, log, 0.0).read() == [("failed", "seed: �")]
+
+
+def test_last_words(tmp_path: Path) -> None:
+    log = tmp_path / "console"
+    watch = _Watch(NODE, log, 0.0)
+    assert watch.last_words() == "its console said nothing"
+    log.write_text("".join(f"line {number}\n\n" for number in range(9)))
+    assert watch.last_words().splitlines()[1:] == [f"    line {number}" for number in range(4, 9)]
