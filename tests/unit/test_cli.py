@@ -1,0 +1,228 @@
+"""The command and the playbooks around phases that do nothing (`stub.py`): progress, errors, Ctrl-C, kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vclust_py import display
+from vclust_py.site import PROJECT
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded site needs root")
+
+BIN = Path(sys.executable).parent
+STUBBED = ("create", "destroy", "place", "ready", "resolve")
+
+
+@dataclass
+class Copy:
+    """A copy of the project with stubs for phases, and a site of its own."""
+
+    path: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        return self.path / "site"
+
+    def start(self, *argv: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [BIN / argv[0], *argv[1:]],
+            cwd=self.path,
+            env={**os.environ, "PYTHONPATH": str(self.path), **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
+        process = self.start(*argv)
+        output, errors = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(argv, process.returncode, output, errors)
+
+    def vclust(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        return self.run("vclust", *argv)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Iterator[Copy]:
+    shutil.copytree(PROJECT / "vclust_py", tmp_path / "vclust_py")
+    for name in ("ansible.cfg", "playbooks", "roles", "library", "plugins", "examples", "metapackages"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    for name in STUBBED:
+        shutil.copy(Path(__file__).parent / "stub.py", tmp_path / "vclust_py" / f"{name}.py")
+    shutil.copytree(PROJECT / "inventories/local", tmp_path / "inventories/local")
+    variables = tmp_path / "inventories/local/group_vars/site_local.yml"
+    settings = yaml.safe_load(variables.read_text()) | {"vclust_site": {"root": str(tmp_path / "site")}}
+    variables.write_text(yaml.safe_dump(settings))
+    made = Copy(tmp_path)
+    yield made
+    for process in made.started:
+        process.kill()
+
+
+def processes(word: str) -> list[str]:
+    """Command lines of running processes that hold `word`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if word in line:
+            found.append(line)
+    return found
+
+
+def wait_for(what: str, seconds: float, condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come in {seconds} s"
+        time.sleep(0.1)
+
+
+def test_create_show_and_destroy(copy: Copy) -> None:
+    done = copy.vclust("create", "examples/hello-mpi.ini")
+    assert (done.returncode, done.stdout) == (0, "hello-mpi is ready: vclust ssh hello-mpi\n"), done.stderr
+    lines = [line.split("] ", 1)[1] for line in done.stderr.splitlines()]
+    assert [line for line in lines if ":" not in line] == list(display.PHASES)
+    assert "create: all 2/2" in lines
+
+    assert "hello-mpi" in copy.vclust("list").stdout
+    shown = json.loads(copy.vclust("show", "hello-mpi", "--json").stdout)
+    assert [record["phase"] for record in shown["phases"]] == [
+        "resolve",
+        "image",
+        "create",
+        "install",
+        "ready",
+    ]
+    assert "$6$" not in json.dumps(shown)
+    assert "slowest" not in copy.vclust("show", "hello-mpi").stdout
+
+    gone = copy.vclust("destroy", "hello-mpi")
+    assert (gone.returncode, gone.stdout) == (0, "hello-mpi is destroyed\n")
+    again = copy.vclust("destroy", "hello-mpi")
+    assert again.returncode == 2
+    assert "hello-mpi: no such cluster" in again.stderr
+
+
+def test_plan_changes_nothing(copy: Copy) -> None:
+    done = copy.vclust("plan", "examples/hello-mpi.ini")
+    assert done.returncode == 0, done.stderr
+    assert "hello02" in done.stdout
+    assert "download: 1.5 kB, of 3 packages" in done.stdout
+    assert "estimate: 4 s; no past runs of ready" in done.stdout
+    plan = json.loads(copy.vclust("plan", "--json", "examples/hello-mpi.ini").stdout)
+    assert plan["placement"] == {"hello01": "localhost", "hello02": "localhost"}
+    assert not copy.root.joinpath("begun").exists()
+
+
+@pytest.mark.parametrize(("error", "code"), [("VclustError", 4), ("CapacityError", 3)])
+def test_a_failure_is_one_message(copy: Copy, error: str, code: int) -> None:
+    copy.environment["VCLUST_STUB_ERROR"] = error
+    done = copy.vclust("create", "examples/hello-mpi.ini")
+    assert done.returncode == code
+    told = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    assert told[0] == "vclust: image: no such luck"
+    assert len(told) == (2 if code == 4 else 1)
+
+
+def test_a_mistaken_request_starts_nothing(copy: Copy) -> None:
+    (copy.path / "bad.ini").write_text("[Hardware]\nNumberOfNodes: -1\nRAM: 2XB\n")
+    done = copy.vclust("create", "bad.ini")
+    assert done.returncode == 2
+    assert "bad.ini:2: NumberOfNodes: got '-1'" in done.stderr
+    assert "bad.ini:3: RAM: got '2XB'" in done.stderr
+    assert not copy.root.exists()
+
+
+@pytest.mark.parametrize("argv", [["create", "nowhere.ini"], ["-i", "nowhere", "list"], ["nonsense"], []])
+def test_bad_usage(copy: Copy, argv: Sequence[str]) -> None:
+    done = copy.vclust(*argv)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_an_inventory_without_the_site(copy: Copy) -> None:
+    (copy.path / "far.yml").write_text(
+        "hardware: {number_of_nodes: 1}\nsoftware: {name: far, site: nowhere}\n"
+    )
+    done = copy.vclust("create", "far.yml")
+    assert done.returncode == 2
+    assert "Site: got 'nowhere', expected any or one of local" in done.stderr
+
+
+def test_ctrl_c_cleans_up_and_says_what_remains(copy: Copy) -> None:
+    copy.environment["VCLUST_STUB_SECONDS"] = "60"
+    process = copy.start("vclust", "create", "examples/hello-mpi.ini")
+    wait_for("the phase image", 30, (copy.root / "begun").exists)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "interrupted in phase image" in errors
+    assert (
+        "`vclust create examples/hello-mpi.ini` takes it up, `vclust destroy hello-mpi` clears it" in errors
+    )
+    assert (copy.root / "cleaned").exists()
+    assert processes(str(copy.path)) == []
+
+    copy.environment.clear()
+    assert copy.vclust("create", "examples/hello-mpi.ini").returncode == 0
+
+
+def test_a_killed_controller_takes_its_modules_along(copy: Copy) -> None:
+    copy.environment["VCLUST_STUB_SECONDS"] = "60"
+    process = copy.start("vclust", "create", "examples/hello-mpi.ini")
+    wait_for("the phase image", 30, (copy.root / "begun").exists)
+    process.kill()
+    process.wait()
+    wait_for("the clean-up", 20, (copy.root / "cleaned").exists)
+    wait_for("the end of ansible-playbook", 20, lambda: not processes(str(copy.path)))
+
+
+def test_plain_ansible_playbook(copy: Copy) -> None:
+    """Task results do not depend on the number of nodes; check mode stops after the plan."""
+    counts = []
+    for example in ("hello-mpi", "four-nodes"):
+        done = copy.run(
+            "ansible-playbook", "playbooks/create_vcluster.yml", "-e", f"request=examples/{example}.ini"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "$6$" not in done.stdout
+        counts.append(sum(line.startswith(("ok:", "changed:")) for line in done.stdout.splitlines()))
+    assert counts[0] == counts[1]
+
+    planned = copy.run(
+        "ansible-playbook",
+        "playbooks/create_vcluster.yml",
+        "-e",
+        "request=examples/hello-mpi.ini",
+        "--check",
+        "--diff",
+    )
+    assert planned.returncode == 0, planned.stdout
+    assert '"place_result.plan"' in planned.stdout
+
+    for arguments in (["status.yml"], ["destroy_vcluster.yml", "-e", "name=hello-mpi"]):
+        done = copy.run("ansible-playbook", f"playbooks/{arguments[0]}", *arguments[1:])
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_help_is_quick() -> None:
+    begun = time.monotonic()
+    subprocess.run([BIN / "vclust", "--help"], check=True, capture_output=True)
+    assert time.monotonic() - begun < 0.5
