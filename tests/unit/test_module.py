@@ -1,0 +1,146 @@
+"""Modules as Ansible runs them, in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vclust_py import module, request, state
+from vclust_py.site import PROJECT, Site
+
+HASH = "$6$abcdefgh$" + 86 * "x"
+ASKED = {
+    "hardware": {"number_of_nodes": 2},
+    "software": {"name": "pair", "users": [{"name": "alice", "password_hash": HASH}]},
+}
+
+RUN = """
+import json, runpy, sys
+from ansible.module_utils.testing import patch_module_args
+with patch_module_args(json.load(sys.stdin)):
+    runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def call(name: str, arguments: Mapping[str, Any], *, check: bool = False) -> dict[str, Any]:
+    """What the module answers; its exit status must fit `failed`."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, PROJECT / "library" / f"{name}.py"],
+        input=json.dumps({**arguments, "_ansible_check_mode": check}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (1 if answer.get("failed") else 0), done.stderr
+    return answer
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the state is root's")
+def test_request_four_ways(tmp_path: Path) -> None:
+    site = {"root": str(tmp_path / "site")}
+    arguments = {"site": site, "request": ASKED}
+
+    would = call("vclust_request", arguments, check=True)
+    assert would["changed"]
+    assert not Site.from_mapping(site).database.exists()
+    real = call("vclust_request", arguments)
+    assert real["changed"]
+    assert real["diff"] == would["diff"]
+    assert not call("vclust_request", arguments)["changed"]
+    assert not call("vclust_request", arguments, check=True)["changed"]
+
+    cluster = state.get(Site.from_mapping(site), "pair")
+    assert cluster.request == request.from_mapping(ASKED, "test")
+    assert HASH not in json.dumps([would, real])
+
+    assert [one["name"] for one in call("vclust_info", {"site": site})["clusters"]] == ["pair"]
+
+
+def test_all_mistakes_at_once_and_no_hash_told() -> None:
+    wrong = {
+        "hardware": {"number_of_nodes": 0, "ram": "2XB"},
+        "software": {"name": "pair", "users": [{"name": "Al ice", "password_hash": HASH}]},
+    }
+    answer = call("vclust_request", {"request": wrong})
+    assert answer["exit_code"] == 2
+    assert len(answer["problems"]) == 3
+    assert HASH not in json.dumps(answer)
+
+
+def test_unknown_setting_of_the_site() -> None:
+    answer = call("vclust_info", {"site": {"rot": "/srv"}})
+    assert answer["exit_code"] == 4
+    assert "vclust_site: rot: unknown setting" in answer["msg"]
+
+
+def test_given_leaves_out_what_was_not_said() -> None:
+    options = {
+        "hardware": {"ram": None, "cpus": 1},
+        "software": {"users": [{"name": "a", "hash": None}], "name": None},
+    }
+    assert module.given(options) == {"hardware": {"cpus": 1}, "software": {"users": [{"name": "a"}]}}
+
+
+WORK = """
+import pathlib, subprocess, sys, time
+from vclust_py import module
+class Fake:
+    params = {"site": {}}
+    check_mode = False
+    def fail_json(self, msg, **values):
+        pathlib.Path(sys.argv[1], "ended").write_text(f"{msg} {values}")
+        sys.exit(1)
+def work(site):
+    pathlib.Path(sys.argv[1], "begun").touch()
+    time.sleep(60)
+module.run_module(Fake(), work)
+"""
+
+
+def ended(folder: Path) -> str:
+    end = time.monotonic() + 20
+    while not (folder / "ended").exists() or not (folder / "ended").read_text():
+        assert time.monotonic() < end, "the module goes on"
+        time.sleep(0.05)
+    return (folder / "ended").read_text()
+
+
+def begin(folder: Path, *argv: str | Path, **options: Any) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen([*argv, sys.executable, "-c", WORK, folder], **options)
+    end = time.monotonic() + 20
+    while not (folder / "begun").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return process
+
+
+def test_sigterm_is_an_interruption(tmp_path: Path) -> None:
+    process = begin(tmp_path)
+    process.terminate()
+    assert ended(tmp_path) == "interrupted {'exit_code': 130}"
+    process.wait()
+
+
+def test_a_module_ends_when_nobody_reads_it(tmp_path: Path) -> None:
+    process = begin(tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert ended(tmp_path) == "interrupted {'exit_code': 130}"
+    process.wait()
+
+
+def test_a_module_ends_with_its_controller(tmp_path: Path) -> None:
+    controller = tmp_path / "vclust"
+    controller.write_text('#!/bin/sh\n"$@" &\nwait\n')
+    controller.chmod(0o755)
+    process = begin(tmp_path, controller)
+    process.kill()
+    assert ended(tmp_path) == "interrupted {'exit_code': 130}"
+    process.wait()

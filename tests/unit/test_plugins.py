@@ -1,0 +1,115 @@
+"""Filters and the inventory plugin, without and with a site."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from vclust_py import access
+from vclust_py.site import PROJECT
+
+GROUPS = {
+    "all": ["m1", "h1", "h2", "m2", "h3"],
+    "site_north": ["m1", "h1", "h2"],
+    "site_south": ["m2", "h3"],
+    "site_managers": ["m1", "m2"],
+    "vm_hosts": ["h1", "h2", "h3"],
+}
+
+CLUSTER = {
+    "name": "hello-mpi",
+    "ssh": {
+        "user": "alice",
+        "netns": "vc7",
+        "key": "/k/user",
+        "admin_key": "/k/admin",
+        "known_hosts": "/k/known",
+    },
+    "nodes": [
+        {"name": "hello01", "address": "192.168.77.1", "host": "h1", "state": "ready"},
+        {"name": "hello02", "address": "192.168.77.2", "host": "h1", "state": "failed"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def filters() -> dict[str, Callable[..., Any]]:
+    found: dict[str, Callable[..., Any]] = runpy.run_path(str(PROJECT / "plugins/filter/vclust.py"))[
+        "FilterModule"
+    ]().filters()
+    return found
+
+
+def test_site_manager(filters: dict[str, Callable[..., Any]]) -> None:
+    manager = filters["vclust_site_manager"]
+    assert manager({}, GROUPS) == "m1"
+    assert manager({"software": {"site": "any"}}, GROUPS) == "m1"
+    assert manager({"software": {"site": "south"}}, GROUPS) == "m2"
+    with pytest.raises(AnsibleFilterError, match="Site: got 'west', expected any or one of north, south"):
+        manager({"software": {"site": "west"}}, GROUPS)
+    with pytest.raises(AnsibleFilterError, match="inventory: no site"):
+        manager({}, {"all": []})
+
+
+def test_site_hosts(filters: dict[str, Callable[..., Any]]) -> None:
+    hostvars = {"h1": {}, "h2": {"vclust_libvirt_uri": "xen:///"}, "h3": {}}
+    assert filters["vclust_site_hosts"]("m1", GROUPS, hostvars) == [
+        {"name": "h1", "uri": "qemu:///system"},
+        {"name": "h2", "uri": "xen:///"},
+    ]
+
+
+def inventory(folder: Path, *words: str) -> Any:
+    (folder / "vclust.yml").write_text(f"plugin: vclust\nsite: {{root: {folder / 'site'}}}\n")
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible-inventory", "-i", folder / "vclust.yml", *words],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
+    )
+    return json.loads(done.stdout)
+
+
+def test_inventory_without_state(tmp_path: Path) -> None:
+    assert inventory(tmp_path, "--list")["_meta"]["hostvars"] == {}
+
+
+def test_inventory_of_ready_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin's own part: which nodes, under which names, reached how."""
+    plugin = runpy.run_path(str(PROJECT / "plugins/inventory/vclust.py"))
+    added: dict[str, dict[str, Any]] = {}
+
+    class Inventory:
+        def add_group(self, name: str) -> str:
+            assert name == "cluster_hello_mpi"
+            return name
+
+        def add_host(self, name: str, group: str) -> str:
+            added[name] = {}
+            return name
+
+        def set_variable(self, host: str, name: str, value: Any) -> None:
+            added[host][name] = value
+
+    module = plugin["InventoryModule"]()
+    module.inventory = Inventory()
+    module._add(CLUSTER)
+    assert list(added) == ["hello01.hello-mpi"]
+    variables = added["hello01.hello-mpi"]
+    assert variables["ansible_ssh_private_key_file"] == "/k/admin"
+    assert "ip netns exec vc7 nc 192.168.77.1 22" in variables["ansible_ssh_common_args"]
+
+
+def test_ssh_options() -> None:
+    options = access.ssh_options(CLUSTER, {"name": "hello01", "address": "192.168.77.1"})
+    assert options[::2] == ["-o"] * (len(options) // 2)
+    assert "StrictHostKeyChecking=yes" in options
