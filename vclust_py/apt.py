@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vclust_py.errors import VclustError
 from vclust_py.image import Report
+from vclust_py.image.space import naming_full_disk
 from vclust_py.run import CommandError, run
 from vclust_py.site import Site
 
@@ -160,7 +161,8 @@ class AptRoot:
         self.make()
         report(f"fetching the package index of {self.suite}", 0, 0)
         try:
-            self.run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+            with naming_full_disk(self.path):
+                self.run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
         except CommandError as error:
             if not self.names.exists() or _SIGNATURE.search(error.output):
                 raise VclustError(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +17,7 @@ from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, base_key
 from vclust_py.image.base import RECIPE
 from vclust_py.image.builder import ensure_bundle, ensure_layer
+from vclust_py.image.installer import GUEST
 from vclust_py.image.store import fetch
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
@@ -40,6 +42,9 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = folder / "root"
     suite = Site().default_suite
     subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, root], check=True, timeout=600)
+    programs = root / "usr/libexec/vclust"
+    programs.mkdir(parents=True)
+    shutil.copy(GUEST / "install-packages", programs)
     disk = folder / "disk"
     with open(disk, "wb") as file:
         file.truncate(3 << 30)

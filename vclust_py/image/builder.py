@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image, Report
+from vclust_py.image import Catalogue, Image, Report, file_digest
 from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
 from vclust_py.image.store import fast_copy, fetch
 from vclust_py.resolve import Lock
@@ -27,10 +27,10 @@ from vclust_py.site import Site
 if TYPE_CHECKING:
     from vclust_py.metapackages import MetaPackage
 
-RECIPE = "1"
-"""Part of every key here: raise it when what is built from the same lock changes."""
+_SCRIPT = Path(__file__).resolve().parent / "build-layer"
+RECIPE = f"1 {file_digest(_SCRIPT)}"
+"""Part of every key here; raise the number when what this file makes from the same lock changes."""
 
-_HERE = Path(__file__).resolve().parent
 _GIB = 1 << 30
 _SECTORS = 1 << 20
 # File systems and dpkg's database take more than the sum of Installed-Size.
@@ -49,7 +49,7 @@ def ensure_layer(
     """
     catalogue = Catalogue(site)
     answers = _answers(meta_packages)
-    key = _key(lock, answers, base.manifest.digest)
+    key = layer_key(lock, base, meta_packages)
     if image := catalogue.find("layer", key):
         return image
     with catalogue.building("layer", key) as work:
@@ -115,6 +115,11 @@ def ensure_bundle(site: Site, lock: Lock, meta_packages: "Sequence[MetaPackage]"
             )
 
 
+def layer_key(lock: Lock, base: Image, meta_packages: "Sequence[MetaPackage]" = ()) -> str:
+    """The key of the layer `ensure_layer` gives, there or not."""
+    return _key(lock, _answers(meta_packages), base.manifest.digest)
+
+
 def _key(lock: Lock, answers: str, onto: str) -> str:
     packages = [[package.identity, package.sha256] for package in lock.packages]
     data = json.dumps([RECIPE, onto, lock.suite, lock.architecture, packages, answers])
@@ -167,7 +172,7 @@ def _create(work: Path, base: Image, size: int) -> None:
 def _install(work: Path, report: Report) -> None:
     argv = [
         *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
-        *("sh", _HERE / "build-layer", work, _HERE / "guest"),
+        *("sh", _SCRIPT, work),
     ]
     said: deque[str] = deque(maxlen=40)
     with subprocess.Popen(

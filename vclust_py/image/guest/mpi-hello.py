@@ -5,7 +5,7 @@ import ctypes
 import socket
 
 
-def library():
+def library() -> ctypes.CDLL:
     for name in ("libmpich.so.12", "libmpi.so.40", "libmpi.so.12"):
         try:
             # Its plugins look for symbols of the library itself.
@@ -15,8 +15,9 @@ def library():
     raise SystemExit("no MPI library")
 
 
-def main():
+def main() -> None:
     mpi = library()
+    world: object
     try:
         world = ctypes.byref(ctypes.c_char.in_dll(mpi, "ompi_mpi_comm_world"))  # Open MPI: a pointer
     except ValueError:
