@@ -9,7 +9,6 @@ network       one line: MAC ADDRESS/PREFIX ROUTER
 instance      the instance id; an identity is applied once for each
 environment   KEY='value' lines for the steps (`metapackages.STEP_VARIABLES`), to be read by sh
 steps/        NN-NAME: sh scripts for this node, in this order
-debconf       lines for debconf-set-selections(1)
 
 and, in files.tar, what the node checks itself against: /var/lib/vclust/expected, lines of
 `package NAME VERSION`, `host NAME ADDRESS`, `user NAME UID`, `key USER SHA256` (of its authorized_keys file, hex) and
@@ -181,7 +180,6 @@ def _for_installer(node: NodeIdentity, cluster: ClusterIdentity) -> dict[str, by
         "shadow": "".join(f"{user.name}:{user.password_hash}::0:99999:7:::\n" for user, _ in users),
         "group": "".join(f"{user.name}:x:{uid}:\n" for user, uid in users),
         "groups": "".join(f"{group} {user.name}\n" for user, _ in users for group in _GROUPS),
-        "debconf": "".join(f"{line}\n" for meta in cluster.meta_packages for line in meta.debconf),
         "environment": _environment(node, cluster),
         **_steps(node, cluster),
     }

@@ -111,7 +111,6 @@ def test_lines_for_the_installer(cluster: seed.ClusterIdentity, disks: list[Path
     assert text(disk, "groups") == "sudo alice\nadm alice\nsudo bob\nadm bob\n"
     assert text(disk, "network") == "52:54:0a:01:02:01 10.1.2.1/24 10.1.2.254\n"
     assert text(disk, "instance") == f"{cluster.nodes[0].instance_id}\n"
-    assert text(disk, "debconf") == "munge munge/question boolean true\n"
 
 
 def test_steps_of_the_first_and_of_another_node(disks: list[Path]) -> None:
