@@ -1,6 +1,7 @@
 """vclust: virtual clusters on the fly.  The modules in the order of the flow:
 
-request      a request file (INI or YAML) becomes a frozen `Request`
+request      a request file (INI or YAML) becomes a frozen `Request`; request_forms reads the two forms,
+             request_values the single values
 metapackages named bundles of packages, debconf answers and configuration steps
 resolve      `Request` becomes the `Lock`: the package closure, by real apt
 place        which node runs on which host, all or nothing
