@@ -228,7 +228,8 @@ def _play(
             inventory=_inventory(arguments),
             check=check,
             verbosity=arguments.verbose,
-            on_phase=shown.phase,
+            # Check mode skips the phases after its last, but Ansible still announces them.
+            on_phase=lambda phase: shown.phase(phase) if phase in phases else None,
             on_result=follow.found,
             on_tick=lambda: shown.progress(follow.rows()),
         )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 PHASES = ("request", "resolve", "place", "image", "create", "install", "ready")
 
+_RUNS_BY = {"kvm": "KVM", "tcg": "emulation (no usable KVM)"}
 _PLAIN_INTERVAL = 2.0
 """Seconds between two plain lines of one node: a log needs no more."""
 
@@ -173,7 +174,8 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
 def show_plan(plan: Mapping[str, Any]) -> None:
     table = _table("NODE", "ADDRESS", "HOST", "RUNS BY")
     for node, host in plan["placement"].items():
-        table.add_row(node, plan["addresses"].get(node, ""), host, plan["accelerators"].get(host, ""))
+        accelerator = plan["accelerators"].get(host, "")
+        table.add_row(node, plan["addresses"].get(node, ""), host, _RUNS_BY.get(accelerator, accelerator))
     _print(table)
     there = "" if plan["base_there"] else ", after the base image"
     print(f"\ndownload: {size(plan['download'])}, of {plan['packages']} packages")
