@@ -35,7 +35,22 @@ _MODULES = {
 
 # What guest/init calls.  Links to the one busybox: an applet list that is too short fails at once, in the tests.
 APPLETS = (
-    *("awk", "cat", "chroot", "cp", "echo", "grep", "insmod", "ip", "mkdir", "mount", "mv", "od", "poweroff"),
+    *(
+        "awk",
+        "cat",
+        "chown",
+        "chroot",
+        "cp",
+        "echo",
+        "grep",
+        "insmod",
+        "ip",
+        "mkdir",
+        "mount",
+        "mv",
+        "od",
+        "poweroff",
+    ),
     *("sh", "sleep", "switch_root", "sync", "tail", "tar", "tr", "umount", "usleep"),
 )
 

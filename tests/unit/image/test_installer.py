@@ -1,0 +1,251 @@
+"""The initramfs and the programs of a node, without a machine: content, load order, and the shell parts by busybox."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vclust_py.errors import VclustError
+from vclust_py.image import installer
+
+GUEST = installer.GUEST
+VERSION = "6.1.0-1-cloud-amd64"
+
+busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """As much of a base image's root as the installer is made from."""
+    root = tmp_path / "root"
+    modules = root / "usr/lib/modules" / VERSION
+    (modules / "kernel").mkdir(parents=True)
+    names = [
+        "virtio",
+        "virtio_ring",
+        "virtio_pci",
+        "virtio_blk",
+        "virtio_net",
+        "isofs",
+        "cdrom",
+        "xen-blkfront",
+    ]
+    for name in names:
+        (modules / f"kernel/{name}.ko").write_bytes(f"module {name}".encode())
+    (modules / "modules.dep").write_text(
+        "kernel/virtio.ko: kernel/virtio_ring.ko\n"
+        "kernel/virtio_ring.ko:\n"
+        "kernel/virtio_pci.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
+        "kernel/virtio_blk.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
+        "kernel/virtio_net.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
+        "kernel/isofs.ko: kernel/cdrom.ko\n"
+        "kernel/cdrom.ko:\n"
+        "kernel/xen-blkfront.ko:\n"
+    )
+    (root / "usr/bin").mkdir()
+    (root / "usr/bin/busybox").write_bytes(b"busybox")
+    return root
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    folder.mkdir()
+    with open(archive, "rb") as file:
+        subprocess.run(["cpio", "-i", "-d", "--quiet"], stdin=file, cwd=folder, check=True)
+    return folder
+
+
+def test_initramfs_holds_init_busybox_modules(root: Path, tmp_path: Path) -> None:
+    installer.build(root, tmp_path / "image")
+    unpacked = unpack(tmp_path / "image", tmp_path / "unpacked")
+    assert (unpacked / "init").read_bytes() == (GUEST / "init").read_bytes()
+    assert (unpacked / "init").stat().st_mode & 0o777 == 0o755
+    assert (unpacked / "bin/sh").readlink() == Path("busybox")
+    order = (unpacked / "modules/virtio.order").read_text().split()
+    assert order[:3] == ["virtio_ring.ko", "virtio.ko", "virtio_pci.ko"]
+    assert order.index("cdrom.ko") < order.index("isofs.ko")
+    assert (unpacked / "modules/isofs.ko").read_bytes() == b"module isofs"
+    assert (unpacked / "modules/xen.order").read_text().split() == ["xen-blkfront.ko", "cdrom.ko", "isofs.ko"]
+
+
+def test_initramfs_is_the_same_each_time(root: Path, tmp_path: Path) -> None:
+    installer.build(root, tmp_path / "one")
+    installer.build(root, tmp_path / "two")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_two_kernels_are_refused(root: Path, tmp_path: Path) -> None:
+    (root / "usr/lib/modules/6.2").mkdir()
+    with pytest.raises(VclustError, match=r"one kernel, found 6\.1.*, 6\.2"):
+        installer.build(root, tmp_path / "image")
+
+
+def test_command_line_switches_mitigations_off_only_when_emulated() -> None:
+    assert "mitigations=off" in installer.command_line(emulated=True).split()
+    assert "mitigations=off" not in installer.command_line(emulated=False).split()
+    assert "console=hvc0" in installer.command_line(xen=True).split()
+    assert "console=ttyAMA0" in installer.command_line("arm64").split()
+
+
+def bzimage(payload: bytes) -> bytes:
+    head = bytearray(1024)
+    head[0x1F1] = 1
+    head[0x202:0x206] = b"HdrS"
+    head[0x248:0x250] = (0).to_bytes(4, "little") + len(payload).to_bytes(4, "little")
+    return bytes(head) + payload
+
+
+PVH_NOTE = b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0"
+
+
+@pytest.mark.parametrize("tool", ["gzip", "xz", "zstd", "lz4"])
+def test_raw_kernel_unpacks_every_format(tool: str, tmp_path: Path) -> None:
+    elf = b"\x7fELF" + PVH_NOTE + bytes(1000)
+    words = {"lz4": ["lz4", "-l", "-c"], "xz": ["xz", "--check=crc32", "-c"]}.get(tool, [tool, "-c"])
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool}")
+    packed = subprocess.run(words, input=elf, capture_output=True, check=True).stdout
+    if tool != "gzip":
+        packed += len(elf).to_bytes(4, "little")
+    vmlinuz = tmp_path / "vmlinuz"
+    vmlinuz.write_bytes(bzimage(packed))
+    assert installer.raw_kernel(vmlinuz, tmp_path).read_bytes() == elf
+
+
+@pytest.mark.parametrize("image", [b"MZ" + bytes(0x300), bzimage(b"\x7fELF without the note")])
+def test_a_kernel_without_pvh_entry_is_taken_as_it_is(image: bytes, tmp_path: Path) -> None:
+    vmlinuz = tmp_path / "vmlinuz"
+    vmlinuz.write_bytes(image)
+    assert installer.raw_kernel(vmlinuz, tmp_path) == vmlinuz
+
+
+@busybox
+@pytest.mark.parametrize("name", ["init", "self-check", "install-packages"])
+def test_shell_programs_parse(name: str) -> None:
+    subprocess.run(["busybox", "sh", "-n", GUEST / name], check=True)
+
+
+@busybox
+def test_initramfs_has_every_applet_init_calls() -> None:
+    applets = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
+    # A command stands at a line's start or after one of | & ( { ; then, do, try STEP, else.
+    text = re.sub(r"#.*|'[^']*'", "", (GUEST / "init").read_text())
+    words = set(
+        re.findall(r"(?:^\s*|[|&({;]\s*|then |do |else |! |try \w+ |exec )([a-z_0-9]+)\b", text, re.MULTILINE)
+    )
+    builtins = {"echo", "read", "cd", "exec", "set", "shift", "test", "true", "false", "printf", "sleep"}
+    used = (words & set(applets)) - builtins - {"chroot"}
+    assert used <= set(installer.APPLETS), used - set(installer.APPLETS)
+    assert set(installer.APPLETS) <= set(applets)
+
+
+# --- parts of init, run by busybox against a folder ---
+
+
+def run_init_part(call: str, root: Path, *, status: int = 0) -> str:
+    """Define init's functions (all before the first mount) with ROOT and console redirected, then run `call`."""
+    text = (GUEST / "init").read_text()
+    functions = text[: text.index("\nmount -t devtmpfs")]
+    functions = functions.replace("PATH=/bin\n", "", 1).replace("ROOT=/root\n", f"ROOT={root}\n", 1)
+    functions = functions.replace("/dev/console", str(root / "console")).replace("poweroff -f", "exit 9")
+    script = f"{functions}\nSEED={root}/run/vclust/seed/vclust\n{call}\n"
+    done = subprocess.run(["busybox", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    console = root / "console"
+    return console.read_text() if console.exists() else ""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """A root with a seed mounted in it."""
+    (tmp_path / "etc").mkdir()
+    seed = tmp_path / "run/vclust/seed/vclust"
+    seed.mkdir(parents=True)
+    (tmp_path / "etc/passwd").write_text(
+        "root:x:0:0:root:/root:/bin/bash\nold:x:1000:1000::/home/old:/bin/sh\n"
+    )
+    (tmp_path / "etc/group").write_text("root:x:0:\nsudo:x:27:root\ndocker:x:28:\n")
+    (tmp_path / "etc/gshadow").write_text("root:*::\nsudo:*::root\ndocker:*::\n")
+    (seed / "passwd").write_text(
+        "old:x:1000:1000::/home/old:/bin/bash\nnew:x:1001:1001::/home/new:/bin/bash\n"
+    )
+    return tmp_path
+
+
+@busybox
+def test_accounts_are_merged_once(node: Path) -> None:
+    for _ in range(2):
+        run_init_part("merge_lines passwd", node)
+        assert (node / "etc/passwd").read_text().splitlines() == [
+            "root:x:0:0:root:/root:/bin/bash",
+            "old:x:1000:1000::/home/old:/bin/bash",
+            "new:x:1001:1001::/home/new:/bin/bash",
+        ]
+    assert not (node / "etc/passwd.vclust").exists()
+
+
+@busybox
+def test_users_join_groups_once(node: Path) -> None:
+    (node / "run/vclust/seed/vclust/groups").write_text("sudo john\nsudo mary\nwheel john\ndocker john\n")
+    for _ in range(2):
+        run_init_part("join_groups", node)
+        assert (node / "etc/group").read_text() == "root:x:0:\nsudo:x:27:root,john,mary\ndocker:x:28:john\n"
+        assert (node / "etc/gshadow").read_text() == "root:*::\nsudo:*::root,john,mary\ndocker:*::john\n"
+
+
+@busybox
+def test_a_failing_command_makes_one_line(node: Path) -> None:
+    said = run_init_part("""try grow sh -c 'echo first; echo second >&2; exit 3'""", node, status=9)
+    assert said == "vclust: failed grow: first second\n"
+    (node / "console").unlink()
+    assert run_init_part("try grow false", node, status=9) == "vclust: failed grow: false: exit status 1\n"
+
+
+# --- self-check, with this machine as the node ---
+
+
+def self_check(expected: str, tmp_path: Path) -> str:
+    (tmp_path / "expected").write_text(expected)
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "VCLUST_EXPECTED": str(tmp_path / "expected"),
+        "VCLUST_CONSOLE": str(tmp_path / "said"),
+    }
+    subprocess.run(["sh", GUEST / "self-check"], env=environment, check=False)
+    return (tmp_path / "said").read_text()
+
+
+def own_version(package: str) -> str:
+    words = ["dpkg-query", "-W", "-f", "${Version}", package]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="needs dpkg")
+class TestSelfCheck:
+    def test_fine(self, tmp_path: Path) -> None:
+        expected = (
+            f"package dpkg {own_version('dpkg')}\nuser root 0\nhost localhost 127.0.0.1\ndisk 1000000\n"
+        )
+        assert re.fullmatch(r"vclust: ready up=\d+\.\d+ packages=1\n", self_check(expected, tmp_path))
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ("package dpkg 0.1", "failed package: dpkg: expected 0.1, is 1"),
+            ("package no-such-thing 1", "failed package: no-such-thing: expected 1, is not installed"),
+            ("user root 7", "failed user: root: expected uid 7, is 0"),
+            ("user nosuchuser 7", "failed user: nosuchuser: expected uid 7, is not there"),
+            ("host localhost 10.1.1.1", "failed host: localhost: expected 10.1.1.1, resolves to 127.0.0.1"),
+            ("disk 9000000000000000", "failed disk: file system of "),
+            ("key root 0123", "failed key: authorized_keys of root differ"),
+            ("nonsense 1 2", "failed self-check: "),
+        ],
+    )
+    def test_says_what_is_wrong(self, line: str, said: str, tmp_path: Path) -> None:
+        text = self_check(f"{line}\n", tmp_path)
+        assert text.startswith(f"vclust: {said}"), text
+        assert text.count("\n") == 1
+
+    def test_nothing_expected_is_a_failure(self, tmp_path: Path) -> None:
+        assert self_check("", tmp_path).startswith("vclust: failed self-check: ")
