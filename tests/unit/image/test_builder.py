@@ -1,0 +1,79 @@
+"""What of the builder needs no root: bundles, and what makes two layers the same one."""
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import KERNEL, Repository
+
+from vclust_py.image import Catalogue, Image, Manifest
+from vclust_py.image.builder import ensure_bundle, layer_key
+from vclust_py.metapackages import MetaPackage
+from vclust_py.resolve import Lock, closure
+from vclust_py.site import Site
+
+
+def quiet(message: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def site(toy: Repository, tmp_path: Path) -> Site:
+    return toy.site(tmp_path / "site")
+
+
+@pytest.fixture
+def lock(site: Site) -> Lock:
+    return closure(
+        ["hello", "full"], suite="toy", architecture="amd64", kernel=KERNEL, site=site, report=quiet
+    )
+
+
+def meta(*debconf: str) -> MetaPackage:
+    return MetaPackage(
+        name="m", description="", packages=(), debconf=debconf, steps=(), secrets=(), check=None
+    )
+
+
+def dump(bundle: Image, *request: str) -> str:
+    argv = ["debugfs", "-R", " ".join(request), str(bundle.path)]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_bundle_is_a_labelled_disk_with_packages_answers_and_lock(site: Site, lock: Lock) -> None:
+    bundle = ensure_bundle(site, lock, [meta("hello hello/greeting string hi")], quiet)
+    listing = dump(bundle, "ls", "-p", "/")
+    for package in lock.packages:
+        assert f"/{package.name}_{package.architecture}.deb/" in listing
+    assert dump(bundle, "cat", "/debconf") == "hello hello/greeting string hi\n"
+    assert Lock.from_json(dump(bundle, "cat", "/lock")) == lock
+    assert (
+        "vclust-bundle"
+        in subprocess.run(["e2label", bundle.path], check=True, capture_output=True, text=True).stdout
+    )
+    subprocess.run(["e2fsck", "-f", "-n", bundle.path], check=True, capture_output=True)
+    assert bundle.manifest.state == "packed"
+    assert bundle.manifest.bytes % 4096 == 0
+
+
+def test_a_bundle_is_made_once(site: Site, lock: Lock) -> None:
+    first = ensure_bundle(site, lock, [], quiet)
+    assert ensure_bundle(site, lock, [], quiet) == first
+    assert ensure_bundle(site, lock, [meta("hello hello/greeting string hi")], quiet) != first
+    assert len(Catalogue(site).images()) == 2
+
+
+def test_a_layers_key_covers_what_goes_in(lock: Lock) -> None:
+    manifest = Manifest("base", "0" * 64, "k", None, (), "configured", 1, 1, 0.0, ())
+    base, other = (Image(Path("b"), dataclasses.replace(manifest, digest=digit * 64)) for digit in ("0", "1"))
+    key = layer_key(lock, base)
+    fewer = dataclasses.replace(lock, packages=lock.packages[1:])
+    moved = dataclasses.replace(
+        lock, packages=tuple(dataclasses.replace(package, uri="file:/x") for package in lock.packages)
+    )
+    assert layer_key(moved, base) == key
+    assert (
+        len({key, layer_key(fewer, base), layer_key(lock, other), layer_key(lock, base, [meta("a b c d")])})
+        == 4
+    )
