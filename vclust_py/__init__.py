@@ -4,6 +4,7 @@ request      a request file (INI or YAML) becomes a frozen `Request`; request_fo
              request_values the single values
 metapackages named bundles of packages, debconf answers and configuration steps
 resolve      `Request` becomes the `Lock`: the package closure, by real apt
+apt          private apt roots: sources, package index, apt's tools away from the machine's own state
 place        which node runs on which host, all or nothing
 image        base image, package store, request layers, package bundles, installer
 seed         the small disk that carries a node's identity

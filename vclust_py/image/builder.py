@@ -5,6 +5,7 @@ loop-mounted, and installed into with dpkg, all in namespaces of its own (`build
 compressed: that took as long as unpacking and saves nothing where the file is used in place.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -196,7 +197,11 @@ def _install(work: Path, report: Report) -> None:
             if process.poll() is None:
                 process.kill()
     if process.returncode:
-        raise CommandError(["build-layer"], "cannot install the packages", "".join(said))
+        output = "".join(said)
+        if os.strerror(errno.ENOSPC) in output and free_bytes(work) > _SPARE:
+            # Not the site's disk: the one the nodes see.
+            raise VclustError(f"the packages do not fit in the layer\n{output}")
+        raise CommandError(["build-layer"], "cannot install the packages", output)
 
 
 def _version(tool: str) -> str:
