@@ -148,11 +148,11 @@ class Node:
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.monitor))
             monitor.settimeout(10)
-            monitor.recv(4096)
-            monitor.sendall(f"{command}\n".encode())
-            answer = b""
-            while b"(qemu)" not in answer.rpartition(b"\n")[2]:
-                answer += monitor.recv(4096)
+            for line in ("", f"{command}\n"):
+                monitor.sendall(line.encode())
+                answer = b""
+                while not answer.endswith(b"(qemu) "):
+                    answer += monitor.recv(4096)
 
     def wait_for_end(self, timeout: float = 60) -> bool:
         try:

@@ -1,7 +1,7 @@
 """The base image of a suite: Debian as mmdebstrap makes it, a kernel, ssh, and what `tuning` changes; made once.
 
 Three images belong together: the root file system, the kernel, and the installer (`vclust_py.image.installer`) with
-that kernel's modules. Kernel and installer have the base's digest as their key.
+that kernel's modules.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,27 +86,37 @@ def ensure_base(site: Site, lock: "Lock", report: Report) -> BaseImages:
         images = _find(catalogue, key, wanted)
         if images is None:
             images = _build(site, lock, key, folder, report)
-    held = set(images.base.manifest.packages)
-    if held != wanted:
-        differences = sorted(held ^ wanted)
-        raise VclustError(
-            f"base image of {lock.suite}: the archive has other versions than the lock: "
-            + ", ".join(differences[:6])
-            + (f" and {len(differences) - 6} more" if len(differences) > 6 else ""),
-            "create again without the lock: packages are then resolved against this base image",
-        )
+    _check_versions(lock, set(images.base.manifest.packages), wanted)
     return images
+
+
+def _check_versions(lock: "Lock", held: set[str], wanted: set[str]) -> None:
+    if held == wanted:
+        return
+    differences = sorted(wanted - held) or sorted(held - wanted)
+    raise VclustError(
+        f"base image of {lock.suite}: the archive has other versions than the lock: "
+        + ", ".join(differences[:6])
+        + (f" and {len(differences) - 6} more" if len(differences) > 6 else ""),
+        "create again without the lock: packages are then resolved against the base image that is there",
+    )
 
 
 def _find(catalogue: Catalogue, key: str, wanted: set[str]) -> BaseImages | None:
     for base in reversed(catalogue.images()):
         manifest = base.manifest
         if (manifest.kind, manifest.key) == ("base", key) and set(manifest.packages) == wanted:
-            kernel = catalogue.find("kernel", manifest.digest)
-            initramfs = catalogue.find("installer", manifest.digest)
+            boots = _boot_key(manifest.packages)
+            kernel, initramfs = catalogue.find("kernel", boots), catalogue.find("installer", boots)
             if kernel and initramfs and catalogue.status(base).exists():
                 return BaseImages(base, kernel, initramfs)
     return None
+
+
+def _boot_key(packages: Iterable[str]) -> str:
+    """The key of kernel and installer: bases with the same kernel share them."""
+    made_from = re.compile(r"(linux-image-\d|busybox-static=)")
+    return " ".join([*sorted(package for package in packages if made_from.match(package)), RECIPE])
 
 
 def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> BaseImages:
@@ -121,6 +132,9 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
     packages = tuple(
         run(["dpkg-query", f"--admindir={status.parent}", "-W", "-f", "${Package}=${Version}\n"]).split()
     )
+    if any((image.manifest.kind, image.manifest.key) == ("base", key) for image in catalogue.images()):
+        # The first base of its key is kept whatever it holds: the next request is resolved against it.
+        _check_versions(lock, set(packages), {f"{package.name}={package.version}" for package in lock.base})
 
     report(f"base image of {lock.suite}: writing the file system", 1, 3)
     raw, image = folder / "base.raw", folder / "base.qcow2"
@@ -141,14 +155,14 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
     digest = file_digest(image)
     label = f"{lock.suite}-{lock.architecture}"
     own = tuple(package for package in packages if package.startswith(f"linux-image-{version}="))
-    tools = _tools()
+    boots, tools = _boot_key(packages), _tools()
     # The base comes last: whoever finds it finds the others.
     draft = folder / "status"
     shutil.copyfile(status, draft)
     os.replace(draft, site.images / f"{digest}.status")
     images = BaseImages(
-        kernel=catalogue.add(kernel, kind="kernel", key=digest, label=label, packages=own, tools=tools),
-        installer=catalogue.add(folder / "installer", kind="installer", key=digest, label=label, tools=tools),
+        kernel=catalogue.add(kernel, kind="kernel", key=boots, label=label, packages=own, tools=tools),
+        installer=catalogue.add(folder / "installer", kind="installer", key=boots, label=label, tools=tools),
         base=catalogue.add(
             image,
             kind="base",
