@@ -65,8 +65,8 @@ class _Watch:
     node: Node
     log: Path
     start: float
+    state: str
     position: int = 0
-    state: str = "started"
     detail: str = ""
     rest: bytes = field(default=b"", repr=False)
 
@@ -185,7 +185,7 @@ def _follow(
     Raises VclustError when fewer than MinNodes nodes are left.
     """
     watches = [
-        _Watch(node, console(site, cluster, node), time.time())
+        _Watch(node, console(site, cluster, node), time.time(), node.state)
         for node in cluster.nodes
         if _rank(node.state) < _rank(goal)
     ]
@@ -225,7 +225,7 @@ def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
             record.report(found[1], int(found[2]), int(found[3]), node=watch.node.name)
     elif word == "failed":
         watch.fail(rest)
-    elif watch.state != "failed":
+    elif watch.state != "failed" and _rank(word) > _rank(watch.state):
         watch.state = word
         record.report(f"{word} {rest}", node=watch.node.name)
 

@@ -10,7 +10,7 @@ NODE = Node(0, "n1", "h", "qemu:///system", "192.168.77.1", "52:54:00:00:00:01",
 
 def test_only_whole_lines_of_ours_count(tmp_path: Path) -> None:
     log = tmp_path / "console"
-    watch = _Watch(NODE, log, 0.0)
+    watch = _Watch(NODE, log, 0.0, "started")
     assert watch.read() == []
     log.write_bytes(b"[    0.1] kernel\r\nvclust: installer up=3.4\r\nvclust: progress unp")
     assert watch.read() == [("installer", "up=3.4")]
@@ -23,12 +23,12 @@ def test_only_whole_lines_of_ours_count(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
     log = tmp_path / "console"
     log.write_bytes(b"\xff\xfe\0vclust: failed seed: \xff\n")
-    assert _Watch(NODE, log, 0.0).read() == [("failed", "seed: �")]
+    assert _Watch(NODE, log, 0.0, "started").read() == [("failed", "seed: �")]
 
 
 def test_last_words(tmp_path: Path) -> None:
     log = tmp_path / "console"
-    watch = _Watch(NODE, log, 0.0)
+    watch = _Watch(NODE, log, 0.0, "started")
     assert watch.last_words() == "its console said nothing"
     log.write_text("".join(f"line {number}\n\n" for number in range(9)))
     assert watch.last_words().splitlines()[1:] == [f"    line {number}" for number in range(4, 9)]

@@ -16,6 +16,7 @@ _SOCKETS = {"virtlogd": _RUN / "virtlogd-sock", "libvirtd": _RUN / "libvirt-sock
 _PIDS = Path("/run/vclust")
 _IDLE = "120"
 """libvirtd ends by itself after so many seconds without a client and without a running domain."""
+_START_TIMEOUT = 15.0
 
 
 def _answers(path: Path) -> bool:
@@ -41,29 +42,32 @@ def ensure(*, kvm: bool) -> None:
 
 
 def _start(name: str, *, kvm: bool) -> None:
-    argv = [name, "--daemon", "--pid-file", str(_PIDS / f"{name}.pid")]
+    # Processes that libvirt starts and leaves become children of PID 1, and libvirt waits for them to vanish.  In
+    # a container PID 1 often reaps late or never; tini (1), as a subreaper, does it at once.
+    argv = ["tini", "-s", "--", name, "--pid-file", str(_PIDS / f"{name}.pid")]
     if name == "libvirtd":
         argv += ["--timeout", _IDLE]
         if not kvm and Path("/dev/kvm").exists():
             # libvirt tries /dev/kvm for every emulator it knows; one that is there but does not really work costs
-            # it most of a minute each time.  Hide it from this daemon only, in a mount namespace of its own that
-            # still sees the machine's later mounts.
+            # it most of a minute.  Hide it from this daemon only, in a mount namespace of its own that still sees
+            # the machine's later mounts.
             argv = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", _HIDE_KVM, "sh", *argv]
-    # Its own session and not tied to us: the daemon outlives the command that needed it.
     with contextlib.suppress(OSError):
         _SOCKETS[name].unlink()
-    try:
-        started = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise VclustError(
-            f"{name}: cannot be started: {error}", "is libvirt-daemon-system installed?"
-        ) from error
-    deadline = time.monotonic() + 30
+    said = _PIDS / f"{name}.log"
+    with open(said, "wb") as log:
+        try:
+            # Forked away and in a session of its own: the daemon outlives the command that needed it.
+            subprocess.run(
+                ["setsid", "--fork", *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise VclustError(f"{name}: cannot be started: {error}") from error
+    deadline = time.monotonic() + _START_TIMEOUT
     while not _answers(_SOCKETS[name]):
-        if started.returncode != 0 or time.monotonic() > deadline:
-            raise VclustError(f"{name}: does not come up: {started.stderr.strip() or 'no answer after 30 s'}")
+        if time.monotonic() > deadline:
+            words = said.read_text(errors="replace").strip() or f"no answer after {_START_TIMEOUT:g} s"
+            raise VclustError(f"{name}: does not come up: {words}", "is libvirt-daemon-system installed?")
         time.sleep(0.05)
 
 
@@ -79,3 +83,4 @@ def stop() -> None:
             if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == name:
                 os.kill(pid, signal.SIGTERM)
             path.unlink()
+        (_PIDS / f"{name}.log").unlink(missing_ok=True)
