@@ -176,10 +176,12 @@ def _request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     asked = request.read(arguments.request)
     variables = {"request": str(arguments.request.resolve())}
     if arguments.locked:
-        if not os.access(arguments.locked, os.R_OK):
-            raise RequestError(
-                [f"{arguments.locked}: got a file that cannot be read, expected a lock (JSON)"]
-            )
+        from vclust_py.resolve import Lock
+
+        try:
+            Lock.from_json(arguments.locked.read_text(encoding="utf-8"), str(arguments.locked))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError([f"{arguments.locked}: got {error}, expected a lock (JSON)"]) from error
         variables["locked"] = str(arguments.locked.resolve())
     return asked.name, variables
 
@@ -221,7 +223,7 @@ def _play(
 
     follow = _Follow(name)
     phases = ("destroy",) if playbook == "destroy_vcluster.yml" else PHASES[:3] if check else PHASES
-    with display(phases) as shown:
+    with display(phases, live=sys.stderr.isatty() and not arguments.verbose) as shown:
         outcome = play(
             playbook,
             variables,

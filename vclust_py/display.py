@@ -25,9 +25,9 @@ class Display(Protocol):
     def progress(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
 
 
-def display(phases: Sequence[str]) -> Display:
-    """Live on a terminal, plain lines elsewhere; on standard error, which leaves the output to results."""
-    return LiveDisplay(phases) if sys.stderr.isatty() else PlainDisplay()
+def display(phases: Sequence[str], *, live: bool) -> Display:
+    """Live, or plain lines where there is no terminal; on standard error, which leaves the output to results."""
+    return LiveDisplay(phases) if live else PlainDisplay()
 
 
 def _step(row: Mapping[str, Any]) -> str:

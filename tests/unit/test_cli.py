@@ -150,6 +150,16 @@ def test_a_mistaken_request_starts_nothing(copy: Copy) -> None:
     assert not copy.root.exists()
 
 
+def test_a_lock_that_is_none(copy: Copy) -> None:
+    (copy.path / "vclust_py/resolve.py").write_text((PROJECT / "vclust_py/resolve.py").read_text())
+    (copy.path / "lock.json").write_text('{"suite": 1}')
+    for name in ("lock.json", "nowhere.json", "vclust_py"):
+        done = copy.vclust("create", "examples/hello-mpi.ini", "--locked", name)
+        assert done.returncode == 2
+        assert f"vclust: {name}: " in done.stderr
+    assert not copy.root.exists()
+
+
 @pytest.mark.parametrize("argv", [["create", "nowhere.ini"], ["-i", "nowhere", "list"], ["nonsense"], []])
 def test_bad_usage(copy: Copy, argv: Sequence[str]) -> None:
     done = copy.vclust(*argv)
