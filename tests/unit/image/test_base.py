@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from vclust_py.errors import VclustError
 from vclust_py.image import base, tuning
+from vclust_py.resolve import Lock, Package
+from vclust_py.site import Site
 
 SOURCES = "Types: deb\nURIs: http://example.org/debian\nSuites: bookworm\nSigned-By: {key}\n"
 
@@ -82,3 +85,14 @@ def test_kernel_and_installer_are_shared_by_bases_of_the_same_kernel() -> None:
     key = base._boot_key(packages)
     assert base._boot_key(["bash=2", *packages[1:]]) == key
     assert base._boot_key([*packages[:2], "linux-image-6.1.0-2-cloud-amd64=3"]) != key
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
+    listed = tmp_path / "list.sources"
+    listed.write_text(SOURCES.format(key="/nowhere"))
+    site = Site(root=tmp_path / "site", sources=str(listed))
+    huge = Package("bash", "1", "amd64", installed_size=1 << 60)
+    lock = Lock("bookworm", "amd64", "linux-image-cloud-amd64", (huge,), (), ())
+    with pytest.raises(VclustError, match="no space left on the file system"):
+        base.ensure_base(site, lock, lambda *_: None)
+    assert list(site.images.iterdir()) == []
