@@ -22,7 +22,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    arguments = _parser().parse_args(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv)
     try:
         if arguments.inventory is None and os.geteuid() != 0:
             _as_root(sys.argv)
@@ -37,6 +37,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What was asked for; ends the process, as argparse does, when that is not clear."""
+    words = list(argv)
+    remote: list[str] = []
+    if "--" in words and "ssh" in words[: words.index("--")]:
+        # argparse would drop these dashes, and with them the difference between a node and a command.
+        end = words.index("--")
+        words, remote = words[:end], words[end + 1 :]
+    arguments = _parser().parse_args(words)
+    arguments.remote = remote
+    return arguments
 
 
 def _as_root(argv: Sequence[str]) -> NoReturn:
@@ -78,9 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     destroy = add("destroy", _destroy, "remove a cluster, whatever state it is in")
     for one in (show, ssh, destroy):
         one.add_argument("name", metavar="NAME", help="name of the cluster")
-    ssh.add_argument(
-        "words", nargs=argparse.REMAINDER, metavar="[NODE] [-- CMD…]", help="default: the first node"
-    )
+    ssh.usage = "vclust ssh NAME [NODE] [-- CMD...]"
+    ssh.add_argument("node", nargs="?", metavar="NODE", help="default: the first node")
     return parser
 
 
@@ -138,23 +150,22 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _ssh(arguments: argparse.Namespace) -> int:
-    words: list[str] = arguments.words
-    wanted = words.pop(0) if words and words[0] != "--" else None
-    command = words[1:] if words[:1] == ["--"] else words
     cluster = _read(arguments, arguments.name)[0]
     if not cluster["nodes"]:
         raise VclustError(f"{arguments.name}: no nodes yet, its state is {cluster['state']}")
     nodes = {node["name"]: node for node in cluster["nodes"]}
-    node = nodes.get(wanted) if wanted else cluster["nodes"][0]
+    node = nodes.get(arguments.node) if arguments.node else cluster["nodes"][0]
     if node is None:
-        raise RequestError([f"{wanted}: no such node of {arguments.name}; there are: {', '.join(nodes)}"])
+        raise RequestError(
+            [f"{arguments.node}: no such node of {arguments.name}; there are: {', '.join(nodes)}"]
+        )
 
     from vclust_py.access import ssh_options
 
     access = cluster["ssh"]
     key = access["admin_key" if access["user"] == "root" else "key"]
     argv = ["ssh", "-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-l", access["user"]]
-    argv += [f"{node['name']}.{cluster['name']}", *command]
+    argv += [f"{node['name']}.{cluster['name']}", *arguments.remote]
     sys.stdout.flush()
     os.execvp(argv[0], argv)  # noqa: S606 - an argument list, no shell
 

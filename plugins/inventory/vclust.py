@@ -54,6 +54,8 @@ def connection(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str,
         # Not the address: clusters may overlap, and Ansible keeps its connections by this name.
         "ansible_host": f"{node['name']}.{cluster['name']}",
         "ansible_user": "root",
+        # Debian's own: the same on every node, nothing to discover.
+        "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_ssh_private_key_file": cluster["ssh"]["admin_key"],
         "ansible_ssh_common_args": shlex.join(ssh_options(cluster, node)),
         "vclust_address": node["address"],

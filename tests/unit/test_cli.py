@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vclust_py import display
+from vclust_py import cli, display
 from vclust_py.site import PROJECT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded site needs root")
@@ -230,6 +230,19 @@ def test_plain_ansible_playbook(copy: Copy) -> None:
     for arguments in (["status.yml"], ["destroy_vcluster.yml", "-e", "name=hello-mpi"]):
         done = copy.run("ansible-playbook", f"playbooks/{arguments[0]}", *arguments[1:])
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_words_of_ssh() -> None:
+    asked = [
+        cli.parse(["ssh", "a", *words])
+        for words in ([], ["n1"], ["--", "ls", "-l"], ["n1", "--", "ls", "--", "x"])
+    ]
+    assert [(one.node, one.remote) for one in asked] == [
+        (None, []),
+        ("n1", []),
+        (None, ["ls", "-l"]),
+        ("n1", ["ls", "--", "x"]),
+    ]
 
 
 def test_help_is_quick() -> None:
