@@ -60,6 +60,10 @@ def run(
         text = (error.stderr or b"").decode(errors="replace") if isinstance(error.stderr, bytes) else ""
         raise CommandError(words, f"not done after {timeout:g} s", text) from error
     if done.returncode != 0:
-        reason = f"exit status {done.returncode}" if done.returncode > 0 else f"killed by signal {-done.returncode}"
+        reason = (
+            f"exit status {done.returncode}"
+            if done.returncode > 0
+            else f"killed by signal {-done.returncode}"
+        )
         raise CommandError(words, reason, done.stdout + done.stderr)
     return done.stdout

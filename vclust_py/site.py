@@ -45,7 +45,9 @@ class Site:
         known = {field.name for field in fields(cls)}
         for name in settings:
             if name not in known:
-                raise VclustError(f"vclust_site: {name}: unknown setting, expected one of {', '.join(sorted(known))}")
+                raise VclustError(
+                    f"vclust_site: {name}: unknown setting, expected one of {', '.join(sorted(known))}"
+                )
         values = {name: value for name, value in settings.items() if value is not None}
         if "root" in values:
             values["root"] = Path(values["root"])
@@ -114,5 +116,7 @@ class Site:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise VclustError(f"{what}: another vclust process is at work on it", "wait for it to end") from None
+                raise VclustError(
+                    f"{what}: another vclust process is at work on it", "wait for it to end"
+                ) from None
             yield

@@ -5,7 +5,15 @@ import subprocess
 import time
 from pathlib import Path
 
-OURS = ("qemu-system", "qemu-storage-daemon", "ansible-playbook", "dpkg", "mmdebstrap", "unshare", "AnsiballZ")
+OURS = (
+    "qemu-system",
+    "qemu-storage-daemon",
+    "ansible-playbook",
+    "dpkg",
+    "mmdebstrap",
+    "unshare",
+    "AnsiballZ",
+)
 
 
 def output(*argv: str) -> str:

@@ -31,7 +31,9 @@ def a_capacity(**values: object) -> Capacity:
     return replace(capacity, **values)  # type: ignore[arg-type]
 
 
-def a_room(name: str, memory: int = 16 * GB, cpus: int = 16, disk: int = 100 * GB, **capacity: object) -> Room:
+def a_room(
+    name: str, memory: int = 16 * GB, cpus: int = 16, disk: int = 100 * GB, **capacity: object
+) -> Room:
     return Room(Host(name), a_capacity(**capacity), cpus, memory, disk)
 
 
@@ -68,7 +70,10 @@ def test_pack_fills_the_first_host() -> None:
 
 
 def test_spread_over_hosts_takes_each_once() -> None:
-    assert {n.host for n in assign(a_request(2, spread="hosts"), [a_room("a"), a_room("b", 2 * GB)])} == {"a", "b"}
+    assert {n.host for n in assign(a_request(2, spread="hosts"), [a_room("a"), a_room("b", 2 * GB)])} == {
+        "a",
+        "b",
+    }
     with pytest.raises(CapacityError, match=r"a: has a node of this cluster already"):
         assign(a_request(2, spread="hosts"), [a_room("a")])
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from vclust_py.ready import _Watch
 from vclust_py.state import Node
 
-NODE = Node(0, "n1", "h", "qemu:///system", "192.168.77.1", "52:54:00:00:00:01", "u", 1, 2**29, 2**32, "started")
+NODE = Node(
+    0, "n1", "h", "qemu:///system", "192.168.77.1", "52:54:00:00:00:01", "u", 1, 2**29, 2**32, "started"
+)
 
 
 def test_only_whole_lines_of_ours_count(tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def test_a_forgotten_cluster_frees_its_name_and_leaves_no_hash(site: Site, reque
     assert state.clusters(site) == []
     assert state.register(site, request_).changed
     with sqlite3.connect(site.database) as connection:
-        assert connection.execute("SELECT request FROM clusters WHERE destroyed IS NOT NULL").fetchall() == [("",)]
+        assert connection.execute("SELECT request FROM clusters WHERE destroyed IS NOT NULL").fetchall() == [
+            ("",)
+        ]
         actions = connection.execute("SELECT action, cluster FROM audit ORDER BY id").fetchall()
     assert actions == [("create", "one"), ("destroy", "one"), ("create", "one")]
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from vclust_py.run import run
 _RUN = Path("/run/libvirt")
 _SOCKETS = {"virtlogd": _RUN / "virtlogd-sock", "libvirtd": _RUN / "libvirt-sock"}
 _PIDS = Path("/run/vclust")
+_NO_KVM = _PIDS / "no-kvm"
 _IDLE = "120"
 """libvirtd ends by itself after so many seconds without a client and without a running domain."""
 _START_TIMEOUT = 15.0
@@ -49,8 +51,12 @@ def _start(name: str, *, kvm: bool) -> None:
         argv += ["--timeout", _IDLE]
         if not kvm and Path("/dev/kvm").exists():
             # libvirt tries /dev/kvm for every emulator it knows; one that is there but does not really work costs
-            # it most of a minute.  Hide it from this daemon only, in a mount namespace of its own that still sees
-            # the machine's later mounts.
+            # it seconds, again and again.  Hide it from this daemon only, in a mount namespace of its own that still
+            # sees the machine's later mounts, behind a device that nobody may open: as long as QEMU's user can open
+            # /dev/kvm and KVM fails, or the other way round, libvirt takes what it knows of QEMU for outdated.  (A
+            # plain file will not do: libvirt cannot carry its mount over into the domain's own namespace.)
+            with contextlib.suppress(FileExistsError):
+                os.mknod(_NO_KVM, stat.S_IFCHR, os.makedev(1, 3))
             argv = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", _HIDE_KVM, "sh", *argv]
     with contextlib.suppress(OSError):
         _SOCKETS[name].unlink()
@@ -71,7 +77,7 @@ def _start(name: str, *, kvm: bool) -> None:
         time.sleep(0.05)
 
 
-_HIDE_KVM = 'mount --bind /dev/null /dev/kvm && exec "$@"'
+_HIDE_KVM = f'mount --bind {_NO_KVM} /dev/kvm && exec "$@"'
 
 
 def stop() -> None:

@@ -33,7 +33,9 @@ def test_libvirt_takes_the_definition(accelerator: str) -> None:
     xml = domain_xml(a_domain(), accelerator)
     kind = "kvm" if accelerator == "kvm" else "qemu"
     connection = libvirt.open("test:///default")
-    connection.defineXMLFlags(xml.replace(f'type="{kind}"', 'type="test"', 1), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    connection.defineXMLFlags(
+        xml.replace(f'type="{kind}"', 'type="test"', 1), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+    )
     assert connection.lookupByName("test.n1").maxMemory() == 500_000
 
 
