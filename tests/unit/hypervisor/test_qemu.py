@@ -27,6 +27,10 @@ def a_domain(command_line: str = "console=ttyS0") -> Domain:
     )
 
 
+def parsed(accelerator: str, command_line: str = "") -> ElementTree.Element:
+    return ElementTree.fromstring(domain_xml(a_domain(command_line), accelerator))  # noqa: S314 - our own
+
+
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
 def test_libvirt_takes_the_definition(accelerator: str) -> None:
     """By libvirt's own schema; its test driver lives in this process and takes domains of type `test` only."""
@@ -41,19 +45,19 @@ def test_libvirt_takes_the_definition(accelerator: str) -> None:
 
 def test_values_cannot_break_out() -> None:
     nasty = "a</cmdline><evil/>'\"&"
-    tree = ElementTree.fromstring(domain_xml(a_domain(nasty), "kvm"))
+    tree = parsed("kvm", nasty)
     assert tree.findtext("os/cmdline") == nasty
     assert tree.find(".//evil") is None
 
 
 def test_emulation_bounds_its_code_cache() -> None:
-    tree = ElementTree.fromstring(domain_xml(a_domain(), "tcg"))
+    tree = parsed("tcg")
     assert tree.get("type") == "qemu"
     assert tree.findtext("features/tcg/tb-cache") == "64"
-    assert ElementTree.fromstring(domain_xml(a_domain(), "kvm")).find("features/tcg") is None
+    assert parsed("kvm").find("features/tcg") is None
 
 
 def test_seed_is_read_only_and_second() -> None:
-    disks = ElementTree.fromstring(domain_xml(a_domain(), "kvm")).findall("devices/disk")
+    disks = parsed("kvm").findall("devices/disk")
     assert [disk.find("target").get("dev") for disk in disks] == ["vda", "vdb"]  # type: ignore[union-attr]
     assert [disk.find("readonly") is not None for disk in disks] == [False, True]
