@@ -75,7 +75,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import metapackages, request, resolve, state, timing
+from vclust_py import metapackages, request, resolve, timing
 from vclust_py.module import Outcome, given, request_options, run_module
 from vclust_py.site import Site
 
@@ -86,8 +86,7 @@ def argument_spec() -> dict[str, Any]:
 
 def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None, check: bool) -> Outcome:
     asked = request.from_mapping(values, "request")
-    cluster = None if check else state.find(site, asked.name)
-    with timing.trial(site, cluster, "resolve") as report:
+    with timing.trial(site, asked, "resolve", check=check) as (cluster, report):
         if locked is not None:
             lock = resolve.Lock.from_json(json.dumps(locked), "locked")
             resolve.verify(lock, site, report)

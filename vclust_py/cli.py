@@ -104,7 +104,7 @@ def _create(arguments: argparse.Namespace) -> int:
         return 0
     if outcome.exit_code == 130:
         print(f"vclust: interrupted in phase {outcome.phase or 'request'}", file=sys.stderr)
-    if outcome.exit_code not in (2, 3):
+    if outcome.exit_code not in (2, 3) and "vclust_request" in outcome.results:
         again = f"vclust create {shlex.quote(str(arguments.request))}"
         print(
             f"{name} is left unfinished: `{again}` takes it up, `vclust destroy {name}` clears it",

@@ -47,29 +47,31 @@ def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
 
     Raises VclustError when a build fails or the disk is full; finished images stay for the next try.
     """
-    cluster = _placed(site, name)
     catalogue = Catalogue(site)
-    if cluster.images and all(_there(catalogue, digest) for digest in cluster.images.values()):
-        return Change({"images": cluster.images}, {"images": cluster.images})
-    if check:
-        return Change({"images": {}}, {"images": "to be made"})
-    lock = Lock.load(site, cluster.lock)
-    bundles = metapackages.expand(cluster.request, site)
-    with site.hold(f"cluster-{cluster.id}"), timing.phase(site, cluster, "image") as record:
-        known = {image.manifest.digest for image in catalogue.images()}
-        record.report("base image")
-        base = ensure_base(site, lock, record.report)
-        images = {"base": base.base, "kernel": base.kernel, "installer": base.installer, "root": base.base}
-        if lock.packages and cluster.strategy == "once":
-            images["root"] = ensure_layer(site, lock, base.base, bundles, record.report)
-        elif lock.packages:
-            images["bundle"] = ensure_bundle(site, lock, bundles, record.report)
-        made = {role for role, image in images.items() if image.manifest.digest not in known}
-        if made & {"root", "bundle"} and "base" not in made:
-            # What `place` foretells from: only runs that built just the request's own part.
-            record.bytes, record.facts = installed_bytes(lock), {"strategy": cluster.strategy}
-        digests = {role: image.manifest.digest for role, image in images.items()}
-        state.update(site, cluster, images=digests, state="images")
+    with _placed(site, name) as cluster:
+        if cluster.images and all(_there(catalogue, digest) for digest in cluster.images.values()):
+            return Change({"images": cluster.images}, {"images": cluster.images})
+        if check:
+            return Change({"images": {}}, {"images": "to be made"})
+        lock = Lock.load(site, cluster.lock)
+        bundles = metapackages.expand(cluster.request, site)
+        with timing.phase(site, cluster, "image") as record:
+            known = {image.manifest.digest for image in catalogue.images()}
+            record.report("base image")
+            base = ensure_base(site, lock, record.report)
+            images = {
+                "base": base.base, "kernel": base.kernel, "installer": base.installer, "root": base.base
+            }  # fmt: skip
+            if lock.packages and cluster.strategy == "once":
+                images["root"] = ensure_layer(site, lock, base.base, bundles, record.report)
+            elif lock.packages:
+                images["bundle"] = ensure_bundle(site, lock, bundles, record.report)
+            made = {role for role, image in images.items() if image.manifest.digest not in known}
+            if made & {"root", "bundle"} and "base" not in made:
+                # What `place` foretells from: only runs that built just the request's own part.
+                record.bytes, record.facts = installed_bytes(lock), {"strategy": cluster.strategy}
+            digests = {role: image.manifest.digest for role, image in images.items()}
+            state.update(site, cluster, images=digests, state="images")
     return Change({"images": cluster.images}, {"images": digests})
 
 
@@ -80,11 +82,12 @@ def _there(catalogue: Catalogue, digest: str) -> bool:
     return False
 
 
-def _placed(site: Site, name: str) -> Cluster:
-    cluster = state.get(site, name)
-    if not cluster.nodes:
-        raise VclustError(f"{name}: not placed", "run the phase `place` first")
-    return cluster
+@contextlib.contextmanager
+def _placed(site: Site, name: str) -> Iterator[Cluster]:
+    with state.held(site, name) as cluster:
+        if not cluster.nodes:
+            raise VclustError(f"{name}: not placed", "run the phase `place` first")
+        yield cluster
 
 
 def create(
@@ -98,10 +101,9 @@ def create(
 
     Raises VclustError naming host and node; what was made until then goes with `destroy`.
     """
-    cluster = _placed(site, name)
-    if not cluster.images:
-        raise VclustError(f"{name}: its images are not made", "run the phase `image` first")
-    with site.hold(f"cluster-{cluster.id}"), drivers_of(cluster, connect) as drivers:
+    with _placed(site, name) as cluster, drivers_of(cluster, connect) as drivers:
+        if not cluster.images:
+            raise VclustError(f"{name}: its images are not made", "run the phase `image` first")
         running = {host: driver.running() for host, driver in drivers.items()}
         up = {
             node.name

@@ -10,6 +10,9 @@ from vclust_py.hypervisor import Host, Hypervisor, daemon
 from vclust_py.site import Site
 from vclust_py.state import Change
 
+PATIENCE = 30.0
+"""Seconds to wait for others at work on the cluster: modules whose controller was killed clean up first."""
+
 
 def destroy(
     site: Site,
@@ -28,7 +31,7 @@ def destroy(
     before = {"name": name, "state": cluster.state, "nodes": [node.name for node in cluster.nodes]}
     if check:
         return Change(before, {})
-    with site.hold(f"cluster-{cluster.id}", wait=False):
+    with state.held(site, name, patience=PATIENCE) as cluster:
         idle = False
         with drivers_of(cluster, connect) as drivers:
             with ThreadPoolExecutor(FAN_OUT) as pool:
@@ -37,7 +40,7 @@ def destroy(
         network.remove(cluster.segment)
         shutil.rmtree(state.folder(site, cluster), ignore_errors=True)
         state.forget(site, cluster)
-    (site.root / "held" / f"cluster-{cluster.id}").unlink(missing_ok=True)
+        state.drop_lock(site, name)
     if idle and not state.clusters(site):
         daemon.stop()
     return Change(before, {})

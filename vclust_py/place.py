@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
-from vclust_py.errors import CapacityError, VclustError
+from vclust_py.errors import CapacityError
 from vclust_py.hypervisor import Capacity, Host, Hypervisor
 from vclust_py.image import Catalogue, base_key
 from vclust_py.image.base import RECIPE
@@ -80,10 +80,7 @@ def place(
     A cluster that is placed already keeps its placement.  Raises CapacityError, with what each host lacks, when
     not all nodes fit, and RequestError when the network is in use.
     """
-    cluster = state.find(site, request.name)
-    if cluster is None and not check:
-        raise VclustError(f"{request.name}: not registered", "run the phase `request` first")
-    with timing.trial(site, None if check else cluster, "place"):
+    with timing.trial(site, request, "place", check=check) as (cluster, _):
         return _place(site, request, lock, hosts, cluster, check, connect)
 
 

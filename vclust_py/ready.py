@@ -114,13 +114,13 @@ def wait_installed(
 
     Raises VclustError naming the nodes that failed, when fewer than the request's MinNodes are left.
     """
-    cluster = state.get(site, name)
-    change = _goal(cluster, "installed")
-    if check or not change.changed:
-        return change
-    with _phase(site, cluster, "install", connect) as (record, drivers):
-        _follow(site, cluster, "installed", drivers, record)
-    return Change(change.before, _states(state.get(site, name)))
+    with state.held(site, name) as cluster:
+        change = _goal(cluster, "installed")
+        if check or not change.changed:
+            return change
+        with _phase(site, cluster, "install", connect) as (record, drivers):
+            _follow(site, cluster, "installed", drivers, record)
+        return Change(change.before, _states(state.get(site, name)))
 
 
 def prove(
@@ -134,21 +134,21 @@ def prove(
 
     Raises VclustError with what did not work.
     """
-    cluster = state.get(site, name)
-    change = _goal(cluster, "ready")
-    if check or (not change.changed and cluster.state == "ready"):
-        return change
-    with _phase(site, cluster, "ready", connect) as (record, drivers):
-        _follow(site, cluster, "ready", drivers, record)
-        cluster = state.get(site, name)
-        nodes = [node for node in cluster.nodes if node.state == "ready"]
-        record.report("log in, try the way to every node")
-        begun = time.time()
-        record.facts |= _prove(site, cluster, nodes) | {"proof_seconds": time.time() - begun}
-    lost = [node.name for node in cluster.nodes if node.state == "failed"]
-    detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
-    state.update(site, cluster, state="ready", ready=time.time(), detail=detail)
-    return Change(change.before, _states(cluster))
+    with state.held(site, name) as cluster:
+        change = _goal(cluster, "ready")
+        if check or (not change.changed and cluster.state == "ready"):
+            return change
+        with _phase(site, cluster, "ready", connect) as (record, drivers):
+            _follow(site, cluster, "ready", drivers, record)
+            cluster = state.get(site, name)
+            nodes = [node for node in cluster.nodes if node.state == "ready"]
+            record.report("log in, try the way to every node")
+            begun = time.time()
+            record.facts |= _prove(site, cluster, nodes) | {"proof_seconds": time.time() - begun}
+        lost = [node.name for node in cluster.nodes if node.state == "failed"]
+        detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
+        state.update(site, cluster, state="ready", ready=time.time(), detail=detail)
+        return Change(change.before, _states(cluster))
 
 
 def _states(cluster: Cluster) -> dict[str, str]:
@@ -167,7 +167,6 @@ def _phase(
     site: Site, cluster: Cluster, phase: str, connect: Callable[[Host], Hypervisor]
 ) -> Iterator[tuple[timing.Recorder, dict[str, Hypervisor]]]:
     with (
-        site.hold(f"cluster-{cluster.id}"),
         timing.phase(site, cluster, phase) as record,
         drivers_of(cluster, connect) as drivers,
     ):
@@ -215,6 +214,9 @@ def _follow(
         if waiting:
             time.sleep(_POLL)
     failed = [watch for watch in watches if watch.state == "failed"]
+    for watch in failed:
+        # It is of no use any more, and may be busy doing nothing; its console stays.
+        drivers[watch.node.host].remove(watch.node.uuid)
     left = sum(node.state != "failed" for node in state.get(site, cluster.name).nodes)
     if left < cluster.request.hardware.min_nodes:
         raise VclustError(

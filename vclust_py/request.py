@@ -113,7 +113,8 @@ class Request:
 def read(path: Path) -> Request:
     """The request in the file `path`.  Raises RequestError, also for a file that cannot be read."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(4 * forms.MAX_TEXT + 1)  # UTF-8 takes up to four bytes; more need not be read
     except OSError as error:
         raise RequestError(
             [f"{path}: got {error.strerror}, expected a request file that can be read"]

@@ -2,16 +2,20 @@
 
 import contextlib
 import fcntl
+import math
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vclust_py.errors import VclustError
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+_LOCK_POLL = 0.05  # seconds between two tries for a lock
 
 
 def _codename() -> str:
@@ -91,32 +95,64 @@ class Site:
         return self.root / "clusters"
 
     def make_directories(self) -> None:
-        """The site's folders; what holds keys or hashes is for root only."""
+        """The site's folders; what holds keys or hashes is for root only.
+
+        Raises VclustError when they cannot be made.
+        """
         # Hypervisor processes run as a user of their own and must be able to walk to the images.
-        self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for path, mode in (
-            (self.images, 0o711),
-            (self.clusters, 0o711),
-            (self.packages, 0o755),
-            (self.apt, 0o755),
-            (self.locks, 0o755),
-            (self.root / "held", 0o700),
-        ):
-            path.mkdir(mode=mode, exist_ok=True)
-            os.chmod(path, mode)
+        try:
+            self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for path, mode in (
+                (self.images, 0o711),
+                (self.clusters, 0o711),
+                (self.packages, 0o755),
+                (self.apt, 0o755),
+                (self.locks, 0o755),
+                (self._held, 0o700),
+            ):
+                path.mkdir(mode=mode, exist_ok=True)
+                os.chmod(path, mode)
+        except OSError as error:
+            raise VclustError(
+                f"{error.filename}: got {error.strerror}, expected a folder that can be written",
+                f"the site's root is {self.root}: free some space there, or set vclust_site.root to another",
+            ) from error
+
+    @property
+    def _held(self) -> Path:
+        return self.root / "held"
 
     @contextlib.contextmanager
-    def hold(self, what: str, *, wait: bool = True) -> Iterator[None]:
+    def hold(self, what: str, *, patience: float = math.inf) -> Iterator[None]:
         """Hold the site-wide lock `what` (a name of ours, never user input unchecked); the kernel frees it on death.
 
-        Raises VclustError at once when `wait` is false and somebody else holds it.
+        Raises VclustError when somebody else still holds it after `patience` seconds.
         """
         self.make_directories()
-        with open(self.root / "held" / what, "w", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        path, deadline = self._held / what, time.monotonic() + patience
+        while not (file := _locked(path)):
+            if time.monotonic() > deadline:
                 raise VclustError(
-                    f"{what}: another vclust process is at work on it", "wait for it to end"
-                ) from None
+                    f"{what}: another vclust process is at work on it", "wait for it to end, or end it"
+                )
+            time.sleep(_LOCK_POLL)
+        with file:
             yield
+
+    def drop(self, what: str) -> None:
+        """Take the lock `what`, held by the caller, away for good: there is nothing left that it guards."""
+        (self._held / what).unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The lock file `path`, open and locked; None while somebody else has it."""
+    file = open(path, "w", encoding="ascii")  # noqa: SIM115 - the caller closes it, which frees the lock
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    # Somebody has it, or it was dropped between the opening and the locking.
+    file.close()
+    return None

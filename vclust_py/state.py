@@ -7,6 +7,7 @@ hashes, so it is for root only.
 import contextlib
 import getpass
 import json
+import math
 import os
 import sqlite3
 import time
@@ -156,7 +157,13 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as error:
-        raise VclustError(f"{site.database}: {error}", "is the disk full, or are you not root?") from error
+        code = getattr(error, "sqlite_errorcode", None)
+        hint = (
+            "the site's state is damaged: put a copy back, or move it away and remove its domains with virsh"
+            if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+            else "is the disk full, or are you not root?"
+        )
+        raise VclustError(f"{site.database}: {error}", hint) from error
 
 
 @contextlib.contextmanager
@@ -218,6 +225,26 @@ def clusters(site: Site) -> list[Cluster]:
         return [_cluster(connection, row) for row in rows]
 
 
+@contextlib.contextmanager
+def held(site: Site, name: str, *, patience: float = math.inf) -> Iterator[Cluster]:
+    """The live cluster `name` as it is once nobody else works on it, and nobody else does until the end.
+
+    Raises RequestError when there is none, VclustError when somebody still works on it after `patience` seconds.
+    """
+    get(site, name)  # only names that are clusters become names of locks
+    with site.hold(_lock_name(name), patience=patience):
+        yield get(site, name)
+
+
+def drop_lock(site: Site, name: str) -> None:
+    """Leave not even the lock of a forgotten cluster; the caller holds it."""
+    site.drop(_lock_name(name))
+
+
+def _lock_name(name: str) -> str:
+    return f"cluster-{name}"
+
+
 def _who() -> str:
     return os.environ.get("SUDO_USER") or getpass.getuser()
 
@@ -237,27 +264,30 @@ def register(site: Site, request: Request, *, check: bool = False) -> Change:
     """
     present = find(site, request.name)
     after = {"name": request.name, "digest": request.digest}
-    if present is not None:
-        if present.request.digest != request.digest and not check and not present.nodes:
-            forget(site, present)  # a create of another request was interrupted before anything was made
-            return register(site, request)
-        if present.request.digest != request.digest and present.nodes:
-            raise RequestError(
-                [f"{request.name}: a cluster of that name exists with a different request"],
-                f"choose another name, or first: vclust destroy {request.name}",
-            )
-        return Change({"name": request.name, "digest": present.request.digest}, after)
-    if not check:
-        with connect(site) as connection, transaction(connection):
-            try:
-                connection.execute(
-                    "INSERT INTO clusters (name, request, digest, state, created) VALUES (?, ?, ?, 'requested', ?)",
-                    (request.name, json.dumps(requests.to_mapping(request)), request.digest, time.time()),
-                )
-            except sqlite3.IntegrityError:
-                raise RequestError([f"{request.name}: another create of that name has just begun"]) from None
-            audit(connection, "create", request.name, request.digest)
-    return Change({}, after)
+    if present is not None and present.request.digest != request.digest and present.nodes:
+        raise RequestError(
+            [f"{request.name}: a cluster of that name exists with a different request"],
+            f"choose another name, or first: vclust destroy {request.name}",
+        )
+    if check or (present is not None and present.request.digest == request.digest):
+        before = {} if present is None else {"name": present.name, "digest": present.request.digest}
+        return Change(before, after)
+    with site.hold(_lock_name(request.name)):
+        if find(site, request.name) == present:
+            if present is not None:
+                forget(site, present)  # a create of another request ended before anything was made
+            _insert(site, request)
+            return Change({}, after)
+    return register(site, request)  # somebody else was quicker: what is there now decides
+
+
+def _insert(site: Site, request: Request) -> None:
+    with connect(site) as connection, transaction(connection):
+        connection.execute(
+            "INSERT INTO clusters (name, request, digest, state, created) VALUES (?, ?, ?, 'requested', ?)",
+            (request.name, json.dumps(requests.to_mapping(request)), request.digest, time.time()),
+        )
+        audit(connection, "create", request.name, request.digest)
 
 
 def update(site: Site, cluster: Cluster, **values: Any) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vclust_py import state
-from vclust_py.errors import CapacityError, RequestError
+from vclust_py.errors import CapacityError, RequestError, VclustError
+from vclust_py.request import Request
 from vclust_py.site import Site
 from vclust_py.state import Cluster
 
@@ -56,6 +57,11 @@ class Recorder:
 def phase(site: Site, cluster: Cluster, name: str) -> Iterator[Recorder]:
     """Record the phase around the body, also when it fails; a failure is written to the cluster's row too."""
     with state.connect(site) as connection:
+        # Whoever holds the cluster now is the only one at work: what was never ended was killed.
+        connection.execute(
+            "UPDATE phases SET end = start, outcome = 'killed' WHERE cluster = ? AND end IS NULL",
+            (cluster.id,),
+        )
         row = connection.execute(
             "INSERT INTO phases (cluster, phase, start) VALUES (?, ?, ?)", (cluster.id, name, time.time())
         ).lastrowid
@@ -64,33 +70,50 @@ def phase(site: Site, cluster: Cluster, name: str) -> Iterator[Recorder]:
         yield recorder
     except BaseException as error:
         outcome = f"failed: {error}" if isinstance(error, Exception) else "interrupted"
-        state.update(site, cluster, detail=f"{name} {outcome}")
+        # On a full disk this may fail as well, and must not hide why.
+        with contextlib.suppress(VclustError):
+            _close(site, cluster, recorder, row, outcome, f"{name} {outcome}")
         raise
-    else:
-        state.update(site, cluster, detail="")
-    finally:
-        with state.connect(site) as connection:
-            connection.execute(
-                "UPDATE phases SET end = ?, bytes = ?, outcome = ?, facts = ? WHERE id = ?",
-                (time.time(), recorder.bytes, outcome, json.dumps(recorder.facts), row),
-            )
+    _close(site, cluster, recorder, row, outcome, "")
+
+
+def _close(
+    site: Site, cluster: Cluster, recorder: Recorder, row: int | None, outcome: str, detail: str
+) -> None:
+    with state.connect(site) as connection, state.transaction(connection):
+        connection.execute("UPDATE clusters SET detail = ? WHERE id = ?", (detail, cluster.id))
+        connection.execute(
+            "UPDATE phases SET end = ?, bytes = ?, outcome = ?, facts = ? WHERE id = ?",
+            (time.time(), recorder.bytes, outcome, json.dumps(recorder.facts), row),
+        )
 
 
 @contextlib.contextmanager
-def trial(site: Site, cluster: Cluster | None, name: str) -> Iterator[Report]:
-    """Record a phase that may yet find the request unfit; the site then forgets the cluster.
+def trial(
+    site: Site, request: Request, name: str, *, check: bool = False
+) -> Iterator[tuple[Cluster | None, Report]]:
+    """Hold the request's cluster and record a phase that may yet find it unfit; the site then forgets it.
 
-    Nothing is recorded without a cluster (check mode) and for one that was accepted before.
+    Nothing is held in check mode, and nothing recorded for a cluster that was accepted before.
     """
-    if cluster is None or cluster.nodes:
-        yield _silent
+    if check:
+        yield state.find(site, request.name), _silent
         return
-    try:
-        with phase(site, cluster, name) as recorder:
-            yield recorder.report
-    except (RequestError, CapacityError):
-        state.forget(site, cluster)
-        raise
+    with state.held(site, request.name) as cluster:
+        if cluster.request.digest != request.digest:
+            raise VclustError(
+                f"{request.name}: another create of that name, with another request, came first"
+            )
+        if cluster.nodes:
+            yield cluster, _silent
+            return
+        try:
+            with phase(site, cluster, name) as recorder:
+                yield cluster, recorder.report
+        except (RequestError, CapacityError):
+            state.forget(site, cluster)
+            state.drop_lock(site, cluster.name)
+            raise
 
 
 def _silent(message: str, done: int = 0, total: int = 0) -> None:

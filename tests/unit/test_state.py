@@ -49,14 +49,14 @@ def test_a_request_that_was_never_placed_gives_way(site: Site, request_: Request
 @pytest.mark.parametrize("error", [RequestError(["unknown package"]), CapacityError("too large")])
 def test_an_unfit_request_is_forgotten(site: Site, request_: Request, error: VclustError) -> None:
     state.register(site, request_)
-    with pytest.raises(type(error)), timing.trial(site, state.get(site, "one"), "resolve"):
+    with pytest.raises(type(error)), timing.trial(site, request_, "resolve"):
         raise error
     assert state.clusters(site) == []
 
 
 def test_an_interrupted_request_is_kept(site: Site, request_: Request) -> None:
     state.register(site, request_)
-    with pytest.raises(KeyboardInterrupt), timing.trial(site, state.get(site, "one"), "resolve"):
+    with pytest.raises(KeyboardInterrupt), timing.trial(site, request_, "resolve"):
         raise KeyboardInterrupt
     assert state.describe(site, "one")[0]["detail"] == "resolve interrupted"
 

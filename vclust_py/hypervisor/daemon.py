@@ -1,7 +1,9 @@
 """libvirt's daemons on this machine where no systemd looks after them (containers, test machines)."""
 
 import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -32,18 +34,27 @@ def _answers(path: Path) -> bool:
 
 def ensure(*, kvm: bool) -> None:
     """Make sure libvirtd and virtlogd answer; raises VclustError with their last words when they do not come up."""
-    missing = [name for name, path in _SOCKETS.items() if not _answers(path)]
-    if not missing:
+    if all(map(_answers, _SOCKETS.values())):
         return
     if Path("/run/systemd/system").is_dir():
         run(["systemctl", "start", "libvirtd.service"], timeout=120)
         return
     _PIDS.mkdir(mode=0o755, exist_ok=True)
-    for name in missing:
-        _start(name, kvm=kvm)
+    with open(_PIDS / "lock", "w", encoding="ascii") as lock:
+        # Two that start it at once would take each other's socket away.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name, path in _SOCKETS.items():
+            if not _answers(path):
+                _start(name, kvm=kvm)
 
 
 def _start(name: str, *, kvm: bool) -> None:
+    for program in (name, "tini"):
+        if shutil.which(program) is None:
+            raise VclustError(
+                f"{program}: not found, and {name} does not run",
+                "install it: apt-get install libvirt-daemon-system tini",
+            )
     # Processes that libvirt starts and leaves become children of PID 1, and libvirt waits for them to vanish.  In
     # a container PID 1 often reaps late or never; tini (1), as a subreaper, does it at once.
     argv = ["tini", "-s", "--", name, "--pid-file", str(_PIDS / f"{name}.pid")]

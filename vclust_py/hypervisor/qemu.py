@@ -96,10 +96,29 @@ class Qemu:
         if shutil.which(emulator) is None:
             raise VclustError(f"{host.name}: {emulator} not found", "install it: apt-get install qemu-system")
         self._accelerator = "kvm" if kvm.works(emulator) else "tcg"
+        self._connect()
+
+    def _connect(self) -> None:
         daemon.ensure(kvm=self._accelerator == "kvm")
-        self._connection: Any = self._call(lambda: libvirt.open(host.uri))
+        self._connection: Any = self._bounded(lambda: libvirt.open(self._host.uri))
 
     def _call(self, function: Callable[[], _T]) -> _T:
+        """Run a libvirt call, all of which here may be repeated: once more when the daemon ended meanwhile."""
+        try:
+            return self._bounded(function)
+        except VclustError:
+            if self._alive():
+                raise
+            self._connect()
+            return self._bounded(function)
+
+    def _alive(self) -> bool:
+        try:
+            return bool(self._connection.isAlive())
+        except libvirt.libvirtError:
+            return False
+
+    def _bounded(self, function: Callable[[], _T]) -> _T:
         """Run a libvirt call; a hung daemon ends in an error after _CALL_TIMEOUT instead of a hang."""
         result: list[_T] = []
         failure: list[BaseException] = []
@@ -125,7 +144,7 @@ class Qemu:
         return result[0]
 
     def capacity(self) -> Capacity:
-        info = self._call(self._connection.getInfo)
+        info = self._call(lambda: self._connection.getInfo())
         # Not getInfo's memory: it counts the first NUMA cell's boot-time memory only.
         memory = self._call(lambda: self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS))
         free = sum(memory.get(kind, 0) for kind in ("free", "buffers", "cached"))

@@ -228,7 +228,7 @@ class Catalogue:
                     continue
                 if path.suffix == ".tmp":
                     # Somebody who still builds holds the lock of the folder's name.
-                    with contextlib.suppress(VclustError), self.site.hold(path.stem, wait=False):
+                    with contextlib.suppress(VclustError), self.site.hold(path.stem, patience=0):
                         shutil.rmtree(path, ignore_errors=True)
                         said.append(f"{path.name} removed: left over from a build that was killed")
                 elif path.suffix == ".status":
