@@ -6,6 +6,7 @@ hashes, so it is for root only.
 
 import contextlib
 import getpass
+import hashlib
 import json
 import math
 import os
@@ -132,8 +133,11 @@ class Cluster:
 
     @property
     def segment(self) -> str:
-        """Name of the cluster's bridge and router namespace; an interface name holds 15 bytes (IFNAMSIZ)."""
-        return f"vc{self.id}"
+        """Name of the cluster's bridge and router namespace; an interface name holds 15 bytes (IFNAMSIZ).
+
+        Not its number alone: several sites may be on one machine.
+        """
+        return "vc" + hashlib.sha256(f"{self.id} {self.name} {self.created!r}".encode()).hexdigest()[:10]
 
 
 @contextlib.contextmanager
