@@ -17,6 +17,8 @@ def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> list[str
         "GlobalKnownHostsFile": "/dev/null",
         "StrictHostKeyChecking": "yes",
         "IdentitiesOnly": "yes",
+        # A session to a node that has gone ends after a minute and a half, instead of never.
+        "ServerAliveInterval": "30",
         "ProxyCommand": shlex.join(["ip", "netns", "exec", access["netns"], "nc", node["address"], "22"]),
     }
     return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]

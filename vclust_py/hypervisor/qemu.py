@@ -99,8 +99,16 @@ class Qemu:
         self._connect()
 
     def _connect(self) -> None:
-        daemon.ensure(kvm=self._accelerator == "kvm")
-        self._connection: Any = self._bounded(lambda: libvirt.open(self._host.uri))
+        for last in (False, True):
+            daemon.ensure(kvm=self._accelerator == "kvm")
+            try:
+                self._connection: Any = self._bounded(lambda: libvirt.open(self._host.uri))
+            except VclustError:
+                # It may have ended just after it answered: idle, or killed.
+                if last:
+                    raise
+            else:
+                return
 
     def _call(self, function: Callable[[], _T]) -> _T:
         """Run a libvirt call, all of which here may be repeated: once more when the daemon ended meanwhile."""
@@ -183,8 +191,11 @@ class Qemu:
             found = self._lookup(self._connection.lookupByUUIDString, uuid)
             if found is None:
                 return False
-            if found.isActive():
+            try:
                 found.destroy()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # it does not run
+                    raise
             found.undefine()
             return True
 

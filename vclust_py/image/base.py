@@ -28,6 +28,7 @@ BASE_PACKAGES = (
     "acpid",
     "busybox-static",
     "ca-certificates",
+    "dbus",
     "e2fsprogs",
     "iproute2",
     "iputils-ping",

@@ -29,7 +29,7 @@ ConditionPathExists=/var/log/journal
 ExecStartPre=
 """,
     "etc/acpi/events/powerbtn": """\
-# The host's orderly way to switch a node off.  acpid does it with less than logind and a message bus take.
+# The host's orderly way to switch a node off.  acpid does it with less than logind takes.
 event=button/power.*
 action=/usr/bin/systemctl poweroff
 """,
@@ -53,6 +53,8 @@ MASKED = (
     "sys-kernel-tracing.mount",
     # Runlevels are kept for programs of System V's time.
     "systemd-update-utmp-runlevel.service",
+    # The message bus starts when somebody calls (`systemctl` of a user does), not with every boot.
+    "multi-user.target.wants/dbus.service",
     # tty2 to tty6 of a screen that no node has.
     "getty-static.service",
 )
@@ -101,6 +103,7 @@ def tune(root: Path, sources: str) -> None:
         path.chmod(0o644)
     for unit in MASKED:
         path = root / _UNITS / unit
+        path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         path.symlink_to("/dev/null")
     # As new as /usr: systemd need not go through users and files to be made once more (ConditionNeedsUpdate).

@@ -1,0 +1,235 @@
+"""A user's day with real virtual machines: create, use, list, destroy.
+
+Verified with virsh, ip, ssh, ansible and the nodes' own tools, not with what vclust says of itself.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machine import left_since, output, snapshot
+
+from vclust_py.site import PROJECT, Site
+
+pytestmark = pytest.mark.system
+
+BIN = Path(sys.executable).parent
+HELLO = (PROJECT / "examples/hello-mpi.ini").read_text()
+
+
+class Vclust:
+    """The command, as a user types it, with a site of the tests' own."""
+
+    def __init__(self, inventory: Path, folder: Path) -> None:
+        self.inventory, self.folder = inventory, folder
+
+    def __call__(self, *words: str | Path, code: int = 0) -> str:
+        done = subprocess.run(
+            [BIN / "vclust", "-i", self.inventory, *words], capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == code, f"{words}: {done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def json(self, *words: str) -> Any:
+        done = subprocess.run(
+            [BIN / "vclust", "-i", self.inventory, *words, "--json"], capture_output=True, check=True
+        )
+        return json.loads(done.stdout)
+
+    def request(self, name: str, text: str) -> Path:
+        path = self.folder / f"{name}.ini"
+        path.write_text(text)
+        return path
+
+
+@pytest.fixture(scope="module")
+def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
+    folder = tmp_path_factory.mktemp("vclust")
+    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
+    variables = folder / "inventory/group_vars/site_local.yml"
+    text, count = re.subn(
+        r"^vclust_site: .*$", f"vclust_site: {{root: {site.root}}}", variables.read_text(), flags=re.M
+    )
+    assert count == 1
+    variables.write_text(text)
+    with open(folder / "inventory/vclust.yml", "a") as plugin:
+        plugin.write(f"site: {{root: {site.root}}}\n")
+    command = Vclust(folder / "inventory", folder)
+    for cluster in command.json("list"):  # of a test run that was killed
+        command("destroy", cluster["name"])
+    yield command
+    for cluster in command.json("list"):
+        command("destroy", cluster["name"])
+
+
+@pytest.fixture(scope="module")
+def before(vclust: Vclust) -> dict[str, set[str]]:
+    return snapshot()
+
+
+@pytest.fixture(scope="module")
+def hello(vclust: Vclust, before: dict[str, set[str]]) -> Iterator[str]:
+    """Two nodes with MPI, as in the README."""
+    vclust("create", vclust.request("hello", HELLO.replace("hello", "t-hello")))
+    yield "hello"
+    vclust("destroy", "hello")
+    assert left_since(before) == {}
+
+
+def run_in(vclust: Vclust, name: str, node: str, command: str) -> str:
+    return vclust("ssh", name, node, "--", command)
+
+
+def test_the_user_can_log_in_and_run_mpi(vclust: Vclust, hello: str) -> None:
+    said = vclust(
+        "ssh", hello, "--", "mpiexec -n 2 hostname; id -un; python3 -c 'print(6 * 7)'; gcc --version"
+    )
+    assert {"t-hello01", "t-hello02", "alice", "42"} <= set(said.split())
+    assert "t-hello01" in run_in(vclust, hello, "t-hello02", "ssh -o BatchMode=yes t-hello01 hostname")
+
+
+def test_nodes_are_domains_with_what_was_asked_for(vclust: Vclust, hello: str) -> None:
+    for node in ("t-hello01", "t-hello02"):
+        information = output("virsh", "-c", "qemu:///system", "dominfo", f"{hello}.{node}")
+        assert re.search(r"State:\s+running", information)
+        memory = re.search(r"Max memory:\s+(\d+) KiB", information)
+        assert memory is not None
+        assert 500_000 <= int(memory[1]) <= 501_024, "512 MB in KiB, rounded up to whole MiB"
+        assert re.search(r"CPU\(s\):\s+1\n", information)
+    said = run_in(
+        vclust, hello, "t-hello02", "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub; ip -4 -o addr"
+    )
+    other = run_in(
+        vclust, hello, "t-hello01", "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub; ip -4 -o addr"
+    )
+    assert "192.168.77.2/24" in said
+    assert "192.168.77.1/24" in other
+    assert not {line for line in said.splitlines() if "ssh-ed25519" in line or len(line) == 32} & set(
+        other.splitlines()
+    )
+
+
+def test_a_node_is_exactly_its_lock(vclust: Vclust, hello: str, site: Site) -> None:
+    lock = json.loads((site.locks / f"{vclust.json('show', hello)['lock']}.json").read_text())
+    wanted = {(package["name"], package["version"]) for package in lock["base"] + lock["packages"]}
+    listed = run_in(
+        vclust, hello, "t-hello01", "dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\\n'"
+    )
+    assert {tuple(line.split()[:2]) for line in listed.splitlines()} == wanted
+    assert {line.split()[2] for line in listed.splitlines()} == {"installed"}
+
+
+def test_a_node_is_a_normal_debian(vclust: Vclust, hello: str) -> None:
+    said = run_in(
+        vclust,
+        hello,
+        "t-hello01",
+        "ps -o comm= -p 1; systemctl is-system-running; systemctl is-active apt-daily.timer; apt-cache policy mpich",
+    )
+    assert said.split()[:3] == ["systemd", "running", "active"]
+    assert "Installed: 4" in said
+
+
+def test_a_second_create_changes_nothing(vclust: Vclust, hello: str) -> None:
+    create = [BIN / "ansible-playbook", "-i", vclust.inventory, PROJECT / "playbooks/create_vcluster.yml"]
+    ids = output("virsh", "-c", "qemu:///system", "list", "--uuid")
+    done = subprocess.run(
+        [*create, "-e", f"request={vclust.folder}/hello.ini", "--diff"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"changed=0 .* failed=0", done.stdout)
+    assert output("virsh", "-c", "qemu:///system", "list", "--uuid") == ids
+
+
+def test_another_request_of_that_name_is_refused(vclust: Vclust, hello: str) -> None:
+    other = vclust.request("hello", HELLO.replace("hello", "t-hello").replace("512MB", "600MB"))
+    assert "exists with a different request" in vclust("create", other, code=2)
+    vclust.request("hello", HELLO.replace("hello", "t-hello"))
+    assert "t-hello01" in vclust("ssh", hello, "--", "hostname")
+
+
+def test_ansible_reaches_the_nodes(vclust: Vclust, hello: str) -> None:
+    said = subprocess.run(
+        [BIN / "ansible", "-i", vclust.inventory, "cluster_hello", "-m", "ping"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert said.stdout.count('"pong"') == 2, said.stdout + said.stderr
+
+
+def resident(cluster: str) -> int:
+    """KiB of the largest emulator process of the cluster."""
+    largest = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"guest={cluster}.".encode() in path.read_bytes():
+                found = re.search(r"VmRSS:\s+(\d+)", (path.parent / "status").read_text())
+                largest = max(largest, int(found[1]) if found else 0)
+    assert largest
+    return largest
+
+
+def test_nodes_reach_no_address_of_this_machine(vclust: Vclust, hello: str) -> None:
+    host = json.loads(output("ip", "-json", "-4", "addr", "show", "scope", "global"))
+    address = next(info["local"] for link in host for info in link["addr_info"])
+    said = run_in(
+        vclust, hello, "t-hello01", f"ping -c 1 -W 2 {address} > /dev/null 2>&1 || echo unreachable"
+    )
+    assert said.strip() == "unreachable"
+
+
+def test_four_nodes_take_as_many_tasks_as_two(vclust: Vclust, hello: str) -> None:
+    """Also: its network is that of the other cluster, and its request layer is there already."""
+    text = HELLO.replace("hello", "t-four").replace("NumberOfNodes: 2", "NumberOfNodes: 4")
+    create = [BIN / "ansible-playbook", "-i", vclust.inventory, PROJECT / "playbooks/create_vcluster.yml"]
+    counts = []
+    for path in (vclust.request("four", text), vclust.folder / "hello.ini"):
+        done = subprocess.run(
+            [*create, "-e", f"request={path}"], cwd=PROJECT, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stdout
+        counts.append(len(re.findall(r"^(?:ok|changed): \[", done.stdout, re.MULTILINE)))
+    assert counts[0] == counts[1]
+    said = vclust("ssh", "four", "--", "mpiexec -n 4 hostname")
+    assert {f"t-four0{number}" for number in range(1, 5)} <= set(said.split())
+    assert resident("four") < 700_000, "KiB, of each node of 512 MB"
+    vclust("destroy", "four")
+
+
+def test_every_node_installs_by_itself(vclust: Vclust, hello: str) -> None:
+    """`Install: each`: no layer is built, the nodes unpack the bundle; the result is the same."""
+    request = HELLO.replace("hello", "t-each").replace("gcc mpich python3", "mpich")
+    vclust("create", vclust.request("each", request + "Install: each\n"))
+    assert "bundle" in vclust.json("show", "each")["images"]
+    said = vclust("ssh", "each", "--", "mpiexec -n 2 hostname; dpkg-query -W -f '${db:Status-Status}' mpich")
+    assert {"t-each01", "t-each02", "installed"} <= set(said.split())
+    vclust("destroy", "each")
+
+
+def test_the_same_lock_gives_the_same_packages(vclust: Vclust, hello: str, site: Site) -> None:
+    lock = vclust.json("show", hello)["lock"]
+    plan = vclust.json("plan", str(vclust.request("again", HELLO)), "--locked", f"{site.locks}/{lock}.json")
+    assert plan["lock"] == lock
+    assert plan["layer_there"]
+    assert plan["download"] == plan["build"] == 0
+
+
+def test_slurm_is_configured(vclust: Vclust, hello: str) -> None:
+    """A meta package with configuration steps, secrets and a readiness check of its own."""
+    vclust("create", PROJECT / "examples/slurm.yml")
+    said = vclust("ssh", "slurm", "--", "srun -N 2 hostname")
+    assert {"compute01", "compute02"} <= set(said.split())
+    vclust("destroy", "slurm")
