@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""The second create of a request (base image and packages there already) beside what it cannot do without.
+
+    .venv/bin/python tests/benchmarks/create.py [REQUEST] [--runs 3] [-i INVENTORY] [--json]
+
+Each run, one after another so that all see the same machine:
+build   the request layer alone, in this process
+total   `vclust create`, with its phases; `overhead` is wall time less the phases: Ansible and Python
+boot    bare QEMU, the finished overlays side by side with the same seeds, to an ssh login on each
+
+Seconds of wall time, medians over the runs; CPU seconds are those of a QEMU process until the login.  Root; the
+request must ask for `once` (or leave it open) and name a user.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from vclust_py import metapackages, request, resolve, state
+from vclust_py.image import Catalogue, Image
+from vclust_py.image.base import ensure_base
+from vclust_py.image.builder import ensure_layer
+from vclust_py.request import Request
+from vclust_py.site import PROJECT, Site
+
+
+def silent(message: str, done: int, total: int) -> None:
+    pass
+
+
+def build(site: Site, asked: Request) -> tuple[float, Image]:
+    """Seconds of the request layer's build, and the layer; base image and packages are made sure of first."""
+    bundles = metapackages.expand(asked, site)
+    lock = resolve.resolve(asked, bundles, site, silent)
+    base = ensure_base(site, lock, silent).base
+    layer = ensure_layer(site, lock, base, bundles, silent)
+    Catalogue(site).remove(layer)
+    started = time.monotonic()
+    layer = ensure_layer(site, lock, base, bundles, silent)
+    return time.monotonic() - started, layer
+
+
+def vclust(*words: str | Path) -> str:
+    return subprocess.run(
+        [Path(sys.executable).parent / "vclust", *words], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def create(arguments: argparse.Namespace, asked: Request) -> dict[str, float]:
+    inventory = ["-i", arguments.inventory]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.monotonic()
+    vclust(*inventory, "create", arguments.request)
+    seconds = time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    phases = json.loads(vclust(*inventory, "show", asked.name, "--json"))["phases"]
+    times = {phase["phase"]: phase["seconds"] for phase in phases}
+    return {
+        "total": seconds,
+        **times,
+        "overhead": seconds - sum(times.values()),
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+    }
+
+
+def boot(site: Site, asked: Request, seeds: Path) -> dict[str, float]:
+    """Boot all nodes side by side with bare QEMU; seconds of the slowest one."""
+    catalogue = Catalogue(site)
+    images = json.loads((seeds / "images.json").read_text())
+    paths = {role: catalogue.get(digest).path for role, digest in images.items()}
+    machines = []
+    for node in json.loads((seeds / "nodes.json").read_text()):
+        argv = [sys.executable, PROJECT / "tests/benchmarks/boot.py", "--json"]
+        argv += ["--base", paths["root"], "--kernel", paths["kernel"], "--installer", paths["installer"]]
+        argv += ["--seed", seeds / f"{node['name']}.seed", "--key", seeds / "user"]
+        argv += ["--user", asked.software.users[0].name, "--disk", str(node["disk"]), "--mac", node["mac"]]
+        argv += ["--address", node["address"], "--network", str(asked.software.network)]
+        argv += ["--router", str(asked.router)]
+        machines.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
+    results = [json.loads(machine.communicate()[0]) for machine in machines]
+    return {
+        "boot": max(result["login_wall"] for result in results),
+        "boot_cpu": max(result["login_cpu"] for result in results),
+    }
+
+
+def run(arguments: argparse.Namespace, site: Site, asked: Request, folder: Path) -> dict[str, float]:
+    row: dict[str, float] = {}
+    row["build"], layer = build(site, asked)
+    Catalogue(site).remove(layer)
+    row |= create(arguments, asked)
+    cluster = state.get(site, asked.name)
+    seeds = folder / "seeds"
+    shutil.rmtree(seeds, ignore_errors=True)
+    seeds.mkdir(mode=0o700)
+    for path in (*state.folder(site, cluster).glob("*.seed"), state.folder(site, cluster) / "keys/user"):
+        shutil.copy2(path, seeds)
+    (seeds / "images.json").write_text(json.dumps(cluster.images))
+    nodes = [
+        {"name": node.name, "disk": node.disk, "mac": node.mac, "address": node.address}
+        for node in cluster.nodes
+    ]
+    (seeds / "nodes.json").write_text(json.dumps(nodes))
+    vclust("-i", arguments.inventory, "destroy", asked.name)
+    return row | boot(site, asked, seeds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("request", nargs="?", type=Path, default=PROJECT / "examples/hello-mpi.ini")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("-i", "--inventory", type=Path, default=PROJECT / "inventories/local")
+    parser.add_argument("--root", type=Path, default=Site.root, help="the site's root in that inventory")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    site, asked = Site(root=arguments.root), request.read(arguments.request)
+    with tempfile.TemporaryDirectory(prefix="vclust-benchmark-", dir="/var/tmp") as folder:
+        rows = [run(arguments, site, asked, Path(folder)) for _ in range(arguments.runs)]
+    median: dict[str, Any] = {
+        name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0]
+    }
+    median["ratio"] = round(median["total"] / (median["build"] + 1.3 * median["boot"]), 2)
+    result = {
+        "request": arguments.request.name,
+        "nodes": asked.hardware.number_of_nodes,
+        "runs": len(rows),
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Linux {platform.release()}",
+        "median": median,
+        "rows": [{name: round(value, 2) for name, value in row.items()} for row in rows],
+    }
+    if arguments.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(f"{result['request']}, {result['nodes']} nodes, medians of {len(rows)} runs; {result['machine']}")
+    for name, value in median.items():
+        print(f"{name:10} {value:8.2f}")
+    print("ratio = total / (build + 1.3 boot)")
+
+
+if __name__ == "__main__":
+    main()
