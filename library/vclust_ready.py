@@ -39,6 +39,11 @@ EXAMPLES = """
 """
 
 RETURN = """
+lost:
+  description: Nodes that failed, where C(min_nodes) of the request allows it.
+  type: list
+  elements: str
+  returned: success
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.
   type: int
@@ -51,17 +56,23 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import ready
-from vclust_py.module import changed, cluster_options, run_module
+from vclust_py.module import Outcome, changed, cluster_options, run_module
+from vclust_py.site import Site
 
 
 def argument_spec() -> dict[str, Any]:
     return cluster_options()
 
 
+def prove(site: Site, name: str, check: bool) -> Outcome:
+    change = ready.prove(site, name, check=check)
+    return {**changed(change), "lost": [node for node, state in change.after.items() if state == "failed"]}
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     name, check = module.params["name"], module.check_mode
-    run_module(module, lambda site: changed(ready.prove(site, name, check=check)))
+    run_module(module, lambda site: prove(site, name, check))
 
 
 if __name__ == "__main__":

@@ -100,7 +100,9 @@ def _create(arguments: argparse.Namespace) -> int:
     name, variables = _request(arguments)
     outcome = _play("create_vcluster.yml", variables, arguments, name=name)
     if outcome.exit_code == 0:
-        print(f"{name} is ready: vclust ssh {name}")
+        lost = outcome.results["vclust_ready"]["lost"]
+        without = f" without {', '.join(lost)}, which failed" if lost else ""
+        print(f"{name} is ready{without}: vclust ssh {name}")
         return 0
     if outcome.exit_code == 130:
         print(f"vclust: interrupted in phase {outcome.phase or 'request'}", file=sys.stderr)
@@ -209,6 +211,9 @@ def _read(arguments: argparse.Namespace, name: str | None = None) -> list[dict[s
         error = VclustError(outcome.error)
         error.exit_code = outcome.exit_code
         raise error
+    if "vclust_info" not in outcome.results:
+        path = arguments.inventory or "inventories/local"
+        raise RequestError([f"{path}: no site, expected a group site_<name> with a host of site_managers"])
     clusters: list[dict[str, Any]] = outcome.results["vclust_info"]["clusters"]
     return clusters
 

@@ -40,7 +40,6 @@ def destroy(
         network.remove(cluster.segment)
         shutil.rmtree(state.folder(site, cluster), ignore_errors=True)
         state.forget(site, cluster)
-        state.drop_lock(site, name)
     if idle and not state.clusters(site):
         daemon.stop()
     return Change(before, {})

@@ -131,8 +131,7 @@ def stop_with_controller() -> None:
     watched = select.poll()
     # Standard output leads to the controller, over ssh too: an error there means that nobody reads it.
     watched.register(1, 0)
-    controller = _controller(os.getppid())
-    if controller is not None:
+    for controller in _controllers(os.getppid()):
         with contextlib.suppress(OSError):
             watched.register(os.pidfd_open(controller), select.POLLIN)
     threading.Thread(target=_watch, args=(watched,), daemon=True).start()
@@ -150,9 +149,9 @@ def _watch(watched: select.poll) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _controller(pid: int) -> int | None:
-    """The topmost of the processes above `pid` that bears a controller's name."""
-    found = None
+def _controllers(pid: int) -> list[int]:
+    """The processes above `pid` that bear a controller's name: each of them may be killed without the others."""
+    found = []
     while pid > 1:
         try:
             # "pid (comm) state ppid …"; comm may hold anything, a closing bracket too.
@@ -160,6 +159,6 @@ def _controller(pid: int) -> int | None:
         except OSError:
             break
         if head.partition("(")[2] in _CONTROLLERS:
-            found = pid
+            found.append(pid)
         pid = int(tail.split()[1])
     return found

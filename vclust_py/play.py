@@ -104,7 +104,7 @@ def play(
         if outcome.exit_code == 0 and runner.rc != 0:
             # Nothing failed on a host: the playbook itself did not work, or could not start.
             outcome.exit_code = 4 if outcome.tasks else 2
-            outcome.error = _reason(runner.stdout.read())
+            outcome.error = _reason(runner.stdout.read(), outcome.tasks, options["inventory"])
     return outcome
 
 
@@ -130,15 +130,20 @@ def _take(
             outcome.error = str(result.get("msg") or "the task failed without a word").strip()
 
 
-def _reason(text: str) -> str:
-    """The error in what ansible-playbook printed."""
+def _reason(text: str, tasks: int, inventory: str) -> str:
+    """The error in what ansible-playbook printed, where no task has failed."""
     lines = [line.strip() for line in _ANSI.sub("", text).splitlines() if line.strip()]
     marks = ("[ERROR]:", "ERROR!")
     errors = [line for line in lines if line.startswith(marks)]
+    if tasks and not errors:
+        return "ansible-playbook ended in the middle of its work: was it killed?"
     reason = "\n".join(errors or lines[-5:]) or "ansible-playbook failed without a word"
     for mark in marks:
         reason = reason.replace(mark, "").strip()
-    return reason
+    # Ansible does not always say which file it could not read.
+    return (
+        reason if tasks else f"{reason}\n  hint: the inventory is {inventory}; -v shows all that Ansible says"
+    )
 
 
 def _interrupt(thread: threading.Thread) -> None:

@@ -210,6 +210,8 @@ def _follow(
             waiting.remove(watch)
             state.set_node_state(site, cluster, watch.node.name, watch.state)
             record.node(watch.node.name, watch.start, time.time(), watch.detail or "done")
+            if watch.state == "failed":
+                record.report(f"failed: {watch.detail.splitlines()[0]}", node=watch.node.name)
             record.report(goal, len(watches) - len(waiting), len(watches))
         if waiting:
             time.sleep(_POLL)

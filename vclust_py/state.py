@@ -5,6 +5,7 @@ hashes, so it is for root only.
 """
 
 import contextlib
+import errno
 import getpass
 import hashlib
 import json
@@ -19,6 +20,7 @@ from typing import Any
 
 from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
+from vclust_py.image.space import full_disk
 from vclust_py.request import Request
 from vclust_py.site import Site
 
@@ -162,10 +164,12 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
             connection.close()
     except (sqlite3.Error, OSError) as error:
         code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
+            raise full_disk(site.root) from error
         hint = (
             "the site's state is damaged: put a copy back, or move it away and remove its domains with virsh"
             if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-            else "is the disk full, or are you not root?"
+            else "are you root, and is the disk in order?"
         )
         raise VclustError(f"{site.database}: {error}", hint) from error
 
@@ -237,12 +241,12 @@ def held(site: Site, name: str, *, patience: float = math.inf) -> Iterator[Clust
     """
     get(site, name)  # only names that are clusters become names of locks
     with site.hold(_lock_name(name), patience=patience):
-        yield get(site, name)
-
-
-def drop_lock(site: Site, name: str) -> None:
-    """Leave not even the lock of a forgotten cluster; the caller holds it."""
-    site.drop(_lock_name(name))
+        try:
+            yield get(site, name)
+        finally:
+            with contextlib.suppress(VclustError):
+                if find(site, name) is None:
+                    site.drop(_lock_name(name))
 
 
 def _lock_name(name: str) -> str:

@@ -112,7 +112,6 @@ def trial(
                 yield cluster, recorder.report
         except (RequestError, CapacityError):
             state.forget(site, cluster)
-            state.drop_lock(site, cluster.name)
             raise
 
 
