@@ -6,6 +6,7 @@
 Each run, one after another so that all see the same machine:
 build   the request layer alone, in this process
 total   `vclust create`, with its phases; `overhead` is wall time less the phases: Ansible and Python
+memory  the most that `vclust create` and all below it held at once, the layer's builder included
 boot    bare QEMU, the finished overlays side by side with the same seeds, to an ssh login on each
 
 Seconds of wall time, medians over the runs; CPU seconds are those of a QEMU process until the login.  Root; the
@@ -13,6 +14,7 @@ request must ask for `once` (or leave it open) and name a user.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -33,6 +35,8 @@ from vclust_py.image.builder import ensure_layer
 from vclust_py.request import Request
 from vclust_py.site import PROJECT, Site
 
+VCLUST = Path(sys.executable).parent / "vclust"
+
 
 def silent(message: str, done: int, total: int) -> None:
     pass
@@ -51,17 +55,42 @@ def build(site: Site, asked: Request) -> tuple[float, Image]:
 
 
 def vclust(*words: str | Path) -> str:
-    return subprocess.run(
-        [Path(sys.executable).parent / "vclust", *words], capture_output=True, text=True, check=True
-    ).stdout
+    return subprocess.run([VCLUST, *words], capture_output=True, text=True, check=True).stdout
+
+
+def memory_below(pid: int) -> int:
+    """Bytes that a process and those below it hold, shared pages divided among their holders (PSS)."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    family = {pid}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    held = 0
+    for member in family:
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{member}/smaps_rollup").read_text()
+            held += int(text.partition("\nPss:")[2].split()[0]) * 1024
+    return held
 
 
 def create(arguments: argparse.Namespace, asked: Request) -> dict[str, float]:
     inventory = ["-i", arguments.inventory]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
-    vclust(*inventory, "create", arguments.request)
+    command = subprocess.Popen(
+        [VCLUST, *inventory, "create", arguments.request],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    memory = 0
+    while command.poll() is None:
+        memory = max(memory, memory_below(command.pid))
+        time.sleep(0.5)
     seconds = time.monotonic() - started
+    if command.returncode:
+        sys.exit(f"vclust create ended with {command.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     phases = json.loads(vclust(*inventory, "show", asked.name, "--json"))["phases"]
     times = {phase["phase"]: phase["seconds"] for phase in phases}
@@ -70,6 +99,7 @@ def create(arguments: argparse.Namespace, asked: Request) -> dict[str, float]:
         **times,
         "overhead": seconds - sum(times.values()),
         "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "memory_mb": memory / 1e6,
     }
 
 
