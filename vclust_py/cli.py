@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     for one in (show, ssh, destroy):
         one.add_argument("name", metavar="NAME", help="name of the cluster")
     ssh.usage = "vclust ssh NAME [NODE] [-- CMD...]"
-    ssh.add_argument("node", nargs="?", metavar="NODE", help="default: the first node")
+    ssh.add_argument("node", nargs="?", metavar="NODE", help="default: the first node that has not failed")
     return parser
 
 
@@ -156,7 +156,8 @@ def _ssh(arguments: argparse.Namespace) -> int:
     if not cluster["nodes"]:
         raise VclustError(f"{arguments.name}: no nodes yet, its state is {cluster['state']}")
     nodes = {node["name"]: node for node in cluster["nodes"]}
-    node = nodes.get(arguments.node) if arguments.node else cluster["nodes"][0]
+    working = [node for node in cluster["nodes"] if node["state"] != "failed"] or cluster["nodes"]
+    node = nodes.get(arguments.node) if arguments.node else working[0]
     if node is None:
         raise RequestError(
             [f"{arguments.node}: no such node of {arguments.name}; there are: {', '.join(nodes)}"]

@@ -5,7 +5,6 @@ hashes, so it is for root only.
 """
 
 import contextlib
-import errno
 import getpass
 import hashlib
 import json
@@ -20,9 +19,11 @@ from typing import Any
 
 from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
-from vclust_py.image.space import full_disk
+from vclust_py.image.space import free_bytes, full_disk
 from vclust_py.request import Request
 from vclust_py.site import Site
+
+_LEAST_FREE = 1 << 20  # bytes without which the database cannot work
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS clusters (
@@ -164,7 +165,8 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
             connection.close()
     except (sqlite3.Error, OSError) as error:
         code = getattr(error, "sqlite_errorcode", None)
-        if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
+        # Some of SQLite's errors on a full disk do not say so.
+        if code == sqlite3.SQLITE_FULL or free_bytes(site.root) < _LEAST_FREE:
             raise full_disk(site.root) from error
         hint = (
             "the site's state is damaged: put a copy back, or move it away and remove its domains with virsh"
