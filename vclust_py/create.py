@@ -35,7 +35,8 @@ def overlay(site: Site, cluster: Cluster, node: Node) -> Path:
 
 
 def seed_disk(site: Site, cluster: Cluster, node: Node) -> Path:
-    return state.folder(site, cluster) / f"{node.name}.seed"
+    # Names that libvirt's AppArmor helper may read end in .qcow2, .img or .iso.
+    return state.folder(site, cluster) / f"{node.name}.iso"
 
 
 def console(site: Site, cluster: Cluster, node: Node) -> Path:

@@ -150,10 +150,10 @@ def build(node: NodeIdentity, cluster: ClusterIdentity, path: Path) -> None:
 
 
 def build_all(cluster: ClusterIdentity, folder: Path) -> None:
-    """A seed for every node: `folder/NAME.seed`.  Raises as `build` does."""
+    """A seed for every node: `folder/NAME.iso`.  Raises as `build` does."""
     # xorriso takes 6 ms of CPU and then sleeps for 100 ms, whatever the size.
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(lambda node: build(node, cluster, folder / f"{node.name}.seed"), cluster.nodes))
+        list(pool.map(lambda node: build(node, cluster, folder / f"{node.name}.iso"), cluster.nodes))
 
 
 # For our installer ----------------------------------------------------------------------------------------------

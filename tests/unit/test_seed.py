@@ -225,7 +225,7 @@ def test_mac_holds_the_address() -> None:
 
 
 def test_an_old_seed_is_replaced_whole(cluster: seed.ClusterIdentity, tmp_path: Path) -> None:
-    path = tmp_path / "n1.seed"
+    path = tmp_path / "n1.iso"
     path.write_bytes(b"old")
     seed.build(cluster.nodes[0], cluster, path)
     assert path.stat().st_size > 100_000
@@ -234,9 +234,9 @@ def test_an_old_seed_is_replaced_whole(cluster: seed.ClusterIdentity, tmp_path: 
 
 def test_all_seeds_of_a_cluster(cluster: seed.ClusterIdentity, tmp_path: Path) -> None:
     seed.build_all(cluster, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["n1.seed", "n2.seed", "n3.seed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["n1.iso", "n2.iso", "n3.iso"]
 
 
 def test_a_folder_that_is_not_there(cluster: seed.ClusterIdentity, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        seed.build(cluster.nodes[0], cluster, tmp_path / "none" / "n1.seed")
+        seed.build(cluster.nodes[0], cluster, tmp_path / "none" / "n1.iso")

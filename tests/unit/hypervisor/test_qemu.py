@@ -20,7 +20,7 @@ def a_domain(command_line: str = "console=ttyS0") -> Domain:
         kernel=Path("/images/kernel"),
         initrd=Path("/images/installer"),
         command_line=command_line,
-        disks=(Disk(Path("/n1.qcow2"), "qcow2"), Disk(Path("/n1.seed"), "raw", readonly=True)),
+        disks=(Disk(Path("/n1.qcow2"), "qcow2"), Disk(Path("/n1.iso"), "raw", readonly=True)),
         mac="52:54:00:12:34:56",
         bridge="vc1",
         console=Path("/n1.console"),
