@@ -22,6 +22,10 @@ _CONTROLLERS = ("ansible-playboo", "vclust")
 """Names of the processes that a module works for, as the kernel keeps them (15 characters)."""
 
 
+_CLEAN_UP = 45
+"""Seconds that the clean-up may take; fewer than the controller waits for it."""
+
+
 class Module(Protocol):
     """The part of AnsibleModule that is used here."""
 
@@ -138,6 +142,8 @@ def stop_with_controller() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Should Python lose the exception (in a destructor, say), or the clean-up hang, the kernel does the rest.
+    signal.alarm(_CLEAN_UP)
     # Once is enough: a second signal must not break into the clean-up.
     for again in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(again, signal.SIG_IGN)

@@ -1,15 +1,19 @@
 """Processes: one function, argument lists only, never a shell."""
 
-import ctypes
-import signal
+import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vclust_py.errors import VclustError
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+DYING_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+"""Put before a command, the kernel kills it when the process that started it dies.
+
+Not subprocess's `preexec_fn`: with that, Python runs its at-fork hooks, and a Ctrl-C that comes while they run is
+lost together with the locks they hold.
+"""
 
 
 class CommandError(VclustError):
@@ -19,11 +23,6 @@ class CommandError(VclustError):
         self.output = output
         tail = "\n".join(output.strip().splitlines()[-15:])
         super().__init__(f"{argv[0]}: {reason}" + (f"\n{tail}" if tail else ""))
-
-
-def die_with_parent() -> None:
-    """For `preexec_fn`: the kernel kills this process when the one that started it dies (prctl(2))."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run(
@@ -40,9 +39,11 @@ def run(
     the last lines the command printed, standard error included.
     """
     words = [str(word) for word in argv]
+    if shutil.which(words[0], path=(os.environ if env is None else env).get("PATH")) is None:
+        raise CommandError(words, "not found", "")
     try:
         done = subprocess.run(
-            words,
+            [*DYING_WITH_PARENT, *words],
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -51,11 +52,8 @@ def run(
             timeout=timeout,
             env=env,
             cwd=cwd,
-            preexec_fn=die_with_parent,
             check=False,
         )
-    except FileNotFoundError as error:
-        raise CommandError(words, f"not found ({error.filename})", "") from error
     except subprocess.TimeoutExpired as error:
         text = (error.stderr or b"").decode(errors="replace") if isinstance(error.stderr, bytes) else ""
         raise CommandError(words, f"not done after {timeout:g} s", text) from error

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vclust_py.image import installer
-from vclust_py.run import die_with_parent
+from vclust_py.run import DYING_WITH_PARENT
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -84,7 +84,7 @@ class Node:
 
     def __enter__(self) -> "Node":
         self.started = time.monotonic()
-        self.process = subprocess.Popen(self.argv, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen([*DYING_WITH_PARENT, *self.argv])
         return self
 
     def __exit__(self, *_: object) -> None:

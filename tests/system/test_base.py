@@ -18,7 +18,6 @@ from vclust_py.image.base import BaseImages, ensure_base
 from vclust_py.image.builder import ensure_bundle
 from vclust_py.request import from_mapping
 from vclust_py.resolve import Lock, closure
-from vclust_py.run import die_with_parent
 from vclust_py.site import Site
 
 pytestmark = [
@@ -215,7 +214,6 @@ def test_kill_9_leaves_nothing(emptied: Site) -> None:
     lock = lock_of(emptied)
     child = os.fork()
     if child == 0:
-        die_with_parent()
         ensure_base(emptied, lock, quiet)
         os._exit(0)
     root = None

@@ -301,9 +301,9 @@ def test_libvirtd_killed_on_the_way(vclust: Vclust, before: dict[str, set[str]])
 @WITHOUT_SYSTEMD
 def test_no_libvirtd(vclust: Vclust, before: dict[str, set[str]]) -> None:
     Path("/run/libvirt").mkdir(exist_ok=True)
-    hide = (
-        f'mount -t tmpfs tmpfs /run/libvirt && mount --bind /dev/null {shutil.which("libvirtd")} && exec "$@"'
-    )
+    PIDS.mkdir(exist_ok=True)
+    hide = f"mount -t tmpfs tmpfs /run/libvirt && mount -t tmpfs tmpfs {PIDS}"
+    hide += f' && mount --bind /dev/null {shutil.which("libvirtd")} && exec "$@"'
     prefix = ("unshare", "--mount", "sh", "-c", hide, "sh")
     request = vclust.request("unhappy-none")
     done = vclust.start("create", request, prefix=prefix).wait()

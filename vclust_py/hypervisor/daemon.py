@@ -3,12 +3,14 @@
 import contextlib
 import fcntl
 import os
+import select
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from vclust_py.errors import VclustError
@@ -21,6 +23,7 @@ _NO_KVM = _PIDS / "no-kvm"
 _IDLE = "120"
 """libvirtd ends by itself after so many seconds without a client and without a running domain."""
 _START_TIMEOUT = 15.0
+_STOP_TIMEOUT = 5.0
 
 
 def _answers(path: Path) -> bool:
@@ -39,22 +42,28 @@ def ensure(*, kvm: bool) -> None:
     if Path("/run/systemd/system").is_dir():
         run(["systemctl", "start", "libvirtd.service"], timeout=120)
         return
-    _PIDS.mkdir(mode=0o755, exist_ok=True)
-    with open(_PIDS / "lock", "w", encoding="ascii") as lock:
-        # Two that start it at once would take each other's socket away.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    for program in (*_SOCKETS, "tini"):
+        if shutil.which(program) is None:
+            raise VclustError(
+                f"{program}: not found, and libvirtd does not run",
+                "install it: apt-get install libvirt-daemon-system tini",
+            )
+    with _alone():
         for name, path in _SOCKETS.items():
             if not _answers(path):
                 _start(name, kvm=kvm)
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Two that start or stop the daemons at once would take each other's sockets away."""
+    _PIDS.mkdir(mode=0o755, exist_ok=True)
+    with open(_PIDS / "lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _start(name: str, *, kvm: bool) -> None:
-    for program in (name, "tini"):
-        if shutil.which(program) is None:
-            raise VclustError(
-                f"{program}: not found, and {name} does not run",
-                "install it: apt-get install libvirt-daemon-system tini",
-            )
     # Processes that libvirt starts and leaves become children of PID 1, and libvirt waits for them to vanish.  In
     # a container PID 1 often reaps late or never; tini (1), as a subreaper, does it at once.
     argv = ["tini", "-s", "--", name, "--pid-file", str(_PIDS / f"{name}.pid")]
@@ -93,11 +102,22 @@ _HIDE_KVM = f'mount --bind {_NO_KVM} /dev/kvm && exec "$@"'
 
 def stop() -> None:
     """End the daemons that `ensure` started; the caller knows that no domain needs them any more."""
-    for name in reversed(_SOCKETS):
-        path = _PIDS / f"{name}.pid"
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(path.read_text(encoding="ascii"))
-            if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == name:
-                os.kill(pid, signal.SIGTERM)
-            path.unlink()
-        (_PIDS / f"{name}.log").unlink(missing_ok=True)
+    with _alone():
+        for name in reversed(_SOCKETS):
+            path = _PIDS / f"{name}.pid"
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(path.read_text(encoding="ascii"))
+                if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == name:
+                    _end(pid)
+                path.unlink()
+            (_PIDS / f"{name}.log").unlink(missing_ok=True)
+
+
+def _end(pid: int) -> None:
+    """Ask a process to end, and wait until it has: whoever comes next must not find it half-way."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        select.select([process], [], [], _STOP_TIMEOUT)
+    finally:
+        os.close(process)

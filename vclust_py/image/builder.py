@@ -22,7 +22,7 @@ from vclust_py.image import Catalogue, Image, Report, file_digest
 from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
 from vclust_py.image.store import fast_copy, fetch
 from vclust_py.resolve import Lock
-from vclust_py.run import CommandError, die_with_parent, run
+from vclust_py.run import DYING_WITH_PARENT, CommandError, run
 from vclust_py.site import Site
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ def _create(work: Path, base: Image, size: int) -> None:
 
 def _install(work: Path, report: Report) -> None:
     argv = [
+        *DYING_WITH_PARENT,
         *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
         *("sh", _SCRIPT, work),
     ]
@@ -183,7 +184,6 @@ def _install(work: Path, report: Report) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=die_with_parent,
     ) as process:
         try:
             for line in process.stdout or ():

@@ -17,7 +17,7 @@ from vclust_py.errors import VclustError
 from vclust_py.image import Report, file_digest
 from vclust_py.image.space import naming_full_disk
 from vclust_py.resolve import Lock, Package
-from vclust_py.run import CommandError, die_with_parent
+from vclust_py.run import DYING_WITH_PARENT, CommandError
 from vclust_py.site import Site
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
@@ -144,17 +144,15 @@ def repack(deb: Path, target: Path) -> None:
         out.flush()
         # Both ends of the pipe are programs: the data never passes through Python.
         with subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", deb],
+            [*DYING_WITH_PARENT, "dpkg-deb", "--fsys-tarfile", deb],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=die_with_parent,
         ) as tar:
             packed = subprocess.run(
-                ["zstd", "-q", "-1", "-T1", "-c"],
+                [*DYING_WITH_PARENT, "zstd", "-q", "-1", "-T1", "-c"],
                 stdin=tar.stdout,
                 stdout=out,
                 stderr=subprocess.PIPE,
-                preexec_fn=die_with_parent,
                 check=False,
             )
             complaint = (tar.stderr.read() if tar.stderr else b"") + packed.stderr
