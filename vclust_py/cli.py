@@ -165,6 +165,11 @@ def _ssh(arguments: argparse.Namespace) -> int:
 
     from vclust_py.access import ssh_options
 
+    if not Path("/run/netns", cluster["ssh"]["netns"]).exists():
+        raise VclustError(
+            f"{arguments.name}: its network is not there; was this machine restarted?",
+            "`vclust create` with its request starts its nodes again",
+        )
     access = cluster["ssh"]
     key = access["admin_key" if access["user"] == "root" else "key"]
     argv = ["ssh", "-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-l", access["user"]]

@@ -31,7 +31,7 @@ def domain_name(cluster: Cluster, node: Node) -> str:
 
 
 def overlay(site: Site, cluster: Cluster, node: Node) -> Path:
-    return state.folder(site, cluster) / f"{node.name}.qcow2"
+    return state.overlay_path(site, cluster.name, cluster.id, node.name)
 
 
 def seed_disk(site: Site, cluster: Cluster, node: Node) -> Path:
@@ -52,6 +52,11 @@ def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
     with _placed(site, name) as cluster:
         if cluster.images and all(_there(catalogue, digest) for digest in cluster.images.values()):
             return Change({"images": cluster.images}, {"images": cluster.images})
+        if any(overlay(site, cluster, node).exists() for node in cluster.nodes):
+            raise VclustError(
+                f"{name}: an image its disks stand on is gone from {site.images}",
+                f"put it back, or: vclust destroy {name}",
+            )
         if check:
             return Change({"images": {}}, {"images": "to be made"})
         lock = Lock.load(site, cluster.lock)
@@ -107,9 +112,7 @@ def create(
             raise VclustError(f"{name}: its images are not made", "run the phase `image` first")
         running = {host: driver.running() for host, driver in drivers.items()}
         up = {
-            node.name
-            for node in cluster.nodes
-            if node.state != "failed" and domain_name(cluster, node) in running[node.host]
+            node.name for node in cluster.nodes if node.state != "failed" and node.uuid in running[node.host]
         }
         before = {node.name: "running" if node.name in up else "absent" for node in cluster.nodes}
         after = {node.name: "running" for node in cluster.nodes}
@@ -125,9 +128,10 @@ def create(
 
             def start(node: Node) -> None:
                 begun = time.time()
-                if node.state == "failed":  # anew, from nothing
+                if node.state == "failed":
                     drivers[node.host].remove(node.uuid)
-                    overlay(site, cluster, node).unlink(missing_ok=True)
+                    if cluster.ready is None:  # anew, from nothing; later a disk may hold a user's work
+                        overlay(site, cluster, node).unlink(missing_ok=True)
                 _overlay(site, cluster, node, images["root"])
                 log = console(site, cluster, node)
                 with contextlib.suppress(FileNotFoundError):
@@ -176,6 +180,7 @@ def _overlay(site: Site, cluster: Cluster, node: Node, root: Image) -> None:
     size = max(node.disk, root.manifest.virtual_size)
     # qemu-img takes the size in bytes; the format of the backing file is named so that it is never guessed.
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", root.path, "-F", "qcow2", draft, str(size)])
+    draft.chmod(0o600)  # it will hold keys and hashes; libvirt changes its owner, not its mode
     draft.rename(path)
 
 
@@ -209,7 +214,8 @@ def _identities(site: Site, cluster: Cluster) -> None:
     if known_hosts.exists():
         return
     shutil.rmtree(folder, ignore_errors=True)  # nothing can have started without whole seeds
-    folder.mkdir(mode=0o711)
+    folder.mkdir()
+    folder.chmod(0o711)  # whatever the umask: hypervisor processes walk through it as a user of their own
     known_hosts.parent.mkdir(mode=0o700)
     lock, bundles = Lock.load(site, cluster.lock), metapackages.expand(cluster.request, site)
     user_key, admin_key = seed.cluster_keys()
@@ -219,7 +225,8 @@ def _identities(site: Site, cluster: Cluster) -> None:
         nodes=identities,
         user_key=user_key,
         admin_key=admin_key.public,
-        packages=tuple(f"{package.name}={package.version}" for package in (*lock.base, *lock.packages)),
+        # A package of the base that the closure upgrades is there in its newer version only.
+        packages=tuple(f"{name}={version}" for name, version in lock.installed().items()),
         meta_packages=bundles,
         secrets=seed.new_secrets(bundles),
     )

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vclust_py import hypervisor, network, state
 from vclust_py.create import FAN_OUT, drivers_of
+from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor, daemon
 from vclust_py.site import Site
 from vclust_py.state import Change
@@ -38,7 +39,12 @@ def destroy(
                 list(pool.map(lambda node: drivers[node.host].remove(node.uuid), cluster.nodes))
             idle = not any(driver.running() for driver in drivers.values())
         network.remove(cluster.segment)
-        shutil.rmtree(state.folder(site, cluster), ignore_errors=True)
+        try:
+            shutil.rmtree(state.folder(site, cluster))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
         state.forget(site, cluster)
     if idle and not state.clusters(site):
         daemon.stop()

@@ -28,6 +28,12 @@ def check_free(network: IPv4Network) -> None:
             )  # fmt: skip
 
 
+def filtered() -> bool:
+    """Whether the machine's packet filter also decides on what passes a bridge (br_netfilter)."""
+    setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    return setting.exists() and setting.read_text(encoding="ascii").strip() == "1"
+
+
 def exists(segment: str) -> bool:
     return Path("/sys/class/net", segment).exists() and Path("/run/netns", segment).exists()
 
@@ -43,9 +49,16 @@ def ensure(segment: str, network: IPv4Network, router: IPv4Address) -> bool:
     remove(segment)
     run(["ip", "netns", "add", segment])
     run(["ip", "link", "add", segment, "type", "bridge", "stp_state", "0", "forward_delay", "0"])
-    # No link-local address either: the host is not on the users' segment.
-    with contextlib.suppress(OSError):
-        Path("/proc/sys/net/ipv6/conf", segment, "disable_ipv6").write_text("1", encoding="ascii")
+    # The host is not on the users' segment: no link-local address, no answer to ARP for its other addresses, and
+    # what a node sends to them anyway has no way back, so it is dropped (ip-sysctl: rp_filter, arp_ignore).
+    for version, setting, value in (
+        ("ipv6", "disable_ipv6", "1"),
+        ("ipv4", "arp_ignore", "8"),
+        ("ipv4", "rp_filter", "1"),
+        ("ipv4", "forwarding", "0"),
+    ):
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+            Path("/proc/sys/net", version, "conf", segment, setting).write_text(value, encoding="ascii")
     run(["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", segment])
     run(["ip", "-netns", segment, "-batch", "-"], stdin=(
         "link set lo up\n"

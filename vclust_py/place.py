@@ -128,21 +128,30 @@ def _room(site: Site, connection: sqlite3.Connection, host: Host, capacity: Capa
     """What is left of a host when every node placed there uses all it asked for."""
     overhead = OVERHEAD[capacity.accelerator]
     rows = connection.execute(
-        "SELECT nodes.state, cpus, memory, disk FROM nodes JOIN clusters ON clusters.id = nodes.cluster"
+        "SELECT nodes.*, clusters.name AS cluster_name FROM nodes JOIN clusters ON clusters.id = nodes.cluster"
         " WHERE host = ? AND destroyed IS NULL",
         (host.name,),
     ).fetchall()
-    # A node that is only placed uses nothing yet, so what is free now must still hold it; one that runs has
-    # taken some of its memory already and may take the rest.
-    waiting = sum(row["memory"] + overhead for row in rows if row["state"] == "placed")
     promised = sum(row["memory"] + overhead for row in rows)
+    # What is free now must hold what nodes may still take: of memory and disk alike they have taken a part only.
+    untaken = sum(max(row["memory"] + overhead - capacity.resident.get(row["uuid"], 0), 0) for row in rows)
+    unwritten = sum(max(row["disk"] - _written(site, row), 0) for row in rows)
     return Room(
         host,
         capacity,
         cpus=capacity.cpus * site.cpu_overcommit - sum(row["cpus"] for row in rows),
-        memory=min(capacity.memory - promised, capacity.memory_free - waiting),
-        disk=shutil.disk_usage(site.clusters).free - sum(row["disk"] for row in rows),
+        memory=min(capacity.memory - promised, capacity.memory_free - untaken),
+        disk=shutil.disk_usage(site.clusters).free - unwritten,
     )
+
+
+def _written(site: Site, node: sqlite3.Row) -> int:
+    """Bytes on disk of a node's overlay."""
+    path = state.overlay_path(site, node["cluster_name"], node["cluster"], node["name"])
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def assign(request: Request, rooms: Sequence[Room]) -> list[Node]:

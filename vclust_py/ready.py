@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vclust_py import hypervisor, metapackages, state, timing
+from vclust_py import hypervisor, metapackages, network, state, timing
 from vclust_py.access import ssh_options
-from vclust_py.create import console, domain_name, drivers_of, facts
+from vclust_py.create import console, drivers_of, facts
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor
+from vclust_py.place import installed_bytes
+from vclust_py.resolve import Lock
 from vclust_py.run import run
 from vclust_py.site import Site
 from vclust_py.state import Change, Cluster, Node
@@ -46,10 +48,14 @@ echo "vclust: login {first} $(hostname)"
 for node in {others}; do echo "vclust: login $node $(tr '\\n' ' ' < "$work/$node")"; done
 """
 
+# The hosts are those that work: with MinNodes the node's own list may name others.
 _MPI = """
 if command -v mpiexec > /dev/null; then
   program=/usr/libexec/vclust/mpi-hello
   [ -x $program ] || program=hostname
+  printf '%s\\n' {names} > "$work/hosts"
+  export HYDRA_HOST_FILE="$work/hosts" OMPI_MCA_orte_default_hostfile="$work/hosts"
+  export PRTE_MCA_prte_default_hostfile="$work/hosts"
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   export HYDRA_LAUNCHER_EXTRA_ARGS="-o ControlPath=$work/%n.master"
   export OMPI_MCA_plm_rsh_args=$HYDRA_LAUNCHER_EXTRA_ARGS
@@ -120,6 +126,8 @@ def wait_installed(
             return change
         with _phase(site, cluster, "install", connect) as (record, drivers):
             _follow(site, cluster, "installed", drivers, record)
+        if cluster.strategy == "each":  # what `place` foretells from
+            record.bytes = installed_bytes(Lock.load(site, cluster.lock))
         return Change(change.before, _states(state.get(site, name)))
 
 
@@ -201,7 +209,7 @@ def _follow(
             for word, rest in watch.read():
                 _take(watch, word, rest, record)
         if time.monotonic() - looked > _ALIVE:
-            _look(cluster, waiting, drivers)
+            _look(waiting, drivers)
             looked = time.monotonic()
         if time.monotonic() > deadline:
             for watch in waiting:
@@ -241,11 +249,11 @@ def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
         record.report(f"{word} {rest}", node=watch.node.name)
 
 
-def _look(cluster: Cluster, waiting: Sequence[_Watch], drivers: Mapping[str, Hypervisor]) -> None:
+def _look(waiting: Sequence[_Watch], drivers: Mapping[str, Hypervisor]) -> None:
     """A node whose domain has gone will never report."""
     running = {host: driver.running() for host, driver in drivers.items()}
     for watch in waiting:
-        if watch.state != "failed" and domain_name(cluster, watch.node) not in running[watch.node.host]:
+        if watch.state != "failed" and watch.node.uuid not in running[watch.node.host]:
             watch.fail(f"its domain stopped; {watch.last_words()}")
 
 
@@ -253,7 +261,7 @@ def _prove(site: Site, cluster: Cluster, nodes: Sequence[Node]) -> dict[str, obj
     """One login to the first node that tries everything; what it says must hold for every node."""
     names = [node.name for node in nodes]
     script = _LOGIN.format(first=names[0], others=" ".join(names[1:]), exchange=_KEY_EXCHANGE)
-    script += _MPI.format(count=len(names))
+    script += _MPI.format(count=len(names), names=" ".join(names))
     checks = [bundle for bundle in metapackages.expand(cluster.request, site) if bundle.check]
     for bundle in checks:
         command = shlex.quote(bundle.check or "")
@@ -268,15 +276,32 @@ def _prove(site: Site, cluster: Cluster, nodes: Sequence[Node]) -> dict[str, obj
             "; ".join(line for line in said["login"] if line not in expected) or output.strip() or "nothing"
         )
         raise VclustError(
-            f"{cluster.name}: no login to {', '.join(sorted(m.split()[0] for m in missing))}: {found}"
+            f"{cluster.name}: no login to {', '.join(sorted(m.split()[0] for m in missing))}: {found}",
+            "this machine filters what passes bridges (net.bridge.bridge-nf-call-iptables = 1)"
+            if network.filtered()
+            else None,
         )
-    ranks = {line.split()[-1] for line in said["mpi"]}
-    if said["mpi"] != ["none"] and ranks != set(names):
+    if said["mpi"] != ["none"] and not mpi_reaches(said["mpi"], names):
         raise VclustError(f"{cluster.name}: MPI does not reach every node:\n  " + "\n  ".join(said["mpi"]))
     for bundle in checks:
         if f"{bundle.name} passed" not in said["check"]:
             raise VclustError(f"{cluster.name}: meta package: " + "; ".join(said["check"] or ["no answer"]))
     return {"mpi": said["mpi"] != ["none"], "checks": [bundle.name for bundle in checks]}
+
+
+def mpi_reaches(lines: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether `lines` show one MPI program with a rank on each node; other lines are warnings of the MPI.
+
+    Without a program to run (no compiler, no Python in the node) mpiexec has run hostname on every node.
+    """
+    found = [match for line in lines if (match := re.fullmatch(r"rank (\d+) of (\d+) on (\S+)", line))]
+    if not found:
+        return set(names) <= set(lines)
+    return (
+        {int(match[1]) for match in found} == set(range(len(names)))
+        and {int(match[2]) for match in found} == {len(names)}
+        and {match[3] for match in found} == set(names)
+    )
 
 
 def _login(site: Site, cluster: Cluster, node: Node, script: str) -> str:

@@ -77,6 +77,10 @@ class Lock:
         ]
         return hashlib.sha256(json.dumps(data).encode()).hexdigest()
 
+    def installed(self) -> dict[str, str]:
+        """Version by name of all a node holds: the closure may upgrade packages of the base."""
+        return {package.name: package.version for package in (*self.base, *self.packages)}
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 

@@ -239,27 +239,37 @@ def _files(node: NodeIdentity, cluster: ClusterIdentity) -> list[_File]:
             f"OMPI_MCA_orte_default_hostfile=/{OPENMPI_HOST_FILE}\n"
             f"PRTE_MCA_prte_default_hostfile=/{OPENMPI_HOST_FILE}\n",
         ),
-        _text(
-            "root/.ssh/authorized_keys",
-            f'from="{cluster.request.router}" {cluster.admin_key} vclust\n',
-            0o600,
-        ),
+        _text("root/.ssh/authorized_keys", _root_keys(cluster), 0o600),
         _File("var/lib/systemd/random-seed", secrets.token_bytes(_RANDOM_SEED), 0o600),
         _text("var/lib/vclust/expected", _expected(cluster)),
     ]
     files += [_File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
-    for user in cluster.request.software.users:
-        home = f"home/{user.name}/.ssh"
+    users = cluster.request.software.users
+    for user in users:
+        files.append(
+            _text(f"home/{user.name}/.ssh/authorized_keys", _authorized_keys(user, cluster), 0o600, user.name)
+        )
+    homes: list[tuple[str, str | None]] = [(f"home/{user.name}", user.name) for user in users]
+    for home, owner in homes or [("root", None)]:
         files += [
-            _text(f"{home}/authorized_keys", _authorized_keys(user, cluster), 0o600, user.name),
-            _text(f"{home}/id_ed25519", cluster.user_key.private, 0o600, user.name),
-            _text(f"{home}/id_ed25519.pub", f"{cluster.user_key.public} {user.name}\n", 0o644, user.name),
+            _text(f"{home}/.ssh/id_ed25519", cluster.user_key.private, 0o600, owner),
+            _text(
+                f"{home}/.ssh/id_ed25519.pub", f"{cluster.user_key.public} {owner or 'root'}\n", 0o644, owner
+            ),
         ]
     return files
 
 
 def _text(path: str, text: str, mode: int = 0o644, owner: str | None = None) -> _File:
     return _File(path, text.encode(), mode, owner)
+
+
+def _root_keys(cluster: ClusterIdentity) -> str:
+    """The site manager's way in; where there is no other user, root also goes from node to node."""
+    lines = [f'from="{cluster.request.router}" {cluster.admin_key} vclust']
+    if not cluster.request.software.users:
+        lines.append(f"{cluster.user_key.public} {cluster.request.name}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _authorized_keys(user: User, cluster: ClusterIdentity) -> str:

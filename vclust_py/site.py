@@ -101,7 +101,9 @@ class Site:
         """
         # Hypervisor processes run as a user of their own and must be able to walk to the images.
         try:
-            self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+            if not self.root.exists():
+                self.root.mkdir(parents=True, exist_ok=True)
+                self.root.chmod(0o711)  # whatever the umask
             for path, mode in (
                 (self.images, 0o711),
                 (self.clusters, 0o711),

@@ -332,7 +332,16 @@ def forget(site: Site, cluster: Cluster) -> None:
 
 def folder(site: Site, cluster: Cluster) -> Path:
     """The cluster's own folder; the number keeps a new cluster apart from a destroyed one of the same name."""
-    return site.clusters / f"{cluster.name}.{cluster.id}"
+    return _folder(site, cluster.name, cluster.id)
+
+
+def _folder(site: Site, name: str, number: int) -> Path:
+    return site.clusters / f"{name}.{number}"
+
+
+def overlay_path(site: Site, name: str, number: int, node: str) -> Path:
+    """The overlay of a node of the cluster with that name and number."""
+    return _folder(site, name, number) / f"{node}.qcow2"
 
 
 def progress(site: Site, name: str, after: int = 0) -> list[dict[str, Any]]:

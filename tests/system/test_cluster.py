@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,7 +119,8 @@ def test_nodes_are_domains_with_what_was_asked_for(vclust: Vclust, hello: str) -
 
 def test_a_node_is_exactly_its_lock(vclust: Vclust, hello: str, site: Site) -> None:
     lock = json.loads((site.locks / f"{vclust.json('show', hello)['lock']}.json").read_text())
-    wanted = {(package["name"], package["version"]) for package in lock["base"] + lock["packages"]}
+    # Later ones win: the closure may upgrade packages of the base.
+    wanted = set({package["name"]: package["version"] for package in lock["base"] + lock["packages"]}.items())
     listed = run_in(
         vclust, hello, "t-hello01", "dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\\n'"
     )
@@ -225,6 +227,31 @@ def test_the_same_lock_gives_the_same_packages(vclust: Vclust, hello: str, site:
     assert plan["lock"] == lock
     assert plan["layer_there"]
     assert plan["download"] == plan["build"] == 0
+
+
+def test_a_restart_of_the_machine_keeps_the_users_work(vclust: Vclust, hello: str) -> None:
+    """Domains and network gone, as after a restart; `create` starts the same disks, whatever the user changed."""
+    change = "echo '# mine' >> .ssh/authorized_keys; echo precious > work; sync"
+    run_in(vclust, hello, "t-hello02", change)
+    segment = vclust.json("show", hello)["ssh"]["netns"]
+    for node in ("t-hello01", "t-hello02"):
+        output("virsh", "-c", "qemu:///system", "destroy", f"{hello}.{node}")
+    output("ip", "link", "delete", segment)
+    output("ip", "netns", "delete", segment)
+    assert "was this machine restarted?" in vclust("ssh", hello, code=4)
+    vclust("create", vclust.folder / "hello.ini")
+    assert run_in(vclust, hello, "t-hello02", "cat work").strip() == "precious"
+    assert (
+        stat.S_IMODE(next(Path("/var/lib").glob(f"*/clusters/{hello}.*/t-hello02.qcow2")).stat().st_mode)
+        == 0o600
+    )
+
+
+def test_root_alone_is_a_user_too(vclust: Vclust, hello: str) -> None:
+    """A request without User and without packages; an existing cluster's network range is no obstacle."""
+    vclust("create", vclust.request("bare", "[Hardware]\nNumberOfNodes: 2\n"))
+    assert vclust("ssh", "bare", "--", "id -un; ssh bare-02 hostname").split()[-2:] == ["root", "bare-02"]
+    vclust("destroy", "bare")
 
 
 def test_slurm_is_configured(vclust: Vclust, hello: str) -> None:

@@ -27,7 +27,7 @@ def a_request(nodes: int = 2, **hardware: object) -> Request:
 
 
 def a_capacity(**values: object) -> Capacity:
-    capacity = Capacity("amd64", 4, 3 * GB, 16 * GB, 16 * GB, "kvm")
+    capacity = Capacity("amd64", 4, 3 * GB, 16 * GB, 16 * GB, {}, "kvm")
     return replace(capacity, **values)  # type: ignore[arg-type]
 
 
@@ -155,6 +155,25 @@ def test_a_second_cluster_gets_only_what_the_first_left(site: Site) -> None:
     with pytest.raises(CapacityError, match=r"only 4 of 10 nodes fit"):
         place(site, second, LOCK, [Host("a")], connect=connect)  # type: ignore[arg-type,return-value]
     assert [cluster.name for cluster in state.clusters(site)] == ["test"]
+
+
+def test_memory_that_running_nodes_may_still_take_is_not_given_twice(site: Site) -> None:
+    """16 GB, of which 8 GB are other programs'; a node of 6 GB has touched 1 GB so far."""
+    first = a_request(1, ram="6GB")
+    state.register(site, first)
+    place(site, first, LOCK, [Host("a")], connect=lambda host: FixedHost(a_capacity(memory_free=8 * GB)))  # type: ignore[arg-type,return-value]
+    uuid = state.get(site, "test").nodes[0].uuid
+    busy = a_capacity(memory_free=7 * GB, resident={uuid: 1 * GB})
+    for ram, fits in (("3GB", False), ("1GB", True)):
+        second = a_request(1, ram=ram)
+        second = replace(second, software=replace(second.software, name=f"second-{ram.lower()}"))
+        state.register(site, second)
+        try:
+            place(site, second, LOCK, [Host("a")], connect=lambda host: FixedHost(busy))  # type: ignore[arg-type,return-value]
+        except CapacityError:
+            assert not fits
+        else:
+            assert fits
 
 
 def test_no_hosts(site: Site) -> None:

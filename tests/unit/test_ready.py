@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from vclust_py.ready import _Watch
+import pytest
+
+from vclust_py.ready import _Watch, mpi_reaches
 from vclust_py.state import Node
 
 NODE = Node(
@@ -34,3 +36,21 @@ def test_last_words(tmp_path: Path) -> None:
     assert watch.last_words() == "its console said nothing"
     log.write_text("".join(f"line {number}\n\n" for number in range(9)))
     assert watch.last_words().splitlines()[1:] == [f"    line {number}" for number in range(4, 9)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reaches"),
+    [
+        (["rank 1 of 2 on b", "rank 0 of 2 on a"], True),
+        (["", "[warn] something", "rank 1 of 2 on b", "rank 0 of 2 on a"], True),
+        (["a", "", "b"], True),  # hostname, where there is no program to run
+        (["rank 0 of 1 on a", "rank 0 of 1 on b"], False),  # mpiexec and program of different MPIs
+        (["rank 0 of 2 on a", "rank 1 of 2 on a"], False),
+        (["rank 0 of 2 on a"], False),
+        (["a"], False),
+        ([""], False),
+        ([], False),
+    ],
+)
+def test_mpi_reaches_every_node_only_as_one_program(lines: list[str], reaches: bool) -> None:
+    assert mpi_reaches(lines, ["a", "b"]) is reaches

@@ -30,6 +30,8 @@ class Capacity:
     cpu_speed: int
     memory: int
     memory_free: int
+    resident: Mapping[str, int]
+    """Memory that the processes of running domains hold, by UUID."""
     accelerator: str
 
 
@@ -64,7 +66,7 @@ class Hypervisor(Protocol):
     def capacity(self) -> Capacity: ...
 
     def running(self) -> set[str]:
-        """Names of the domains that run."""
+        """UUIDs of the domains that run."""
         ...
 
     def start(self, domain: Domain) -> bool:

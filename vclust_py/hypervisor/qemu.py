@@ -92,6 +92,8 @@ class Qemu:
                 "so far a QEMU host is the machine that vclust runs on",
             )
         self._host = host
+        if platform.machine() != "x86_64":
+            raise VclustError(f"{host.name}: got a {platform.machine()} machine, expected x86_64 (amd64)")
         emulator = f"qemu-system-{platform.machine()}"
         if shutil.which(emulator) is None:
             raise VclustError(f"{host.name}: {emulator} not found", "install it: apt-get install qemu-system")
@@ -162,12 +164,18 @@ class Qemu:
             cpu_speed=info[3] * 10**6,
             memory=memory["total"] * 1024,
             memory_free=free * 1024,
+            resident=self._call(self._resident),
             accelerator=self._accelerator,
         )
 
+    def _resident(self) -> dict[str, int]:
+        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+        found = self._connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BALLOON, flags)
+        return {domain.UUIDString(): stats.get("balloon.rss", 0) * 1024 for domain, stats in found}
+
     def running(self) -> set[str]:
         domains = self._call(lambda: self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE))
-        return {domain.name() for domain in domains}
+        return {domain.UUIDString() for domain in domains}
 
     def start(self, domain: Domain) -> bool:
         def work() -> bool:

@@ -229,6 +229,14 @@ class TestSelfCheck:
         )
         assert re.fullmatch(r"vclust: ready up=\d+\.\d+ packages=1\n", self_check(expected, tmp_path))
 
+    def test_packages_and_keys_are_the_users_once_they_were_right(self, tmp_path: Path) -> None:
+        fine = f"package dpkg {own_version('dpkg')}\nuser root 0\n"
+        changed = "package dpkg 0.1\nkey root 0123\nuser root 0\n"
+        assert self_check(changed, tmp_path).startswith("vclust: failed package")
+        assert self_check(fine, tmp_path).startswith("vclust: ready")
+        assert self_check(changed, tmp_path).startswith("vclust: ready")
+        assert self_check(changed.replace("root 0", "root 7"), tmp_path).startswith("vclust: failed user")
+
     @pytest.mark.parametrize(
         ("line", "said"),
         [
