@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ TICK = 0.5
 """Seconds between two looks at the progress."""
 _PATIENCE = 60
 """Seconds that interrupted modules have for their clean-up."""
+_AGAIN = 5
+"""Seconds after which Ansible is interrupted once more."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -157,16 +159,24 @@ def _interrupt(thread: threading.Thread) -> None:
     # A second Ctrl-C has nothing to add, and would leave the clean-up half done.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for pid in playbooks:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
         end = time.monotonic() + _PATIENCE
+        _signal(playbooks, signal.SIGINT)
         for pidfd in pidfds:
-            select.select([pidfd], [], [], max(0.0, end - time.monotonic()))
+            while not select.select([pidfd], [], [], _AGAIN)[0] and time.monotonic() < end:
+                # Python loses an interruption that comes at a bad moment, such as between a fork and its end.
+                _signal(playbooks, signal.SIGINT)
             os.close(pidfd)
-        thread.join(max(0.0, end - time.monotonic()))
+        # Modules notice that, and clean up by themselves.
+        _signal(playbooks, signal.SIGKILL)
+        thread.join(_AGAIN)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _descendants(root: int) -> dict[int, int]:
