@@ -274,9 +274,15 @@ def test_what_runs_in_a_layer_cannot_leave_it(made: tuple[Site, Image], tmp_path
         "! mount -t tmpfs x /mnt && ! mknod /root/disk b 8 0 && ! umount /proc || exit 3\n"
         "[ $(ls /proc/sys/net/ipv4/conf | grep -c eth) = 0 ] || exit 4\n"
         "service ssh start || :\n"
+        # The classic way out of a chroot: a second one, with the working directory left above it.
+        "mkdir /root/second && perl -e '"
+        'chroot "/root/second" or exit 5; chdir ".." for 1..64; chroot "."; '
+        f'open my $file, ">", "{tmp_path}/escaped"\' || exit 5\n'
+        "sleep 1000 & \n"
         "readlink /proc/self/ns/pid > /root/namespace\n"
     )
     (folder / "DEBIAN/postinst").chmod(0o755)
     subprocess.run(["dpkg-deb", "-b", folder, copy], check=True, capture_output=True)
     layer = ensure_layer(site, lock, base, (), quiet)
+    assert not (tmp_path / "escaped").exists()
     assert in_layer(layer, tmp_path, "cat", "/root/namespace").strip() != os.readlink("/proc/self/ns/pid")
