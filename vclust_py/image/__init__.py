@@ -143,10 +143,12 @@ class Catalogue:
         """Hold the build lock of `kind` and `key`; give an empty folder on the images' file system.
 
         Look with `find` once more inside: another process may have built the image while this one waited.
-        The folder goes at the end; if this process is killed, with the next build of the same key or `clean`.
+        The folder goes at the end; if this process is killed, with the next build of anything.
         """
         name = f"image-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         with self.site.hold(name):
+            for line in self.clean():
+                _log.info("%s", line)
             folder = self.site.images / f"{name}.tmp"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
@@ -213,7 +215,10 @@ class Catalogue:
         return self.site.images / f"{image.manifest.digest}.status"
 
     def clean(self) -> list[str]:
-        """Take away what is not a valid image: leftovers of killed builds, damaged files.  Returns why."""
+        """Take away leftovers of killed builds and damaged images.  Returns why, a line for each.
+
+        What has a manifest in another form stays: it may be another version's, with nodes running from it.
+        """
         said = []
         with self.site.hold("images"):
             kept = set()
@@ -221,8 +226,10 @@ class Catalogue:
                 image = self._load(path)
                 if isinstance(image, Image):
                     kept |= {path, image.path, self.status(image)}
-                else:
+                elif _readable(path):
                     said.append(image)
+                else:
+                    kept |= set(self.site.images.glob(f"{path.stem}.*"))
             for path in sorted(self.site.images.iterdir()):
                 if path in kept:
                     continue
@@ -264,3 +271,11 @@ class Catalogue:
             except VclustError:
                 return False
         return True
+
+
+def _readable(path: Path) -> bool:
+    try:
+        Manifest.from_json(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

@@ -63,8 +63,12 @@ def test_a_damaged_image_is_refused_and_cleaned(catalogue: Catalogue, harm: str)
     else:
         manifest.write_text(manifest.read_text().replace('"bytes": 7', '"bytes": "7"'))
     assert catalogue.find("layer", "k") is None
-    assert catalogue.clean()
-    assert list(catalogue.site.images.iterdir()) == []
+    if harm in ("manifest", "fields"):  # another version of vclust may still read it
+        assert catalogue.clean() == []
+        assert image.path.exists()
+    else:
+        assert catalogue.clean()
+        assert list(catalogue.site.images.iterdir()) == []
 
 
 def test_an_image_counts_only_with_its_backing(catalogue: Catalogue) -> None:
@@ -75,7 +79,8 @@ def test_an_image_counts_only_with_its_backing(catalogue: Catalogue) -> None:
     assert catalogue.find("layer", "layer") is None
 
 
-def test_leftovers_of_a_killed_build_go_with_the_next(catalogue: Catalogue) -> None:
+@pytest.mark.parametrize("key", ["k", "another"])
+def test_leftovers_of_a_killed_build_go_with_the_next(catalogue: Catalogue, key: str) -> None:
     def build_and_die() -> None:
         with catalogue.building("layer", "k") as folder:
             (folder / "half").write_bytes(b"x" * 1000)
@@ -85,8 +90,9 @@ def test_leftovers_of_a_killed_build_go_with_the_next(catalogue: Catalogue) -> N
     process.start()
     process.join()
     assert [path.suffix for path in catalogue.site.images.iterdir()] == [".tmp"]
-    with catalogue.building("layer", "k") as folder:
+    with catalogue.building("layer", key) as folder:
         assert list(folder.iterdir()) == []
+        assert list(catalogue.site.images.iterdir()) == [folder]
     assert list(catalogue.site.images.iterdir()) == []
 
 
@@ -94,6 +100,11 @@ def test_clean_spares_a_build_that_goes_on(catalogue: Catalogue) -> None:
     with catalogue.building("layer", "k") as folder:
         (folder / "half").write_bytes(b"x")
         assert catalogue.clean() == []
+        assert folder.exists()
+
+
+def test_a_build_spares_another_that_goes_on(catalogue: Catalogue) -> None:
+    with catalogue.building("layer", "k") as folder, catalogue.building("layer", "another"):
         assert folder.exists()
 
 
