@@ -178,6 +178,10 @@ class AptRoot:
         os.replace(draft, self.names)
         stamp.write_text(settings, encoding="utf-8")
 
+    def expire(self) -> None:
+        """The archive no longer has what the index names: the next resolve looks again."""
+        (self.path / "fetched").unlink(missing_ok=True)
+
     def run(self, tool: str, *words: str | Path, status: Path | None = None) -> str:
         """Run an apt tool in this root; `status` is the dpkg status file to start from (default: empty)."""
         start: list[str | Path] = [
@@ -201,17 +205,18 @@ class AptRoot:
         return any(path.stat().st_mtime > moment for path in paths if path.exists())
 
     def make(self) -> None:
-        """Write the root's folders, sources and configuration."""
+        """Write the root's folders, sources and configuration, where they are not there or say something else."""
         for folder in ("lists/partial", "cache/archives/partial", "sources.d", "preferences.d"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         (self.path / "empty").touch()
         listed = sources(self.site, self.suite)
-        (self.path / "sources.d" / "vclust.sources").write_text(listed, encoding="utf-8")
+        _write(self.path / "sources.d" / "vclust.sources", listed)
         proxy = self.site.apt_proxy
         if re.search(r'[\s";]', proxy):
             raise VclustError(f"vclust_site: apt_proxy: got '{proxy}', expected a URL")
         # Read after the machine's own configuration, so what stands here wins over it.
-        (self.path / "apt.conf").write_text(
+        _write(
+            self.path / "apt.conf",
             f"""\
 Dir::State "{self.path}";
 Dir::State::lists "lists";
@@ -246,8 +251,17 @@ Acquire::https::Timeout "20";
 Debug::NoLocking "true";
 """
             + (f'Acquire::http::Proxy "{proxy}";\n' if proxy else ""),
-            encoding="utf-8",
         )
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, and nothing when it says so already: other processes' apt may be reading it."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    # apt passes over files that do not end in .sources.
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
 
 
 def _complaints(output: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vclust_py.apt import AptRoot
 from vclust_py.errors import VclustError
-from vclust_py.image import Report, file_digest
+from vclust_py.image import Report, file_digest, sync
 from vclust_py.image.space import naming_full_disk
 from vclust_py.resolve import Lock, Package
 from vclust_py.run import DYING_WITH_PARENT, CommandError
@@ -31,7 +31,7 @@ def signed_copy(site: Site, package: Package) -> Path:
 
 
 def fast_copy(site: Site, package: Package) -> Path:
-    """Where the fast copy is kept; `<name>.sum` beside it holds its sha256 and says that it is whole."""
+    """Where the fast copy is kept; `<name>.sum` beside it holds its sha256, without which it does not count."""
     return site.packages / "fast" / f"{package.sha256}.deb"
 
 
@@ -101,6 +101,7 @@ def _download(site: Site, root: AptRoot, batch: Sequence[Package], folder: Path)
     try:
         root.run(APT_HELPER, "-q", "download-file", *words)
     except CommandError as error:
+        root.expire()
         raise CommandError(["apt-helper"], "cannot download packages", error.output) from error
     for package in batch:
         path = folder / f"{package.sha256}.deb"
@@ -114,8 +115,13 @@ def _download(site: Site, root: AptRoot, batch: Sequence[Package], folder: Path)
 
 
 def _packed(site: Site, package: Package) -> bool:
+    """Whether the fast copy is there and whole: a power loss may have left less of it than was written."""
     path = fast_copy(site, package)
-    return path.exists() and path.with_suffix(".sum").exists() and stored(site, package)
+    try:
+        noted = path.with_suffix(".sum").read_text(encoding="ascii").strip()
+        return file_digest(path) == noted and stored(site, package)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
 
 
 def _pack(site: Site, package: Package, folder: Path) -> None:
@@ -127,6 +133,8 @@ def _pack(site: Site, package: Package, folder: Path) -> None:
     with naming_full_disk(site.packages):
         repack(original, draft)
         note.write_text(f"{file_digest(draft)}\n", encoding="ascii")
+        sync(draft)
+        sync(note)
         os.replace(draft, final)
         os.replace(note, final.with_suffix(".sum"))
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import KERNEL, Repository
 
 from vclust_py.errors import VclustError
-from vclust_py.image import store
+from vclust_py.image import file_digest, store
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
 
@@ -77,6 +77,20 @@ def test_a_damaged_store_heals(site: Site) -> None:
     with pytest.raises(VclustError, match="damaged, removed"):
         store.fetch(site, lock, quiet)
     assert store.fetch(site, lock, quiet) == (fast,)
+
+
+@pytest.mark.parametrize("harm", ["truncate", "zeros", "note"])
+def test_a_fast_copy_that_is_not_whole_is_packed_again(site: Site, harm: str) -> None:
+    lock = lock_of(site, "libgreet")
+    (fast,) = store.fetch(site, lock, quiet)
+    whole = fast.read_bytes()
+    if harm == "note":
+        fast.with_suffix(".sum").write_bytes(b"\xff" * 65)
+    else:
+        fast.write_bytes(b"" if harm == "truncate" else bytes(len(whole)))
+    assert store.fetch(site, lock, quiet) == (fast,)
+    assert fast.read_bytes() == whole
+    assert fast.with_suffix(".sum").read_text().strip() == file_digest(fast)
 
 
 def test_a_package_that_is_gone_is_an_error(site: Site, toy: Repository) -> None:
