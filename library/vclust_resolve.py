@@ -18,7 +18,9 @@ extends_documentation_fragment:
   - vclust.request
 options:
   locked:
-    description: A lock to use as it is, instead of asking the index.
+    description:
+      - A lock to use as it is, instead of asking the index.
+      - It must have been made for the same packages, suite, architecture and kernel.
     type: dict
 attributes:
   check_mode:
@@ -87,15 +89,14 @@ def argument_spec() -> dict[str, Any]:
 def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None, check: bool) -> Outcome:
     asked = request.from_mapping(values, "request")
     with timing.trial(site, asked, "resolve", check=check) as (cluster, report):
-        if locked is not None:
-            lock = resolve.Lock.from_json(json.dumps(locked), "locked")
-            resolve.verify(lock, site, report)
-            lock.save(site)
-        elif cluster and cluster.lock:
-            # An interrupted creation goes on with the versions it began with.
-            lock = resolve.Lock.load(site, cluster.lock)
-        else:
-            lock = resolve.resolve(asked, metapackages.expand(asked, site), site, report)
+        lock = resolve.settle(
+            asked,
+            metapackages.expand(asked, site),
+            site,
+            report,
+            cluster=cluster,
+            given=None if locked is None else resolve.Lock.from_json(json.dumps(locked), "locked"),
+        )
     size = sum(package.size for package in lock.packages)
     return {"changed": False, "lock": lock.digest, "packages": len(lock.packages), "bytes": size}
 

@@ -96,6 +96,8 @@ def _place(
     capacities = _capacities(hosts, connect)
     strategy = cluster.strategy if cluster and cluster.strategy else choose_strategy(site, request, lock)
     if cluster is not None and cluster.nodes:
+        if lock.digest != cluster.lock and not cluster.images and not check:
+            state.update(site, cluster, lock=lock.digest)  # resolved anew: see vclust_py.resolve
         chosen = {node.name: node.host for node in cluster.nodes}
         return _plan(site, request, lock, strategy, chosen, capacities, changed=False)
     network.check_free(request.software.network)

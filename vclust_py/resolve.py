@@ -25,6 +25,7 @@ from vclust_py.site import Site
 if TYPE_CHECKING:
     from vclust_py.metapackages import MetaPackage
     from vclust_py.request import Request
+    from vclust_py.state import Cluster
 
 # Debian policy 5.6.1; apt-get reads a trailing minus sign as "remove", so no name of ours ends with one.
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]")
@@ -141,23 +142,82 @@ def _package(data: dict[str, Any]) -> Package:
     return package
 
 
+def settle(
+    request: "Request",
+    meta_packages: "Sequence[MetaPackage]",
+    site: Site,
+    report: Report,
+    *,
+    cluster: "Cluster | None",
+    given: Lock | None,
+) -> Lock:
+    """The lock of the request's cluster: the one `given`, or that of an interrupted creation, or a new one.
+
+    Raises RequestError when the given lock is not one of this request, or the cluster holds another one already.
+    """
+    held = _held(site, cluster)
+    if given is None:
+        return held or resolve(request, meta_packages, site, report)
+    _check_fit(given, request, meta_packages, site)
+    if held is not None and held.digest != given.digest:
+        raise RequestError(
+            [f"lock: got {given.digest[:12]}, the cluster {request.name} has {held.digest[:12]} already"],
+            f"destroy it first, `vclust destroy {request.name}`, or go on without a lock",
+        )
+    verify(given, site, report)
+    given.save(site)
+    return given
+
+
+def _held(site: Site, cluster: "Cluster | None") -> Lock | None:
+    """The lock that an interrupted creation goes on with."""
+    from vclust_py.image.base import find_base  # it uses this module
+    from vclust_py.image.store import missing
+
+    if cluster is None or not cluster.lock:
+        return None
+    lock = Lock.load(site, cluster.lock)
+    if cluster.images:
+        return lock
+    # The archive may have moved on meanwhile: what is not here yet may be nowhere.
+    return lock if find_base(site, lock) and not missing(site, lock.packages) else None
+
+
+def _asked(request: "Request", meta_packages: "Sequence[MetaPackage]", site: Site) -> dict[str, Any]:
+    """What the request leaves to be resolved: the arguments of `closure`."""
+    software, architecture = request.software, request.hardware.architecture
+    return {
+        "names": {*software.packages, *(name for meta in meta_packages for name in meta.packages)},
+        "suite": software.suite or site.default_suite,
+        "architecture": architecture,
+        "kernel": software.kernel or f"linux-image-cloud-{architecture}",
+    }
+
+
+def _check_fit(lock: Lock, request: "Request", meta_packages: "Sequence[MetaPackage]", site: Site) -> None:
+    asked = _asked(request, meta_packages, site)
+    problems = [
+        f"lock: {name}: got '{getattr(lock, name)}', the request asks for '{asked[name]}'"
+        for name in ("suite", "architecture", "kernel")
+        if getattr(lock, name) != asked[name]
+    ]
+    for names, said in (
+        (asked["names"] - set(lock.requested), "was made without"),
+        (set(lock.requested) - asked["names"], "was made with, and the request is without,"),
+    ):
+        if names:
+            problems.append(f"lock: {said} {', '.join(sorted(names))}")
+    if problems:
+        raise RequestError(problems, "a lock serves requests for the same packages only")
+
+
 def resolve(request: "Request", meta_packages: "Sequence[MetaPackage]", site: Site, report: Report) -> Lock:
     """The lock of `request` with its meta packages expanded, saved in the site.
 
     Fetches the package index first where it is missing or old.  Raises RequestError for names the index does
     not know and for packages that cannot be installed together.
     """
-    software = request.software
-    names = {*software.packages, *(name for meta in meta_packages for name in meta.packages)}
-    architecture = request.hardware.architecture
-    lock = closure(
-        names,
-        suite=software.suite or site.default_suite,
-        architecture=architecture,
-        kernel=software.kernel or f"linux-image-cloud-{architecture}",
-        site=site,
-        report=report,
-    )
+    lock = closure(**_asked(request, meta_packages, site), site=site, report=report)
     lock.save(site)
     return lock
 

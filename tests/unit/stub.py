@@ -70,12 +70,8 @@ class Lock:
         return cls()
 
 
-def resolve(request: Any, meta_packages: Any, site: Site, report: Any) -> Lock:
+def settle(request: Any, meta_packages: Any, site: Site, report: Any, *, cluster: Any, given: Any) -> Lock:
     return Lock()
-
-
-def verify(lock: Lock, site: Site, report: Any) -> None:
-    pass
 
 
 class Host:

@@ -145,6 +145,21 @@ def test_check_writes_nothing_and_a_second_place_keeps_the_first(site: Site) -> 
     assert state.get(site, "test").nodes == nodes
 
 
+def test_a_cluster_without_images_takes_another_lock(site: Site) -> None:
+    request, newer = a_request(2), replace(LOCK, suite="trixie")
+    state.register(site, request)
+
+    def place_with(lock: Lock, *, check: bool = False) -> str:
+        place(site, request, lock, [Host("a")], check=check, connect=lambda _: FixedHost(a_capacity()))  # type: ignore[arg-type, return-value]
+        return state.get(site, "test").lock
+
+    assert place_with(LOCK) == LOCK.digest
+    assert place_with(newer, check=True) == LOCK.digest
+    assert place_with(newer) == newer.digest
+    state.update(site, state.get(site, "test"), images={"base": "0" * 64})
+    assert place_with(LOCK) == newer.digest
+
+
 def test_a_second_cluster_gets_only_what_the_first_left(site: Site) -> None:
     first, second = a_request(10), a_request(10, ram="1GB")
     second = replace(second, software=replace(second.software, name="second"))

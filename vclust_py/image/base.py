@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vclust_py.apt import sources
+from vclust_py.apt import AptRoot, sources
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, Report, base_key, file_digest, installer, tuning
 from vclust_py.image.space import free_bytes, full_disk, naming_full_disk
@@ -79,23 +79,23 @@ def ensure_base(site: Site, lock: "Lock", report: Report) -> BaseImages:
 
     Raises VclustError when the archive no longer has the versions the lock names.
     """
-    catalogue = Catalogue(site)
-    key = base_key(lock.suite, lock.architecture, lock.kernel, RECIPE)
-    wanted = {f"{package.name}={package.version}" for package in lock.base}
-    images = _find(catalogue, key, wanted)
+    images = find_base(site, lock)
     if images is not None:
         return images
-    with naming_full_disk(site.images), catalogue.building("base", key) as folder:
-        images = _find(catalogue, key, wanted)
+    key = base_key(lock.suite, lock.architecture, lock.kernel, RECIPE)
+    with naming_full_disk(site.images), Catalogue(site).building("base", key) as folder:
+        images = find_base(site, lock)
         if images is None:
             images = _build(site, lock, key, folder, report)
-    _check_versions(lock, set(images.base.manifest.packages), wanted)
+    _check_versions(site, lock, images.base.manifest.packages)
     return images
 
 
-def _check_versions(lock: "Lock", held: set[str], wanted: set[str]) -> None:
+def _check_versions(site: Site, lock: "Lock", packages: Iterable[str]) -> None:
+    held, wanted = set(packages), _wanted(lock)
     if held == wanted:
         return
+    AptRoot(site, lock.suite, lock.architecture).expire()
     differences = sorted(wanted - held) or sorted(held - wanted)
     raise VclustError(
         f"base image of {lock.suite}: the archive has other versions than the lock: "
@@ -105,7 +105,14 @@ def _check_versions(lock: "Lock", held: set[str], wanted: set[str]) -> None:
     )
 
 
-def _find(catalogue: Catalogue, key: str, wanted: set[str]) -> BaseImages | None:
+def _wanted(lock: "Lock") -> set[str]:
+    return {f"{package.name}={package.version}" for package in lock.base}
+
+
+def find_base(site: Site, lock: "Lock") -> BaseImages | None:
+    """The images that hold `lock.base`, where they are there."""
+    catalogue, wanted = Catalogue(site), _wanted(lock)
+    key = base_key(lock.suite, lock.architecture, lock.kernel, RECIPE)
     for base in reversed(catalogue.images()):
         manifest = base.manifest
         if (manifest.kind, manifest.key) == ("base", key) and set(manifest.packages) == wanted:
@@ -140,7 +147,7 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
     )
     if any((image.manifest.kind, image.manifest.key) == ("base", key) for image in catalogue.images()):
         # The first base of its key is kept whatever it holds: the next request is resolved against it.
-        _check_versions(lock, set(packages), {f"{package.name}={package.version}" for package in lock.base})
+        _check_versions(site, lock, packages)
 
     report(f"base image of {lock.suite}: writing the file system", 1, 3)
     raw, image = folder / "base.raw", folder / "base.qcow2"
