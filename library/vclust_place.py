@@ -39,15 +39,14 @@ EXAMPLES = """
     hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
   register: placed
 
-- name: Place them on two machines
+- name: Place them on this machine, and change nothing yet
   vclust_place:
     request: "{{ vclust_request }}"
     lock: "{{ resolved.lock }}"
     hosts:
-      - name: node1
-        uri: qemu+libssh://node1/system
-      - name: node2
-        uri: qemu+libssh://node2/system
+      - name: localhost
+        uri: qemu:///system
+  check_mode: true
 """
 
 RETURN = """
