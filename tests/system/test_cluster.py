@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from machine import left_since, output, snapshot
 
+from vclust_py.access import ssh_options
 from vclust_py.site import PROJECT, Site
 
 pytestmark = pytest.mark.system
@@ -191,6 +193,23 @@ def test_nodes_reach_no_address_of_this_machine(vclust: Vclust, hello: str) -> N
         vclust, hello, "t-hello01", f"ping -c 1 -W 2 {address} > /dev/null 2>&1 || echo unreachable"
     )
     assert said.strip() == "unreachable"
+    # Nor does a packet arrive that wants no answer, from a node that claims the address is on its segment and
+    # takes the bridge's own hardware address for it.
+    cluster = vclust.json("show", hello)
+    bridge = Path("/sys/class/net", cluster["ssh"]["netns"], "address").read_text().strip()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind((address, 0))
+        listening.settimeout(3)
+        port = listening.getsockname()[1]
+        command = (
+            f"ip route replace {address}/32 dev eth0 && "
+            f"ip neighbour replace {address} lladdr {bridge} dev eth0 && "
+            f"bash -c 'echo hello > /dev/udp/{address}/{port}' && echo sent"
+        )
+        options = ssh_options(cluster, cluster["nodes"][0])
+        assert "sent" in output("ssh", *options, "-i", cluster["ssh"]["admin_key"], "root@node", command)
+        with pytest.raises(TimeoutError):
+            listening.recv(100)
 
 
 def test_four_nodes_take_as_many_tasks_as_two(vclust: Vclust, hello: str) -> None:
