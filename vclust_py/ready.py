@@ -32,7 +32,7 @@ _LOGIN_TIMEOUT = 300.0
 _ORDER = ("started", "installer", "installed", "ready")
 
 _KEY_EXCHANGE = "KexAlgorithms=curve25519-sha256"
-"""OpenSSH's default, with a post-quantum half, takes an emulated node three times as long; nothing secret travels."""
+"""OpenSSH's default, with a post-quantum half, takes emulated nodes half a second more; nothing secret travels."""
 
 # The names are checked host names, so they stand for themselves.  All logins at once, and one login to each node:
 # MPI's own ssh goes through the connections that are open already.
