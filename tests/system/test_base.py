@@ -128,7 +128,7 @@ def test_a_node_is_a_debian_of_its_own(
         assert on(node, "grep -c : /etc/passwd; sort /etc/passwd | uniq -d") == on(
             node, "grep -c : /etc/shadow"
         )
-        assert "Signed-By: /" in on(node, "cat /etc/apt/sources.list.d/vclust.sources")
+        assert "URIs: " in on(node, "cat /etc/apt/sources.list.d/vclust.sources")
         assert on(node, "apt-get check -qq && dpkg --audit") == ""
         assert (
             on(
