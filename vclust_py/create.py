@@ -122,7 +122,7 @@ def create(
             record.facts = facts(cluster, drivers)
             emulated = record.facts["accelerator"] == "tcg"
             network.ensure(cluster.segment, cluster.request.software.network, cluster.request.router)
-            images = {role: _image(site, digest) for role, digest in cluster.images.items()}
+            images = {role: Catalogue(site).get(digest) for role, digest in cluster.images.items()}
             _identities(site, cluster)
             total = len(cluster.nodes) - len(up)
 
@@ -166,10 +166,6 @@ def facts(cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> dict[str, Any]
         "strategy": cluster.strategy,
         "accelerator": "tcg" if "tcg" in accelerators else "kvm",
     }
-
-
-def _image(site: Site, digest: str) -> Image:
-    return Catalogue(site).get(digest)
 
 
 def _overlay(site: Site, cluster: Cluster, node: Node, root: Image) -> None:

@@ -33,7 +33,6 @@ def destroy(
     if check:
         return Change(before, {})
     with state.held(site, name, patience=PATIENCE) as cluster:
-        idle = False
         with drivers_of(cluster, connect) as drivers:
             with ThreadPoolExecutor(FAN_OUT) as pool:
                 list(pool.map(lambda node: drivers[node.host].remove(node.uuid), cluster.nodes))

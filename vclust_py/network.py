@@ -34,17 +34,14 @@ def filtered() -> bool:
     return setting.exists() and setting.read_text(encoding="ascii").strip() == "1"
 
 
-def exists(segment: str) -> bool:
-    return Path("/sys/class/net", segment).exists() and Path("/run/netns", segment).exists()
-
-
 def ensure(segment: str, network: IPv4Network, router: IPv4Address) -> bool:
     """Make bridge and router namespace, both called `segment`; False when they are there already.
 
     What an interrupted call left is made anew.
     """
     port = f"{segment}r"
-    if exists(segment) and Path("/sys/class/net", port, "master").exists():
+    # The port is made a member of the bridge last: see below.
+    if Path("/run/netns", segment).exists() and Path("/sys/class/net", port, "master").exists():
         return False
     remove(segment)
     run(["ip", "netns", "add", segment])
