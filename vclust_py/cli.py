@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vclust_py.errors import RequestError, VclustError
+from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = parse(sys.argv[1:] if argv is None else argv)
+    keep_interruptions()
     try:
         if arguments.inventory is None and os.geteuid() != 0:
             _as_root(sys.argv)

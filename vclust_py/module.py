@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 from vclust_py.errors import RequestError, VclustError
+from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
 
 Outcome = Mapping[str, Any]
@@ -132,6 +133,7 @@ def stop_with_controller() -> None:
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    keep_interruptions()
     watched = select.poll()
     # Standard output leads to the controller, over ssh too: an error there means that nobody reads it.
     watched.register(1, 0)

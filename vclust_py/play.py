@@ -22,8 +22,8 @@ TICK = 0.5
 """Seconds between two looks at the progress."""
 _PATIENCE = 60
 """Seconds that interrupted modules have for their clean-up."""
-_AGAIN = 5
-"""Seconds after which Ansible is interrupted once more."""
+_INTERRUPT = 5
+"""Seconds that Ansible has to end when it is interrupted."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -159,18 +159,24 @@ def _interrupt(thread: threading.Thread) -> None:
     # A second Ctrl-C has nothing to add, and would leave the clean-up half done.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        end = time.monotonic() + _PATIENCE
         _signal(playbooks, signal.SIGINT)
-        for pidfd in pidfds:
-            while not select.select([pidfd], [], [], _AGAIN)[0] and time.monotonic() < end:
-                # Python loses an interruption that comes at a bad moment, such as between a fork and its end.
-                _signal(playbooks, signal.SIGINT)
-            os.close(pidfd)
-        # Modules notice that, and clean up by themselves.
+        _await(pidfds, _INTERRUPT)
+        # Ansible may ignore it (started in the background) or lose it (between a fork and its end).  Modules notice
+        # that their controller is gone, and clean up by themselves.
         _signal(playbooks, signal.SIGKILL)
-        thread.join(_AGAIN)
+        _await(pidfds, _PATIENCE)
+        thread.join(_INTERRUPT)
     finally:
         signal.signal(signal.SIGINT, before)
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
+def _await(pidfds: Iterable[int], seconds: float) -> None:
+    """Wait until all these processes have ended, but no longer than that."""
+    end = time.monotonic() + seconds
+    for pidfd in pidfds:
+        select.select([pidfd], [], [], max(end - time.monotonic(), 0))
 
 
 def _signal(pids: Iterable[int], number: int) -> None:

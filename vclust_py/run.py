@@ -1,8 +1,11 @@
-"""Processes: one function, argument lists only, never a shell."""
+"""Processes: one function, argument lists only, never a shell; and interruptions that are not lost."""
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -65,3 +68,18 @@ def run(
         )
         raise CommandError(words, reason, done.stdout + done.stderr)
     return done.stdout
+
+
+def keep_interruptions() -> None:
+    """Python drops a KeyboardInterrupt that comes in a destructor or around a fork; let it come again then."""
+    sys.unraisablehook = _once_more
+
+
+def _once_more(lost: "sys.UnraisableHookArgs") -> None:
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A little later: an exception raised in here would be dropped as well.  To the process, not to the timer's thread,
+    # or the main thread would sleep on.
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()

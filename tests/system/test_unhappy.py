@@ -87,7 +87,15 @@ class Vclust:
         variables.write_text("\n".join([*lines, f"vclust_site: {json.dumps(settings, default=str)}"]))
 
     def start(self, *words: str | Path, prefix: tuple[str, ...] = (), **env: str) -> Running:
-        argv: list[str | Path] = [*prefix, VCLUST, "-i", self.inventory, *words]
+        argv: list[str | Path] = [
+            "env",
+            "--default-signal=INT",
+            *prefix,
+            VCLUST,
+            "-i",
+            self.inventory,
+            *words,
+        ]
         return Running(argv, self.folder, {**os.environ, **env})
 
     def __call__(self, *words: str | Path, code: int = 0, prefix: tuple[str, ...] = ()) -> Done:
