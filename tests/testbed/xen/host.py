@@ -1,0 +1,275 @@
+"""One host: a QEMU process with a disk of its own, and the way in by ssh.
+
+A host outlives the command that started it once `keep` was called on what `start` returned; until then it ends with
+its starter, however that ends.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from vclust_py.errors import VclustError
+from vclust_py.run import run
+from xen import initramfs, places, underlay
+from xen.image import Images
+
+# Reads a word from its starter; when the starter has died instead, the machine dies too.
+_GUARD = """
+exec 3<&0; log=$1; shift
+"$@" </dev/null >>"$log" 2>&1 3<&- &
+machine=$!; echo $machine; exec >/dev/null
+read -r word <&3 || kill -KILL $machine
+"""
+
+_GONE = 20  # seconds a killed machine may take to end
+
+
+class Starting:
+    """A machine that ends with this process, or at the end of the `with` block, unless it is kept."""
+
+    def __init__(self, guard: "subprocess.Popen[str]", host: "Host") -> None:
+        self._guard, self._host = guard, host
+
+    def keep(self) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.write("keep\n")
+        self._guard.stdin.close()
+        self._guard.wait()
+
+    def __enter__(self) -> "Starting":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._guard.returncode is None:
+            self._host.stop()
+            self._guard.kill()
+            self._guard.wait()
+
+
+@dataclass(frozen=True)
+class Host:
+    number: int
+    plain: bool = False
+    """Without Xen: the same Debian on the bare (emulated) machine."""
+
+    @property
+    def name(self) -> str:
+        return f"{'plain' if self.plain else 'xen'}{self.number}"
+
+    @property
+    def address(self) -> str:
+        return places.address(self.number, self.plain)
+
+    @property
+    def folder(self) -> Path:
+        return places.HOSTS / self.name
+
+    @property
+    def console(self) -> Path:
+        """What hypervisor and dom0 say on the serial line."""
+        return self.folder / "console.log"
+
+    def public_key(self) -> str:
+        """The host's ssh key, as in known_hosts."""
+        words = (self.folder / "identity/ssh_host_ed25519_key.pub").read_text(encoding="ascii").split()
+        return " ".join(words[:2])
+
+    # -- the machine
+
+    def pid(self) -> int | None:
+        """The QEMU process, None when the host is off."""
+        try:
+            pid = int((self.folder / "pid").read_text(encoding="ascii"))
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ValueError, ProcessLookupError):
+            return None
+        # A zombie has no words.
+        return pid if self._title.encode() in words else None
+
+    def start(self, images: Images) -> Starting:
+        """Switch it on.  A disk that stands on other images than these is made anew."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._ensure_identity()
+        self._ensure_disk(images)
+        underlay.ensure_tap(self.name)
+        self.console.write_bytes(b"")
+        guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, "sh", self.folder / "qemu.log", *self._command(images)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert guard.stdout is not None
+        (self.folder / "pid").write_text(guard.stdout.readline(), encoding="ascii")
+        return Starting(guard, self)
+
+    def stop(self) -> None:
+        """Pull the plug; the disk is as the host had written it."""
+        pid = self.pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            deadline = time.monotonic() + _GONE
+            while self.pid() is not None:
+                if time.monotonic() > deadline:
+                    raise VclustError(f"{self.name}: process {pid} does not end")
+                time.sleep(0.05)
+        self._close_ssh()
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def pause(self) -> None:
+        """As a host that hangs: it keeps its address and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self.pid()
+        if pid is None:
+            raise VclustError(f"{self.name}: is not running")
+        os.kill(pid, number)
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the whole host since it was switched on, guests included; 0 when it is off."""
+        pid = self.pid()
+        if pid is None:
+            return 0.0
+        # proc(5): utime and stime, counted from behind the name, which may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident(self) -> int:
+        """MiB this machine spends on the host."""
+        pid = self.pid()
+        if pid is None:
+            return 0
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+    # -- the way in
+
+    def ssh_command(self, *words: str, timeout: int = 60) -> list[str]:
+        """ssh(1) to root; logins cost seconds when emulated, so that one connection serves for many."""
+        options = {
+            "UserKnownHostsFile": str(places.KNOWN_HOSTS),
+            "GlobalKnownHostsFile": "/dev/null",
+            "StrictHostKeyChecking": "yes",
+            "IdentitiesOnly": "yes",
+            "ConnectTimeout": str(timeout),
+            "ServerAliveInterval": "30",
+            "LogLevel": "ERROR",
+            "ControlMaster": "auto",
+            "ControlPath": str(self._socket),
+            "ControlPersist": "120",
+        }
+        given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        return ["ssh", "-F", "/dev/null", "-i", str(places.KEY), *given, f"root@{self.address}", *words]
+
+    def ssh(self, command: str, *, stdin: str | None = None, timeout: float = 120) -> str:
+        """What `command` (for the host's shell) prints.  Raises CommandError when it fails."""
+        return run(self.ssh_command("--", command), stdin=stdin, timeout=timeout)
+
+    def _close_ssh(self) -> None:
+        if self._socket.exists():
+            with contextlib.suppress(VclustError):
+                run(self.ssh_command("-O", "exit"), timeout=5)
+            self._socket.unlink(missing_ok=True)
+
+    # -- its parts
+
+    @property
+    def _socket(self) -> Path:
+        return self.folder / "ssh"
+
+    @property
+    def _title(self) -> str:
+        """Tells our process from one that has its number later."""
+        return f"{places.MARK}:{self.folder}"
+
+    def _ensure_identity(self) -> None:
+        folder = self.folder / "identity"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not (folder / "machine-id").exists():
+            (folder / "ssh_host_ed25519_key").unlink(missing_ok=True)
+            run(
+                [
+                    "ssh-keygen",
+                    "-q",
+                    "-t",
+                    "ed25519",
+                    "-N",
+                    "",
+                    "-C",
+                    "",
+                    "-f",
+                    folder / "ssh_host_ed25519_key",
+                ]
+            )
+            (folder / "machine-id").write_text(f"{uuid.uuid4().hex}\n", encoding="ascii")
+
+    def _ensure_disk(self, images: Images) -> None:
+        disk, mark = self.folder / "disk.qcow2", self.folder / "image"
+        if mark.exists() and disk.exists() and mark.read_text(encoding="utf-8") == images.folder.name:
+            return
+        mark.write_text(images.folder.name, encoding="utf-8")
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", images.disk, disk])
+        given = self.folder / "identity"
+        private = given / "ssh_host_ed25519_key"
+        files = {
+            "etc/hostname": (0o644, f"{self.name}\n"),
+            "etc/hosts": (0o644, f"127.0.0.1 localhost\n::1 localhost\n{self.address} {self.name}\n"),
+            "etc/machine-id": (0o444, (given / "machine-id").read_text(encoding="ascii")),
+            "etc/ssh/ssh_host_ed25519_key": (0o600, private.read_text(encoding="ascii")),
+            "etc/ssh/ssh_host_ed25519_key.pub": (0o644, f"{self.public_key()}\n"),
+            "root/.ssh/authorized_keys": (0o600, places.KEY.with_suffix(".pub").read_text(encoding="ascii")),
+        }
+        target = self.folder / "initramfs"
+        initramfs.with_identity(images.initramfs, files, self.folder, target)
+        target.chmod(0o600)
+
+    def _command(self, images: Images) -> list[str]:
+        kernel_line = (
+            f"quiet loglevel=4 mitigations=off net.ifnames=0 underlay={self.address}/{places.PREFIX}"
+        )
+        own = self.folder / "initramfs"
+        if self.plain:
+            kernel_line = f"console=ttyS0 {kernel_line}"
+            boots = ["-kernel", images.kernel, "-append", kernel_line, "-initrd", own]
+        else:
+            memory = f"dom0_mem={places.DOM0_MEMORY}M,max:{places.DOM0_MEMORY}M"
+            # The last three guard against what real processors do ahead of time.
+            xen_line = f"console=com1 com1=115200 noreboot {memory} spec-ctrl=no xpti=no pv-l1tf=no"
+            modules = f"{images.kernel} console=hvc0 {kernel_line},{own}"
+            boots = ["-kernel", images.xen, "-append", xen_line, "-initrd", modules]
+        number = f"{30 + self.number if self.plain else 10 + self.number:02x}"
+        network = f"tap,id=n0,ifname={underlay.tap(self.name)},script=no,downscript=no"
+        disk = f"file={self.folder / 'disk.qcow2'},if=none,id=d0,format=qcow2,cache=unsafe,discard=unmap"
+        words = [
+            *("qemu-system-x86_64", "-name", self._title, "-nodefaults", "-no-user-config"),
+            *("-display", "none", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35"),
+            # The smallest model Xen can run PVH guests on.
+            *("-cpu", "qemu64,+svm,+npt", "-smp", "1", "-m", str(places.MEMORY)),
+            *boots,
+            *("-drive", disk, "-device", "virtio-blk-pci,drive=d0"),
+            *(
+                "-netdev",
+                network,
+                "-device",
+                f"virtio-net-pci,netdev=n0,mac=52:54:00:77:00:{number},romfile=",
+            ),
+            *("-device", "virtio-rng-pci", "-serial", f"file:{self.console}"),
+        ]
+        return [str(word) for word in words]
