@@ -21,7 +21,11 @@ Report = Callable[[str], None]
 
 def hosts() -> list[Host]:
     """Those that have a disk, running or not."""
-    found = (re.fullmatch(r"(xen|plain)(\d+)", path.name) for path in places.HOSTS.glob("*"))
+    found = (
+        re.fullmatch(r"(xen|plain)(\d+)", path.name)
+        for path in places.HOSTS.glob("*")
+        if (path / "image").exists()
+    )
     every = [Host(int(match[2]), match[1] == "plain") for match in found if match]
     return sorted(every, key=lambda host: (host.plain, host.number))
 
@@ -36,23 +40,26 @@ def by_name(name: str) -> Host:
 
 
 def up(count: int, site_root: Path, report: Report, *, plain: bool = False) -> list[Host]:
-    """Have hosts 1 to `count` run, and their inventory written.  Those that run are left as they are."""
+    """Have hosts 1 to `count` run, and the inventory of all that run written.  Those that run are left as they are,
+    those that are off start from the disk and the image they have.
+    """
     wanted = [Host(number, plain) for number in range(1, count + 1)]
     with _held():
         if any(host.pid() is None for host in wanted):
-            images = image.ensure(report)
+            newest = image.ensure(report) if any(host.images() is None for host in wanted) else None
             _ensure_key()
             underlay.ensure_bridge()
+            began = time.monotonic()
             with contextlib.ExitStack() as stack:
                 starting = [
-                    (host, stack.enter_context(host.start(images))) for host in wanted if host.pid() is None
+                    (host, stack.enter_context(host.start(newest))) for host in wanted if host.pid() is None
                 ]
-                inventory.write_known_hosts([host for host in hosts() if (host.folder / "image").exists()])
+                inventory.write_known_hosts(hosts())
                 for host, start in starting:
-                    _wait(host, start, report)
+                    _wait(host, start, began, report)
         for host in wanted:
             report(f"{host.name}: up at {host.address}")
-        inventory.write(wanted, site_root)
+        inventory.write([host for host in hosts() if host.plain == plain and host.pid()], site_root)
     return wanted
 
 
@@ -72,9 +79,8 @@ def down(name: str | None, report: Report) -> None:
         places.KNOWN_HOSTS.unlink(missing_ok=True)
 
 
-def _wait(host: Host, start: Starting, report: Report) -> None:
+def _wait(host: Host, start: Starting, began: float, report: Report) -> None:
     """Until ssh and libvirt answer.  Raises VclustError, with the end of its console, when they do not."""
-    began = time.monotonic()
     libvirt = "test:///default" if host.plain else "xen:///system"
     for what, command in (("ssh", "true"), ("libvirt", f"virsh -c {libvirt} list >/dev/null")):
         while True:

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from vclust_py.errors import VclustError
 from vclust_py.run import run
-from xen import initramfs, places, underlay
+from xen import image, initramfs, places, underlay
 from xen.image import Images
 
 # Reads a word from its starter; when the starter has died instead, the machine dies too.
@@ -80,7 +80,7 @@ class Host:
 
     def public_key(self) -> str:
         """The host's ssh key, as in known_hosts."""
-        words = (self.folder / "identity/ssh_host_ed25519_key.pub").read_text(encoding="ascii").split()
+        words = (self.folder / "host-key.pub").read_text(encoding="ascii").split()
         return " ".join(words[:2])
 
     # -- the machine
@@ -95,11 +95,18 @@ class Host:
         # A zombie has no words.
         return pid if self._title.encode() in words else None
 
-    def start(self, images: Images) -> Starting:
-        """Switch it on.  A disk that stands on other images than these is made anew."""
+    def images(self) -> Images | None:
+        """What its disk stands on; None when it has no disk yet."""
+        mark = self.folder / "image"
+        return image.load(places.IMAGES / mark.read_text(encoding="utf-8")) if mark.exists() else None
+
+    def start(self, newest: Images | None) -> Starting:
+        """Switch it on; a host without a disk gets one that stands on `newest`."""
+        images = self.images() or newest
+        assert images is not None
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._ensure_identity()
-        self._ensure_disk(images)
+        if not (self.folder / "image").exists():
+            self._make_disk(images)
         underlay.ensure_tap(self.name)
         self.console.write_bytes(b"")
         guard = subprocess.Popen(
@@ -199,46 +206,25 @@ class Host:
         """Tells our process from one that has its number later."""
         return f"{places.MARK}:{self.folder}"
 
-    def _ensure_identity(self) -> None:
-        folder = self.folder / "identity"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if not (folder / "machine-id").exists():
-            (folder / "ssh_host_ed25519_key").unlink(missing_ok=True)
-            run(
-                [
-                    "ssh-keygen",
-                    "-q",
-                    "-t",
-                    "ed25519",
-                    "-N",
-                    "",
-                    "-C",
-                    "",
-                    "-f",
-                    folder / "ssh_host_ed25519_key",
-                ]
-            )
-            (folder / "machine-id").write_text(f"{uuid.uuid4().hex}\n", encoding="ascii")
-
-    def _ensure_disk(self, images: Images) -> None:
-        disk, mark = self.folder / "disk.qcow2", self.folder / "image"
-        if mark.exists() and disk.exists() and mark.read_text(encoding="utf-8") == images.folder.name:
-            return
-        mark.write_text(images.folder.name, encoding="utf-8")
-        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", images.disk, disk])
-        given = self.folder / "identity"
-        private = given / "ssh_host_ed25519_key"
+    def _make_disk(self, images: Images) -> None:
+        """Its disk and its identity; the file `image`, written last, says that they are there."""
+        key = self.folder / "host-key"
+        key.unlink(missing_ok=True)
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", key])
         files = {
             "etc/hostname": (0o644, f"{self.name}\n"),
             "etc/hosts": (0o644, f"127.0.0.1 localhost\n::1 localhost\n{self.address} {self.name}\n"),
-            "etc/machine-id": (0o444, (given / "machine-id").read_text(encoding="ascii")),
-            "etc/ssh/ssh_host_ed25519_key": (0o600, private.read_text(encoding="ascii")),
+            "etc/machine-id": (0o444, f"{uuid.uuid4().hex}\n"),
+            "etc/ssh/ssh_host_ed25519_key": (0o600, key.read_text(encoding="ascii")),
             "etc/ssh/ssh_host_ed25519_key.pub": (0o644, f"{self.public_key()}\n"),
             "root/.ssh/authorized_keys": (0o600, places.KEY.with_suffix(".pub").read_text(encoding="ascii")),
         }
         target = self.folder / "initramfs"
         initramfs.with_identity(images.initramfs, files, self.folder, target)
         target.chmod(0o600)
+        disk = self.folder / "disk.qcow2"
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", images.disk, disk])
+        (self.folder / "image").write_text(images.folder.name, encoding="utf-8")
 
     def _command(self, images: Images) -> list[str]:
         kernel_line = (
@@ -250,8 +236,10 @@ class Host:
             boots = ["-kernel", images.kernel, "-append", kernel_line, "-initrd", own]
         else:
             memory = f"dom0_mem={places.DOM0_MEMORY}M,max:{places.DOM0_MEMORY}M"
-            # The last three guard against what real processors do ahead of time.
-            xen_line = f"console=com1 com1=115200 noreboot {memory} spec-ctrl=no xpti=no pv-l1tf=no"
+            # Scrubbing would touch all memory; the last three guard against what only real processors do.
+            xen_line = (
+                f"console=com1 com1=115200 noreboot bootscrub=0 {memory} spec-ctrl=no xpti=no pv-l1tf=no"
+            )
             modules = f"{images.kernel} console=hvc0 {kernel_line},{own}"
             boots = ["-kernel", images.xen, "-append", xen_line, "-initrd", modules]
         number = f"{30 + self.number if self.plain else 10 + self.number:02x}"

@@ -140,8 +140,12 @@ def ensure(report: Callable[[str], None]) -> Images:
             finally:
                 shutil.rmtree(folder)
             _forget_all_but(target)
-        made = json.loads((target / "made.json").read_text(encoding="utf-8"))
-        return Images(target, made["build_seconds"], tuple(made["packages"]))
+        return load(target)
+
+
+def load(folder: Path) -> Images:
+    made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+    return Images(folder, made["build_seconds"], tuple(made["packages"]))
 
 
 def _key() -> str:

@@ -30,6 +30,8 @@ all:
               -o UserKnownHostsFile=%(known_hosts)s -o GlobalKnownHostsFile=/dev/null
               -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes
             ansible_ssh_timeout: 120
+            # What the hosts are started with.
+            vm_host_dom0_memory: %(dom0_memory)sM
             vclust_libvirt_uri: "xen+tls://{{ ansible_host }}/system"
           hosts:
 """
@@ -58,7 +60,11 @@ def write(hosts: Sequence[Host], site_root: Path) -> None:
     """The inventory of `hosts`, all with Xen or all without; and known_hosts, of all hosts there are."""
     target = folder(hosts[0].plain)
     (target / "group_vars").mkdir(parents=True, exist_ok=True)
-    text = _HOSTS % {"key": json.dumps(str(places.KEY)), "known_hosts": places.KNOWN_HOSTS}
+    text = _HOSTS % {
+        "key": json.dumps(str(places.KEY)),
+        "known_hosts": places.KNOWN_HOSTS,
+        "dom0_memory": places.DOM0_MEMORY,
+    }
     text += "".join(
         f"            {host.name}:\n              ansible_host: {host.address}\n" for host in hosts
     )
