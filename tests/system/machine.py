@@ -1,9 +1,13 @@
-"""What a machine holds that vclust could leave behind, seen with the system's own tools."""
+"""The command as a user types it, and what a machine holds that it could leave behind, seen with the system's tools."""
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
 
 OURS = (
     "qemu-system",
@@ -56,3 +60,31 @@ def left_since(before: dict[str, set[str]], patience: float = 20) -> dict[str, s
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.5)
+
+
+class Vclust:
+    """The command, as a user types it, with a site of the tests' own."""
+
+    def __init__(self, inventory: Path, folder: Path, patience: float = 900) -> None:
+        self.inventory, self.folder, self.patience = inventory, folder, patience
+
+    def __call__(self, *words: str | Path, code: int = 0) -> str:
+        done = subprocess.run(
+            [BIN / "vclust", "-i", self.inventory, *words],
+            capture_output=True,
+            text=True,
+            timeout=self.patience,
+        )
+        assert done.returncode == code, f"{words}: {done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def json(self, *words: str) -> Any:
+        done = subprocess.run(
+            [BIN / "vclust", "-i", self.inventory, *words, "--json"], capture_output=True, check=True
+        )
+        return json.loads(done.stdout)
+
+    def request(self, name: str, text: str) -> Path:
+        path = self.folder / f"{name}.ini"
+        path.write_text(text)
+        return path

@@ -10,46 +10,18 @@ import shutil
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from machine import left_since, output, snapshot
+from machine import BIN, Vclust, left_since, output, snapshot
 
 from vclust_py.access import ssh_options
 from vclust_py.site import PROJECT, Site
 
 pytestmark = pytest.mark.system
 
-BIN = Path(sys.executable).parent
 HELLO = (PROJECT / "examples/hello-mpi.ini").read_text()
-
-
-class Vclust:
-    """The command, as a user types it, with a site of the tests' own."""
-
-    def __init__(self, inventory: Path, folder: Path) -> None:
-        self.inventory, self.folder = inventory, folder
-
-    def __call__(self, *words: str | Path, code: int = 0) -> str:
-        done = subprocess.run(
-            [BIN / "vclust", "-i", self.inventory, *words], capture_output=True, text=True, timeout=900
-        )
-        assert done.returncode == code, f"{words}: {done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
-
-    def json(self, *words: str) -> Any:
-        done = subprocess.run(
-            [BIN / "vclust", "-i", self.inventory, *words, "--json"], capture_output=True, check=True
-        )
-        return json.loads(done.stdout)
-
-    def request(self, name: str, text: str) -> Path:
-        path = self.folder / f"{name}.ini"
-        path.write_text(text)
-        return path
 
 
 @pytest.fixture(scope="module")
