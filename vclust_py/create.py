@@ -1,46 +1,44 @@
 """Phases `image` and `create`: what the nodes start from, and the running domains."""
 
 import contextlib
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Disk, Domain, Host, Hypervisor
+from vclust_py.hypervisor import Disk, Domain, Files, Host, Hypervisor, Segment
 from vclust_py.image import Catalogue, Image, installer
 from vclust_py.image.base import ensure_base
 from vclust_py.image.builder import ensure_bundle, ensure_layer
-from vclust_py.place import installed_bytes
 from vclust_py.resolve import Lock
-from vclust_py.run import run
 from vclust_py.site import Site
 from vclust_py.state import Change, Cluster, Node
 
 FAN_OUT = 16
 """Calls under way at once to one site's hosts."""
+ACCELERATORS = ("tcg", "xen", "kvm")
+"""Slowest first."""
+
+Connect = Callable[[Site, Host], Hypervisor]
 
 
 def domain_name(cluster: Cluster, node: Node) -> str:
     return f"{cluster.name}.{node.name}"
 
 
-def overlay(site: Site, cluster: Cluster, node: Node) -> Path:
-    return state.overlay_path(site, cluster.name, cluster.id, node.name)
+# Names of a node's files.  libvirt's AppArmor helper lets QEMU read those that end in .qcow2, .img or .iso.
 
 
-def seed_disk(site: Site, cluster: Cluster, node: Node) -> Path:
-    # Names that libvirt's AppArmor helper may read end in .qcow2, .img or .iso.
-    return state.folder(site, cluster) / f"{node.name}.iso"
+def overlay(node: str) -> str:
+    return f"{node}.qcow2"
 
 
-def console(site: Site, cluster: Cluster, node: Node) -> Path:
-    return state.folder(site, cluster) / f"{node.name}.console"
+def seed_disk(node: str) -> str:
+    return f"{node}.iso"
 
 
 def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
@@ -52,7 +50,7 @@ def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
     with _placed(site, name) as cluster:
         if cluster.images and all(_there(catalogue, digest) for digest in cluster.images.values()):
             return Change({"images": cluster.images}, {"images": cluster.images})
-        if any(overlay(site, cluster, node).exists() for node in cluster.nodes):
+        if any(node.state != "placed" for node in cluster.nodes):
             raise VclustError(
                 f"{name}: an image its disks stand on is gone from {site.images}",
                 f"put it back, or: vclust destroy {name}",
@@ -75,7 +73,7 @@ def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
             made = {role for role, image in images.items() if image.manifest.digest not in known}
             if made & {"root", "bundle"} and "base" not in made:
                 # What `place` foretells from: only runs that built just the request's own part.
-                record.bytes, record.facts = installed_bytes(lock), {"strategy": cluster.strategy}
+                record.bytes, record.facts = lock.installed_bytes, {"strategy": cluster.strategy}
             digests = {role: image.manifest.digest for role, image in images.items()}
             state.update(site, cluster, images=digests, state="images")
     return Change({"images": cluster.images}, {"images": digests})
@@ -101,13 +99,13 @@ def create(
     name: str,
     *,
     check: bool = False,
-    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+    connect: Connect = hypervisor.connect,
 ) -> Change:
     """Overlays, seeds, network and running domains for every node; what is there already stays.
 
     Raises VclustError naming host and node; what was made until then goes with `destroy`.
     """
-    with _placed(site, name) as cluster, drivers_of(cluster, connect) as drivers:
+    with _placed(site, name) as cluster, drivers_of(site, cluster, connect) as drivers:
         if not cluster.images:
             raise VclustError(f"{name}: its images are not made", "run the phase `image` first")
         running = {host: driver.running() for host, driver in drivers.items()}
@@ -120,27 +118,37 @@ def create(
             return Change(before, after)
         with timing.phase(site, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
-            emulated = record.facts["accelerator"] == "tcg"
-            network.ensure(cluster.segment, cluster.request.software.network, cluster.request.router)
             images = {role: Catalogue(site).get(digest) for role, digest in cluster.images.items()}
-            _identities(site, cluster)
+            folder = state.folder(site, cluster)
+            tunnels = _segments(cluster)
+            network.ensure(
+                cluster.segment, cluster.request.software.network, cluster.request.router, tunnels.get(None)
+            )
+            _identities(site, cluster, network.TUNNEL_MTU if tunnels else network.MTU)
             total = len(cluster.nodes) - len(up)
 
             def start(node: Node) -> None:
-                begun = time.time()
+                begun, driver = time.time(), drivers[node.host]
+                files = driver.files(folder.name)
                 if node.state == "failed":
-                    drivers[node.host].remove(node.uuid)
-                    if cluster.ready is None:  # anew, from nothing; later a disk may hold a user's work
-                        overlay(site, cluster, node).unlink(missing_ok=True)
-                _overlay(site, cluster, node, images["root"])
-                log = console(site, cluster, node)
-                with contextlib.suppress(FileNotFoundError):
-                    os.truncate(log, 0)  # what an earlier start wrote must not pass for this one's report
-                drivers[node.host].start(_domain(site, cluster, node, images, emulated))
+                    driver.remove(node.uuid)
+                if node.state in ("placed", "failed") and cluster.ready is None:
+                    # Anew, from nothing; later a disk may hold a user's work.
+                    files.discard(overlay(node.name))
+                root = images["root"]
+                size = max(node.disk, root.manifest.virtual_size)
+                files.overlay(overlay(node.name), root.path.name, size)
+                files.put(folder / seed_disk(node.name))
+                # What an earlier start wrote must not pass for this one's report.
+                driver.clear_console(folder.name, domain_name(cluster, node))
+                driver.start(_domain(cluster, node, images, files, folder.name, driver.accelerator))
                 state.set_node_state(site, cluster, node.name, "started")
                 record.node(node.name, begun, time.time())
 
             with ThreadPoolExecutor(FAN_OUT) as pool:
+                if tunnels:
+                    ends = {node.host: tunnels[node.machine] for node in cluster.nodes}
+                    list(pool.map(lambda host: drivers[host].ensure_segment(ends[host]), ends))
                 waiting = [node for node in cluster.nodes if node.name not in up]
                 for done, _ in enumerate(pool.map(start, waiting), 1):
                     record.report("start", done, total)
@@ -149,61 +157,67 @@ def create(
 
 
 @contextlib.contextmanager
-def drivers_of(cluster: Cluster, connect: Callable[[Host], Hypervisor]) -> Iterator[dict[str, Hypervisor]]:
-    with contextlib.ExitStack() as stack:
-        drivers: dict[str, Hypervisor] = {}
-        for host in {node.host: Host(node.host, node.uri) for node in cluster.nodes}.values():
-            drivers[host.name] = connect(host)
-            stack.callback(drivers[host.name].close)
-        yield drivers
+def drivers_of(site: Site, cluster: Cluster, connect: Connect) -> Iterator[dict[str, Hypervisor]]:
+    """The drivers of the cluster's hosts, by the hosts' names.  Raises VclustError when one does not answer."""
+    hosts = list({node.host: Host(node.host, node.uri, node.guest) for node in cluster.nodes}.values())
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(FAN_OUT) as pool:
+        opened = [pool.submit(connect, site, host) for host in hosts]
+        for one in opened:
+            stack.callback(_close, one)
+        yield {host.name: one.result() for host, one in zip(hosts, opened, strict=True)}
+
+
+def _close(opened: Future[Hypervisor]) -> None:
+    if opened.exception() is None:
+        opened.result().close()
 
 
 def facts(cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> dict[str, Any]:
     """What a phase's duration depends on; `place` foretells from past runs with the same facts."""
-    accelerators = {driver.capacity().accelerator for driver in drivers.values()}
     return {
         "nodes": len(cluster.nodes),
         "strategy": cluster.strategy,
-        "accelerator": "tcg" if "tcg" in accelerators else "kvm",
+        "accelerator": slowest(driver.accelerator for driver in drivers.values()),
     }
 
 
-def _overlay(site: Site, cluster: Cluster, node: Node, root: Image) -> None:
-    path = overlay(site, cluster, node)
-    if path.exists():
-        return
-    draft = path.with_suffix(".tmp")
-    size = max(node.disk, root.manifest.virtual_size)
-    # qemu-img takes the size in bytes; the format of the backing file is named so that it is never guessed.
-    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", root.path, "-F", "qcow2", draft, str(size)])
-    draft.chmod(0o600)  # it will hold keys and hashes; libvirt changes its owner, not its mode
-    draft.rename(path)
+def slowest(accelerators: Iterable[str]) -> str:
+    """The one that decides how long a cluster on such hosts takes."""
+    return min(accelerators, key=ACCELERATORS.index)
 
 
-def _domain(site: Site, cluster: Cluster, node: Node, images: dict[str, Image], emulated: bool) -> Domain:
+def _segments(cluster: Cluster) -> dict[str | None, Segment]:
+    machines = {node.machine for node in cluster.nodes} - {None}
+    return network.segments(cluster.segment, cluster.id, [machine for machine in machines if machine])
+
+
+def _domain(
+    cluster: Cluster, node: Node, images: dict[str, Image], files: Files, folder: str, accelerator: str
+) -> Domain:
     disks = [
-        Disk(overlay(site, cluster, node), "qcow2"),
-        Disk(seed_disk(site, cluster, node), "raw", readonly=True),
+        Disk(files.path(overlay(node.name)), "qcow2"),
+        Disk(files.path(seed_disk(node.name)), "raw", readonly=True),
     ]
     if "bundle" in images:
-        disks.append(Disk(images["bundle"].path, "raw", readonly=True))
+        disks.append(Disk(files.image(images["bundle"].path.name), "raw", readonly=True))
     return Domain(
         name=domain_name(cluster, node),
         uuid=node.uuid,
         architecture=cluster.request.hardware.architecture,
         cpus=node.cpus,
         memory=node.memory,
-        kernel=images["kernel"].path,
-        initrd=images["installer"].path,
-        command_line=installer.command_line(cluster.request.hardware.architecture, emulated=emulated),
+        kernel=files.image(images["kernel"].path.name),
+        initrd=files.image(images["installer"].path.name),
+        command_line=installer.command_line(cluster.request.hardware.architecture, accelerator),
         disks=tuple(disks),
         mac=node.mac,
         bridge=cluster.segment,
-        console=console(site, cluster, node),
+        folder=folder,
+        guest=node.guest,
     )
 
 
-def _identities(site: Site, cluster: Cluster) -> None:
+def _identities(site: Site, cluster: Cluster, mtu: int) -> None:
     """Keys and seeds of all nodes, made once; `keys/known_hosts`, written last, says that they are whole."""
     folder = state.folder(site, cluster)
     known_hosts = folder / "keys" / "known_hosts"
@@ -225,6 +239,7 @@ def _identities(site: Site, cluster: Cluster) -> None:
         packages=tuple(f"{name}={version}" for name, version in lock.installed().items()),
         meta_packages=bundles,
         secrets=seed.new_secrets(bundles),
+        mtu=mtu,
     )
     seed.build_all(shared, folder)
     for name, key in (("user", user_key), ("admin", admin_key)):

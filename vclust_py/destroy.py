@@ -1,15 +1,14 @@
 """Takes away what `create` made, whatever state it is in; images stay, as the site's cache."""
 
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from vclust_py import hypervisor, network, state
-from vclust_py.create import FAN_OUT, drivers_of
+from vclust_py.create import FAN_OUT, Connect, domain_name, drivers_of
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host, Hypervisor, daemon
+from vclust_py.hypervisor import Hypervisor, daemon
 from vclust_py.site import Site
-from vclust_py.state import Change
+from vclust_py.state import Change, Node
 
 PATIENCE = 30.0
 """Seconds to wait for others at work on the cluster: modules whose controller was killed clean up first."""
@@ -20,7 +19,7 @@ def destroy(
     name: str,
     *,
     check: bool = False,
-    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+    connect: Connect = hypervisor.connect,
 ) -> Change:
     """Remove domains, disks, keys and network of the live cluster `name`; an unknown name changes nothing.
 
@@ -33,18 +32,31 @@ def destroy(
     if check:
         return Change(before, {})
     with state.held(site, name, patience=PATIENCE) as cluster:
-        with drivers_of(cluster, connect) as drivers:
+        folder = state.folder(site, cluster)
+
+        def clear(node: Node) -> None:
+            driver = drivers[node.host]
+            driver.remove(node.uuid)
+            driver.clear_console(folder.name, domain_name(cluster, node))
+
+        def leave(driver: Hypervisor) -> None:
+            driver.remove_segment(cluster.segment)
+            driver.files(folder.name).remove()
+
+        with drivers_of(site, cluster, connect) as drivers:
             with ThreadPoolExecutor(FAN_OUT) as pool:
-                list(pool.map(lambda node: drivers[node.host].remove(node.uuid), cluster.nodes))
-            idle = not any(driver.running() for driver in drivers.values())
+                list(pool.map(clear, cluster.nodes))
+                list(pool.map(leave, drivers.values()))
+            here = [drivers[node.host] for node in cluster.nodes if node.machine is None]
+            idle = not any(driver.running() for driver in here)
         network.remove(cluster.segment)
         try:
-            shutil.rmtree(state.folder(site, cluster))
+            shutil.rmtree(folder)
         except FileNotFoundError:
             pass
         except OSError as error:
             raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
         state.forget(site, cluster)
-    if idle and not state.clusters(site):
+    if (here or not cluster.nodes) and idle and not state.clusters(site):
         daemon.stop()
     return Change(before, {})

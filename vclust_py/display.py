@@ -9,9 +9,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-PHASES = ("request", "resolve", "place", "image", "create", "install", "ready")
+PHASES = ("request", "resolve", "place", "image", "distribute", "create", "install", "ready")
 
-_RUNS_BY = {"kvm": "KVM", "tcg": "emulation (no usable KVM)"}
+_RUNS_BY = {"kvm": "KVM", "tcg": "emulation (no usable KVM)", "xen": "Xen"}
 _PLAIN_INTERVAL = 2.0
 """Seconds between two plain lines of one node: a log needs no more."""
 
@@ -101,7 +101,9 @@ class LiveDisplay:
         now = self._end or time.monotonic()
         begun = list(self._starts)
         table = Table.grid(padding=(0, 2))
-        for name in [*begun, *(one for one in self._phases if one not in self._starts)]:
+        # What has not begun by now, before the last that has, was not needed: nothing is sent within one machine.
+        passed = max((self._phases.index(name) + 1 for name in begun if name in self._phases), default=0)
+        for name in [*begun, *self._phases[passed:]]:
             if name not in self._starts:
                 table.add_row("·", f"[dim]{name}[/]", "")
                 continue
@@ -178,6 +180,8 @@ def show_plan(plan: Mapping[str, Any]) -> None:
         table.add_row(node, plan["addresses"].get(node, ""), host, _RUNS_BY.get(accelerator, accelerator))
     _print(table)
     there = "" if plan["base_there"] else ", after the base image"
+    for host, error in plan["unreachable"].items():
+        print(f"\n{host} does not answer: {error}")
     print(f"\ndownload: {size(plan['download'])}, of {plan['packages']} packages")
     print(f"build: {size(plan['build'])}{there}")
     print(f"send: {size(plan['send'])}")

@@ -60,7 +60,11 @@ def cluster_options() -> dict[str, Any]:
 
 def host_options() -> dict[str, Any]:
     """Argument specification of `hosts`: `vclust_py.place.Host` as a mapping."""
-    host = {"name": {"type": "str", "required": True}, "uri": {"type": "str", "default": "qemu:///system"}}
+    host = {
+        "name": {"type": "str", "required": True},
+        "uri": {"type": "str", "default": "qemu:///system"},
+        "guest": {"type": "str", "default": "", "choices": ["", "pv", "pvh"]},
+    }
     return {"hosts": {"type": "list", "elements": "dict", "required": True, "options": host}}
 
 

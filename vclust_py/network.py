@@ -3,15 +3,27 @@
 The bridge has no address on the host, so that a node can reach neither the host nor another cluster, and address
 ranges of clusters may overlap.  The namespace holds the request's router address; ssh goes through it
 (`ip netns exec`, ip-netns(8)).
+
+Where nodes run on other machines, the segment goes there by VXLAN (RFC 7348): every member sends what it knows no
+better place for to each other member (static forwarding entries), and learns from what comes in.  The members' own
+ends are made by their drivers (`Hypervisor.ensure_segment`).
 """
 
 import contextlib
 import json
+import socket
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from vclust_py.errors import RequestError
+from vclust_py.errors import RequestError, VclustError
+from vclust_py.hypervisor import Segment
 from vclust_py.run import run
+
+MTU = 1500
+TUNNEL_MTU = 1450
+"""Bytes of a packet in the segment: VXLAN takes 50 of an Ethernet's 1500."""
+VXLAN_PORT = 4789
 
 
 def check_free(network: IPv4Network) -> None:
@@ -34,10 +46,39 @@ def filtered() -> bool:
     return setting.exists() and setting.read_text(encoding="ascii").strip() == "1"
 
 
-def ensure(segment: str, network: IPv4Network, router: IPv4Address) -> bool:
+def segments(name: str, vni: int, machines: Iterable[str]) -> dict[str | None, Segment]:
+    """The ends of a segment with nodes on other `machines` (names or addresses): by machine; the site manager's
+    own is None's.  Empty when there are no others.
+
+    Raises VclustError when a name is unknown or there is no IPv4 way to it.
+    """
+    members: dict[str | None, IPv4Address] = {one: _address(one) for one in sorted(set(machines))}
+    if not members:
+        return {}
+    # The site manager's own address may differ by machine; the one that reaches the first is taken to reach all.
+    way = json.loads(run(["ip", "-json", "-4", "route", "get", str(next(iter(members.values())))]))
+    members[None] = IPv4Address(way[0]["prefsrc"])
+    return {
+        one: Segment(name, vni, address, tuple(other for other in members.values() if other != address))
+        for one, address in members.items()
+    }
+
+
+def _address(machine: str) -> IPv4Address:
+    try:
+        found = socket.getaddrinfo(machine, None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        raise VclustError(
+            f"{machine}: no IPv4 address: {error.strerror}", "look at vclust_libvirt_uri in the inventory"
+        ) from error
+    return IPv4Address(found[0][4][0])
+
+
+def ensure(segment: str, network: IPv4Network, router: IPv4Address, tunnel: Segment | None = None) -> bool:
     """Make bridge and router namespace, both called `segment`; False when they are there already.
 
-    What an interrupted call left is made anew.
+    `tunnel` is this machine's end where the segment has nodes on others.  What an interrupted call left is made
+    anew.
     """
     port = f"{segment}r"
     # The port is made a member of the bridge last: see below.
@@ -57,21 +98,34 @@ def ensure(segment: str, network: IPv4Network, router: IPv4Address) -> bool:
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             Path("/proc/sys/net", version, "conf", segment, setting).write_text(value, encoding="ascii")
     run(["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", segment])
+    mtu = TUNNEL_MTU if tunnel else MTU
     run(["ip", "-netns", segment, "-batch", "-"], stdin=(
         "link set lo up\n"
         f"address add {router}/{network.prefixlen} dev eth0\n"
-        "link set eth0 up\n"
+        f"link set eth0 mtu {mtu} up\n"
     ))  # fmt: skip
+    if tunnel:
+        _dig(tunnel)
     run(["ip", "link", "set", segment, "up"])
     # Last: the port is what says that the segment is whole.
     run(["ip", "link", "set", port, "up", "master", segment])
     return True
 
 
+def _dig(tunnel: Segment) -> None:
+    device = f"{tunnel.name}x"
+    run(["ip", "link", "add", device, "mtu", str(TUNNEL_MTU), "type", "vxlan", "id", str(tunnel.vni),
+         "local", str(tunnel.local), "dstport", str(VXLAN_PORT)])  # fmt: skip
+    everything = "00:00:00:00:00:00"  # that has no entry of its own
+    for peer in tunnel.peers:
+        run(["bridge", "fdb", "append", everything, "dev", device, "dst", str(peer)])
+    run(["ip", "link", "set", device, "up", "master", tunnel.name])
+
+
 def remove(segment: str) -> bool:
     """Take the segment away; False when nothing of it was there."""
     found = False
-    for interface in (f"{segment}r", segment):
+    for interface in (f"{segment}r", f"{segment}x", segment):
         if Path("/sys/class/net", interface).exists():
             run(["ip", "link", "delete", interface])
             found = True

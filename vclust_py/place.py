@@ -1,17 +1,18 @@
 """Phase `place`: which node runs on which host, all or nothing, in one transaction; the plan people see first."""
 
-import shutil
 import sqlite3
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
-from vclust_py.errors import CapacityError
-from vclust_py.hypervisor import Capacity, Host, Hypervisor
-from vclust_py.image import Catalogue, base_key
-from vclust_py.image.base import RECIPE
+from vclust_py.create import FAN_OUT, Connect, overlay, slowest
+from vclust_py.errors import CapacityError, VclustError
+from vclust_py.hypervisor import Capacity, Host
+from vclust_py.image import Catalogue, Image
+from vclust_py.image.base import BaseImages, find_base
 from vclust_py.image.builder import layer_key
 from vclust_py.image.store import missing
 from vclust_py.request import Request
@@ -19,8 +20,9 @@ from vclust_py.resolve import Lock
 from vclust_py.site import Site
 from vclust_py.state import Cluster, Node
 
-OVERHEAD = {"kvm": 64 * 2**20, "tcg": 192 * 2**20}
-"""Host memory of a node beyond its own: QEMU itself, and for emulation its code cache too."""
+OVERHEAD = {"kvm": 64 * 2**20, "tcg": 192 * 2**20, "xen": 16 * 2**20}
+"""Host memory of a node beyond its own: QEMU itself, and for emulation its code cache too; with Xen what the
+hypervisor keeps of each domain (the QEMU of its disks is in dom0's memory)."""
 _NODE_PHASES = ("create", "install", "ready")
 
 
@@ -53,6 +55,8 @@ class Plan:
     placement: dict[str, str]
     addresses: dict[str, str]
     accelerators: dict[str, str]
+    unreachable: dict[str, str]
+    """Hosts that did not answer, and what went wrong."""
     packages: int
     download: int
     build: int
@@ -73,12 +77,12 @@ def place(
     hosts: Sequence[Host],
     *,
     check: bool = False,
-    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+    connect: Connect = hypervisor.connect,
 ) -> Plan:
     """Give every node of the request a host and write it down, unless `check`.
 
-    A cluster that is placed already keeps its placement.  Raises CapacityError, with what each host lacks, when
-    not all nodes fit, and RequestError when the network is in use.
+    A cluster that is placed already keeps its placement.  A host that does not answer takes no node.  Raises
+    CapacityError, with what each host lacks, when not all nodes fit, and RequestError when the network is in use.
     """
     with timing.trial(site, request, "place", check=check) as (cluster, _):
         return _place(site, request, lock, hosts, cluster, check, connect)
@@ -91,44 +95,75 @@ def _place(
     hosts: Sequence[Host],
     cluster: Cluster | None,
     check: bool,
-    connect: Callable[[Host], Hypervisor],
+    connect: Connect,
 ) -> Plan:
-    capacities = _capacities(hosts, connect)
+    surveys = _surveys(site, hosts, connect)
     strategy = cluster.strategy if cluster and cluster.strategy else choose_strategy(site, request, lock)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not check:
             state.update(site, cluster, lock=lock.digest)  # resolved anew: see vclust_py.resolve
         chosen = {node.name: node.host for node in cluster.nodes}
-        return _plan(site, request, lock, strategy, chosen, capacities, changed=False)
+        return _plan(site, request, lock, strategy, chosen, surveys, changed=False)
     network.check_free(request.software.network)
     with state.connect(site) as connection, state.transaction(connection):
-        rooms = [_room(site, connection, host, capacity) for host, capacity in capacities]
-        nodes = assign(request, rooms)
+        rooms = [_room(site, connection, one, one.capacity) for one in surveys if one.capacity]
+        nodes = assign(request, rooms, {survey.host.name: survey.error for survey in surveys if survey.error})
         if not check and cluster is not None:
             _write(connection, cluster.id, nodes)
             connection.execute(
                 "UPDATE clusters SET state = 'placed', lock = ?, strategy = ? WHERE id = ?",
                 (lock.digest, strategy, cluster.id),
             )
-    return _plan(site, request, lock, strategy, {n.name: n.host for n in nodes}, capacities, changed=True)
+    return _plan(site, request, lock, strategy, {n.name: n.host for n in nodes}, surveys, changed=True)
 
 
-def _capacities(hosts: Sequence[Host], connect: Callable[[Host], Hypervisor]) -> list[tuple[Host, Capacity]]:
+@dataclass(frozen=True)
+class _Survey:
+    """What a host says of itself; no capacity when it does not answer, and then why."""
+
+    host: Host
+    capacity: Capacity | None = None
+    images: Mapping[str, int] = field(default_factory=dict)
+    written: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Bytes on disk of files of live clusters, by folder and name."""
+    error: str = ""
+
+
+def _surveys(site: Site, hosts: Sequence[Host], connect: Connect) -> list[_Survey]:
+    """Ask all hosts, side by side.  Raises VclustError when none answers."""
     if not hosts:
         raise CapacityError("the site has no hosts: its inventory group vm_hosts is empty")
-    found = []
-    for host in hosts:
-        driver = connect(host)
+    live: dict[str, set[str]] = {}
+    for cluster in state.clusters(site):
+        for node in cluster.nodes:
+            live.setdefault(node.host, set()).add(state.folder(site, cluster).name)
+
+    def survey(host: Host) -> _Survey:
         try:
-            found.append((host, driver.capacity()))
-        finally:
-            driver.close()
+            driver = connect(site, host)
+            try:
+                written = {
+                    (folder, name): count
+                    for folder in live.get(host.name, ())
+                    for name, count in driver.files(folder).allocated().items()
+                }
+                images = driver.files("").images() if host.machine else {}
+                return _Survey(host, driver.capacity(), images, written)
+            finally:
+                driver.close()
+        except VclustError as error:
+            return _Survey(host, error=str(error))
+
+    with ThreadPoolExecutor(FAN_OUT) as pool:
+        found = list(pool.map(survey, hosts))
+    if all(one.error for one in found):
+        raise VclustError("\n".join(one.error for one in found))
     return found
 
 
-def _room(site: Site, connection: sqlite3.Connection, host: Host, capacity: Capacity) -> Room:
+def _room(site: Site, connection: sqlite3.Connection, survey: _Survey, capacity: Capacity) -> Room:
     """What is left of a host when every node placed there uses all it asked for."""
-    overhead = OVERHEAD[capacity.accelerator]
+    host, overhead = survey.host, OVERHEAD[capacity.accelerator]
     rows = connection.execute(
         "SELECT nodes.*, clusters.name AS cluster_name FROM nodes JOIN clusters ON clusters.id = nodes.cluster"
         " WHERE host = ? AND destroyed IS NULL",
@@ -137,29 +172,24 @@ def _room(site: Site, connection: sqlite3.Connection, host: Host, capacity: Capa
     promised = sum(row["memory"] + overhead for row in rows)
     # What is free now must hold what nodes may still take: of memory and disk alike they have taken a part only.
     untaken = sum(max(row["memory"] + overhead - capacity.resident.get(row["uuid"], 0), 0) for row in rows)
-    unwritten = sum(max(row["disk"] - _written(site, row), 0) for row in rows)
+    unwritten = 0
+    for row in rows:
+        folder = f"{row['cluster_name']}.{row['cluster']}"
+        unwritten += max(row["disk"] - survey.written.get((folder, overlay(row["name"])), 0), 0)
     return Room(
         host,
         capacity,
         cpus=capacity.cpus * site.cpu_overcommit - sum(row["cpus"] for row in rows),
         memory=min(capacity.memory - promised, capacity.memory_free - untaken),
-        disk=shutil.disk_usage(site.clusters).free - unwritten,
+        disk=capacity.disk_free - unwritten,
     )
 
 
-def _written(site: Site, node: sqlite3.Row) -> int:
-    """Bytes on disk of a node's overlay."""
-    path = state.overlay_path(site, node["cluster_name"], node["cluster"], node["name"])
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
-
-
-def assign(request: Request, rooms: Sequence[Room]) -> list[Node]:
+def assign(request: Request, rooms: Sequence[Room], errors: Mapping[str, str] | None = None) -> list[Node]:
     """Give each node a host: with `Spread: pack` the first one it fits on, else the one with most memory left.
 
-    Raises CapacityError when not all fit; it says for each host why it takes no more.  Cost: nodes times hosts.
+    Raises CapacityError when not all fit; it says for each host why it takes no more; `errors` are those of hosts
+    that did not answer.  Cost: nodes times hosts.
     """
     hardware, left = request.hardware, list(rooms)
     nodes: list[Node] = []
@@ -167,6 +197,7 @@ def assign(request: Request, rooms: Sequence[Room]) -> list[Node]:
         fitting = [index for index, room in enumerate(left) if _refusal(request, room, nodes) is None]
         if not fitting:
             reasons = [f"  {room.host.name}: {_refusal(request, room, nodes)}" for room in left]
+            reasons += [f"  {host}: does not answer: {error}" for host, error in (errors or {}).items()]
             raise CapacityError(
                 f"{request.name}: only {position} of {hardware.number_of_nodes} nodes fit:\n"
                 + "\n".join(reasons),
@@ -193,9 +224,15 @@ def assign(request: Request, rooms: Sequence[Room]) -> list[Node]:
                 memory=hardware.ram,
                 disk=hardware.disk,
                 state="placed",
+                guest=_guest(room),
             )
         )
     return nodes
+
+
+def _guest(room: Room) -> str:
+    """Which kind of Xen guest a node on this host is."""
+    return room.host.guest or next((kind for kind in ("pvh", "pv") if kind in room.capacity.guests), "")
 
 
 def _refusal(request: Request, room: Room, nodes: Sequence[Node]) -> str | None:
@@ -206,6 +243,8 @@ def _refusal(request: Request, room: Room, nodes: Sequence[Node]) -> str | None:
         return f"is {capacity.architecture}, asked for {hardware.architecture}"
     if hardware.cpu_speed is not None and capacity.cpu_speed < hardware.cpu_speed:
         return f"runs at {capacity.cpu_speed / 1e9:.2f} GHz, asked for {hardware.cpu_speed / 1e9:.2f} GHz"
+    if room.host.guest and room.host.guest not in capacity.guests:
+        return f"runs {' and '.join(capacity.guests) or 'no Xen'} guests, vclust_xen_guest says {room.host.guest}"
     if hardware.spread == "hosts" and any(node.host == room.host.name for node in nodes):
         return "has a node of this cluster already (Spread: hosts)"
     if hardware.cpus > capacity.cpus:
@@ -243,12 +282,8 @@ def choose_strategy(site: Site, request: Request, lock: Lock) -> str:
     each = timing.median_rate(site, "install", strategy="each", nodes=request.hardware.number_of_nodes)
     if once is None or each is None:
         return "once"
-    size = installed_bytes(lock)
+    size = lock.installed_bytes
     return "each" if size / each < size / once else "once"
-
-
-def installed_bytes(lock: Lock) -> int:
-    return sum(package.installed_size for package in lock.packages)
 
 
 def _plan(
@@ -257,17 +292,21 @@ def _plan(
     lock: Lock,
     strategy: str,
     placement: dict[str, str],
-    capacities: Sequence[tuple[Host, Capacity]],
+    surveys: Sequence[_Survey],
     *,
     changed: bool,
 ) -> Plan:
     catalogue = Catalogue(site)
-    base = catalogue.find("base", base_key(lock.suite, lock.architecture, lock.kernel, RECIPE))
-    layer = base and catalogue.find("layer", layer_key(lock, base, metapackages.expand(request, site)))
-    build = 0 if layer is not None and strategy == "once" else installed_bytes(lock)
-    accelerators = {host.name: capacity.accelerator for host, capacity in capacities}
-    used = {accelerators[host] for host in placement.values()}
-    facts = {"strategy": strategy, "accelerator": "tcg" if "tcg" in used else "kvm"}
+    base = find_base(site, lock)
+    layer = (
+        None
+        if base is None
+        else catalogue.find("layer", layer_key(lock, base.base, metapackages.expand(request, site)))
+    )
+    build = 0 if layer is not None and strategy == "once" else lock.installed_bytes
+    accelerators = {one.host.name: one.capacity.accelerator for one in surveys if one.capacity}
+    used = [accelerators[host] for host in placement.values() if host in accelerators]
+    facts = {"strategy": strategy, "accelerator": slowest(used) if used else ""}
     seconds: dict[str, float] = {}
     rate = timing.median_rate(site, "image", strategy=strategy)
     if build == 0:
@@ -286,12 +325,24 @@ def _plan(
         placement=placement,
         addresses=dict(zip(request.hostnames, map(str, request.addresses), strict=True)),
         accelerators=accelerators,
+        unreachable={one.host.name: one.error for one in surveys if one.error},
         packages=len(lock.packages),
         download=sum(package.size for package in to_fetch),
         build=build,
-        send=0,  # every host is the site manager itself so far
+        send=_to_send(base, layer, build, [one for one in surveys if one.host.name in placement.values()]),
         base_there=base is not None,
         layer_there=layer is not None,
         estimate=Estimate(seconds, tuple(name for name in ("image", *_NODE_PHASES) if name not in seconds)),
         changed=changed,
+    )
+
+
+def _to_send(base: BaseImages | None, layer: Image | None, build: int, surveys: Sequence[_Survey]) -> int:
+    """Bytes of image files that hosts on other machines lack; what is yet to be built counts as `build` bytes."""
+    made = [base.base, base.kernel, base.installer] if base else []
+    made += [layer] if layer else []
+    return sum(
+        build + sum(image.manifest.bytes for image in made if image.path.name not in survey.images)
+        for survey in surveys
+        if survey.host.machine
     )

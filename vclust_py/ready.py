@@ -6,19 +6,19 @@ every node checks itself, and one login to the first node tries the way to all o
 """
 
 import contextlib
+import functools
 import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vclust_py import hypervisor, metapackages, network, state, timing
 from vclust_py.access import ssh_options
-from vclust_py.create import console, drivers_of, facts
+from vclust_py.create import FAN_OUT, Connect, domain_name, drivers_of, facts
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host, Hypervisor
-from vclust_py.place import installed_bytes
+from vclust_py.hypervisor import Hypervisor
 from vclust_py.resolve import Lock
 from vclust_py.run import run
 from vclust_py.site import Site
@@ -26,6 +26,7 @@ from vclust_py.state import Change, Cluster, Node
 
 _LINE = re.compile(rb"vclust: (installer|progress|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
 _POLL = 0.1  # seconds between two looks at the consoles
+_POLL_FAR = 1.0  # where some are on other machines
 _ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
 _LOGIN_TIMEOUT = 300.0
 
@@ -76,7 +77,8 @@ class _Watch:
     """What a node's console has said since its start."""
 
     node: Node
-    log: Path
+    console: Callable[[int], bytes]
+    """What the console has said from a byte on."""
     start: float
     state: str
     position: int = 0
@@ -84,14 +86,14 @@ class _Watch:
     rest: bytes = field(default=b"", repr=False)
 
     def read(self) -> list[tuple[str, str]]:
-        """New lines of ours, as (word, rest of the line)."""
+        """New lines of ours, as (word, rest of the line).  A host that does not answer fails the node."""
         try:
-            with open(self.log, "rb") as file:
-                file.seek(self.position)
-                text = self.rest + file.read()
-                self.position = file.tell()
-        except FileNotFoundError:
+            new = self.console(self.position)
+        except VclustError as error:
+            self.fail(str(error))
             return []
+        self.position += len(new)
+        text = self.rest + new
         cut = text.rfind(b"\n") + 1
         self.rest = text[cut:]
         return [(word.decode(), rest.decode(errors="replace")) for word, rest in _LINE.findall(text[:cut])]
@@ -102,9 +104,9 @@ class _Watch:
     def last_words(self) -> str:
         """The end of the console, for an error message."""
         try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return "its console said nothing"
+            lines = self.console(0).decode(errors="replace").splitlines()
+        except VclustError as error:
+            return f"its console cannot be read: {error}"
         shown = [line.strip() for line in lines if line.strip()][-5:]
         return "its console ended with:\n    " + "\n    ".join(shown) if shown else "its console said nothing"
 
@@ -114,7 +116,7 @@ def wait_installed(
     name: str,
     *,
     check: bool = False,
-    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+    connect: Connect = hypervisor.connect,
 ) -> Change:
     """Wait until every node's installer has handed over to the installed system.
 
@@ -127,7 +129,7 @@ def wait_installed(
         with _phase(site, cluster, "install", connect) as (record, drivers):
             _follow(site, cluster, "installed", drivers, record)
         if cluster.strategy == "each":  # what `place` foretells from
-            record.bytes = installed_bytes(Lock.load(site, cluster.lock))
+            record.bytes = Lock.load(site, cluster.lock).installed_bytes
         return Change(change.before, _states(state.get(site, name)))
 
 
@@ -136,7 +138,7 @@ def prove(
     name: str,
     *,
     check: bool = False,
-    connect: Callable[[Host], Hypervisor] = hypervisor.connect,
+    connect: Connect = hypervisor.connect,
 ) -> Change:
     """Wait for every node's own check, then log in as a user would, and run MPI across the nodes if there is one.
 
@@ -172,11 +174,11 @@ def _goal(cluster: Cluster, goal: str) -> Change:
 
 @contextlib.contextmanager
 def _phase(
-    site: Site, cluster: Cluster, phase: str, connect: Callable[[Host], Hypervisor]
+    site: Site, cluster: Cluster, phase: str, connect: Connect
 ) -> Iterator[tuple[timing.Recorder, dict[str, Hypervisor]]]:
     with (
         timing.phase(site, cluster, phase) as record,
-        drivers_of(cluster, connect) as drivers,
+        drivers_of(site, cluster, connect) as drivers,
     ):
         record.facts = facts(cluster, drivers)
         yield record, drivers
@@ -198,15 +200,48 @@ def _follow(
 
     Raises VclustError when fewer than MinNodes nodes are left.
     """
+    folder = state.folder(site, cluster).name
     watches = [
-        _Watch(node, console(site, cluster, node), time.time(), node.state)
+        _Watch(
+            node,
+            functools.partial(drivers[node.host].console, folder, domain_name(cluster, node)),
+            time.time(),
+            node.state,
+        )
         for node in cluster.nodes
         if _rank(node.state) < _rank(goal)
     ]
+    with ThreadPoolExecutor(FAN_OUT) as pool:
+        _wait(site, cluster, watches, goal, drivers, record, pool)
+    failed = [watch for watch in watches if watch.state == "failed"]
+    for watch in failed:
+        # It is of no use any more, and may be busy doing nothing; its console stays.  Its host may be gone.
+        with contextlib.suppress(VclustError):
+            drivers[watch.node.host].remove(watch.node.uuid)
+    left = sum(node.state != "failed" for node in state.get(site, cluster.name).nodes)
+    if left < cluster.request.hardware.min_nodes:
+        raise VclustError(
+            "\n".join(f"{cluster.name}: {watch.node.name}: {watch.detail}" for watch in failed)
+            or f"{cluster.name}: {left} of {len(cluster.nodes)} nodes work, MinNodes asks for"
+            f" {cluster.request.hardware.min_nodes}",
+            f"create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
+        )
+
+
+def _wait(
+    site: Site,
+    cluster: Cluster,
+    watches: Sequence[_Watch],
+    goal: str,
+    drivers: Mapping[str, Hypervisor],
+    record: timing.Recorder,
+    pool: ThreadPoolExecutor,
+) -> None:
     waiting, deadline, looked = list(watches), time.monotonic() + site.ready_timeout, time.monotonic()
+    poll = _POLL_FAR if any(watch.node.machine for watch in watches) else _POLL
     while waiting:
-        for watch in waiting:
-            for word, rest in watch.read():
+        for watch, lines in zip(waiting, pool.map(_Watch.read, waiting), strict=True):
+            for word, rest in lines:
                 _take(watch, word, rest, record)
         if time.monotonic() - looked > _ALIVE:
             _look(waiting, drivers)
@@ -222,19 +257,7 @@ def _follow(
                 record.report(f"failed: {watch.detail.splitlines()[0]}", node=watch.node.name)
             record.report(goal, len(watches) - len(waiting), len(watches))
         if waiting:
-            time.sleep(_POLL)
-    failed = [watch for watch in watches if watch.state == "failed"]
-    for watch in failed:
-        # It is of no use any more, and may be busy doing nothing; its console stays.
-        drivers[watch.node.host].remove(watch.node.uuid)
-    left = sum(node.state != "failed" for node in state.get(site, cluster.name).nodes)
-    if left < cluster.request.hardware.min_nodes:
-        raise VclustError(
-            "\n".join(f"{cluster.name}: {watch.node.name}: {watch.detail}" for watch in failed)
-            or f"{cluster.name}: {left} of {len(cluster.nodes)} nodes work, MinNodes asks for"
-            f" {cluster.request.hardware.min_nodes}",
-            f"create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
-        )
+            time.sleep(poll)
 
 
 def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
@@ -251,9 +274,13 @@ def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
 
 def _look(waiting: Sequence[_Watch], drivers: Mapping[str, Hypervisor]) -> None:
     """A node whose domain has gone will never report."""
-    running = {host: driver.running() for host, driver in drivers.items()}
+    running: dict[str, set[str]] = {}
+    for host in {watch.node.host for watch in waiting}:
+        with contextlib.suppress(VclustError):  # reading its consoles will tell
+            running[host] = drivers[host].running()
     for watch in waiting:
-        if watch.state != "failed" and watch.node.uuid not in running[watch.node.host]:
+        found = running.get(watch.node.host)
+        if watch.state != "failed" and found is not None and watch.node.uuid not in found:
             watch.fail(f"its domain stopped; {watch.last_words()}")
 
 

@@ -78,6 +78,11 @@ class Lock:
         ]
         return hashlib.sha256(json.dumps(data).encode()).hexdigest()
 
+    @property
+    def installed_bytes(self) -> int:
+        """Of the closure beyond the base, on disk."""
+        return sum(package.installed_size for package in self.packages)
+
     def installed(self) -> dict[str, str]:
         """Version by name of all a node holds: the closure may upgrade packages of the base."""
         return {package.name: package.version for package in (*self.base, *self.packages)}

@@ -5,7 +5,7 @@ cloud images find the NoCloud files (`meta-data`, `user-data`, `network-config`)
 
 files.tar     extracted at / with numeric owners
 passwd, shadow, group   lines to append;  `groups`: lines "GROUP USER", a user joins a group that is there
-network       one line: MAC ADDRESS/PREFIX ROUTER
+network       one line: MAC ADDRESS/PREFIX ROUTER MTU
 instance      the instance id; an identity is applied once for each
 environment   KEY='value' lines for the steps (`metapackages.STEP_VARIABLES`), to be read by sh
 steps/        NN-NAME: sh scripts for this node, in this order
@@ -85,6 +85,8 @@ class ClusterIdentity:
     packages: tuple[str, ...]
     meta_packages: tuple[MetaPackage, ...]
     secrets: Mapping[str, bytes]
+    mtu: int = 1500
+    """Bytes; less where the segment goes through a tunnel."""
 
 
 def new_key() -> KeyPair:
@@ -174,7 +176,7 @@ def _for_installer(node: NodeIdentity, cluster: ClusterIdentity) -> dict[str, by
     content = {
         "instance": f"{node.instance_id}\n",
         "network": f"{node.mac} {node.address}/{cluster.request.software.network.prefixlen} "
-        f"{cluster.request.router}\n",
+        f"{cluster.request.router} {cluster.mtu}\n",
         "passwd": "".join(f"{user.name}:x:{uid}:{uid}::/home/{user.name}:/bin/bash\n" for user, uid in users),
         # No day of the last change: passwords of a cluster do not age.
         "shadow": "".join(f"{user.name}:{user.password_hash}::0:99999:7:::\n" for user, _ in users),
@@ -355,6 +357,7 @@ def _for_cloud_init(node: NodeIdentity, cluster: ClusterIdentity) -> dict[str, b
     interface = {
         "match": {"macaddress": node.mac},
         "addresses": [f"{node.address}/{cluster.request.software.network.prefixlen}"],
+        "mtu": cluster.mtu,
         "routes": [{"to": "0.0.0.0/0", "via": str(cluster.request.router)}],
     }
     meta_data = {"instance-id": node.instance_id, "local-hostname": node.name}

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
@@ -54,6 +55,7 @@ CREATE TABLE IF NOT EXISTS nodes (
     memory INTEGER NOT NULL,
     disk INTEGER NOT NULL,
     state TEXT NOT NULL,
+    guest TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (cluster, position)
 );
 CREATE TABLE IF NOT EXISTS phases (
@@ -85,7 +87,7 @@ CREATE TABLE IF NOT EXISTS audit (
     cluster TEXT NOT NULL,
     detail TEXT NOT NULL
 );
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
 
 
@@ -116,6 +118,13 @@ class Node:
     memory: int
     disk: int
     state: str
+    guest: str = ""
+    """Xen: pv or pvh."""
+
+    @property
+    def machine(self) -> str | None:
+        """The host's name or address; None when it is the site manager itself."""
+        return urlsplit(self.uri).hostname
 
 
 @dataclass(frozen=True)
@@ -157,9 +166,12 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
         try:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA foreign_keys = ON")
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_SCHEMA)
+            elif version < 2:
+                _upgrade(connection)
             yield connection
         finally:
             connection.close()
@@ -174,6 +186,14 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
             else "are you root, and is the disk in order?"
         )
         raise VclustError(f"{site.database}: {error}", hint) from error
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """From version 1 of the database, which knew no Xen; whoever comes first does it."""
+    with transaction(connection):
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+            connection.execute("ALTER TABLE nodes ADD COLUMN guest TEXT NOT NULL DEFAULT ''")
+            connection.execute("PRAGMA user_version = 2")
 
 
 @contextlib.contextmanager
@@ -332,16 +352,7 @@ def forget(site: Site, cluster: Cluster) -> None:
 
 def folder(site: Site, cluster: Cluster) -> Path:
     """The cluster's own folder; the number keeps a new cluster apart from a destroyed one of the same name."""
-    return _folder(site, cluster.name, cluster.id)
-
-
-def _folder(site: Site, name: str, number: int) -> Path:
-    return site.clusters / f"{name}.{number}"
-
-
-def overlay_path(site: Site, name: str, number: int, node: str) -> Path:
-    """The overlay of a node of the cluster with that name and number."""
-    return _folder(site, name, number) / f"{node}.qcow2"
+    return site.clusters / f"{cluster.name}.{cluster.id}"
 
 
 def progress(site: Site, name: str, after: int = 0) -> list[dict[str, Any]]:

@@ -47,6 +47,13 @@ options:
         description: How libvirt there is reached from the site manager.
         type: str
         default: qemu:///system
+      guest:
+        description:
+          - With Xen, whether nodes there are C(pv) or C(pvh) guests.
+          - Empty for C(pvh) where the host can run them, else C(pv).
+        type: str
+        default: ""
+        choices: ["", pv, pvh]
 """
 
     REQUEST = """

@@ -71,7 +71,7 @@ class Node:
             *("-m", memory, "-nodefaults", "-display", "none", "-serial", f"file:{self.console}"),
             *("-monitor", f"unix:{self.monitor},server,nowait"),
             *("-kernel", str(kernel), "-initrd", str(initramfs)),
-            *("-append", f"{installer.command_line(emulated=not kvm)} {append}".strip()),
+            *("-append", f"{installer.command_line(accelerator='kvm' if kvm else 'tcg')} {append}".strip()),
             *(
                 "-netdev",
                 f"user,id=n,net={network},host={router},dns={dns}"

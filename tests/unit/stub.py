@@ -91,6 +91,7 @@ class Plan:
             "placement": self.placement,
             "addresses": {},
             "accelerators": {"localhost": "emulation"},
+            "unreachable": {},
             "packages": 3,
             "download": 1500,
             "build": 2_000_000,

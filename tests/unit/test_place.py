@@ -3,7 +3,6 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from vclust_py import request as requests
 from vclust_py import state
-from vclust_py.errors import CapacityError
+from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host
 from vclust_py.place import OVERHEAD, Room, assign, place
 from vclust_py.request import Request
@@ -28,7 +27,7 @@ def a_request(nodes: int = 2, **hardware: object) -> Request:
 
 
 def a_capacity(**values: object) -> Capacity:
-    capacity = Capacity("amd64", 4, 3 * GB, 16 * GB, 16 * GB, {}, "kvm")
+    capacity = Capacity("amd64", 4, 3 * GB, 16 * GB, 16 * GB, {}, 10**15, "kvm")
     return replace(capacity, **values)  # type: ignore[arg-type]
 
 
@@ -47,14 +46,21 @@ class FixedHost:
     def capacity(self) -> Capacity:
         return self.capacity_given
 
+    def files(self, folder: str) -> "FixedHost":
+        return self
+
+    def allocated(self) -> dict[str, int]:
+        return {}
+
+    def images(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
         pass
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    # The disk of whoever runs the tests has no part in them.
-    monkeypatch.setattr("vclust_py.place.shutil.disk_usage", lambda path: SimpleNamespace(free=10**15))
+def site(tmp_path: Path) -> Site:
     site = Site(root=tmp_path / "site")
     site.make_directories()
     return site
@@ -136,7 +142,7 @@ def test_check_writes_nothing_and_a_second_place_keeps_the_first(site: Site) -> 
     request = a_request(2)
     state.register(site, request)
 
-    def connect(host: Host) -> FixedHost:
+    def connect(site: Site, host: Host) -> FixedHost:
         return FixedHost(a_capacity())
 
     plan = place(site, request, LOCK, [Host("a")], check=True, connect=connect)  # type: ignore[arg-type]
@@ -153,7 +159,9 @@ def test_a_cluster_without_images_takes_another_lock(site: Site) -> None:
     state.register(site, request)
 
     def place_with(lock: Lock, *, check: bool = False) -> str:
-        place(site, request, lock, [Host("a")], check=check, connect=lambda _: FixedHost(a_capacity()))  # type: ignore[arg-type, return-value]
+        place(
+            site, request, lock, [Host("a")], check=check, connect=lambda site, host: FixedHost(a_capacity())
+        )  # type: ignore[arg-type, return-value]
         return state.get(site, "test").lock
 
     assert place_with(LOCK) == LOCK.digest
@@ -166,7 +174,7 @@ def test_a_cluster_without_images_takes_another_lock(site: Site) -> None:
 def test_a_second_cluster_gets_only_what_the_first_left(site: Site) -> None:
     first, second = a_request(10), a_request(10, ram="1GB")
     second = replace(second, software=replace(second.software, name="second"))
-    connect = lambda host: FixedHost(a_capacity())  # noqa: E731
+    connect = lambda site, host: FixedHost(a_capacity())  # noqa: E731
     state.register(site, first)
     place(site, first, LOCK, [Host("a")], connect=connect)  # type: ignore[arg-type,return-value]
     state.register(site, second)
@@ -179,7 +187,9 @@ def test_memory_that_running_nodes_may_still_take_is_not_given_twice(site: Site)
     """16 GB, of which 8 GB are other programs'; a node of 6 GB has touched 1 GB so far."""
     first = a_request(1, ram="6GB")
     state.register(site, first)
-    place(site, first, LOCK, [Host("a")], connect=lambda host: FixedHost(a_capacity(memory_free=8 * GB)))  # type: ignore[arg-type,return-value]
+    place(
+        site, first, LOCK, [Host("a")], connect=lambda site, host: FixedHost(a_capacity(memory_free=8 * GB))
+    )  # type: ignore[arg-type,return-value]
     uuid = state.get(site, "test").nodes[0].uuid
     busy = a_capacity(memory_free=7 * GB, resident={uuid: 1 * GB})
     for ram, fits in (("3GB", False), ("1GB", True)):
@@ -187,7 +197,7 @@ def test_memory_that_running_nodes_may_still_take_is_not_given_twice(site: Site)
         second = replace(second, software=replace(second.software, name=f"second-{ram.lower()}"))
         state.register(site, second)
         try:
-            place(site, second, LOCK, [Host("a")], connect=lambda host: FixedHost(busy))  # type: ignore[arg-type,return-value]
+            place(site, second, LOCK, [Host("a")], connect=lambda site, host: FixedHost(busy))  # type: ignore[arg-type,return-value]
         except CapacityError:
             assert not fits
         else:
@@ -197,3 +207,34 @@ def test_memory_that_running_nodes_may_still_take_is_not_given_twice(site: Site)
 def test_no_hosts(site: Site) -> None:
     with pytest.raises(CapacityError, match="vm_hosts is empty"):
         place(site, a_request(), LOCK, [], check=True)
+
+
+def test_a_host_that_does_not_answer_takes_no_node(site: Site) -> None:
+    def connect(site: Site, host: Host) -> FixedHost:
+        if host.name == "dead":
+            raise VclustError("dead: no route")
+        return FixedHost(a_capacity())
+
+    request = a_request()
+    plan = place(site, request, LOCK, [Host("dead"), Host("a")], check=True, connect=connect)  # type: ignore[arg-type]
+    assert set(plan.placement.values()) == {"a"}
+    assert plan.unreachable == {"dead": "dead: no route"}
+    with pytest.raises(CapacityError, match="dead: does not answer: dead: no route"):
+        place(site, a_request(200), LOCK, [Host("dead"), Host("a")], check=True, connect=connect)  # type: ignore[arg-type]
+    with pytest.raises(VclustError, match=r"^dead: no route$"):
+        place(site, request, LOCK, [Host("dead")], check=True, connect=connect)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "guests", "found"),
+    [("", ("pv", "pvh"), "pvh"), ("", ("pv",), "pv"), ("pv", ("pv", "pvh"), "pv"), ("", (), "")],
+)
+def test_kind_of_xen_guest(wanted: str, guests: tuple[str, ...], found: str) -> None:
+    room = replace(a_room("a", accelerator="xen", guests=guests), host=Host("a", "xen:///system", wanted))
+    assert assign(a_request(1), [room])[0].guest == found
+
+
+def test_a_kind_of_guest_that_the_host_cannot_run() -> None:
+    room = replace(a_room("a", accelerator="xen", guests=("pv",)), host=Host("a", "xen:///system", "pvh"))
+    with pytest.raises(CapacityError, match="runs pv guests, vclust_xen_guest says pvh"):
+        assign(a_request(1), [room])

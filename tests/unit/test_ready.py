@@ -1,9 +1,8 @@
 """Reading consoles."""
 
-from pathlib import Path
-
 import pytest
 
+from vclust_py.errors import VclustError
 from vclust_py.ready import _Watch, mpi_reaches
 from vclust_py.state import Node
 
@@ -12,30 +11,40 @@ NODE = Node(
 )
 
 
-def test_only_whole_lines_of_ours_count(tmp_path: Path) -> None:
-    log = tmp_path / "console"
-    watch = _Watch(NODE, log, 0.0, "started")
+def a_watch(console: bytearray) -> _Watch:
+    return _Watch(NODE, lambda position: bytes(console[position:]), 0.0, "started")
+
+
+def test_only_whole_lines_of_ours_count() -> None:
+    console = bytearray()
+    watch = a_watch(console)
     assert watch.read() == []
-    log.write_bytes(b"[    0.1] kernel\r\nvclust: installer up=3.4\r\nvclust: progress unp")
+    console += b"[    0.1] kernel\r\nvclust: installer up=3.4\r\nvclust: progress unp"
     assert watch.read() == [("installer", "up=3.4")]
-    with open(log, "ab") as file:
-        file.write(b"ack 3/81\r\n\x1b[0mvclust: ready up=12 packages=2\r\nvclust: readyish\r\n")
+    console += b"ack 3/81\r\n\x1b[0mvclust: ready up=12 packages=2\r\nvclust: readyish\r\n"
     assert watch.read() == [("progress", "unpack 3/81"), ("ready", "up=12 packages=2")]
     assert watch.read() == []
 
 
-def test_bytes_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
-    log = tmp_path / "console"
-    log.write_bytes(b"\xff\xfe\0vclust: failed seed: \xff\n")
-    assert _Watch(NODE, log, 0.0, "started").read() == [("failed", "seed: �")]
+def test_bytes_that_are_no_text_do_no_harm() -> None:
+    assert a_watch(bytearray(b"\xff\xfe\0vclust: failed seed: \xff\n")).read() == [("failed", "seed: \ufffd")]
 
 
-def test_last_words(tmp_path: Path) -> None:
-    log = tmp_path / "console"
-    watch = _Watch(NODE, log, 0.0, "started")
+def test_last_words() -> None:
+    console = bytearray()
+    watch = a_watch(console)
     assert watch.last_words() == "its console said nothing"
-    log.write_text("".join(f"line {number}\n\n" for number in range(9)))
+    console += "".join(f"line {number}\n\n" for number in range(9)).encode()
     assert watch.last_words().splitlines()[1:] == [f"    line {number}" for number in range(4, 9)]
+
+
+def test_a_host_that_does_not_answer_fails_the_node() -> None:
+    def console(position: int) -> bytes:
+        raise VclustError("h: libvirt does not answer")
+
+    watch = _Watch(NODE, console, 0.0, "started")
+    assert watch.read() == []
+    assert (watch.state, watch.detail) == ("failed", "h: libvirt does not answer")
 
 
 @pytest.mark.parametrize(

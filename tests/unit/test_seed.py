@@ -109,7 +109,7 @@ def test_lines_for_the_installer(cluster: seed.ClusterIdentity, disks: list[Path
     assert text(disk, "shadow") == f"alice:{HASH}::0:99999:7:::\nbob:*::0:99999:7:::\n"
     assert text(disk, "group") == "alice:x:1000:\nbob:x:1001:\n"
     assert text(disk, "groups") == "sudo alice\nadm alice\nsudo bob\nadm bob\n"
-    assert text(disk, "network") == "52:54:0a:01:02:01 10.1.2.1/24 10.1.2.254\n"
+    assert text(disk, "network") == "52:54:0a:01:02:01 10.1.2.1/24 10.1.2.254 1500\n"
     assert text(disk, "instance") == f"{cluster.nodes[0].instance_id}\n"
 
 

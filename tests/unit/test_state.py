@@ -33,7 +33,9 @@ def test_register_is_idempotent_and_refuses_another_request(site: Site, request_
     assert not state.register(site, request_, check=True).changed
     other = replace(request_, hardware=replace(request_.hardware, cpus=2))
     with state.connect(site) as connection:
-        connection.execute("INSERT INTO nodes VALUES (1, 0, 'n', 'h', 'u', 'a', 'm', 'u', 1, 1, 1, 'placed')")
+        connection.execute(
+            "INSERT INTO nodes VALUES (1, 0, 'n', 'h', 'u', 'a', 'm', 'u', 1, 1, 1, 'placed', '')"
+        )
     with pytest.raises(RequestError, match="exists with a different request"):
         state.register(site, other)
     assert state.get(site, "one").request == request_
@@ -128,3 +130,14 @@ def test_a_state_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
     (tmp_path / "site" / "state.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(VclustError, match=r"state\.db: file is not a database"):
         state.clusters(Site(root=tmp_path / "site"))
+
+
+def test_a_database_that_knew_no_xen_is_taken_over(tmp_path: Path) -> None:
+    site = Site(root=tmp_path / "site")
+    with state.connect(site) as connection:
+        connection.execute("ALTER TABLE nodes DROP COLUMN guest")
+        connection.execute("PRAGMA user_version = 1")
+    for _ in range(2):
+        with state.connect(site) as connection:
+            columns = [row["name"] for row in connection.execute("PRAGMA table_info(nodes)")]
+            assert columns[-2:] == ["state", "guest"]

@@ -1,12 +1,23 @@
-"""What vclust needs of a hypervisor host.  One file for each driver; `connect` picks it by the connection URI."""
+"""What vclust needs of a hypervisor host.  One file for each driver; `connect` picks it by the connection URI.
 
-from collections.abc import Mapping
+qemu        QEMU: KVM where it works, emulation where not; on the site manager itself
+xen         Xen, PV and PVH, on the site manager or on another machine
+connection  libvirt calls that end: each in a bounded time, in an error that names the host
+storage     files on a host that is another machine, through libvirt
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from vclust_py.errors import VclustError
+from vclust_py.site import Site
+
+HOST_ROOT = Path("/var/lib/vclust")
+"""Where a host that is not the site manager keeps its files; the roll-out makes it (role vm_host)."""
 
 
 @dataclass(frozen=True)
@@ -15,28 +26,45 @@ class Host:
 
     name: str
     uri: str = "qemu:///system"
+    guest: str = ""
+    """Xen: `pv` or `pvh` (`vclust_xen_guest`); empty: pvh where the host can, else pv."""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Host":
-        return cls(str(mapping["name"]), str(mapping.get("uri") or cls.uri))
+        return cls(
+            str(mapping["name"]), str(mapping.get("uri") or cls.uri), str(mapping.get("guest") or cls.guest)
+        )
+
+    @property
+    def machine(self) -> str | None:
+        """Name or address in the URI; None when the host is the site manager itself."""
+        return urlsplit(self.uri).hostname
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a host has and what is free of it now.  Bytes, Hz; `accelerator` is kvm or tcg (emulation)."""
+    """What a host has and what is free of it now.  Bytes, Hz."""
 
     architecture: str
     cpus: int
     cpu_speed: int
     memory: int
     memory_free: int
+    """With Xen the hypervisor's, as dom0's own memory is not for guests."""
     resident: Mapping[str, int]
-    """Memory that the processes of running domains hold, by UUID."""
+    """Memory that running domains hold already, by UUID."""
+    disk_free: int
+    """Of the file system for the nodes' disks."""
     accelerator: str
+    """kvm, tcg (emulation) or xen."""
+    guests: tuple[str, ...] = ()
+    """Xen: pv, pvh, or both."""
 
 
 @dataclass(frozen=True)
 class Disk:
+    """`path` is on the host."""
+
     path: Path
     format: str  # qcow2 | raw
     readonly: bool = False
@@ -44,7 +72,10 @@ class Disk:
 
 @dataclass(frozen=True)
 class Domain:
-    """A node as the hypervisor sees it; memory in bytes, disks in the order the guest sees them."""
+    """A node as the hypervisor sees it; memory in bytes, disks in the order the guest sees them.
+
+    Paths are on the host.  `folder` is the name of the cluster's folder (see `Files`).
+    """
 
     name: str
     uuid: str
@@ -57,16 +88,81 @@ class Domain:
     disks: tuple[Disk, ...]
     mac: str
     bridge: str
-    console: Path
+    folder: str
+    guest: str = ""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A cluster's layer-2 segment as one host sees it: its bridge's name, VXLAN number and the other members."""
+
+    name: str
+    vni: int
+    local: IPv4Address
+    peers: tuple[IPv4Address, ...]
+
+
+class Files(Protocol):
+    """The files of one cluster on one host, and the images there.
+
+    Every call raises VclustError naming the host when it is refused or not answered; a full disk is said as such.
+    """
+
+    def path(self, name: str) -> Path:
+        """Where the cluster's file `name` is, or would be."""
+        ...
+
+    def image(self, name: str) -> Path:
+        """Where the image file `name` is, or would be."""
+        ...
+
+    def images(self) -> dict[str, int]:
+        """Image files that are there, whole: name → bytes."""
+        ...
+
+    def put(self, source: Path) -> None:
+        """Bring the site manager's file `source` here under its own name; what is there already is replaced."""
+        ...
+
+    def overlay(self, name: str, backing: str, size: int) -> None:
+        """Make the qcow2 overlay `name` over the image `backing`, for root only; no change when it is there."""
+        ...
+
+    def allocated(self) -> dict[str, int]:
+        """Files of the cluster: name → bytes on disk."""
+        ...
+
+    def discard(self, name: str) -> None:
+        """Remove one file of the cluster, if it is there."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the cluster's folder and all in it, if it is there."""
+        ...
 
 
 class Hypervisor(Protocol):
     """One host.  Every call raises VclustError naming the host when the hypervisor refuses or does not answer."""
 
+    accelerator: str
+    """As in Capacity."""
+
     def capacity(self) -> Capacity: ...
 
     def running(self) -> set[str]:
         """UUIDs of the domains that run."""
+        ...
+
+    def files(self, folder: str) -> Files:
+        """The files of the cluster whose folder is called `folder`."""
+        ...
+
+    def ensure_segment(self, segment: Segment) -> None:
+        """Make the host a member of the segment; no change when it is one already."""
+        ...
+
+    def remove_segment(self, name: str) -> None:
+        """Take the segment away from the host, if it is there."""
         ...
 
     def start(self, domain: Domain) -> bool:
@@ -77,15 +173,54 @@ class Hypervisor(Protocol):
         """Stop at once and forget the domain; False when there is none."""
         ...
 
+    def console(self, folder: str, domain: str, position: int = 0) -> bytes:
+        """What the domain's console has said, from byte `position` on; empty when there is nothing."""
+        ...
+
+    def clear_console(self, folder: str, domain: str) -> None:
+        """Forget what the console has said; the domain does not run."""
+        ...
+
+    def attach_disk(self, uuid: str, disk: Disk) -> str:
+        """Give a running domain one more disk.  Returns the device's name as the guest sees it, as `vdc`."""
+        ...
+
+    def detach_disk(self, uuid: str, path: Path) -> bool:
+        """Take the disk with that path from a running domain; False when it has none such."""
+        ...
+
+    def attach_nic(self, uuid: str, mac: str, bridge: str) -> None:
+        """Give a running domain one more network interface."""
+        ...
+
+    def detach_nic(self, uuid: str, mac: str) -> bool:
+        """Take the interface with that MAC from a running domain; False when it has none such."""
+        ...
+
+    def set_memory(self, uuid: str, memory: int) -> None:
+        """Change a running domain's memory (bytes) within what it was started with."""
+        ...
+
+    def save(self, uuid: str, path: Path) -> None:
+        """Stop a running domain with its memory kept in the file `path` on the host."""
+        ...
+
+    def restore(self, path: Path) -> None:
+        """Let the domain saved in `path` go on where it stopped."""
+        ...
+
     def close(self) -> None: ...
 
 
-def connect(host: Host) -> Hypervisor:
+def connect(site: Site, host: Host) -> Hypervisor:
     """Open the host's hypervisor, starting its daemon where that is ours to do."""
-    from vclust_py.hypervisor import qemu
+    from vclust_py.hypervisor import qemu, xen
 
-    if urlsplit(host.uri).scheme.split("+")[0] == "qemu":
-        return qemu.Qemu(host)
-    raise VclustError(
-        f"{host.name}: vclust_libvirt_uri: got '{host.uri}', expected a URI such as qemu:///system"
-    )
+    drivers: dict[str, Callable[[Site, Host], Hypervisor]] = {"qemu": qemu.Qemu, "xen": xen.Xen}
+    scheme = urlsplit(host.uri).scheme.split("+")[0]
+    if scheme not in drivers:
+        raise VclustError(
+            f"{host.name}: vclust_libvirt_uri: got '{host.uri}', expected a URI such as qemu:///system"
+            " or xen+tls://HOST/system"
+        )
+    return drivers[scheme](site, host)

@@ -55,10 +55,10 @@ APPLETS = (
 )
 
 
-def command_line(architecture: str = "amd64", *, emulated: bool = True, xen: bool = False) -> str:
-    """The kernel's command line.  `emulated`: QEMU without KVM; `xen`: a Xen guest, whose console is hvc0."""
+def command_line(architecture: str = "amd64", accelerator: str = "tcg") -> str:
+    """The kernel's command line; `accelerator` as in `hypervisor.Capacity`: a Xen guest's console is hvc0."""
     words = [
-        f"console={'hvc0' if xen else _CONSOLES[architecture]}",
+        f"console={'hvc0' if accelerator == 'xen' else _CONSOLES[architecture]}",
         # Interfaces keep the kernel's names: the installer has set eth0 up before udev starts.
         "net.ifnames=0",
         # A serial line takes as long as it takes; the journal has it all.
@@ -68,7 +68,7 @@ def command_line(architecture: str = "amd64", *, emulated: bool = True, xen: boo
         # A node that cannot go on stops, and its host sees it.
         "panic=-1",
     ]
-    if emulated:
+    if accelerator == "tcg":
         # They guard against what processors do ahead of time; an emulated one does nothing of the kind.
         words.append("mitigations=off")
     return " ".join(words)

@@ -82,9 +82,9 @@ def test_two_kernels_are_refused(root: Path, tmp_path: Path) -> None:
 
 
 def test_command_line_switches_mitigations_off_only_when_emulated() -> None:
-    assert "mitigations=off" in installer.command_line(emulated=True).split()
-    assert "mitigations=off" not in installer.command_line(emulated=False).split()
-    assert "console=hvc0" in installer.command_line(xen=True).split()
+    assert "mitigations=off" in installer.command_line(accelerator="tcg").split()
+    assert "mitigations=off" not in installer.command_line(accelerator="kvm").split()
+    assert "console=hvc0" in installer.command_line(accelerator="xen").split()
     assert "console=ttyAMA0" in installer.command_line("arm64").split()
 
 

@@ -1,0 +1,196 @@
+"""What the drivers do alike with a domain, through libvirt."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from xml.etree import ElementTree
+
+import libvirt
+
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Disk, Domain, Host
+from vclust_py.hypervisor.connection import CALL_TIMEOUT, MEMORY_TIMEOUT, Connection
+
+_T = TypeVar("_T")
+Element = ElementTree.Element
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""libvirt's name: ours."""
+
+
+def add(parent: Element, tag: str, text: object = None, **attributes: str) -> Element:
+    """A new element of libvirt's XML.  Always as a tree: so no value can break out of its place."""
+    element = ElementTree.SubElement(parent, tag, attributes)
+    element.text = None if text is None else str(text)
+    return element
+
+
+def as_text(xml: Element) -> str:
+    return ElementTree.tostring(xml, encoding="unicode")
+
+
+def parsed(text: str) -> Element:
+    """XML that libvirt itself has written."""
+    return ElementTree.fromstring(text)  # noqa: S314
+
+
+@contextlib.contextmanager
+def absent(*codes: int) -> Iterator[None]:
+    """Around a call on something that may be gone: libvirt errors of these codes end the block, and no more."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in codes:
+            raise
+
+
+class Domains:
+    """Domains of one host; a driver adds their definition and what else differs."""
+
+    bus: ClassVar[str]
+    """Of disks, as libvirt calls it."""
+    letters: ClassVar[str]
+    """What the guest's disk names begin with."""
+
+    _host: Host
+    _connection: Connection
+
+    def running(self) -> set[str]:
+        def work(connection: Any) -> set[str]:
+            found = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return {domain.UUIDString() for domain in found}
+
+        return self._connection.call("list domains", work)
+
+    def remove(self, uuid: str) -> bool:
+        def work(connection: Any) -> str:
+            found = _lookup(connection.lookupByUUIDString, uuid)
+            if found is None:
+                return ""
+            with absent(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):  # it does not run
+                found.destroy()
+            with absent(libvirt.VIR_ERR_NO_DOMAIN):
+                found.undefine()
+            return str(found.name())
+
+        name = self._connection.call(f"remove domain {uuid}", work)
+        if name:
+            self._forget(name)
+        return bool(name)
+
+    def _forget(self, name: str) -> None:
+        """Take away what else a removed domain has left."""
+
+    def _found(self, connection: Any, domain: Domain) -> Any | None:
+        """libvirt's domain of that name and UUID; raises VclustError when it is somebody else's."""
+        found = _lookup(connection.lookupByName, domain.name)
+        if found is not None and found.UUIDString() != domain.uuid:
+            raise VclustError(
+                f"{self._host.name}: a domain {domain.name} exists that vclust did not make",
+                f"look at it with: virsh -c {self._host.uri} dominfo {domain.name}",
+            )
+        return found
+
+    def attach_disk(self, uuid: str, disk: Disk) -> str:
+        def work(domain: Any) -> str:
+            taken: dict[str, str] = {}
+            for element in parsed(domain.XMLDesc()).iterfind("devices/disk"):
+                source, target = element.find("source"), element.find("target")
+                if source is not None and target is not None:
+                    taken[source.get("file", "")] = target.get("dev", "")
+            if str(disk.path) in taken:
+                return taken[str(disk.path)]
+            name = next(name for name in self.disk_names() if name not in taken.values())
+            parent = Element("devices")
+            domain.attachDeviceFlags(
+                as_text(self.disk_xml(parent, name, disk)), libvirt.VIR_DOMAIN_AFFECT_LIVE
+            )
+            return name
+
+        return self._with(f"attach disk {disk.path}", uuid, work)
+
+    def detach_disk(self, uuid: str, path: Path) -> bool:
+        return self._detach(f"detach disk {path}", uuid, "disk", "source", "file", str(path))
+
+    def attach_nic(self, uuid: str, mac: str, bridge: str) -> None:
+        def work(domain: Any) -> None:
+            there = parsed(domain.XMLDesc()).iterfind("devices/interface/mac")
+            if mac not in [element.get("address") for element in there]:
+                text = as_text(self.nic_xml(Element("devices"), mac, bridge))
+                domain.attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+        self._with(f"attach interface {mac}", uuid, work)
+
+    def detach_nic(self, uuid: str, mac: str) -> bool:
+        return self._detach(f"detach interface {mac}", uuid, "interface", "mac", "address", mac)
+
+    def _detach(self, what: str, uuid: str, kind: str, tag: str, attribute: str, value: str) -> bool:
+        """Take away the device of that kind whose element `tag` has that attribute."""
+
+        def work(domain: Any) -> bool:
+            for element in parsed(domain.XMLDesc()).iterfind(f"devices/{kind}"):
+                named = element.find(tag)
+                if named is not None and named.get(attribute) == value:
+                    domain.detachDeviceFlags(as_text(element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                    return True
+            return False
+
+        return self._with(what, uuid, work)
+
+    def set_memory(self, uuid: str, memory: int) -> None:
+        def work(domain: Any) -> None:
+            most = domain.maxMemory() * 1024
+            if memory > most:
+                raise VclustError(
+                    f"{self._host.name}: {domain.name()}: memory: got {memory} bytes, expected at most"
+                    f" {most}, with which it was started"
+                )
+            domain.setMemoryFlags(memory // 1024, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+        self._with("set memory", uuid, work)
+
+    def save(self, uuid: str, path: Path) -> None:
+        self._with(f"save to {path}", uuid, lambda domain: domain.save(str(path)), MEMORY_TIMEOUT)
+
+    def restore(self, path: Path) -> None:
+        self._connection.call(
+            f"restore {path}", lambda connection: connection.restore(str(path)), MEMORY_TIMEOUT
+        )
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _with(self, what: str, uuid: str, function: Callable[[Any], _T], timeout: float = CALL_TIMEOUT) -> _T:
+        """Call `function` with the running domain."""
+
+        def work(connection: Any) -> _T:
+            found = _lookup(connection.lookupByUUIDString, uuid)
+            if found is None or not found.isActive():
+                raise VclustError(f"{self._host.name}: {what}: no domain with UUID {uuid} runs there")
+            return function(found)
+
+        return self._connection.call(what, work, timeout)
+
+    def disk_names(self) -> list[str]:
+        return [f"{self.letters}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+
+    def disk_xml(self, parent: Element, name: str, disk: Disk) -> Element:
+        element = add(parent, "disk", type="file", device="disk")
+        add(element, "driver", name="qemu", type=disk.format, discard="unmap")
+        add(element, "source", file=str(disk.path))
+        add(element, "target", dev=name, bus=self.bus)
+        if disk.readonly:
+            add(element, "readonly")
+        return element
+
+    def nic_xml(self, parent: Element, mac: str, bridge: str) -> Element:
+        interface = add(parent, "interface", type="bridge")
+        add(interface, "mac", address=mac)
+        add(interface, "source", bridge=bridge)
+        return interface
+
+
+def _lookup(find: Callable[[str], Any], key: str) -> Any | None:
+    with absent(libvirt.VIR_ERR_NO_DOMAIN):
+        return find(key)
+    return None

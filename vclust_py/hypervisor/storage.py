@@ -1,0 +1,373 @@
+"""Files of a cluster on a host: on the site manager itself, or on another machine through libvirt's storage pools."""
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import libvirt
+
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import HOST_ROOT, Host
+from vclust_py.hypervisor.certificates import ROLL_OUT
+from vclust_py.hypervisor.connection import CALL_TIMEOUT, Connection
+from vclust_py.hypervisor.domains import absent, add, as_text
+from vclust_py.image.space import naming_full_disk
+from vclust_py.run import run
+from vclust_py.site import Site
+
+_SLOWEST = 1_000_000
+"""Bytes a second below which a transfer counts as hung."""
+_RACE = 5.0
+"""Seconds in which what others do to a pool at the same moment is over."""
+_FRESH = 1.0
+"""Seconds for which a pool's list of files is taken as it is."""
+_DRAFTS = (".part", ".tmp")
+
+
+def read_from(path: Path, position: int) -> bytes:
+    """The file's bytes from `position` on; none when it is not there."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(position)
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+class LocalFiles:
+    """`Files` on the site manager itself: image store and cluster folder are the site's own."""
+
+    def __init__(self, site: Site, folder: str) -> None:
+        self._site, self._folder = site, site.clusters / folder
+
+    def path(self, name: str) -> Path:
+        return self._folder / name
+
+    def image(self, name: str) -> Path:
+        return self._site.images / name
+
+    def images(self) -> dict[str, int]:
+        return {
+            path.name: path.stat().st_size
+            for path in self._site.images.iterdir()
+            if path.is_file() and path.suffix not in (*_DRAFTS, ".json", ".status")
+        }
+
+    def put(self, source: Path) -> None:
+        target = self.path(source.name)
+        if target.exists() and target.samefile(source):
+            return
+        draft = target.with_name(f"{target.name}.tmp")
+        with naming_full_disk(self._folder):
+            draft.unlink(missing_ok=True)
+            draft.touch(mode=0o600)
+            shutil.copyfile(source, draft)
+            draft.rename(target)
+
+    def overlay(self, name: str, backing: str, size: int) -> None:
+        path = self.path(name)
+        if path.exists():
+            return
+        draft = path.with_name(f"{name}.tmp")
+        with naming_full_disk(self._folder):
+            # The format of the backing file is named so that it is never guessed; the size is in bytes.
+            run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", self.image(backing), "-F", "qcow2", draft,
+                 str(size)])  # fmt: skip
+            draft.chmod(0o600)  # it will hold keys and hashes; libvirt changes its owner, not its mode
+            draft.rename(path)
+
+    def allocated(self) -> dict[str, int]:
+        try:
+            found = list(os.scandir(self._folder))
+        except FileNotFoundError:
+            return {}
+        return {entry.name: entry.stat().st_blocks * 512 for entry in found if entry.is_file()}
+
+    def discard(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        try:
+            shutil.rmtree(self._folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
+
+
+class Pool:
+    """A folder on another machine, as a storage pool of its libvirt.
+
+    The pool is transient: nothing of it is written down over there, and it is made again whenever it is missing.
+    """
+
+    def __init__(
+        self, connection: Connection, host: Host, name: str, folder: Path, mode: str | None = None
+    ) -> None:
+        """`mode`: of the folder, which is made with the pool; without it the folder must be there."""
+        self.folder = folder
+        self._connection, self._host, self._name, self._mode = connection, host, name, mode
+        self._listed = 0.0
+
+    def open(self, connection: Any, *, make: bool = True) -> Any:
+        """libvirt's pool, active.  Raises libvirtError; with `make` off, FileNotFoundError without the folder."""
+        deadline = time.monotonic() + _RACE
+        while True:
+            try:
+                with absent(libvirt.VIR_ERR_NO_STORAGE_POOL):
+                    pool = connection.storagePoolLookupByName(self._name)
+                    if not pool.isActive():  # a removal was interrupted
+                        pool.create()
+                    return pool
+                flags = libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD if self._mode and make else 0
+                return connection.storagePoolCreateXML(as_text(self._xml()), flags)
+            except libvirt.libvirtError as error:
+                if error.get_int1() == errno.ENOENT and not make:
+                    raise FileNotFoundError(str(self.folder)) from error
+                if error.get_int1() == errno.ENOENT and self._mode is None:
+                    raise VclustError(f"{self._host.name}: {self.folder}: not found", ROLL_OUT) from error
+                # Another thread or process may be making or removing it.
+                if error.get_int1() == errno.ENOENT or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def _xml(self) -> ElementTree.Element:
+        xml = ElementTree.Element("pool", type="dir")
+        add(xml, "name", self._name)
+        target = add(xml, "target")
+        add(target, "path", self.folder)
+        if self._mode:
+            _root_only(target, self._mode)
+        return xml
+
+    def refresh(self, pool: Any) -> None:
+        """Let libvirt look at the folder anew, for what came into it by another way."""
+        deadline = time.monotonic() + _RACE
+        while True:
+            try:
+                pool.refresh()
+                self._listed = time.monotonic()
+                return
+            except libvirt.libvirtError:  # not while a volume is made in it
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def sizes(self, *, written: bool) -> dict[str, int]:
+        """Files in the folder: name → their length, or with `written` the bytes they take on disk."""
+        flags = 0 if written else libvirt.VIR_STORAGE_VOL_GET_PHYSICAL
+
+        def work(connection: Any) -> dict[str, int]:
+            try:
+                pool = self.open(connection, make=False)
+            except FileNotFoundError:
+                if self._mode:
+                    return {}
+                raise
+            self.refresh(pool)
+            found = {}
+            for volume in pool.listAllVolumes():
+                with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
+                    kind, _, size = volume.infoFlags(flags)
+                    if kind == libvirt.VIR_STORAGE_VOL_FILE:
+                        found[volume.name()] = size
+            return found
+
+        return self._connection.call(f"list {self.folder}", work)
+
+    def free(self) -> int:
+        """Bytes left on the folder's file system."""
+
+        def work(connection: Any) -> int:
+            pool = self.open(connection)
+            self.refresh(pool)
+            return int(pool.info()[3])
+
+        return self._connection.call(f"free space of {self.folder}", work)
+
+    def read(self, name: str, position: int) -> bytes:
+        """The file's bytes from `position` on; none when it is not there."""
+
+        def work(connection: Any) -> bytes:
+            pool = self.open(connection)
+            volume = _volume(pool, name)
+            if volume is None and time.monotonic() - self._listed > _FRESH:
+                self.refresh(pool)
+                volume = _volume(pool, name)
+            if volume is None:
+                return b""
+            stream = connection.newStream()
+            try:
+                volume.download(stream, position, 0)
+            except libvirt.libvirtError as error:
+                if error.get_int1() == errno.ENOENT:  # taken away by another way
+                    self.refresh(pool)
+                    return b""
+                raise
+            pieces: list[bytes] = []
+            stream.recvAll(lambda _stream, piece, _: pieces.append(piece), None)
+            stream.finish()
+            return b"".join(pieces)
+
+        return self._connection.call(f"read {self.folder / name}", work)
+
+    def discard(self, name: str) -> None:
+        def work(connection: Any) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                pool = self.open(connection, make=False)
+                if _volume(pool, name) is None:
+                    self.refresh(pool)
+                _delete(_volume(pool, name))
+
+        self._connection.call(f"remove {self.folder / name}", work)
+
+    def write(self, name: str, source: Path) -> None:
+        """Copy the site manager's file `source` here, for root only; replaces what is there."""
+        size = source.stat().st_size
+        xml = self._volume_xml(name, size, "raw")
+
+        def work(connection: Any) -> None:
+            pool = self.open(connection)
+            _delete(_volume(pool, name))
+            with self._naming_full_disk(pool, name):
+                volume = pool.createXML(as_text(xml))
+                try:
+                    _upload(connection, volume, source, size)
+                except BaseException:
+                    _delete(volume)
+                    raise
+
+        self._connection.call(f"write {self.folder / name}", work, timeout=CALL_TIMEOUT + size / _SLOWEST)
+
+    def make_overlay(self, name: str, backing: Path, size: int) -> None:
+        """Make the qcow2 file `name` over `backing`, for root only; no change when it is there."""
+        xml = self._volume_xml(name, size, "qcow2")
+        store = add(xml, "backingStore")
+        add(store, "path", backing)
+        add(store, "format", type="qcow2")
+
+        def work(connection: Any) -> None:
+            pool = self.open(connection)
+            with self._naming_full_disk(pool, name), absent(libvirt.VIR_ERR_STORAGE_VOL_EXIST):
+                pool.createXML(as_text(xml))
+
+        self._connection.call(f"make {self.folder / name}", work)
+
+    def _volume_xml(self, name: str, size: int, image_format: str) -> ElementTree.Element:
+        xml = ElementTree.Element("volume")
+        add(xml, "name", name)
+        add(xml, "capacity", size, unit="bytes")
+        add(xml, "allocation", 0)
+        target = add(xml, "target")
+        add(target, "format", type=image_format)
+        if image_format == "qcow2":
+            add(target, "compat", "1.1")
+        _root_only(target, "0600")
+        return xml
+
+    @contextlib.contextmanager
+    def _naming_full_disk(self, pool: Any, name: str) -> Iterator[None]:
+        try:
+            yield
+        except libvirt.libvirtError as error:
+            if error.get_int1() != errno.ENOSPC and os.strerror(errno.ENOSPC) not in str(error):
+                raise
+            pool.refresh()
+            raise VclustError(
+                f"{self._host.name}: {self.folder / name}: no space left on its file system"
+                f" ({pool.info()[3] >> 20} MB free)",
+                f"free some space on {self._host.name}",
+            ) from error
+
+    def remove(self) -> None:
+        """Remove the folder with all files in it, and the pool."""
+
+        def work(connection: Any) -> None:
+            with contextlib.suppress(FileNotFoundError), absent(libvirt.VIR_ERR_NO_STORAGE_POOL):
+                pool = self.open(connection, make=False)
+                try:
+                    self.refresh(pool)
+                    for volume in pool.listAllVolumes():
+                        _delete(volume)
+                    # A transient pool is gone when it stops, and only a stopped one can be deleted.
+                    pool = connection.storagePoolDefineXML(pool.XMLDesc())
+                    pool.destroy()
+                    pool.delete()
+                    pool.undefine()
+                except libvirt.libvirtError:
+                    if pool.isActive():
+                        raise
+                    # Another is removing it, and further than this one.
+
+        self._connection.call(f"remove {self.folder}", work)
+
+
+def _root_only(target: ElementTree.Element, mode: str) -> None:
+    permissions = add(target, "permissions")
+    for tag, value in (("mode", mode), ("owner", "0"), ("group", "0")):
+        add(permissions, tag, value)
+
+
+def _volume(pool: Any, name: str) -> Any | None:
+    with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
+        return pool.storageVolLookupByName(name)
+    return None
+
+
+def _delete(volume: Any | None) -> None:
+    if volume is not None:
+        with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
+            volume.delete()
+
+
+def _upload(connection: Any, volume: Any, source: Path, size: int) -> None:
+    stream = connection.newStream()
+    volume.upload(stream, 0, size)
+    try:
+        with open(source, "rb") as file:
+            stream.sendAll(lambda _stream, count, _: file.read(count), None)
+        stream.finish()
+    except BaseException:
+        with contextlib.suppress(libvirt.libvirtError):
+            stream.abort()
+        raise
+
+
+class RemoteFiles:
+    """`Files` on a host that is another machine."""
+
+    def __init__(self, connection: Connection, host: Host, folder: str, root: Path = HOST_ROOT) -> None:
+        self._images = Pool(connection, host, "vclust-images", root / "images")
+        # Processes of the hypervisor may run as a user of their own, and walk through it.
+        self._cluster = Pool(connection, host, f"vclust-{folder}", root / "clusters" / folder, mode="0711")
+
+    def path(self, name: str) -> Path:
+        return self._cluster.folder / name
+
+    def image(self, name: str) -> Path:
+        return self._images.folder / name
+
+    def images(self) -> dict[str, int]:
+        sizes = self._images.sizes(written=False)
+        return {name: size for name, size in sizes.items() if not name.endswith(_DRAFTS)}
+
+    def put(self, source: Path) -> None:
+        self._cluster.write(source.name, source)
+
+    def overlay(self, name: str, backing: str, size: int) -> None:
+        self._cluster.make_overlay(name, self.image(backing), size)
+
+    def allocated(self) -> dict[str, int]:
+        return self._cluster.sizes(written=True)
+
+    def discard(self, name: str) -> None:
+        self._cluster.discard(name)
+
+    def remove(self) -> None:
+        self._cluster.remove()

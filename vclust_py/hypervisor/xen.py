@@ -1,0 +1,228 @@
+"""Xen through libvirt (libxl): PV and PVH guests, on the site manager itself or on another machine.
+
+Domains are defined, then started: a definition keeps its name when the domain has stopped, so that `remove` finds all
+that is its own; a start that fails takes its definition away again.  Either way libvirt finds the running domains again
+when its daemon was restarted.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import libvirt
+
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Files, Host, Segment
+from vclust_py.hypervisor.connection import Connection
+from vclust_py.hypervisor.domains import ARCHITECTURES, Domains, Element, absent, add, as_text, parsed
+from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles, read_from
+from vclust_py.site import Site
+
+CONSOLES = Path("/var/log/xen/console")
+"""Where xenconsoled writes what guests say; the roll-out tells it to."""
+_LOG = Path("/var/log/libvirt/libxl/libxl-driver.log")
+_SEGMENT = "{https://vclust.invalid/segment}segment"
+_MTU = 1450
+"""What VXLAN leaves of an Ethernet frame."""
+_MACHINES = {"pvh": "xenpvh", "pv": "xenpv"}  # the better one first
+_TYPES = {"pvh": "xenpvh", "pv": "linux"}
+_DOM0 = 0
+
+
+class Xen(Domains):
+    """libvirt's Xen driver: `xen:///system` on this machine, `xen+tls://HOST/system` on another one."""
+
+    bus, letters = "xen", "xvd"
+    accelerator = "xen"
+
+    def __init__(self, site: Site, host: Host) -> None:
+        """Raises VclustError when libvirt does not answer."""
+        self._site, self._host = site, host
+        self._connection = Connection(host)
+        self._consoles = Pool(self._connection, host, "vclust-consoles", CONSOLES)
+        self._log = Pool(self._connection, host, "vclust-log", _LOG.parent)
+        found = parsed(self._connection.call("capabilities", lambda connection: connection.getCapabilities()))
+        machines = {element.text for element in found.iterfind("guest/arch/machine")}
+        self._guests = tuple(guest for guest, machine in _MACHINES.items() if machine in machines)
+
+    def capacity(self) -> Capacity:
+        def work(connection: Any) -> tuple[list[Any], int, dict[str, int]]:
+            flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+            domains = [domain for domain in connection.listAllDomains(flags) if domain.ID() != _DOM0]
+            resident = {}
+            for domain in domains:
+                with absent(libvirt.VIR_ERR_NO_DOMAIN):
+                    resident[domain.UUIDString()] = domain.info()[2] * 1024
+            return connection.getInfo(), connection.getFreeMemory(), resident
+
+        info, free, resident = self._connection.call("capacity", work)
+        return Capacity(
+            architecture=ARCHITECTURES.get(info[0], info[0]),
+            cpus=info[2],
+            cpu_speed=info[3] * 10**6,
+            memory=info[1] << 20,
+            memory_free=free,
+            resident=resident,
+            disk_free=self._disk_free(),
+            accelerator=self.accelerator,
+            guests=self._guests,
+        )
+
+    def _disk_free(self) -> int:
+        if self._host.machine is None:
+            return shutil.disk_usage(self._site.clusters).free
+        return Pool(self._connection, self._host, "vclust-clusters", HOST_ROOT / "clusters").free()
+
+    def running(self) -> set[str]:
+        return super().running() - {"00000000-0000-0000-0000-000000000000"}  # dom0
+
+    def files(self, folder: str) -> Files:
+        if self._host.machine is None:
+            return LocalFiles(self._site, folder)
+        return RemoteFiles(self._connection, self._host, folder)
+
+    def ensure_segment(self, segment: Segment) -> None:
+        if self._host.machine is None:  # the site manager makes its own (`vclust_py.network`)
+            return
+        xml = segment_xml(segment)
+
+        def work(connection: Any) -> None:
+            found = _network(connection, segment.name)
+            if found is not None:
+                if _same(parsed(found.XMLDesc()), xml):
+                    return
+                if members := _members(connection, segment.name):
+                    raise VclustError(
+                        f"{self._host.name}: segment {segment.name}: its other hosts have changed, and"
+                        f" {', '.join(members)} would lose it"
+                    )
+                _stop(found)
+            try:
+                connection.networkCreateXML(as_text(xml))
+            except libvirt.libvirtError:
+                # Another thread or process may have made it at the same moment.
+                found = _network(connection, segment.name)
+                if found is None or not _same(parsed(found.XMLDesc()), xml):
+                    raise
+
+        self._connection.call(f"segment {segment.name}", work)
+
+    def remove_segment(self, name: str) -> None:
+        if self._host.machine is not None:
+            self._connection.call(
+                f"remove segment {name}", lambda connection: _stop(_network(connection, name))
+            )
+
+    def start(self, domain: Domain) -> bool:
+        guest = domain.guest or self._host.guest or next(iter(self._guests), "pv")
+        if guest not in self._guests:
+            raise VclustError(
+                f"{self._host.name}: guest: got '{guest}', expected one of {', '.join(self._guests)}, which that"
+                " host can",
+                "pvh needs a processor with VMX or SVM" if guest == "pvh" else None,
+            )
+
+        def work(connection: Any) -> bool:
+            found = self._found(connection, domain)
+            if found is not None and found.isActive():
+                return False
+            found = connection.defineXML(as_text(self.domain_xml(domain, guest)))
+            try:
+                found.create()
+            except libvirt.libvirtError:
+                with absent(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+                    found.destroy()
+                with absent(libvirt.VIR_ERR_NO_DOMAIN):
+                    found.undefine()
+                raise
+            return True
+
+        return self._connection.call(f"start {domain.name}", work)
+
+    def console(self, folder: str, domain: str, position: int = 0) -> bytes:
+        name = _console(domain)
+        if self._host.machine is None:
+            return read_from(CONSOLES / name, position)
+        return self._consoles.read(name, position)
+
+    def clear_console(self, folder: str, domain: str) -> None:
+        if self._host.machine is None:
+            (CONSOLES / _console(domain)).unlink(missing_ok=True)
+        else:
+            self._consoles.discard(_console(domain))
+
+    def _forget(self, name: str) -> None:
+        self.clear_console("", name)
+
+    def domain_xml(self, domain: Domain, guest: str) -> Element:
+        """The domain's definition (libvirt formatdomain)."""
+        xml = ElementTree.Element("domain", type="xen")
+        add(xml, "name", domain.name)
+        add(xml, "uuid", domain.uuid)
+        add(xml, "memory", domain.memory // 1024, unit="KiB")
+        add(xml, "vcpu", domain.cpus)
+        system = add(xml, "os")
+        add(system, "type", _TYPES[guest], arch="x86_64", machine=_MACHINES[guest])
+        add(system, "kernel", domain.kernel)
+        add(system, "initrd", domain.initrd)
+        add(system, "cmdline", domain.command_line)
+        add(xml, "clock", offset="utc")
+        add(xml, "on_poweroff", "destroy")
+        add(xml, "on_reboot", "restart")
+        add(xml, "on_crash", "destroy")
+        devices = add(xml, "devices")
+        for name, disk in zip(self.disk_names(), domain.disks, strict=False):
+            self.disk_xml(devices, name, disk)
+        self.nic_xml(devices, domain.mac, domain.bridge)
+        console = add(devices, "console", type="pty")
+        add(console, "target", type="xen")
+        return xml
+
+
+def segment_xml(segment: Segment) -> Element:
+    """The segment as a libvirt network without addresses; the host's network hook adds the VXLAN device."""
+    xml = ElementTree.Element("network")
+    add(xml, "name", segment.name)
+    add(
+        add(xml, "metadata"),
+        _SEGMENT,
+        vni=str(segment.vni),
+        local=str(segment.local),
+        peers=" ".join(map(str, sorted(segment.peers))),
+    )
+    add(xml, "bridge", name=segment.name, stp="off", delay="0")
+    add(xml, "mtu", size=str(_MTU))
+    return xml
+
+
+def _same(there: Element, wanted: Element) -> bool:
+    path = f"metadata/{_SEGMENT}"
+    found, expected = there.find(path), wanted.find(path)
+    return found is not None and expected is not None and found.attrib == expected.attrib
+
+
+def _network(connection: Any, name: str) -> Any | None:
+    with absent(libvirt.VIR_ERR_NO_NETWORK):
+        return connection.networkLookupByName(name)
+    return None
+
+
+def _stop(network: Any | None) -> None:
+    if network is not None:
+        with absent(libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_OPERATION_INVALID):
+            network.destroy()
+
+
+def _members(connection: Any, bridge: str) -> list[str]:
+    """Names of the running domains with an interface on `bridge`."""
+    found = []
+    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        sources = parsed(domain.XMLDesc()).iterfind("devices/interface/source")
+        if bridge in [source.get("bridge") for source in sources]:
+            found.append(domain.name())
+    return found
+
+
+def _console(domain: str) -> str:
+    return f"guest-{domain}.log"
