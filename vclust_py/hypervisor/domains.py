@@ -171,19 +171,22 @@ class Domains:
 
         return self._connection.call(what, work, timeout)
 
-    def disk_names(self) -> list[str]:
-        return [f"{self.letters}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    @classmethod
+    def disk_names(cls) -> list[str]:
+        return [f"{cls.letters}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 
-    def disk_xml(self, parent: Element, name: str, disk: Disk) -> Element:
+    @classmethod
+    def disk_xml(cls, parent: Element, name: str, disk: Disk) -> Element:
         element = add(parent, "disk", type="file", device="disk")
         add(element, "driver", name="qemu", type=disk.format, discard="unmap")
         add(element, "source", file=str(disk.path))
-        add(element, "target", dev=name, bus=self.bus)
+        add(element, "target", dev=name, bus=cls.bus)
         if disk.readonly:
             add(element, "readonly")
         return element
 
-    def nic_xml(self, parent: Element, mac: str, bridge: str) -> Element:
+    @classmethod
+    def nic_xml(cls, parent: Element, mac: str, bridge: str) -> Element:
         interface = add(parent, "interface", type="bridge")
         add(interface, "mac", address=mac)
         add(interface, "source", bridge=bridge)

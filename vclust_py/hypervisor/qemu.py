@@ -78,7 +78,11 @@ class Qemu(Domains):
         def work(connection: Any) -> bool:
             found = self._found(connection, domain)
             if found is None:
-                found = connection.defineXML(as_text(self.domain_xml(domain)))
+                found = connection.defineXML(
+                    as_text(
+                        self.domain_xml(domain, self.accelerator, self._console(domain.folder, domain.name))
+                    )
+                )
             if found.isActive():
                 return False
             found.create()
@@ -96,9 +100,10 @@ class Qemu(Domains):
     def _console(self, folder: str, domain: str) -> Path:
         return self.files(folder).path(f"{domain}.console")
 
-    def domain_xml(self, domain: Domain) -> Element:
+    @classmethod
+    def domain_xml(cls, domain: Domain, accelerator: str, console: Path) -> Element:
         """The domain's definition (libvirt formatdomain)."""
-        xml = ElementTree.Element("domain", type="kvm" if self.accelerator == "kvm" else "qemu")
+        xml = ElementTree.Element("domain", type="kvm" if accelerator == "kvm" else "qemu")
         add(xml, "name", domain.name)
         add(xml, "uuid", domain.uuid)
         add(xml, "memory", domain.memory // 1024, unit="KiB")
@@ -111,7 +116,7 @@ class Qemu(Domains):
         add(system, "cmdline", domain.command_line)
         features = add(xml, "features")
         add(features, "acpi")
-        if self.accelerator == "kvm":
+        if accelerator == "kvm":
             add(xml, "cpu", mode="host-passthrough")
         else:
             add(add(features, "tcg"), "tb-cache", installer.TB_CACHE, unit="MiB")
@@ -123,15 +128,16 @@ class Qemu(Domains):
         add(xml, "on_reboot", "restart")
         add(xml, "on_crash", "destroy")
         devices = add(xml, "devices")
-        for name, disk in zip(self.disk_names(), domain.disks, strict=False):
-            self.disk_xml(devices, name, disk)
-        self.nic_xml(devices, domain.mac, domain.bridge)
+        for name, disk in zip(cls.disk_names(), domain.disks, strict=False):
+            cls.disk_xml(devices, name, disk)
+        cls.nic_xml(devices, domain.mac, domain.bridge)
         serial = add(devices, "serial", type="pty")
-        add(serial, "log", file=str(self._console(domain.folder, domain.name)), append="on")
+        add(serial, "log", file=str(console), append="on")
         add(devices, "controller", type="usb", model="none")
         return xml
 
-    def nic_xml(self, parent: Element, mac: str, bridge: str) -> Element:
+    @classmethod
+    def nic_xml(cls, parent: Element, mac: str, bridge: str) -> Element:
         interface = super().nic_xml(parent, mac, bridge)
         add(interface, "model", type="virtio")
         return interface

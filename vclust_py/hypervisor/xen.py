@@ -155,7 +155,8 @@ class Xen(Domains):
     def _forget(self, name: str) -> None:
         self.clear_console("", name)
 
-    def domain_xml(self, domain: Domain, guest: str) -> Element:
+    @classmethod
+    def domain_xml(cls, domain: Domain, guest: str) -> Element:
         """The domain's definition (libvirt formatdomain)."""
         xml = ElementTree.Element("domain", type="xen")
         add(xml, "name", domain.name)
@@ -172,9 +173,9 @@ class Xen(Domains):
         add(xml, "on_reboot", "restart")
         add(xml, "on_crash", "destroy")
         devices = add(xml, "devices")
-        for name, disk in zip(self.disk_names(), domain.disks, strict=False):
-            self.disk_xml(devices, name, disk)
-        self.nic_xml(devices, domain.mac, domain.bridge)
+        for name, disk in zip(cls.disk_names(), domain.disks, strict=False):
+            cls.disk_xml(devices, name, disk)
+        cls.nic_xml(devices, domain.mac, domain.bridge)
         console = add(devices, "console", type="pty")
         add(console, "target", type="xen")
         return xml

@@ -7,7 +7,10 @@ import libvirt
 import pytest
 
 from vclust_py.hypervisor import Disk, Domain
-from vclust_py.hypervisor.qemu import domain_xml
+from vclust_py.hypervisor.domains import as_text
+from vclust_py.hypervisor.qemu import Qemu
+
+CONSOLE = Path("/n1.console")
 
 
 def a_domain(command_line: str = "console=ttyS0") -> Domain:
@@ -23,18 +26,18 @@ def a_domain(command_line: str = "console=ttyS0") -> Domain:
         disks=(Disk(Path("/n1.qcow2"), "qcow2"), Disk(Path("/n1.iso"), "raw", readonly=True)),
         mac="52:54:00:12:34:56",
         bridge="vc1",
-        console=Path("/n1.console"),
+        folder="test.1",
     )
 
 
 def parsed(accelerator: str, command_line: str = "") -> ElementTree.Element:
-    return ElementTree.fromstring(domain_xml(a_domain(command_line), accelerator))  # noqa: S314 - our own
+    return Qemu.domain_xml(a_domain(command_line), accelerator, CONSOLE)
 
 
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
 def test_libvirt_takes_the_definition(accelerator: str) -> None:
     """By libvirt's own schema; its test driver lives in this process and takes domains of type `test` only."""
-    xml = domain_xml(a_domain(), accelerator)
+    xml = as_text(Qemu.domain_xml(a_domain(), accelerator, CONSOLE))
     kind = "kvm" if accelerator == "kvm" else "qemu"
     connection = libvirt.open("test:///default")
     connection.defineXMLFlags(
@@ -45,7 +48,7 @@ def test_libvirt_takes_the_definition(accelerator: str) -> None:
 
 def test_values_cannot_break_out() -> None:
     nasty = "a</cmdline><evil/>'\"&"
-    tree = parsed("kvm", nasty)
+    tree = ElementTree.fromstring(as_text(parsed("kvm", nasty)))  # noqa: S314 - our own
     assert tree.findtext("os/cmdline") == nasty
     assert tree.find(".//evil") is None
 
