@@ -94,6 +94,11 @@ class Site:
         """A folder for each cluster: overlays, seeds, console logs, keys."""
         return self.root / "clusters"
 
+    @property
+    def pki(self) -> Path:
+        """Keys and certificates of the site (`vclust_py.pki`); libvirt's `pkipath`."""
+        return self.root / "pki"
+
     def make_directories(self) -> None:
         """The site's folders; what holds keys or hashes is for root only.
 

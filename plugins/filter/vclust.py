@@ -3,8 +3,13 @@
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleFilterError
+
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Host
+from vclust_py.site import Site
 
 
 def sites(groups: Mapping[str, list[str]]) -> dict[str, str]:
@@ -42,13 +47,43 @@ def site_hosts(
         host for name, one in sites(groups).items() if one == manager for host in groups[f"site_{name}"]
     }
     chosen = [host for host in groups.get("vm_hosts", []) if host in members]
+    try:
+        site = Site.from_mapping(hostvars.get(manager, {}).get("vclust_site") or {})
+    except VclustError as error:
+        raise AnsibleFilterError(f"{manager}: {error}") from error
     return [
-        {"name": host, "uri": hostvars[host].get("vclust_libvirt_uri", "qemu:///system")} for host in chosen
+        {
+            "name": host,
+            "uri": with_certificates(hostvars[host].get("vclust_libvirt_uri", Host.uri), str(site.pki)),
+            "guest": hostvars[host].get("vclust_xen_guest", ""),
+        }
+        for host in chosen
     ]
+
+
+def with_certificates(uri: str, folder: str) -> str:
+    """The URI, told where libvirt finds the site's certificates if it is of a TLS connection."""
+    parts = urlsplit(uri)
+    if not parts.scheme.endswith("+tls") or "pkipath" in parse_qs(parts.query):
+        return uri
+    option = f"pkipath={quote(folder, safe='/')}"
+    return urlunsplit(parts._replace(query=f"{parts.query}&{option}" if parts.query else option))
+
+
+def host_manager(host: str, groups: Mapping[str, list[str]]) -> str:
+    """The manager of the site that the host is in."""
+    for name, manager in sites(groups).items():
+        if host in groups[f"site_{name}"]:
+            return manager
+    raise AnsibleFilterError(f"inventory: {host}: in no site, expected a group site_<name> with a manager")
 
 
 class FilterModule:
     """What Ansible asks a filter plugin for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"vclust_site_manager": site_manager, "vclust_site_hosts": site_hosts}
+        return {
+            "vclust_site_manager": site_manager,
+            "vclust_site_hosts": site_hosts,
+            "vclust_host_manager": host_manager,
+        }

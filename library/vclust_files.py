@@ -1,0 +1,187 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Small files and folders of a host, in one round trip.  Runs there: nothing but Ansible and Python 3.8."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_files
+author: vclust contributors
+version_added: "0.1"
+short_description: Small files and folders, many at once
+description:
+  - Makes files have the given content, owner and mode, and folders be there.
+  - For files that are wholly vclust's own. All go over in one round trip, where M(ansible.builtin.copy) needs two for
+    each.
+  - A file is written beside its place and renamed, so that it is never seen half written.
+attributes:
+  check_mode:
+    description: Can run in check mode and predict the change without making it.
+    support: full
+  diff_mode:
+    description: Returns what the files held and hold.
+    support: full
+  platform:
+    description: Runs on hosts.
+    platforms: debian
+    support: full
+options:
+  files:
+    description: What shall be there, a folder before what is in it.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path:
+        description: Absolute path.
+        type: str
+        required: true
+      content:
+        description: Text of the file. Without it, this is a folder.
+        type: str
+      mode:
+        description: Permissions, octal.
+        type: str
+        required: true
+      owner:
+        description: Name of its user, and of its group.
+        type: str
+        default: root
+"""
+
+EXAMPLES = """
+- name: A folder and a file in it
+  vclust_files:
+    files:
+      - path: /etc/vclust
+        mode: "0755"
+      - path: /etc/vclust/vxlan.nft
+        content: "{{ lookup('template', 'vxlan.nft.j2') }}"
+        mode: "0644"
+"""
+
+RETURN = """
+paths:
+  description: Those that were changed, or would be.
+  type: list
+  elements: str
+  returned: success
+"""
+
+import grp
+import os
+import pwd
+import stat
+import tempfile
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def argument_spec() -> dict[str, Any]:
+    one = {
+        "path": {"type": "str", "required": True},
+        "content": {"type": "str"},
+        "mode": {"type": "str", "required": True},
+        "owner": {"type": "str", "default": "root"},
+    }
+    return {"files": {"type": "list", "elements": "dict", "required": True, "options": one}}
+
+
+def named(lookup: Any, number: int) -> str:
+    try:
+        return str(lookup(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def present(path: str) -> dict[str, Any]:
+    """What is at `path`, in the words of `wanted`; empty when there is nothing."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return {}
+    folder = stat.S_ISDIR(status.st_mode)
+    content = None
+    if not folder:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            content = file.read()
+    return {
+        "content": content,
+        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
+        "owner": f"{named(pwd.getpwuid, status.st_uid)}:{named(grp.getgrgid, status.st_gid)}",
+    }
+
+
+def wanted(one: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "content": one["content"],
+        "mode": f"{int(one['mode'], 8):04o}",
+        "owner": f"{one['owner']}:{one['owner']}",
+    }
+
+
+def make(one: dict[str, Any]) -> None:
+    """Raises OSError; LookupError for an unknown owner."""
+    path, content, mode = one["path"], one["content"], int(one["mode"], 8)
+    owner = pwd.getpwnam(one["owner"]).pw_uid, grp.getgrnam(one["owner"]).gr_gid
+    if content is None:
+        os.makedirs(path, exist_ok=True)
+        os.chown(path, *owner)
+        os.chmod(path, mode)
+        return
+    handle, draft = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".vclust-")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fchown(handle, *owner)
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
+
+
+def shown(state: dict[str, Any]) -> str:
+    """For the diff."""
+    if not state:
+        return ""
+    head = f"{'folder' if state['content'] is None else 'file'} {state['mode']} {state['owner']}\n"
+    return head + (state["content"] or "")
+
+
+def ensure(files: list[dict[str, Any]], check: bool) -> dict[str, Any]:
+    diffs, paths = [], []
+    for one in files:
+        before, after = present(one["path"]), wanted(one)
+        if before == after:
+            continue
+        if before and (before["content"] is None) != (after["content"] is None):
+            raise OSError(f"{one['path']}: is a {'folder' if before['content'] is None else 'file'} already")
+        if not check:
+            make(one)
+        paths.append(one["path"])
+        diffs.append(
+            {
+                "before": shown(before),
+                "after": shown(after),
+                "before_header": one["path"],
+                "after_header": one["path"],
+            }
+        )
+    return {"changed": bool(paths), "paths": paths, "diff": diffs}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    try:
+        outcome = ensure(module.params["files"], module.check_mode)
+    except (OSError, LookupError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()

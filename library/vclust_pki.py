@@ -1,0 +1,149 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Trust between a site manager and its hosts: an adapter to `vclust_py.pki`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_pki
+author: vclust contributors
+version_added: "0.1"
+short_description: Trust between a site manager and its hosts
+description:
+  - Makes the site's certificate authority, the site manager's client certificate and its ssh key for images.
+  - With O(host), also issues that host's certificate and notes its ssh host keys.
+  - What is there and good stays. A certificate with less than 60 days left, of another authority or with other
+    names is issued again.
+  - Private keys never leave the machine they are made on, and are in no result.
+extends_documentation_fragment:
+  - vclust
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: debian
+options:
+  host:
+    description: A host to admit, as it shows itself.
+    type: dict
+    suboptions:
+      name:
+        description: Inventory name.
+        type: str
+        required: true
+      address:
+        description: Name or address in its libvirt URI.
+        type: str
+        required: true
+      csr:
+        description: Its signing request, PEM; empty where it has no key yet (check mode).
+        type: str
+        default: ''
+      certificate:
+        description: The certificate it has, PEM; empty where it has none.
+        type: str
+        default: ''
+      host_keys:
+        description: Public keys of its ssh server, each C(type data).
+        type: list
+        elements: str
+        default: []
+  machines:
+    description: Names or addresses of the site's hosts that are other machines.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = """
+- name: Make what the site trusts
+  vclust_pki:
+    site: "{{ vclust_site }}"
+
+- name: Admit a host
+  vclust_pki:
+    site: "{{ vclust_site }}"
+    host:
+      name: xen1
+      address: 192.0.2.11
+      csr: "{{ csr.stdout }}"
+    machines: [192.0.2.11, 192.0.2.12]
+  delegate_to: localhost
+"""
+
+RETURN = """
+ca:
+  description: Certificate of the site's authority, PEM.
+  type: str
+  returned: success
+client:
+  description: The site manager's subject, as libvirt compares it.
+  type: str
+  returned: success
+  sample: CN=vclust site manager
+images_key:
+  description: Public part of the ssh key that sends images.
+  type: str
+  returned: success
+certificate:
+  description: The host's certificate, PEM.
+  type: str
+  returned: success
+addresses:
+  description: IPv4 addresses of O(machines), and the site manager's own towards them.
+  type: list
+  elements: str
+  returned: success
+exit_code:
+  description: On failure, the exit status that the C(vclust) command ends with.
+  type: int
+  returned: failure
+  sample: 4
+"""
+
+import dataclasses
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from vclust_py import network, pki
+from vclust_py.module import Outcome, changed, run_module, site_options
+from vclust_py.site import Site
+
+
+def argument_spec() -> dict[str, Any]:
+    host = {
+        "name": {"type": "str", "required": True},
+        "address": {"type": "str", "required": True},
+        "csr": {"type": "str", "default": ""},
+        "certificate": {"type": "str", "default": ""},
+        "host_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
+    }
+    return {
+        **site_options(),
+        "host": {"type": "dict", "options": host},
+        "machines": {"type": "list", "elements": "str", "default": []},
+    }
+
+
+def work(site: Site, host: dict[str, Any] | None, machines: list[str], check: bool) -> Outcome:
+    machine = None if host is None else pki.Machine(**{**host, "host_keys": tuple(host["host_keys"])})
+    change, trust = pki.roll_out(site, machine, check=check)
+    ends = network.segments("", 0, machines).values()
+    return {
+        **changed(change),
+        **dataclasses.asdict(trust),
+        "addresses": sorted(str(end.local) for end in ends),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    host, machines = module.params["host"], module.params["machines"]
+    run_module(module, lambda site: work(site, host, machines, module.check_mode))
+
+
+if __name__ == "__main__":
+    main()
