@@ -84,10 +84,10 @@ def host(site: Site) -> Iterator[Host]:
         bed.down(None, print)
 
 
-def roll_out() -> str:
+def roll_out(site: Path) -> str:
     """`playbooks/site.yml`; what Ansible counted for the host."""
     done = subprocess.run(
-        [BIN / "ansible-playbook", "-i", inventory.folder(plain=False), PROJECT / "playbooks/site.yml"],
+        [BIN / "ansible-playbook", "-i", site, PROJECT / "playbooks/site.yml"],
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -100,11 +100,14 @@ def roll_out() -> str:
 
 
 @pytest.fixture(scope="module")
-def ready_host(host: Host) -> Host:
+def rolled_out(host: Host, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The inventory with this host alone, which the roll-out has made ready."""
+    folder = tmp_path_factory.mktemp("xen") / "inventory"
+    inventory.write([host], site.root, folder)
     with Meter(host) as meter:
-        roll_out()
+        roll_out(folder)
     print(meter.line("\nXEN roll-out, seconds/CPU-seconds of the host:"))
-    return host
+    return folder
 
 
 @pytest.fixture(params=("pv", "pvh"))
@@ -113,8 +116,8 @@ def guest(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def vclust(ready_host: Host, guest: str, tmp_path: Path) -> Iterator[Vclust]:
-    shutil.copytree(inventory.folder(plain=False), tmp_path / "inventory")
+def vclust(rolled_out: Path, guest: str, tmp_path: Path) -> Iterator[Vclust]:
+    shutil.copytree(rolled_out, tmp_path / "inventory")
     (tmp_path / "inventory/group_vars/vm_hosts.yml").write_text(f"---\nvclust_xen_guest: {guest}\n")
     command = Vclust(tmp_path / "inventory", tmp_path, PATIENCE)
     ours = re.compile(r"t-(pv|pvh)-(once|each)")
@@ -139,7 +142,7 @@ def held(host: Host) -> dict[str, set[str]]:
         "interfaces": "ls /sys/class/net",
         "clusters": "ls /var/lib/vclust/clusters",
         "consoles": "ls /var/log/xen/console | grep ^guest-t-",
-        "device models": "pgrep -f -- -xen-attach",
+        "device models": "pgrep -f [x]en-domid",
     }
     said = host.ssh("".join(f"echo '== {kind}'; {command}\n" for kind, command in commands.items()) + "true")
     found: dict[str, set[str]] = {}
@@ -163,35 +166,35 @@ def left_on(host: Host, before: dict[str, set[str]], patience: float = 30) -> di
         time.sleep(2)
 
 
-def test_a_second_roll_out_changes_nothing(ready_host: Host) -> None:
-    assert "changed=0 " in roll_out()
+def test_a_second_roll_out_changes_nothing(rolled_out: Path) -> None:
+    assert "changed=0 " in roll_out(rolled_out)
 
 
 @pytest.mark.parametrize("install", ["once", "each"])
 def test_a_request_becomes_a_cluster_and_nothing_is_left_of_it(
-    ready_host: Host, vclust: Vclust, guest: str, install: str
+    host: Host, vclust: Vclust, guest: str, install: str
 ) -> None:
     name = f"t-{guest}-{install}"
-    here, there = snapshot(), held(ready_host)
-    with Meter(ready_host) as creating:
+    here, there = snapshot(), held(host)
+    with Meter(host) as creating:
         vclust("create", vclust.request(name, REQUEST.format(name=name, install=install)))
     nodes = {f"{name}.{name}0{number}" for number in (1, 2)}
 
     # In dom0: two guests of the asked kind, known to libvirt too.
-    guests = json.loads(ready_host.ssh("xl list -l"))
+    guests = json.loads(host.ssh("xl list -l"))
     kinds = {one["config"]["c_info"].get("name"): one["config"]["c_info"].get("type") for one in guests}
     assert {domain: kind for domain, kind in kinds.items() if domain in nodes} == dict.fromkeys(nodes, guest)
-    assert nodes <= set(ready_host.ssh("virsh -c xen:///system list --name").split())
+    assert nodes <= set(host.ssh("virsh -c xen:///system list --name").split())
     images = vclust.json("show", name)["images"]
     assert ("layer" in images, "bundle" in images) == (install == "once", install == "each")
 
     # In the nodes: MPI across both, on Xen, with the package as asked.
-    with Meter(ready_host) as using:
+    with Meter(host) as using:
         said = vclust("ssh", name, "--", "mpiexec -n 2 hostname; cat /sys/hypervisor/guest_type")
     assert {f"{name}01", f"{name}02", guest.upper()} <= set(said.split())
 
     shown = vclust.json("show", name)
-    with Meter(ready_host) as destroying:
+    with Meter(host) as destroying:
         vclust("destroy", name)
     phases = "".join(
         f" {phase['phase']} {phase['seconds']:.1f}/{creating.between(phase['start'], phase['end']):.1f}"
@@ -199,7 +202,7 @@ def test_a_request_becomes_a_cluster_and_nothing_is_left_of_it(
     )
     print(
         f"\nXEN {guest} {install}, seconds/CPU-seconds of the host: {creating.line('request to ready')}"
-        f" ({phases.strip()}) {using.line('mpi')} {destroying.line('destroy')}; {ready_host.resident()} MiB"
+        f" ({phases.strip()}) {using.line('mpi')} {destroying.line('destroy')}; {host.resident()} MiB"
     )
-    assert left_on(ready_host, there) == {}
+    assert left_on(host, there) == {}
     assert left_since(here) == {}

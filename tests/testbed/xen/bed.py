@@ -59,7 +59,8 @@ def up(count: int, site_root: Path, report: Report, *, plain: bool = False) -> l
                     _wait(host, start, began, report)
         for host in wanted:
             report(f"{host.name}: up at {host.address}")
-        inventory.write([host for host in hosts() if host.plain == plain and host.pid()], site_root)
+        running = [host for host in hosts() if host.plain == plain and host.pid()]
+        inventory.write(running, site_root, inventory.folder(plain))
     return wanted
 
 

@@ -56,9 +56,8 @@ def folder(plain: bool) -> Path:
     return places.ROOT / ("inventory-plain" if plain else "inventory")
 
 
-def write(hosts: Sequence[Host], site_root: Path) -> None:
-    """The inventory of `hosts`, all with Xen or all without; and known_hosts, of all hosts there are."""
-    target = folder(hosts[0].plain)
+def write(hosts: Sequence[Host], site_root: Path, target: Path) -> None:
+    """The inventory of `hosts`, in folder `target`."""
     (target / "group_vars").mkdir(parents=True, exist_ok=True)
     text = _HOSTS % {
         "key": json.dumps(str(places.KEY)),
