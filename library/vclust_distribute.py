@@ -1,0 +1,68 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The phase `distribute`: an adapter to `vclust_py.distribute.distribute`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: vclust_distribute
+author: vclust contributors
+version_added: "0.1"
+short_description: Bring a virtual cluster's images to its hosts
+description:
+  - Sends the images of a placed cluster, and what they stand on, to those of its hosts that are other machines
+    and lack them.
+  - Every file is verified by its digest, and there under its name only whole.
+extends_documentation_fragment:
+  - vclust
+  - vclust.name
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: debian
+"""
+
+EXAMPLES = """
+- name: Bring the images to the hosts
+  vclust_distribute:
+    site: "{{ vclust_site }}"
+    name: hello-mpi
+
+- name: The same, with the site's state elsewhere
+  vclust_distribute:
+    site:
+      root: /srv/vclust
+    name: hello-mpi
+"""
+
+RETURN = """
+exit_code:
+  description: On failure, the exit status that the C(vclust) command ends with.
+  type: int
+  returned: failure
+  sample: 4
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from vclust_py import distribute
+from vclust_py.module import changed, cluster_options, run_module
+
+
+def argument_spec() -> dict[str, Any]:
+    return cluster_options()
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    name, check = module.params["name"], module.check_mode
+    run_module(module, lambda site: changed(distribute.distribute(site, name, check=check)))
+
+
+if __name__ == "__main__":
+    main()
