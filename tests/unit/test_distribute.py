@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from vclust_py import distribute
+from vclust_py import distribute, request, state
 from vclust_py.distribute import send
 from vclust_py.errors import VclustError
-from vclust_py.image import Image, Manifest
+from vclust_py.hypervisor import Host, Hypervisor
+from vclust_py.image import Catalogue, Image, Manifest
 from vclust_py.site import PROJECT, Site
+from vclust_py.state import Change
 
 RECEIVE = PROJECT / "roles/vm_host/files/receive.py"
 NAME = "base-toy-amd64-0123.qcow2"
@@ -250,3 +252,107 @@ def test_two_at_once(site: Site, tmp_path: Path, there: Path, ssh: object) -> No
     second.join(30)
     assert [path.name for path in there.iterdir()] == [NAME]
     assert (there / NAME).read_bytes() == CONTENT
+
+
+class Driver:
+    """As much of a hypervisor as the phase asks for: what images a host has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def files(self, folder: str) -> "Driver":
+        return self
+
+    def images(self) -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in self.folder.iterdir()}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def layered(site: Site) -> dict[str, str]:
+    """Images of a site, by role: a layer on a cache on a base, and a kernel."""
+    catalogue, made = Catalogue(site), {}
+    site.make_directories()
+    backing = None
+    for kind, role in (("base", "base"), ("layer", "middle"), ("layer", "root"), ("kernel", "kernel")):
+        with catalogue.building(kind, role) as folder:
+            (folder / "file").write_bytes(role.encode() * 1000)
+            one = catalogue.add(
+                folder / "file", kind=kind, key=role, backing=backing if kind == "layer" else None
+            )
+        backing, made[role] = one, one.manifest.digest
+    return made
+
+
+def placed(site: Site, images: dict[str, str], *uris: str) -> None:
+    asked = {"hardware": {"number_of_nodes": len(uris)}, "software": {"name": "pair"}}
+    state.register(site, request.from_mapping(asked, "test"))
+    with state.connect(site) as connection:
+        for number, uri in enumerate(uris):
+            connection.execute(
+                "INSERT INTO nodes VALUES (1, ?, ?, ?, ?, 'a', 'm', 'u', 1, 1, 1, 'placed', '')",
+                (number, f"n{number}", f"h{number}", uri),
+            )
+    state.update(site, state.get(site, "pair"), images=images)
+
+
+def test_phase_four_ways(site: Site, there: Path, layered: dict[str, str], ssh: object) -> None:
+    placed(site, {role: layered[role] for role in ("root", "kernel")}, "xen+tls://host.example/system")
+
+    def run(check: bool) -> Change:
+        return distribute.distribute(site, "pair", check=check, connect=lambda _, host: Driver(there))
+
+    names = sorted(image.path.name for image in Catalogue(site).images())
+    would = run(True)
+    assert would.changed
+    assert would.before == {"lacks": {"h0": names}}
+    assert list(there.iterdir()) == []
+    assert run(False) == would
+    assert sorted(path.name for path in there.iterdir()) == names
+    (record,) = [one for one in state.describe(site, "pair")[0]["phases"] if one["phase"] == "distribute"]
+    assert record["outcome"] == "done"
+    assert record["bytes"] == sum(path.stat().st_size for path in there.iterdir())
+    rows = state.progress(site, "pair")
+    assert rows[-1]["node"] == "h0"
+    assert rows[-1]["done"] == rows[-1]["total"] == record["bytes"]
+    assert not run(False).changed
+    assert not run(True).changed
+    # One that went is sent again, the others are not.
+    (there / names[0]).unlink()
+    assert run(False).before == {"lacks": {"h0": names[:1]}}
+
+
+def test_nothing_to_do_on_the_site_manager(site: Site, layered: dict[str, str]) -> None:
+    placed(site, layered, "qemu:///system")
+
+    def connect(site: Site, host: Host) -> Hypervisor:
+        raise AssertionError
+
+    assert not distribute.distribute(site, "pair", connect=connect).changed
+    assert state.describe(site, "pair")[0]["phases"] == []
+
+
+def test_one_host_fails_and_the_other_is_supplied(
+    site: Site, there: Path, tmp_path: Path, layered: dict[str, str], ssh: object
+) -> None:
+    uris = "xen+tls://host.example/system", "xen+tls://127.0.0.1:1/system"
+    placed(site, {"kernel": layered["kernel"]}, *uris)
+    (tmp_path / "empty").mkdir()
+    # The receiver in place of ssh only knows the first by name.
+    with pytest.raises(VclustError, match=r"^h1: kernel-\S+: not sent") as caught:
+        distribute.distribute(
+            site,
+            "pair",
+            connect=lambda _, host: Driver(there if host.name == "h0" else tmp_path / "empty"),
+        )
+    assert "h0" not in str(caught.value)
+    assert len(list(there.iterdir())) == 1
+    assert state.describe(site, "pair")[0]["detail"].startswith("distribute failed: h1: ")
+
+
+def test_without_images(site: Site) -> None:
+    placed(site, {}, "xen+tls://host.example/system")
+    with pytest.raises(VclustError, match="images are not made"):
+        distribute.distribute(site, "pair")
