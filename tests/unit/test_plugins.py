@@ -59,11 +59,30 @@ def test_site_manager(filters: dict[str, Callable[..., Any]]) -> None:
 
 
 def test_site_hosts(filters: dict[str, Callable[..., Any]]) -> None:
-    hostvars = {"h1": {}, "h2": {"vclust_libvirt_uri": "xen:///"}, "h3": {}}
-    assert filters["vclust_site_hosts"]("m1", GROUPS, hostvars) == [
-        {"name": "h1", "uri": "qemu:///system"},
-        {"name": "h2", "uri": "xen:///"},
+    hostvars: dict[str, dict[str, Any]] = {
+        "m1": {"vclust_site": {"root": "/srv/v c"}},
+        "h1": {},
+        "h2": {"vclust_libvirt_uri": "xen+tls://192.0.2.2/system", "vclust_xen_guest": "pv"},
+        "h3": {"vclust_libvirt_uri": "xen+tls://h3/system?no_verify=0"},
+    }
+    hosts = filters["vclust_site_hosts"]
+    assert hosts("m1", GROUPS, hostvars) == [
+        {"name": "h1", "uri": "qemu:///system", "guest": ""},
+        {"name": "h2", "uri": "xen+tls://192.0.2.2/system?pkipath=/srv/v%20c/pki", "guest": "pv"},
     ]
+    h3 = "xen+tls://h3/system?no_verify=0&pkipath=/var/lib/vclust/pki"
+    assert hosts("m2", GROUPS, hostvars) == [{"name": "h3", "uri": h3, "guest": ""}]
+    hostvars["h3"]["vclust_libvirt_uri"] = "xen+tls://h3/system?pkipath=/elsewhere"
+    assert hosts("m2", GROUPS, hostvars)[0]["uri"] == "xen+tls://h3/system?pkipath=/elsewhere"
+    with pytest.raises(AnsibleFilterError, match="m1: vclust_site: rot: unknown setting"):
+        hosts("m1", GROUPS, {**hostvars, "m1": {"vclust_site": {"rot": "/"}}})
+
+
+def test_host_manager(filters: dict[str, Callable[..., Any]]) -> None:
+    manager = filters["vclust_host_manager"]
+    assert [manager(host, GROUPS) for host in ("h2", "h3", "m2")] == ["m1", "m2", "m2"]
+    with pytest.raises(AnsibleFilterError, match="h9: in no site"):
+        manager("h9", GROUPS)
 
 
 def inventory(folder: Path, *words: str) -> Any:

@@ -1,0 +1,217 @@
+"""What the roll-out runs on a host: what it looks at, the files it writes, libvirt's network hook."""
+
+import json
+import os
+import pwd
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_module import call
+
+from vclust_py.site import PROJECT
+
+HOOK = PROJECT / "roles/vm_host/files/network_hook.py"
+SEGMENT = "vc0123456789"
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="root's work")
+
+
+@pytest.fixture(scope="module")
+def info() -> dict[str, Any]:
+    return runpy.run_path(str(PROJECT / "library/vclust_host_info.py"), run_name="info")
+
+
+def test_missing_packages(info: dict[str, Any]) -> None:
+    status = "installed zstd\nconfig-files nftables\nnot-installed xen\n"
+    assert info["missing"](["zstd", "nftables", "xen", "none"], status) == ["nftables", "xen", "none"]
+
+
+def test_options_of_xen(info: dict[str, Any]) -> None:
+    text = "free_memory            : 1234\nxen_commandline        : console=com1 dom0_mem=384M,max:384M\ncc : gcc\n"
+    assert info["xen_options"](text) == ["console=com1", "dom0_mem=384M,max:384M"]
+    assert info["xen_options"]("") == []
+
+
+def test_listening(info: dict[str, Any]) -> None:
+    table = (
+        "  sl  local_address rem_address   st\n"
+        "   0: 0B004D0A:4082 00000000:0000 0A 00000000:00000000\n"
+        "   1: 0B004D0A:0016 01004D0A:D2A0 01 00000000:00000000\n"
+    )
+    assert info["listening"](table, 16514)
+    assert not info["listening"](table, 22)
+    assert not info["listening"]("", 16514)
+
+
+def test_this_machine(tmp_path: Path) -> None:
+    answer = call("vclust_host_info", {"packages": ["dpkg", "no-such-package"]})
+    assert not answer["changed"]
+    assert answer["missing"] == ["no-such-package"]
+    assert answer["xen"] is Path("/proc/xen/capabilities").exists()
+    assert answer["grub"] in ("none", "stale", "current")
+    assert answer["libvirt"] in ("absent", "deaf", "stale", "current")
+
+
+@root
+def test_files_four_ways(tmp_path: Path) -> None:
+    folder, file = tmp_path / "a" / "b", tmp_path / "a" / "b" / "text"
+    files = [
+        {"path": str(folder), "mode": "0711"},
+        {"path": str(file), "mode": "0640", "content": "one\nzwei ä\n", "owner": "daemon"},
+    ]
+    would = call("vclust_files", {"files": files}, check=True)
+    assert would["paths"] == [str(folder), str(file)]
+    assert not folder.exists()
+    real = call("vclust_files", {"files": files})
+    assert real["diff"] == would["diff"]
+    assert real["diff"][1]["after"] == "file 0640 daemon:daemon\none\nzwei ä\n"
+    assert not call("vclust_files", {"files": files})["changed"]
+    assert not call("vclust_files", {"files": files}, check=True)["changed"]
+
+    assert file.read_text(encoding="utf-8") == "one\nzwei ä\n"
+    assert file.stat().st_mode & 0o7777 == 0o640
+    assert pwd.getpwuid(file.stat().st_uid).pw_name == "daemon"
+    assert folder.stat().st_mode & 0o7777 == 0o711
+    assert list(folder.iterdir()) == [file]
+
+    for spoil in (lambda: file.chmod(0o600), lambda: os.chown(file, 0, 0), lambda: file.write_text("other")):
+        spoil()
+        assert call("vclust_files", {"files": files})["paths"] == [str(file)]
+        assert not call("vclust_files", {"files": files})["changed"]
+
+
+@root
+def test_files_that_cannot_be(tmp_path: Path) -> None:
+    def fails(**one: str) -> str:
+        answer = call("vclust_files", {"files": [{"mode": "0644", **one}]})
+        assert answer["failed"]
+        return str(answer["msg"])
+
+    (tmp_path / "file").touch()
+    assert "is a file already" in fails(path=str(tmp_path / "file"))
+    assert "is a folder already" in fails(path=str(tmp_path), content="")
+    assert "No such file" in fails(path=str(tmp_path / "none" / "file"), content="")
+    assert "no-such-user" in fails(path=str(tmp_path / "new"), content="", owner="no-such-user")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def xml(metadata: str, name: str = SEGMENT) -> str:
+    return (
+        f"<hookData><network><name>{name}</name><metadata>{metadata}</metadata>"
+        f"<bridge name='{name}' stp='off' delay='0'/></network></hookData>"
+    )
+
+
+METADATA = (
+    '<segment xmlns="https://vclust.invalid/segment" vni="7" local="{local}" peers="10.77.0.2 10.77.0.3"/>'
+)
+Hook = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def hook(tmp_path: Path) -> Iterator[Hook]:
+    """Runs the hook in a network namespace with an underlay and the segment's bridge; `nft` says when it came."""
+    namespace = f"vclust-hook-{os.getpid()}"
+    (tmp_path / "bin").mkdir()
+    nft = tmp_path / "bin" / "nft"
+    nft.write_text(f"#!/bin/sh\nls /sys/class/net >{tmp_path}/before\necho $* >{tmp_path}/nft\n")
+    nft.chmod(0o755)
+    subprocess.run(["ip", "netns", "add", namespace], check=True)
+    try:
+        for words in (
+            "link add under type veth peer name other",
+            "address add 10.77.0.1/24 dev under",
+            "link set under up",
+            f"link add {SEGMENT} type bridge",
+            f"link set {SEGMENT} up",
+        ):
+            subprocess.run(["ip", "-netns", namespace, *words.split()], check=True)
+
+        def run(*words: str, text: str) -> "subprocess.CompletedProcess[str]":
+            return subprocess.run(
+                ["ip", "netns", "exec", namespace, sys.executable, HOOK, *words],
+                input=text,
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PATH": f"{nft.parent}:{os.environ['PATH']}"},
+            )
+
+        run.namespace = namespace  # type: ignore[attr-defined]
+        yield run
+    finally:
+        subprocess.run(["ip", "netns", "delete", namespace], check=True)
+
+
+def inside(hook: Hook, *argv: str) -> Any:
+    namespace = hook.namespace  # type: ignore[attr-defined]
+    return subprocess.run(
+        ["ip", "netns", "exec", namespace, *argv], check=True, capture_output=True, text=True
+    ).stdout
+
+
+@root
+def test_hook_joins_and_leaves(hook: Hook, tmp_path: Path) -> None:
+    text, device = xml(METADATA.format(local="10.77.0.1")), f"{SEGMENT}x"
+    for _ in range(2):  # the second finds what a killed libvirtd has left
+        done = hook(SEGMENT, "started", "begin", "-", text=text)
+        assert (done.returncode, done.stderr) == (0, "")
+        (link,) = json.loads(inside(hook, "ip", "-json", "-details", "link", "show", device))
+        data = link["linkinfo"]["info_data"]
+        assert (link["master"], link["mtu"]) == (SEGMENT, 1450)
+        assert "UP" in link["flags"]
+        assert (data["id"], data["local"], data["port"]) == (7, "10.77.0.1", 4789)
+        assert data["learning"]
+        entries = json.loads(inside(hook, "bridge", "-json", "fdb", "show", "dev", device))
+        assert [one["dst"] for one in entries if one["mac"] == "00:00:00:00:00:00"] == [
+            "10.77.0.2",
+            "10.77.0.3",
+        ]
+    assert (tmp_path / "nft").read_text() == "-f /etc/vclust/vxlan.nft\n"
+    assert device not in (tmp_path / "before").read_text(), "the rules come before the device"
+
+    for _ in range(2):
+        done = hook(SEGMENT, "stopped", "end", "-", text=text)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert device not in inside(hook, "ip", "link")
+
+
+@root
+@pytest.mark.parametrize("what", ["start", "port-created", "updated"])
+def test_hook_minds_its_own_business(hook: Hook, what: str) -> None:
+    assert hook(SEGMENT, what, "begin", "-", text=xml(METADATA.format(local="10.77.0.1"))).returncode == 0
+    for text in (xml(""), xml("<other xmlns='urn:other' vni='7'/>"), "<hookData/>"):
+        assert hook("default", "started", "begin", "-", text=text).returncode == 0
+    assert f"{SEGMENT}x" not in inside(hook, "ip", "link")
+
+
+@root
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rubbish", "syntax error"),
+        (xml(METADATA.format(local="10.77.0.1; reboot")), "10.77.0.1; reboot"),
+        (xml(METADATA.format(local="10.77.0.1").replace('"7"', '"many"')), "many"),
+        (xml(METADATA.format(local="10.77.0.1"), "virbr0"), "virbr0: not the bridge of a segment"),
+        (xml(METADATA.format(local="10.77.0.1"), "vc9999999999"), "ip link set vc9999999999x"),
+    ],
+)
+def test_hook_says_why_a_segment_cannot_start(hook: Hook, text: str, said: str) -> None:
+    done = hook(SEGMENT, "started", "begin", "-", text=text)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"vclust: network {SEGMENT}: ")
+    assert said in done.stderr
+    assert "vxlan" not in inside(hook, "ip", "-details", "link")
+
+
+@root
+def test_no_rules_no_device(hook: Hook, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "nft").write_text("#!/bin/sh\necho no such table >&2\nexit 1\n")
+    done = hook(SEGMENT, "started", "begin", "-", text=xml(METADATA.format(local="10.77.0.1")))
+    assert done.returncode == 1
+    assert "no such table" in done.stderr
+    assert f"{SEGMENT}x" not in inside(hook, "ip", "link")
