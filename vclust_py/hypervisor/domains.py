@@ -51,6 +51,8 @@ class Domains:
     """Of disks, as libvirt calls it."""
     letters: ClassVar[str]
     """What the guest's disk names begin with."""
+    readonly_device: ClassVar[str] = "disk"
+    """What a disk that the guest must not write to is defined as."""
 
     _host: Host
     _connection: Connection
@@ -177,7 +179,8 @@ class Domains:
 
     @classmethod
     def disk_xml(cls, parent: Element, name: str, disk: Disk) -> Element:
-        element = add(parent, "disk", type="file", device="disk")
+        device = cls.readonly_device if disk.readonly else "disk"
+        element = add(parent, "disk", type="file", device=device)
         add(element, "driver", name="qemu", type=disk.format, discard="unmap")
         add(element, "source", file=str(disk.path))
         add(element, "target", dev=name, bus=cls.bus)

@@ -34,6 +34,8 @@ class Xen(Domains):
     """libvirt's Xen driver: `xen:///system` on this machine, `xen+tls://HOST/system` on another one."""
 
     bus, letters = "xen", "xvd"
+    # QEMU 7.2 refuses to serve another disk read-only ("Block node is read-only"), and the guest would not see it.
+    readonly_device = "cdrom"
     accelerator = "xen"
 
     def __init__(self, site: Site, host: Host) -> None:
