@@ -131,12 +131,12 @@ def vclust(rolled_out: Path, guest: str, tmp_path: Path) -> Iterator[Vclust]:
 
 
 def held(host: Host) -> dict[str, set[str]]:
-    """What a host holds that vclust could leave behind, but for the site's two pools, which are not a cluster's."""
+    """What a host holds that vclust could leave behind, but for pools of the site's own."""
     commands = {
         "guests": "xl list | awk 'NR > 1 {print $1}'",
         "domains": "virsh -c xen:///system list --all --name",
         "networks": "virsh -c xen:///system net-list --all --name",
-        "pools": "virsh -c xen:///system pool-list --all --name | grep -vx -e vclust-images -e vclust-consoles",
+        "pools": "virsh -c xen:///system pool-list --all --name | grep -E 'vclust-t-'",
         "store": "xenstore-list /local/domain",
         "loop devices": "losetup --all --noheadings --output NAME",
         "interfaces": "ls /sys/class/net",
