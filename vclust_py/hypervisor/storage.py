@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -217,6 +217,27 @@ class Pool:
 
         return self._connection.call(f"read {self.folder / name}", work)
 
+    def length(self, name: str) -> int:
+        """The file's bytes; 0 when it is not there."""
+
+        def work(connection: Any) -> int:
+            volume = _volume(self.open(connection), name)
+            return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2]) if volume else 0
+
+        return self._connection.call(f"length of {self.folder / name}", work)
+
+    def lacks(self, names: Iterable[str]) -> list[str]:
+        """Those of the files that are not there."""
+
+        def work(connection: Any) -> list[str]:
+            pool = self.open(connection)
+            if missing := [name for name in names if not _there(_volume(pool, name))]:
+                self.refresh(pool)
+                missing = [name for name in missing if _volume(pool, name) is None]
+            return missing
+
+        return self._connection.call(f"look into {self.folder}", work)
+
     def discard(self, name: str) -> None:
         def work(connection: Any) -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -320,6 +341,14 @@ def _volume(pool: Any, name: str) -> Any | None:
     return None
 
 
+def _there(volume: Any | None) -> bool:
+    """Not only in libvirt's list, but in the folder."""
+    try:
+        return volume is not None and bool(volume.info())
+    except libvirt.libvirtError:
+        return False
+
+
 def _delete(volume: Any | None) -> None:
     if volume is not None:
         with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
@@ -356,6 +385,15 @@ class RemoteFiles:
     def images(self) -> dict[str, int]:
         sizes = self._images.sizes(written=False)
         return {name: size for name, size in sizes.items() if not name.endswith(_DRAFTS)}
+
+    def lacking(self, paths: Iterable[Path]) -> list[Path]:
+        """Those of the files that are not there."""
+        wanted = list(paths)
+        return [
+            pool.folder / name
+            for pool in (self._images, self._cluster)
+            for name in pool.lacks(path.name for path in wanted if path.parent == pool.folder)
+        ]
 
     def put(self, source: Path) -> None:
         self._cluster.write(source.name, source)

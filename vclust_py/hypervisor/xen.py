@@ -5,6 +5,8 @@ that is its own; a start that fails takes its definition away again.  Either way
 when its daemon was restarted.
 """
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,12 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Files, Host, Segment
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Domains, Element, absent, add, as_text, parsed
-from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles, read_from
+from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
 from vclust_py.site import Site
 
 CONSOLES = Path("/var/log/xen/console")
 """Where xenconsoled writes what guests say; the roll-out tells it to."""
-_LOG = Path("/var/log/libvirt/libxl/libxl-driver.log")
+_LOGS, _LOG = Path("/var/log/libvirt/libxl"), "libxl-driver.log"
 _SEGMENT = "{https://vclust.invalid/segment}segment"
 _MTU = 1450
 """What VXLAN leaves of an Ethernet frame."""
@@ -43,7 +45,7 @@ class Xen(Domains):
         self._site, self._host = site, host
         self._connection = Connection(host)
         self._consoles = Pool(self._connection, host, "vclust-consoles", CONSOLES)
-        self._log = Pool(self._connection, host, "vclust-log", _LOG.parent)
+        self._logs = Pool(self._connection, host, "vclust-logs", _LOGS)
         found = parsed(self._connection.call("capabilities", lambda connection: connection.getCapabilities()))
         machines = {element.text for element in found.iterfind("guest/arch/machine")}
         self._guests = tuple(guest for guest, machine in _MACHINES.items() if machine in machines)
@@ -125,6 +127,14 @@ class Xen(Domains):
                 "pvh needs a processor with VMX or SVM" if guest == "pvh" else None,
             )
 
+        # Xen starts a domain whose disk is not there, and the guest waits for it for ever.
+        if lacking := self._lacking(domain):
+            raise VclustError(
+                f"{self._host.name}: start {domain.name}: not there: {', '.join(map(str, lacking))}",
+                "run the phase `distribute` again",
+            )
+        said = self._logs.length(_LOG)
+
         def work(connection: Any) -> bool:
             found = self._found(connection, domain)
             if found is not None and found.isActive():
@@ -140,19 +150,51 @@ class Xen(Domains):
                 raise
             return True
 
-        return self._connection.call(f"start {domain.name}", work)
+        try:
+            return self._connection.call(f"start {domain.name}", work)
+        except VclustError as error:
+            cause = error.__cause__
+            if not isinstance(cause, libvirt.libvirtError):
+                raise
+            if cause.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
+                raise
+            # libvirt's own words are that libxl failed.
+            raise self._reason(domain, self._logs.read(_LOG, said).decode(errors="replace")) from error
+
+    def _lacking(self, domain: Domain) -> list[Path]:
+        paths = [domain.kernel, domain.initrd, *(disk.path for disk in domain.disks)]
+        if self._host.machine is None:
+            return [path for path in paths if not path.exists()]
+        return RemoteFiles(self._connection, self._host, domain.folder).lacking(paths)
+
+    def _reason(self, domain: Domain, log: str) -> VclustError:
+        """Why a start failed, from what libxl has logged meanwhile."""
+        what, on = f"{self._host.name}: start {domain.name}", f"on {self._host.name}: "
+        if f'"{domain.name}" already exists' in log:
+            return VclustError(
+                f"{what}: Xen has a domain of that name which libvirt does not know, made by xl",
+                f"{on}xl list; if nobody needs it: xl destroy {domain.name}",
+            )
+        if "Out of memory" in log:
+            free = self._connection.call("free memory", lambda connection: connection.getFreeMemory())
+            return VclustError(
+                f"{what}: the hypervisor is out of memory: {free >> 20} MB free, the node takes"
+                f" {domain.memory >> 20} MB and some more for itself",
+                "destroy a cluster, or see who has it: xl list",
+            )
+        lines = "".join(f"\n  {line.partition(': ')[2]}" for line in log.splitlines()[-6:])
+        if "device model did not start" in log or os.strerror(errno.ENOMEM) in log:
+            return VclustError(
+                f"{what}: dom0 could not start what serves the node's disks; is it out of memory?{lines}",
+                f"{on}free -m; more memory for dom0: vm_host_dom0_memory, then the roll-out",
+            )
+        return VclustError(f"{what}: libxl refused it:{lines}", f"{on}{_LOGS / _LOG}")
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
-        name = _console(domain)
-        if self._host.machine is None:
-            return read_from(CONSOLES / name, position)
-        return self._consoles.read(name, position)
+        return self._consoles.read(_console(domain), position)
 
     def clear_console(self, folder: str, domain: str) -> None:
-        if self._host.machine is None:
-            (CONSOLES / _console(domain)).unlink(missing_ok=True)
-        else:
-            self._consoles.discard(_console(domain))
+        self._consoles.discard(_console(domain))
 
     def _forget(self, name: str) -> None:
         self.clear_console("", name)
