@@ -66,6 +66,10 @@ xen_console:
   description: Whether Xen's console daemon keeps what guests say.
   type: bool
   returned: always
+apparmor:
+  description: Whether AppArmor confines libvirt.
+  type: bool
+  returned: always
 grub:
   description: C(none); C(stale) when its menu is older than vclust's settings, or is not there; C(current).
   type: str
@@ -106,9 +110,10 @@ CA = "/etc/pki/CA/cacert.pem"
 CERTIFICATE = "/etc/pki/libvirt/servercert.pem"
 KEY = "/etc/pki/libvirt/private/serverkey.pem"
 # All that libvirtd reads at its start only.
-LIBVIRT_SETTINGS = (CA, CERTIFICATE, KEY, "/etc/libvirt/libvirtd.conf", "/etc/libvirt/hooks/network.d/*")
+LIBVIRT_SETTINGS = (CA, CERTIFICATE, KEY, "/etc/libvirt/libvirtd.conf")
 GRUB_SETTINGS = "/etc/default/grub.d/vclust.cfg"
 GRUB_MENU = "/boot/grub/grub.cfg"
+APPARMOR = "/sys/kernel/security/apparmor/profiles"
 TLS_PORT = 16514
 LISTEN = "0A"  # in /proc/net/tcp
 
@@ -167,6 +172,11 @@ def process(pid_file: str, name: str) -> list[str]:
     return words if words and os.path.basename(words[0]) == name else []
 
 
+def confined(profiles: str) -> bool:
+    """Whether libvirt's daemon has one of these, lines such as `libvirtd (enforce)`."""
+    return any(line.startswith(("libvirtd (", "/usr/sbin/libvirtd (")) for line in profiles.splitlines())
+
+
 def grub() -> str:
     if not shutil.which("update-grub") or not os.path.isdir(os.path.dirname(GRUB_MENU)):
         return "none"
@@ -200,6 +210,7 @@ def look(packages: list[str]) -> dict[str, Any]:
         "xen": xen,
         "xen_options": xen_options(output("xl", "info")) if xen else [],
         "xen_console": any(word in ("--log=guest", "--log=all") for word in console),
+        "apparmor": confined(read(APPARMOR)),
         "grub": grub(),
         "libvirt": libvirt(systemd),
         # The subject does not matter, the site's authority names the host itself.

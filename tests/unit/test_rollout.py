@@ -48,6 +48,15 @@ def test_listening(info: dict[str, Any]) -> None:
     assert not info["listening"]("", 16514)
 
 
+def test_confined(info: dict[str, Any]) -> None:
+    assert info["confined"](
+        "virt-aa-helper (enforce)\nlibvirtd (enforce)\nlibvirtd//qemu_bridge_helper (enforce)\n"
+    )
+    assert info["confined"]("/usr/sbin/libvirtd (complain)\n")
+    assert not info["confined"]("virt-aa-helper (enforce)\nlibvirtd//qemu_bridge_helper (enforce)\n")
+    assert not info["confined"]("")
+
+
 def test_this_machine(tmp_path: Path) -> None:
     answer = call("vclust_host_info", {"packages": ["dpkg", "no-such-package"]})
     assert not answer["changed"]

@@ -52,22 +52,8 @@ def connect(bridge, vni, local, peers):
     # Before anything can come in.
     run("nft", "-f", RULES)
     try:
-        run(
-            "ip",
-            "link",
-            "add",
-            device,
-            "mtu",
-            MTU,
-            "type",
-            "vxlan",
-            "id",
-            vni,
-            "local",
-            local,
-            "dstport",
-            PORT,
-        )
+        kind = ["type", "vxlan", "id", vni, "local", local, "dstport", PORT]
+        run("ip", "link", "add", device, "mtu", MTU, *kind)
         for peer in peers:
             run("bridge", "fdb", "append", EVERYTHING, "dev", device, "dst", peer)
         run("ip", "link", "set", device, "master", bridge, "up")
