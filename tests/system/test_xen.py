@@ -186,7 +186,7 @@ def test_a_request_becomes_a_cluster_and_nothing_is_left_of_it(
     assert {domain: kind for domain, kind in kinds.items() if domain in nodes} == dict.fromkeys(nodes, guest)
     assert nodes <= set(host.ssh("virsh -c xen:///system list --name").split())
     images = vclust.json("show", name)["images"]
-    assert ("layer" in images, "bundle" in images) == (install == "once", install == "each")
+    assert ("bundle" in images, images["root"] == images["base"]) == (install == "each", install == "each")
 
     # In the nodes: MPI across both, on Xen, with the package as asked.
     with Meter(host) as using:
