@@ -1,0 +1,15 @@
+"""Histories out of short words: each letter of a request is a package."""
+
+from collections.abc import Iterable, Mapping
+
+from vclust_py.cache.history import History
+from vclust_py.cache.traces import TracePackage
+
+
+def history(requests: Iterable[Iterable[str]], sizes: Mapping[str, int]) -> History:
+    return History([TracePackage(name, "1", sizes[name]) for name in request] for request in requests)
+
+
+def named(packages: Iterable[str]) -> frozenset[str]:
+    """Names of `name=version`."""
+    return frozenset(package.partition("=")[0] for package in packages)
