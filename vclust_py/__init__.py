@@ -5,6 +5,7 @@ request      a request file (INI or YAML) becomes a frozen `Request`; request_fo
 metapackages named bundles of packages, debconf answers and configuration steps
 resolve      `Request` becomes the `Lock`: the package closure, by real apt
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
+cache        learning which sets of packages to keep installed, and which of them a request starts from
 place        which node runs on which host, all or nothing
 image        base image, package store, request layers, package bundles, installer
 seed         the small disk that carries a node's identity

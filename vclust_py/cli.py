@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from vclust_py.cache import cli as cache_cli
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     keep_interruptions()
     try:
-        if arguments.inventory is None and os.geteuid() != 0:
+        if arguments.root and arguments.inventory is None and os.geteuid() != 0:
             _as_root(sys.argv)
         code = arguments.command(arguments)
     except VclustError as error:
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="show what Ansible prints; -vvv for more"
     )
+    parser.set_defaults(root=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -95,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("name", metavar="NAME", help="name of the cluster")
     ssh.usage = "vclust ssh NAME [NODE] [-- CMD...]"
     ssh.add_argument("node", nargs="?", metavar="NODE", help="default: the first node that has not failed")
+    cache_cli.add_parser(commands)
     return parser
 
 

@@ -191,3 +191,35 @@ def show_plan(plan: Mapping[str, Any]) -> None:
         print(f"estimate: {sum(seconds.values()):.0f} s{rest}")
     else:
         print("estimate: none, this site has no past runs to go by")
+
+
+def show_rank(rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        print("no candidates: no two requests have anything in common")
+        return
+    numbers = ("RANK", "REQUESTS", "SIZE", "SCORE", "PACKAGES")
+    table = _table(*numbers, "AMONG THEM", right=numbers)
+    for row in rows:
+        names = row["packages"]
+        among = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        score = size(row["score"])
+        table.add_row(
+            str(row["rank"]), str(row["frequency"]), size(row["size"]), score, str(len(names)), among
+        )
+    _print(table)
+
+
+def show_simulation(result: Mapping[str, Any]) -> None:
+    def part(count: float, whole: float) -> str:
+        return f"{100 * count / whole:.1f}%" if whole else "-"
+
+    requested, saved = result["bytes_requested"], result["bytes_saved"]
+    table = _table("", "", "")
+    table.show_header = False
+    table.add_row("policy", result["policy"], "")
+    table.add_row("requests", str(result["requests"]), "after the warm-up")
+    table.add_row("hits", part(result["hits"], result["requests"]), f"{result['hits']} started from a cache")
+    table.add_row("saved", part(saved, requested), f"{size(saved)} of {size(requested)} installed")
+    table.add_row("stored", size(result["stored_bytes_max"]), "at most")
+    table.add_row("computing", f"{result['seconds']:.1f} s", "")
+    _print(table)

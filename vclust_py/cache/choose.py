@@ -1,0 +1,195 @@
+"""Filling a space with caches, one after another, by what they save for what they cost."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vclust_py.cache.history import Bits, Bools, Floats, Ints, Table, unpack
+
+_PRICES = (0.5, 2.0, 8.0)
+"""What one of a limited number of caches is charged beside its bytes, as multiples of its even part of the space."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Sets of atoms that may become caches, each with the distinct requests that could start from it."""
+
+    bits: Bits
+    """(sets, words) packed."""
+    sizes: Ints
+    """(sets,) installed bytes."""
+    members: tuple[Ints, ...]
+    """Numbers of the distinct requests that hold all of a set."""
+    requests: Ints
+    """(sets,) how many requests, each as often as it was seen, these are."""
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+def sets(table: Table, bits: Bits) -> Sets:
+    """`bits` without those that are empty or there before, in their order."""
+    first = {row.tobytes(): number for number, row in reversed(list(enumerate(bits)))}
+    kept = bits[np.array(sorted(first.values()), dtype=np.int64)]
+    rows = unpack(kept, len(table.weights))
+    sizes = np.array([table.weights[row].sum() for row in rows], dtype=np.int64)
+    rows, kept, sizes = rows[sizes > 0], kept[sizes > 0], sizes[sizes > 0]
+    members = tuple(table.holding(np.flatnonzero(row)) for row in rows)
+    requests = np.array([table.counts[numbers].sum() for numbers in members], dtype=np.int64)
+    return Sets(kept, sizes, members, requests)
+
+
+def in_order(offered: Sets, ranked: list[int], budget: int) -> list[int]:
+    """As many of the ranked sets as the space takes, in rank order; what does not fit is passed over."""
+    taken: list[int] = []
+    for one in ranked:
+        if offered.sizes[one] <= budget:
+            taken.append(one)
+            budget -= int(offered.sizes[one])
+    return taken
+
+
+def greedily(table: Table, offered: Sets, budget: int) -> list[int]:
+    """Take again and again the set that saves most past bytes for each byte it stores, until none fits and saves.
+
+    A request starts from the largest set taken that it holds.  Ties: the set offered first.  What a set saves only
+    falls as others are taken.  So its last known value is a bound, and is computed anew only when that bound comes
+    first.
+    """
+    state = _Savings(table, offered)
+    sizes = offered.sizes
+    while (one := state.first(sizes, sizes <= budget)) is not None:
+        budget -= int(sizes[one])
+        state.take(one)
+    return state.taken
+
+
+def nested(
+    table: Table,
+    offered: Sets,
+    budget: int,
+    *,
+    limit: int | None = None,
+    depth: int | None = None,
+    doubt: int = 0,
+) -> list[int]:
+    """As `greedily`, but a set is stored over the largest one taken that is a subset of it, and pays the difference.
+
+    A set that comes to lie under others taken before makes those cheaper.  `limit`: no more sets than this; what
+    one of so many is worth in bytes shows only afterwards, so several prices are tried.  `depth`: no more sets one
+    over the other.  `doubt`: what a set saves counts as 1 - doubt / requests, as what few asked for may be an
+    accident.  Cost: sets times words for each one taken.
+    """
+    prices = (0.0,) if limit is None else tuple(price * budget / limit for price in _PRICES)
+    runs = []
+    for price in prices:
+        state, left = _Nested(table, offered, doubt), budget
+        while limit is None or len(state.taken) < limit:
+            one = state.first(np.maximum(state.cost, 1) + price, state.cost <= left)
+            if one is None:
+                break
+            if depth is not None and state.depth(one) > depth:
+                state.bound[one] = 0
+                continue
+            left -= int(state.cost[one])
+            state.take(one)
+        runs.append(state)
+    return max(runs, key=lambda state: state.saved).taken
+
+
+class _Savings:
+    """What each set would save, given those taken."""
+
+    def __init__(self, table: Table, offered: Sets, doubt: int = 0) -> None:
+        self.offered = offered
+        self.taken: list[int] = []
+        self._counts = table.counts
+        self._trust = np.maximum(1 - doubt / np.maximum(offered.requests, 1), 0.0)
+        self._best = np.zeros(len(table.counts), dtype=np.int64)
+        """(distinct requests,) size of the largest taken set that it holds."""
+        self.bound = offered.requests * offered.sizes * self._trust
+        """(sets,) what a set saves, or more."""
+
+    @property
+    def saved(self) -> int:
+        return int((self._counts * self._best).sum())
+
+    def first(self, costs: Ints | Floats, fits: Bools) -> int | None:
+        """The set that saves most for its cost, of those that fit; None if none of them saves anything."""
+        score = np.where(fits, self.bound / costs, 0.0)
+        while len(score):
+            one = int(score.argmax())
+            if score[one] <= 0:
+                return None
+            members = self.offered.members[one]
+            more = np.maximum(self.offered.sizes[one] - self._best[members], 0)
+            exact = int((self._counts[members] * more).sum()) * self._trust[one]
+            if exact == self.bound[one]:
+                return one
+            self.bound[one] = exact
+            score[one] = exact / costs[one]
+        return None
+
+    def take(self, one: int) -> None:
+        self.taken.append(one)
+        self.bound[one] = 0
+        members = self.offered.members[one]
+        self._best[members] = np.maximum(self._best[members], self.offered.sizes[one])
+
+
+class _Nested(_Savings):
+    """And what storing it would cost."""
+
+    def __init__(self, table: Table, offered: Sets, doubt: int) -> None:
+        super().__init__(table, offered, doubt)
+        self.cost = offered.sizes.copy()
+        self._under = np.zeros(len(offered), dtype=np.int64)
+        """(sets,) size of the largest taken set that is a subset of it."""
+        self._below: dict[int, Ints] = {}
+        """The subsets of a taken set."""
+
+    def depth(self, one: int) -> int:
+        """How many sets would lie one over the other where `one` is, if it were taken."""
+        sizes, taken = self.offered.sizes, [*self.taken, one]
+        bits = self.offered.bits[taken]
+        depths = dict.fromkeys(taken, 1)
+        parents = {}
+        for other in sorted(taken, key=lambda other: int(sizes[other])):
+            under = [
+                found
+                for found, is_under in zip(taken, subsets(bits, self.offered.bits[other]), strict=True)
+                if is_under and found != other
+            ]
+            if under:
+                parents[other] = max(under, key=lambda found: int(sizes[found]))
+                depths[other] = depths[parents[other]] + 1
+        return max(depths.values())
+
+    def take(self, one: int) -> None:
+        bits, sizes, size = self.offered.bits, self.offered.sizes, self.offered.sizes[one]
+        above, below = supersets(bits, bits[one]), subsets(bits, bits[one])
+        above[one] = below[one] = False
+        self._below[one] = np.flatnonzero(below)
+        for other in self.taken:
+            if above[other] and self._under[other] < size:
+                # It will be stored over the new one: what lies between that and its old parent gains no more.
+                between = self._below[other]
+                self.cost[between] += np.maximum(sizes[between] - self._under[other], 0)
+                self.cost[between] -= np.maximum(sizes[between] - size, 0)
+        self.cost[above] -= np.maximum(size - self._under[above], 0)
+        self._under[above] = np.maximum(self._under[above], size)
+        self.cost[below] -= np.maximum(sizes[below] - self._under[one], 0)
+        super().take(one)
+
+
+def supersets(bits: Bits, of: Bits) -> Bools:
+    """(sets,) which of the packed sets hold all of `of`."""
+    words = np.flatnonzero(of)
+    found: Bools = np.all(bits[:, words] & of[words] == of[words], axis=1)
+    return found
+
+
+def subsets(bits: Bits, of: Bits) -> Bools:
+    """(sets,) which of the packed sets hold nothing but `of`'s."""
+    found: Bools = np.any(bits & ~of, axis=1)
+    return ~found

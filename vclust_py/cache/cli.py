@@ -1,0 +1,105 @@
+"""`vclust cache`: what the command line asks of the caches.  It needs no site and no root to replay a trace."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from vclust_py import request_values as values
+
+# NumPy and what computes are imported where they are used: `vclust --help` must not wait for them.
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`vclust cache` with its own commands."""
+    text = "what to keep pre-installed: caches learnt from past requests"
+    caches = commands.add_parser("cache", help=text, description=text[0].upper() + text[1:] + ".")
+    inner = caches.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = inner.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.set_defaults(command=command, root=False)
+        added.add_argument(
+            "--packages", type=Path, required=True, metavar="FILE", help="packages of the trace"
+        )
+        added.add_argument(
+            "--requests", type=Path, required=True, metavar="FILE", help="requests of the trace"
+        )
+        return added
+
+    rank = add("rank", _rank, "rank the sets of packages that a trace's requests have in common")
+    rank.add_argument("--policy", default="paper", metavar="P", help="default: paper")
+    simulate = add("simulate", _simulate, "replay a trace: what the caches of a policy would have saved")
+    simulate.add_argument("--policy", default="nested", metavar="P", help="default: nested")
+    simulate.add_argument(
+        "--budget", type=_size, default="5GB", metavar="SIZE", help="space for caches (default: 5GB)"
+    )
+    simulate.add_argument(
+        "--every", type=_count, default=50, metavar="N", help="requests from choice to choice (default: 50)"
+    )
+    simulate.add_argument(
+        "--warmup", type=_number, default=50, metavar="N", help="first requests not counted (default: 50)"
+    )
+    simulate.add_argument(
+        "--order", choices=("file", "date"), default="file", help="by date: dated ones only (default: file)"
+    )
+    for one in (rank, simulate):
+        one.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from vclust_py.cache import policies, traces
+
+    policy = policies.policy(arguments.policy)
+    ranked = policies.rank(policy, traces.read(arguments.packages, arguments.requests))
+    rows = [
+        {
+            "rank": number,
+            "packages": sorted(package.partition("=")[0] for package in one.packages),
+            "frequency": one.frequency,
+            "size": one.size,
+            "score": one.score,
+        }
+        for number, one in enumerate(ranked, 1)
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        from vclust_py.display import show_rank
+
+        show_rank(rows)
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from vclust_py.cache import policies, traces
+    from vclust_py.cache.simulate import simulate
+
+    policy = policies.policy(arguments.policy)
+    trace = traces.read(arguments.packages, arguments.requests, order=arguments.order)
+    result = simulate(trace, policy, arguments.budget, every=arguments.every, warmup=arguments.warmup)
+    if arguments.json:
+        print(json.dumps(asdict(result), indent=1))
+    else:
+        from vclust_py.display import show_simulation
+
+        show_simulation(asdict(result))
+    return 0
+
+
+def _value(parse: Callable[[str], int]) -> Callable[[str], int]:
+    """A parser of values as argparse takes it."""
+
+    def convert(text: str) -> int:
+        try:
+            return parse(text)
+        except values.Wrong as wrong:
+            raise argparse.ArgumentTypeError(f"got {values.shown(text)}, expected {wrong.expected}") from None
+
+    return convert
+
+
+_size = _value(values.size(1, 10**15, "5GB"))
+_count = _value(values.whole(1, 10**9))
+_number = _value(values.whole(0, 10**9))

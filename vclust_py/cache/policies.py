@@ -1,0 +1,223 @@
+"""Which caches to keep: the paper's policy, ours (`nested`), and others to compare them with.
+
+A policy is one function of the history, the space and, for those that go by it, what is stored now.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vclust_py.cache import Cache, choose, grow, learn, lookup
+from vclust_py.cache.choose import Sets
+from vclust_py.cache.history import History, unpack
+from vclust_py.errors import RequestError
+
+LIMIT = 64
+"""Caches that `nested` keeps at most: each costs a build."""
+
+DEPTH = 8
+"""Layers of caches that `nested` puts one over the other at most: each costs reading."""
+
+DOUBT = 2
+"""`nested` trusts what a set saved in the past as 1 - DOUBT / requests: sets that two asked for may be accidents."""
+
+ALPHA = 0.8
+"""`landlord` merges images whose Jaccard distance is below this; Shaffer et al. find 0.6 to 0.9 to do."""
+
+Stored = Mapping[Cache, int]
+"""The caches that are there, with the number of the request that used each last."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What `rank` tells of a set; `frequency` and `size` as they were when its turn came."""
+
+    packages: frozenset[str]
+    frequency: int
+    size: int
+    score: int
+
+
+@dataclass(frozen=True)
+class Policy:
+    name: str
+    text: str
+    choose: Callable[[History, int, Stored], tuple[Cache, ...]]
+    """The caches for the history within a space of so many bytes."""
+    rank: Callable[[History], list[Candidate]] | None = None
+    """All candidates, best first, whatever the space."""
+    every_request: bool = False
+    """Changes what is stored with every request, rather than now and then."""
+    hindsight: bool = False
+    """Shall be shown the requests it is measured by."""
+
+
+def policy(name: str) -> Policy:
+    """Raises RequestError when there is none of this name."""
+    if name not in POLICIES:
+        raise RequestError([f"policy: got '{name}', expected one of {', '.join(POLICIES)}"])
+    return POLICIES[name]
+
+
+def rank(of: Policy, history: History) -> list[Candidate]:
+    """All candidates of a policy, best first, whatever the space.
+
+    Where it has no ranking of its own: what it would take if there were room for all, in order, each with the
+    requests that it is the largest for by then and the bytes it saves them.  Raises RequestError for policies that
+    only go by what is stored.
+    """
+    if of.every_request:
+        raise RequestError([f"policy: got '{of.name}', which ranks nothing: it keeps what was used last"])
+    if of.rank is not None:
+        return of.rank(history)
+    room = sum(history.size(columns) for columns in history.distinct)
+    best = np.zeros(len(history.distinct), dtype=np.int64)
+    ranked = []
+    for one in of.choose(history, room, {}):
+        better = np.array([one.packages <= packages for packages in history.sets]) & (best < one.size)
+        requests, saved = history.counts[better], one.size - best[better]
+        ranked.append(Candidate(one.packages, int(requests.sum()), one.size, int((requests * saved).sum())))
+        best[better] = one.size
+    return ranked
+
+
+def _none(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
+    return ()
+
+
+def _common(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
+    table = history.table
+    bits = np.bitwise_and.reduce(table.bits, axis=0)[np.newaxis] if len(table.bits) else table.bits
+    offered = choose.sets(table, bits)
+    return _caches(history, offered, choose.in_order(offered, list(range(len(offered))), budget))
+
+
+def _paper(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
+    tree = learn.cluster(history.table)
+    ranked = [one.id for one in learn.rank(tree, history.counts)]
+    offered = choose.sets(history.table, tree.bits[ranked])
+    return _caches(history, offered, choose.in_order(offered, list(range(len(offered))), budget))
+
+
+def _paper_rank(history: History) -> list[Candidate]:
+    tree = learn.cluster(history.table)
+    return [
+        Candidate(learn.members(tree.bits[one.id], history), one.frequency, one.size, one.score)
+        for one in learn.rank(tree, history.counts)
+    ]
+
+
+def _greedy(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
+    offered = choose.sets(history.table, learn.cluster(history.table).bits)
+    return _caches(history, offered, choose.greedily(history.table, offered, budget))
+
+
+def _nested(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
+    table, offered = history.table, grow.chains(history.table, DOUBT)
+    taken = choose.nested(table, offered, budget, limit=LIMIT, depth=DEPTH, doubt=DOUBT)
+    return _caches(history, offered, taken, nested=True)
+
+
+def _oracle(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
+    table, offered = history.table, grow.chains(history.table)
+    return _caches(history, offered, choose.nested(table, offered, budget), nested=True)
+
+
+def _lru(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
+    request = history.distinct[history.sequence[-1]]
+    image = Cache(history.names(request), size := history.size(request), size)
+    used = dict(stored)
+    if image.size and all(cache.packages != image.packages for cache in used):
+        used[image] = len(history)
+    return _latest(used, budget)
+
+
+def _landlord(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
+    request = history.distinct[history.sequence[-1]]
+    packages, size = history.names(request), history.size(request)
+    sizes = {history.packages[column]: int(history.weights[column]) for column in request}
+    used = dict(stored)
+    if lookup.find(packages, used) is not None or not size:
+        return _latest(used, budget)
+    merged, nearest = Cache(packages, size, size), None
+    least = ALPHA
+    for cache in used:
+        common = sum(sizes[package] for package in cache.packages & packages)
+        distance = 1 - common / (cache.size + size - common) if common else 1.0
+        if distance < least:
+            least, nearest = distance, cache
+            merged = Cache(cache.packages & packages, common, common)
+    if nearest is not None:
+        del used[nearest]
+    used[merged] = len(history)
+    return _latest(used, budget)
+
+
+def _latest(used: Stored, budget: int) -> tuple[Cache, ...]:
+    """The caches used last, as many as the space takes; in their order."""
+    kept = set()
+    for cache in sorted(used, key=lambda cache: -used[cache]):
+        if cache.bytes <= budget:
+            kept.add(cache)
+            budget -= cache.bytes
+    return tuple(cache for cache in used if cache in kept)
+
+
+def _caches(
+    history: History, offered: Sets, taken: Sequence[int], *, nested: bool = False
+) -> tuple[Cache, ...]:
+    """The taken sets as caches, parents before children, otherwise as taken."""
+    table = history.table
+    best = np.full(len(table.counts), -1)
+    second = np.zeros(len(table.counts), dtype=np.int64)
+    for one in sorted(taken, key=lambda one: int(offered.sizes[one])):
+        members = offered.members[one]
+        second[members] = np.where(best[members] >= 0, offered.sizes[best[members]], 0)
+        best[members] = one
+    made: dict[int, Cache] = {}
+    bits = offered.bits[list(taken)]
+    for one in sorted(taken, key=lambda one: int(offered.sizes[one])):
+        parent = None
+        if nested:
+            under = [
+                made[other]
+                for other, is_under in zip(taken, choose.subsets(bits, offered.bits[one]), strict=True)
+                if is_under and other in made
+            ]
+            parent = max(under, key=lambda cache: cache.size, default=None)
+        size = int(offered.sizes[one])
+        starts = np.flatnonzero(best == one)
+        counts = table.counts[starts]
+        made[one] = Cache(
+            history.names(history.columns(unpack(offered.bits[one], len(table.weights)))),
+            size,
+            size - (parent.size if parent else 0),
+            parent,
+            int(counts.sum()),
+            int((counts * (size - second[starts])).sum()),
+        )
+    place = {cache: taken.index(one) for one, cache in made.items()}
+    return tuple(sorted(made.values(), key=lambda cache: (cache.depth, place[cache])))
+
+
+POLICIES = {
+    one.name: one
+    for one in (
+        Policy("nested", "growth chains, layers over layers, each paid for by its difference", _nested),
+        Policy("paper", "clusters by speedup score (paper 3.2)", _paper, _paper_rank),
+        Policy("greedy", "clusters and requests by saved bytes per stored byte", _greedy),
+        Policy(
+            "landlord",
+            "images merged by Jaccard distance, least recently used go",
+            _landlord,
+            every_request=True,
+        ),
+        Policy("lru", "images of past requests, least recently used go", _lru, every_request=True),
+        Policy("common", "one cache of what all requests share", _common),
+        Policy("none", "no caches", _none),
+        Policy(
+            "oracle", "as nested, without limit, and knowing the requests to come", _oracle, hindsight=True
+        ),
+    )
+}
