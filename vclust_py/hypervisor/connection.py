@@ -21,7 +21,7 @@ CALL_TIMEOUT = 120.0
 MEMORY_TIMEOUT = 900.0
 """The same for calls that write or read a node's memory."""
 _REACH_TIMEOUT = 10.0
-_OPEN_TIMEOUT = 45.0
+_OPEN_TIMEOUT = 30.0
 _RESTART = 30.0
 """Seconds that libvirt's daemon may take to come back, once it has answered."""
 _KEEPALIVE = (5, 5)
@@ -35,6 +35,10 @@ _events = threading.Lock()
 _PORTS = {"tls": 16514, "tcp": 16509, "ssh": 22}
 
 libvirt.registerErrorHandler(lambda *_: None, None)  # every error is raised as well
+
+
+class _Unreachable(VclustError):
+    """The machine itself does not answer: nothing to wait for."""
 
 
 class Connection:
@@ -75,6 +79,8 @@ class Connection:
                 self._ensure()
                 _reach(self._host)
                 return self._bounded("connect", self._connect, _OPEN_TIMEOUT)
+            except _Unreachable:
+                raise
             except VclustError:
                 if time.monotonic() > deadline:
                     raise
@@ -182,7 +188,7 @@ def _reach(host: Host) -> None:
             if isinstance(error, TimeoutError)
             else error.strerror or error
         )
-        raise VclustError(
+        raise _Unreachable(
             f"{host.name}: {parts.hostname} port {port} cannot be reached: {why}",
             "is that machine up, and in this network?",
         ) from error

@@ -1,0 +1,137 @@
+"""Files of a cluster: here with real files, on another machine by libvirt's test driver.
+
+That driver keeps pools and volumes in memory only; real ones are in tests/system/test_drivers.py.
+"""
+
+import json
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Host
+from vclust_py.hypervisor.connection import Connection
+from vclust_py.hypervisor.storage import LocalFiles, RemoteFiles
+from vclust_py.site import Site
+
+GB = 10**9
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalFiles:
+    site = Site(root=tmp_path / "site")
+    site.make_directories()
+    (site.clusters / "c.1").mkdir()
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", site.images / "base-1.qcow2", "1G"], check=True
+    )
+    for name in ("base-1.json", "base-1.status", "layer-2.qcow2.part", "layer-3.tmp"):
+        (site.images / name).touch()
+    return LocalFiles(site, "c.1")
+
+
+def test_local_overlay(local: LocalFiles) -> None:
+    local.overlay("n1.qcow2", "base-1.qcow2", 4 * GB)
+    path = local.path("n1.qcow2")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", path]))
+    assert (info["virtual-size"], info["backing-filename"]) == (4 * GB, str(local.image("base-1.qcow2")))
+    path.write_text("somebody's work")
+    local.overlay("n1.qcow2", "base-1.qcow2", 4 * GB)
+    assert path.read_text() == "somebody's work"
+
+
+def test_local_overlay_without_its_image(local: LocalFiles) -> None:
+    with pytest.raises(VclustError, match=r"base-9.qcow2"):
+        local.overlay("n1.qcow2", "base-9.qcow2", GB)
+    assert not local.path("n1.qcow2").exists()
+
+
+def test_local_put(local: LocalFiles, tmp_path: Path) -> None:
+    source = tmp_path / "n1.iso"
+    for content in ("first", "second"):
+        source.write_text(content)
+        local.put(source)
+        assert local.path("n1.iso").read_text() == content
+    assert stat.S_IMODE(local.path("n1.iso").stat().st_mode) == 0o600
+    local.put(local.path("n1.iso"))  # made in its place
+    assert local.path("n1.iso").read_text() == "second"
+
+
+def test_local_listing_and_removal(local: LocalFiles) -> None:
+    assert list(local.images()) == ["base-1.qcow2"]
+    local.path("n1.iso").write_bytes(bytes(5000))
+    assert local.allocated() == {"n1.iso": 8192}
+    local.discard("n1.iso")
+    local.discard("n1.iso")
+    local.remove()
+    local.remove()
+    assert local.allocated() == {}
+
+
+class Unflagged:
+    """libvirt's connection to its test driver, which does not know that a folder can be made with its pool."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def storagePoolCreateXML(self, xml: str, flags: int) -> Any:
+        return self._connection.storagePoolCreateXML(xml)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+class Pretended(Connection):
+    def call(self, what: str, function: Callable[[Any], Any], timeout: float = 10) -> Any:
+        return super().call(what, lambda connection: function(Unflagged(connection)), timeout)
+
+
+@pytest.fixture
+def connection(pretended: str) -> Iterator[Connection]:
+    connection = Pretended(Host("h1", pretended))
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def remote(connection: Connection) -> RemoteFiles:
+    return RemoteFiles(connection, Host("h1"), "c.1")
+
+
+def test_remote_places(remote: RemoteFiles) -> None:
+    assert remote.path("n1.iso") == Path("/var/lib/vclust/clusters/c.1/n1.iso")
+    assert remote.image("base-1.qcow2") == Path("/var/lib/vclust/images/base-1.qcow2")
+
+
+def test_remote_overlay(remote: RemoteFiles, connection: Connection) -> None:
+    remote.overlay("n1.qcow2", "base-1.qcow2", GB)
+    remote.overlay("n1.qcow2", "base-1.qcow2", GB)
+    assert remote.lacking(
+        [remote.path("n1.qcow2"), remote.path("n2.qcow2"), remote.image("base-1.qcow2")]
+    ) == [
+        remote.image("base-1.qcow2"),
+        remote.path("n2.qcow2"),
+    ]
+    remote.discard("n1.qcow2")
+    remote.discard("n1.qcow2")
+    assert remote.lacking([remote.path("n1.qcow2")]) == [remote.path("n1.qcow2")]
+
+
+def test_pools_are_transient_and_made_again(remote: RemoteFiles, connection: Connection) -> None:
+    remote.overlay("n1.qcow2", "base-1.qcow2", GB)
+    pool = connection.call("pool", lambda libvirt: libvirt.storagePoolLookupByName("vclust-c.1"))
+    assert not pool.isPersistent()
+    pool.destroy()
+    remote.overlay("n1.qcow2", "base-1.qcow2", GB)
+
+
+def test_remote_removal(remote: RemoteFiles, connection: Connection) -> None:
+    remote.overlay("n1.qcow2", "base-1.qcow2", GB)
+    remote.remove()
+    names = connection.call("pools", lambda libvirt: [pool.name() for pool in libvirt.listAllStoragePools()])
+    assert "vclust-c.1" not in names
