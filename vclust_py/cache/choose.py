@@ -109,10 +109,8 @@ class _Savings:
         """(distinct requests,) size of the largest taken set that it holds."""
         self.bound = offered.requests * offered.sizes * self._trust
         """(sets,) what a set saves, or more."""
-
-    @property
-    def saved(self) -> int:
-        return int((self._counts * self._best).sum())
+        self.saved = 0.0
+        """What those taken save."""
 
     def first(self, costs: Ints | Floats, fits: Bools) -> int | None:
         """The set that saves most for its cost, of those that fit; None if none of them saves anything."""
@@ -132,6 +130,7 @@ class _Savings:
 
     def take(self, one: int) -> None:
         self.taken.append(one)
+        self.saved += self.bound[one]
         self.bound[one] = 0
         members = self.offered.members[one]
         self._best[members] = np.maximum(self._best[members], self.offered.sizes[one])
