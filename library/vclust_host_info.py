@@ -37,10 +37,10 @@ EXAMPLES = """
     packages: [zstd, nftables]
   register: host
 
-- name: Install what it lacks
-  ansible.builtin.apt:
-    name: "{{ host.missing }}"
-  when: host.missing | length > 0
+- name: See whether it runs Xen
+  vclust_host_info:
+  register: host
+  failed_when: not host.xen
 """
 
 RETURN = """

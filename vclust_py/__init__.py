@@ -11,12 +11,14 @@ image        base image, package store, request layers, package bundles, install
 seed         the small disk that carries a node's identity
 network      one isolated segment and one router namespace a cluster
 hypervisor   what a host can do: the interface, and one file for each driver
+distribute   images to hosts that are other machines
 create       overlays, seeds, domains
 ready        waiting for the nodes, and the proof that the cluster works
 destroy      what `create` made, taken away again
 
 state        the site's SQLite database: clusters, nodes, placements, timings, audit
 timing       start, end, bytes and outcome of each phase and node
+pki          who may talk to whom: the site's authority, keys and certificates
 site         where everything lives; the settings of a site
 run, errors  processes and failures
 cli          the `vclust` command
