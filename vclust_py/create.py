@@ -141,7 +141,7 @@ def create(
                 files.put(folder / seed_disk(node.name))
                 # What an earlier start wrote must not pass for this one's report.
                 driver.clear_console(folder.name, domain_name(cluster, node))
-                driver.start(_domain(cluster, node, images, files, folder.name, driver.accelerator))
+                driver.start(_domain(site, cluster, node, images, files, folder.name, driver.accelerator))
                 state.set_node_state(site, cluster, node.name, "started")
                 record.node(node.name, begun, time.time())
 
@@ -192,7 +192,13 @@ def _segments(cluster: Cluster) -> dict[str | None, Segment]:
 
 
 def _domain(
-    cluster: Cluster, node: Node, images: dict[str, Image], files: Files, folder: str, accelerator: str
+    site: Site,
+    cluster: Cluster,
+    node: Node,
+    images: dict[str, Image],
+    files: Files,
+    folder: str,
+    accelerator: str,
 ) -> Domain:
     disks = [
         Disk(files.path(overlay(node.name)), "qcow2"),
@@ -208,7 +214,12 @@ def _domain(
         memory=node.memory,
         kernel=files.image(images["kernel"].path.name),
         initrd=files.image(images["installer"].path.name),
-        command_line=installer.command_line(cluster.request.hardware.architecture, accelerator),
+        command_line=" ".join(
+            [
+                installer.command_line(cluster.request.hardware.architecture, accelerator),
+                *site.kernel_options.split(),
+            ]
+        ),
         disks=tuple(disks),
         mac=node.mac,
         bridge=cluster.segment,

@@ -40,6 +40,8 @@ class Site:
     """Directories with the site's own meta packages, looked at before the ones that come with vclust."""
     cpu_overcommit: int = 4
     """Virtual CPUs a host may run for each of its own."""
+    kernel_options: str = ""
+    """More words for the command line of the nodes' kernel, such as mitigations=off."""
     ready_timeout: int = 900
     """How long a node may take from its start to its report."""
 

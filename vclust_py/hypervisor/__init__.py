@@ -124,7 +124,7 @@ class Files(Protocol):
         """Bring the site manager's file `source` here under its own name; what is there already is replaced."""
         ...
 
-    def overlay(self, name: str, backing: str, size: int) -> None:
+    def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         """Make the qcow2 overlay `name` over the image `backing`, for root only; no change when it is there."""
         ...
 

@@ -51,8 +51,6 @@ class Domains:
     """Of disks, as libvirt calls it."""
     letters: ClassVar[str]
     """What the guest's disk names begin with."""
-    readonly_device: ClassVar[str] = "disk"
-    """What a disk that the guest must not write to is defined as."""
 
     _host: Host
     _connection: Connection
@@ -65,23 +63,17 @@ class Domains:
         return self._connection.call("list domains", work)
 
     def remove(self, uuid: str) -> bool:
-        def work(connection: Any) -> str:
+        def work(connection: Any) -> bool:
             found = _lookup(connection.lookupByUUIDString, uuid)
             if found is None:
-                return ""
+                return False
             with absent(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):  # it does not run
                 found.destroy()
             with absent(libvirt.VIR_ERR_NO_DOMAIN):
                 found.undefine()
-            return str(found.name())
+            return True
 
-        name = self._connection.call(f"remove domain {uuid}", work)
-        if name:
-            self._forget(name)
-        return bool(name)
-
-    def _forget(self, name: str) -> None:
-        """Take away what else a removed domain has left."""
+        return self._connection.call(f"remove domain {uuid}", work)
 
     def _found(self, connection: Any, domain: Domain) -> Any | None:
         """libvirt's domain of that name and UUID; raises VclustError when it is somebody else's."""
@@ -179,8 +171,7 @@ class Domains:
 
     @classmethod
     def disk_xml(cls, parent: Element, name: str, disk: Disk) -> Element:
-        device = cls.readonly_device if disk.readonly else "disk"
-        element = add(parent, "disk", type="file", device=device)
+        element = add(parent, "disk", type="file", device="disk")
         add(element, "driver", name="qemu", type=disk.format, discard="unmap")
         add(element, "source", file=str(disk.path))
         add(element, "target", dev=name, bus=cls.bus)

@@ -25,6 +25,8 @@ _SLOWEST = 1_000_000
 """Bytes a second below which a transfer counts as hung."""
 _RACE = 5.0
 """Seconds in which what others do to a pool at the same moment is over."""
+_RACES = (libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_OPERATION_INVALID)
+"""Errors while another thread or process makes or removes the same pool."""
 _FRESH = 1.0
 """Seconds for which a pool's list of files is taken as it is."""
 _DRAFTS = (".part", ".tmp")
@@ -70,14 +72,15 @@ class LocalFiles:
             shutil.copyfile(source, draft)
             draft.rename(target)
 
-    def overlay(self, name: str, backing: str, size: int) -> None:
+    def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         path = self.path(name)
         if path.exists():
             return
         draft = path.with_name(f"{name}.tmp")
         with naming_full_disk(self._folder):
             # The format of the backing file is named so that it is never guessed; the size is in bytes.
-            run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", self.image(backing), "-F", "qcow2", draft,
+            run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", self.image(backing), "-F", backing_format,
+                 draft,
                  str(size)])  # fmt: skip
             draft.chmod(0o600)  # it will hold keys and hashes; libvirt changes its owner, not its mode
             draft.rename(path)
@@ -132,8 +135,7 @@ class Pool:
                     raise FileNotFoundError(str(self.folder)) from error
                 if error.get_int1() == errno.ENOENT and self._mode is None:
                     raise VclustError(f"{self._host.name}: {self.folder}: not found", ROLL_OUT) from error
-                # Another thread or process may be making or removing it.
-                if error.get_int1() == errno.ENOENT or time.monotonic() > deadline:
+                if error.get_error_code() not in _RACES or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)
 
@@ -266,17 +268,18 @@ class Pool:
 
         self._connection.call(f"write {self.folder / name}", work, timeout=CALL_TIMEOUT + size / _SLOWEST)
 
-    def make_overlay(self, name: str, backing: Path, size: int) -> None:
+    def make_overlay(self, name: str, backing: Path, size: int, backing_format: str) -> None:
         """Make the qcow2 file `name` over `backing`, for root only; no change when it is there."""
         xml = self._volume_xml(name, size, "qcow2")
         store = add(xml, "backingStore")
         add(store, "path", backing)
-        add(store, "format", type="qcow2")
+        add(store, "format", type=backing_format)
 
         def work(connection: Any) -> None:
             pool = self.open(connection)
-            with self._naming_full_disk(pool, name), absent(libvirt.VIR_ERR_STORAGE_VOL_EXIST):
-                pool.createXML(as_text(xml))
+            if _volume(pool, name) is None:
+                with self._naming_full_disk(pool, name), absent(libvirt.VIR_ERR_STORAGE_VOL_EXIST):
+                    pool.createXML(as_text(xml))
 
         self._connection.call(f"make {self.folder / name}", work)
 
@@ -398,8 +401,8 @@ class RemoteFiles:
     def put(self, source: Path) -> None:
         self._cluster.write(source.name, source)
 
-    def overlay(self, name: str, backing: str, size: int) -> None:
-        self._cluster.make_overlay(name, self.image(backing), size)
+    def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
+        self._cluster.make_overlay(name, self.image(backing), size, backing_format)
 
     def allocated(self) -> dict[str, int]:
         return self._cluster.sizes(written=True)

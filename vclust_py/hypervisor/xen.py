@@ -8,6 +8,7 @@ when its daemon was restarted.
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Files, Host, Segment
+from vclust_py.hypervisor import HOST_ROOT, Capacity, Disk, Domain, Files, Host, Segment
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Domains, Element, absent, add, as_text, parsed
 from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
@@ -36,8 +37,6 @@ class Xen(Domains):
     """libvirt's Xen driver: `xen:///system` on this machine, `xen+tls://HOST/system` on another one."""
 
     bus, letters = "xen", "xvd"
-    # QEMU 7.2 refuses to serve another disk read-only ("Block node is read-only"), and the guest would not see it.
-    readonly_device = "cdrom"
     accelerator = "xen"
 
     def __init__(self, site: Site, host: Host) -> None:
@@ -133,13 +132,15 @@ class Xen(Domains):
                 f"{self._host.name}: start {domain.name}: not there: {', '.join(map(str, lacking))}",
                 "run the phase `distribute` again",
             )
+        disks = tuple(self._own(domain, disk) for disk in domain.disks)
+        xml = as_text(self.domain_xml(replace(domain, disks=disks), guest))
         said = self._logs.length(_LOG)
 
         def work(connection: Any) -> bool:
             found = self._found(connection, domain)
             if found is not None and found.isActive():
                 return False
-            found = connection.defineXML(as_text(self.domain_xml(domain, guest)))
+            found = connection.defineXML(xml)
             try:
                 found.create()
             except libvirt.libvirtError:
@@ -160,6 +161,27 @@ class Xen(Domains):
                 raise
             # libvirt's own words are that libxl failed.
             raise self._reason(domain, self._logs.read(_LOG, said).decode(errors="replace")) from error
+
+    def _own(self, domain: Domain, disk: Disk) -> Disk:
+        """The disk as a guest may have it, which is never read-only: QEMU 7.2 does not serve that to Xen ("Block node
+        is read-only"), but for CD-ROMs, which Linux as a PVH guest does not look at.
+
+        What the guest might write goes into its own file: an overlay, where the disk is others' too.
+        """
+        files = self.files(domain.folder)
+        if not disk.readonly or disk.path == files.path(disk.path.name):
+            return replace(disk, readonly=False)
+        name = f"{domain.name}.{disk.path.stem}.qcow2"
+        files.overlay(name, disk.path.name, files.images()[disk.path.name], disk.format)
+        return Disk(files.path(name), "qcow2")
+
+    def attach_disk(self, uuid: str, disk: Disk) -> str:
+        if disk.readonly:
+            raise VclustError(
+                f"{self._host.name}: attach disk {disk.path}: Xen has no read-only disks",
+                "attach an overlay over it",
+            )
+        return super().attach_disk(uuid, disk)
 
     def _lacking(self, domain: Domain) -> list[Path]:
         paths = [domain.kernel, domain.initrd, *(disk.path for disk in domain.disks)]
@@ -195,9 +217,6 @@ class Xen(Domains):
 
     def clear_console(self, folder: str, domain: str) -> None:
         self._consoles.discard(_console(domain))
-
-    def _forget(self, name: str) -> None:
-        self.clear_console("", name)
 
     @classmethod
     def domain_xml(cls, domain: Domain, guest: str) -> Element:
