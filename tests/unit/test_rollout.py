@@ -224,3 +224,28 @@ def test_no_rules_no_device(hook: Hook, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "no such table" in done.stderr
     assert f"{SEGMENT}x" not in inside(hook, "ip", "link")
+
+
+def site_yml(*words: str) -> "subprocess.CompletedProcess[str]":
+    playbook = Path(sys.executable).with_name("ansible-playbook")
+    argv = [playbook, "-i", "inventories/local", "playbooks/site.yml", "--check", *words]
+    return subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@root
+def test_a_site_of_one_machine_needs_no_host_rolled_out(tmp_path: Path) -> None:
+    done = site_yml("-e", json.dumps({"vclust_site": {"root": str(tmp_path / "site")}}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed=0" in done.stdout
+    assert not (tmp_path / "site").exists()
+
+
+@root
+def test_hosts_that_the_roll_out_cannot_make_yet(tmp_path: Path) -> None:
+    settings = {"vclust_site": {"root": str(tmp_path / "site")}, "vclust_libvirt_uri": "qemu+tls://h/system"}
+    done = site_yml("-e", json.dumps(settings))
+    assert done.returncode == 2
+    assert (
+        "vclust_libvirt_uri: got 'qemu+tls://h/system', expected xen+tls://ADDRESS/system"
+        in done.stdout + done.stderr
+    )
