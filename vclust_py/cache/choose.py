@@ -22,6 +22,8 @@ class Sets:
     """Numbers of the distinct requests that hold all of a set."""
     requests: Ints
     """(sets,) how many requests, each as often as it was seen, these are."""
+    worth: Ints
+    """(sets,) what starting from it saves a request: its bytes, unless something else counts."""
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -36,7 +38,7 @@ def sets(table: Table, bits: Bits) -> Sets:
     rows, kept, sizes = rows[sizes > 0], kept[sizes > 0], sizes[sizes > 0]
     members = tuple(table.holding(np.flatnonzero(row)) for row in rows)
     requests = np.array([table.counts[numbers].sum() for numbers in members], dtype=np.int64)
-    return Sets(kept, sizes, members, requests)
+    return Sets(kept, sizes, members, requests, sizes)
 
 
 def in_order(offered: Sets, ranked: list[int], budget: int) -> list[int]:
@@ -106,8 +108,8 @@ class _Savings:
         self._counts = table.counts
         self._trust = np.maximum(1 - doubt / np.maximum(offered.requests, 1), 0.0)
         self._best = np.zeros(len(table.counts), dtype=np.int64)
-        """(distinct requests,) size of the largest taken set that it holds."""
-        self.bound = offered.requests * offered.sizes * self._trust
+        """(distinct requests,) worth of the worthiest taken set that it holds."""
+        self.bound = offered.requests * offered.worth * self._trust
         """(sets,) what a set saves, or more."""
         self.saved = 0.0
         """What those taken save."""
@@ -120,7 +122,7 @@ class _Savings:
             if score[one] <= 0:
                 return None
             members = self.offered.members[one]
-            more = np.maximum(self.offered.sizes[one] - self._best[members], 0)
+            more = np.maximum(self.offered.worth[one] - self._best[members], 0)
             exact = int((self._counts[members] * more).sum()) * self._trust[one]
             if exact == self.bound[one]:
                 return one
@@ -133,7 +135,7 @@ class _Savings:
         self.saved += self.bound[one]
         self.bound[one] = 0
         members = self.offered.members[one]
-        self._best[members] = np.maximum(self._best[members], self.offered.sizes[one])
+        self._best[members] = np.maximum(self._best[members], self.offered.worth[one])
 
 
 class _Nested(_Savings):

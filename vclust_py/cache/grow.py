@@ -44,4 +44,5 @@ def chains(table: Table, doubt: int = 0) -> Sets:
                 else:
                     shared = weights[held] @ columns[held]
     packed = np.frombuffer(b"".join(bits), dtype=np.uint64).reshape(len(bits), table.bits.shape[1])
-    return Sets(packed, np.array(sizes, dtype=np.int64), tuple(members), np.array(requests, dtype=np.int64))
+    size_of = np.array(sizes, dtype=np.int64)
+    return Sets(packed, size_of, tuple(members), np.array(requests, dtype=np.int64), size_of)

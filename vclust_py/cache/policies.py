@@ -90,14 +90,14 @@ def _common(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     table = history.table
     bits = np.bitwise_and.reduce(table.bits, axis=0)[np.newaxis] if len(table.bits) else table.bits
     offered = choose.sets(table, bits)
-    return _caches(history, offered, choose.in_order(offered, list(range(len(offered))), budget))
+    return caches(history, offered, choose.in_order(offered, list(range(len(offered))), budget))
 
 
 def _paper(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     tree = learn.cluster(history.table)
     ranked = [one.id for one in learn.rank(tree, history.counts)]
     offered = choose.sets(history.table, tree.bits[ranked])
-    return _caches(history, offered, choose.in_order(offered, list(range(len(offered))), budget))
+    return caches(history, offered, choose.in_order(offered, list(range(len(offered))), budget))
 
 
 def _paper_rank(history: History) -> list[Candidate]:
@@ -110,18 +110,18 @@ def _paper_rank(history: History) -> list[Candidate]:
 
 def _greedy(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     offered = choose.sets(history.table, learn.cluster(history.table).bits)
-    return _caches(history, offered, choose.greedily(history.table, offered, budget))
+    return caches(history, offered, choose.greedily(history.table, offered, budget))
 
 
 def _nested(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     table, offered = history.table, grow.chains(history.table, DOUBT)
     taken = choose.nested(table, offered, budget, limit=LIMIT, depth=DEPTH, doubt=DOUBT)
-    return _caches(history, offered, taken, nested=True)
+    return caches(history, offered, taken, nested=True)
 
 
 def _oracle(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     table, offered = history.table, grow.chains(history.table)
-    return _caches(history, offered, choose.nested(table, offered, budget), nested=True)
+    return caches(history, offered, choose.nested(table, offered, budget), nested=True)
 
 
 def _lru(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
@@ -164,7 +164,7 @@ def _latest(used: Stored, budget: int) -> tuple[Cache, ...]:
     return tuple(cache for cache in used if cache in kept)
 
 
-def _caches(
+def caches(
     history: History, offered: Sets, taken: Sequence[int], *, nested: bool = False
 ) -> tuple[Cache, ...]:
     """The taken sets as caches, parents before children, otherwise as taken."""

@@ -1,5 +1,7 @@
 """Growth chains and greedy choices against their twins: costs and savings kept up to date must be the true ones."""
 
+from dataclasses import replace
+
 import numpy as np
 from cache import twin
 from cache.made import history, named
@@ -97,3 +99,13 @@ def test_sets_are_taken_once_and_empty_ones_not() -> None:
     assert choose.sets(taught.table, bits).sizes.tolist() == [3, 4]
     assert len(choose.sets(taught.table, bits[:0])) == 0
     assert np.array_equal(choose.sets(taught.table, bits).requests, [1, 1])
+
+
+def test_what_counts_may_be_other_than_bytes() -> None:
+    taught = history(["ab"] * 3 + ["c"] * 3, {"a": 50, "b": 50, "c": 90})
+    offered = grow.chains(taught.table)
+    assert sets(offered, taught) == [frozenset("ab"), frozenset("c")]
+    assert choose.nested(taught.table, offered, 100) == [0]
+    # Say c takes long to configure.
+    slow = replace(offered, worth=np.array([10, 20]))
+    assert choose.nested(taught.table, slow, 100) == choose.greedily(taught.table, slow, 100) == [1]
