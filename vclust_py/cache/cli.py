@@ -30,11 +30,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     rank = add("rank", _rank, "rank the sets of packages that a trace's requests have in common")
     rank.add_argument("--policy", default="paper", metavar="P", help="default: paper")
+    rank.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw the clusters, with those marked that the policy keeps in the budget (svg, png)",
+    )
     simulate = add("simulate", _simulate, "replay a trace: what the caches of a policy would have saved")
     simulate.add_argument("--policy", default="nested", metavar="P", help="default: nested")
-    simulate.add_argument(
-        "--budget", type=_size, default="5GB", metavar="SIZE", help="space for caches (default: 5GB)"
-    )
     simulate.add_argument(
         "--every", type=_count, default=50, metavar="N", help="requests from choice to choice (default: 50)"
     )
@@ -44,7 +47,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     simulate.add_argument(
         "--order", choices=("file", "date"), default="file", help="by date: dated ones only (default: file)"
     )
-    for one in (rank, simulate):
+    for one, use in ((rank, " of the plot"), (simulate, "")):
+        one.add_argument(
+            "--budget",
+            type=_size,
+            default="5GB",
+            metavar="SIZE",
+            help=f"space for caches{use} (default: 5GB)",
+        )
         one.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -52,7 +62,8 @@ def _rank(arguments: argparse.Namespace) -> int:
     from vclust_py.cache import policies, traces
 
     policy = policies.policy(arguments.policy)
-    ranked = policies.rank(policy, traces.read(arguments.packages, arguments.requests))
+    history = traces.read(arguments.packages, arguments.requests)
+    ranked = policies.rank(policy, history)
     rows = [
         {
             "rank": number,
@@ -69,6 +80,14 @@ def _rank(arguments: argparse.Namespace) -> int:
         from vclust_py.display import show_rank
 
         show_rank(rows)
+    if arguments.plot is not None:
+        from vclust_py.cache import learn, plot
+
+        kept = {cache.packages for cache in policy.choose(history, arguments.budget, {})}
+        tree = learn.cluster(history.table)
+        # Of clusters with the same packages the topmost, which comes last.
+        ids = {learn.members(row, history): id_ for id_, row in enumerate(tree.bits)}
+        plot.dendrogram(tree, [id_ for packages, id_ in ids.items() if packages in kept], arguments.plot)
     return 0
 
 

@@ -162,7 +162,7 @@ def rank(tree: Tree, counts: Ints) -> list[Ranked]:
     parents = np.full(total, -1)
     for number, pair in enumerate(tree.merges):
         parents[pair] = tree.leaves + number
-    start, order = _descent(tree)
+    start, order = descent(tree)
     place = np.empty(total, dtype=np.int64)
     place[order] = np.arange(total)
     # From here on by place: the descendants of a cluster are the places from its start up to its own.
@@ -190,7 +190,7 @@ def rank(tree: Tree, counts: Ints) -> list[Ranked]:
     return ranked
 
 
-def _descent(tree: Tree) -> tuple[Ints, Ints]:
+def descent(tree: Tree) -> tuple[Ints, Ints]:
     """(ids,) where in the order a cluster's descendants begin; (ids,) the ids, descendants before ancestors."""
     total = len(tree.sizes)
     start = np.empty(total, dtype=np.int64)

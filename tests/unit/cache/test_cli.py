@@ -88,3 +88,19 @@ def test_no_requests(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert "no candidates" in capsys.readouterr().out
     assert vclust("simulate", *TRACE[:3], str(empty), "--policy", "oracle", "--json") == 0
     assert json.loads(capsys.readouterr().out)["requests"] == 0
+
+
+@pytest.mark.parametrize(("name", "magic"), [("a.svg", b"<?xml"), ("a.png", b"\x89PNG")])
+def test_plot(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, magic: bytes) -> None:
+    assert vclust("rank", *TRACE, "--json", "--plot", str(tmp_path / name), "--budget", "1GB") == 0
+    assert (tmp_path / name).read_bytes().startswith(magic)
+    empty = tmp_path / "requests.jsonl"
+    empty.write_text("")
+    assert vclust("rank", *TRACE[:3], str(empty), "--plot", str(tmp_path / name)) == 0
+
+
+def test_plot_of_no_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert vclust("rank", *TRACE, "--json", "--plot", str(tmp_path / "a.txt")) == 2
+    assert "expected a file that ends in .svg or .png" in capsys.readouterr().err
+    assert vclust("rank", *TRACE, "--json", "--plot", str(tmp_path / "no/a.svg")) == 4
+    assert "No such file or directory" in capsys.readouterr().err
