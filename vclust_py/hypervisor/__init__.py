@@ -2,8 +2,11 @@
 
 qemu        QEMU: KVM where it works, emulation where not; on the site manager itself
 xen         Xen, PV and PVH, on the site manager or on another machine
+domains     what the drivers do alike, through libvirt
+storage     files of a cluster on its host, which may be another machine
 connection  libvirt calls that end: each in a bounded time, in an error that names the host
-storage     files on a host that is another machine, through libvirt
+certificates  why TLS to a host fails
+daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM works
 """
 
 from collections.abc import Callable, Mapping

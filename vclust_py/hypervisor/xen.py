@@ -8,6 +8,7 @@ when its daemon was restarted.
 import errno
 import os
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ _MTU = 1450
 _MACHINES = {"pvh": "xenpvh", "pv": "xenpv"}  # the better one first
 _TYPES = {"pvh": "xenpvh", "pv": "linux"}
 _DOM0 = 0
+_STARTS_AT_ONCE = 2
+"""Starting a domain keeps dom0's few processors busy: more at once would only each take longer."""
 
 
 class Xen(Domains):
@@ -43,6 +46,7 @@ class Xen(Domains):
         """Raises VclustError when libvirt does not answer."""
         self._site, self._host = site, host
         self._connection = Connection(host)
+        self._starting = threading.Semaphore(_STARTS_AT_ONCE)
         self._consoles = Pool(self._connection, host, "vclust-consoles", CONSOLES)
         self._logs = Pool(self._connection, host, "vclust-logs", _LOGS)
         found = parsed(self._connection.call("capabilities", lambda connection: connection.getCapabilities()))
@@ -134,7 +138,6 @@ class Xen(Domains):
             )
         disks = tuple(self._own(domain, disk) for disk in domain.disks)
         xml = as_text(self.domain_xml(replace(domain, disks=disks), guest))
-        said = self._logs.length(_LOG)
 
         def work(connection: Any) -> bool:
             found = self._found(connection, domain)
@@ -151,16 +154,18 @@ class Xen(Domains):
                 raise
             return True
 
-        try:
-            return self._connection.call(f"start {domain.name}", work)
-        except VclustError as error:
-            cause = error.__cause__
-            if not isinstance(cause, libvirt.libvirtError):
-                raise
-            if cause.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
-                raise
-            # libvirt's own words are that libxl failed.
-            raise self._reason(domain, self._logs.read(_LOG, said).decode(errors="replace")) from error
+        with self._starting:
+            said = self._logs.length(_LOG)
+            try:
+                return self._connection.call(f"start {domain.name}", work)
+            except VclustError as error:
+                cause = error.__cause__
+                if not isinstance(cause, libvirt.libvirtError):
+                    raise
+                if cause.get_error_code() != libvirt.VIR_ERR_INTERNAL_ERROR:
+                    raise
+                # libvirt's own words are that libxl failed.
+                raise self._reason(domain, self._logs.read(_LOG, said).decode(errors="replace")) from error
 
     def _own(self, domain: Domain, disk: Disk) -> Disk:
         """The disk as a guest may have it, which is never read-only: QEMU 7.2 does not serve that to Xen ("Block node
@@ -194,7 +199,8 @@ class Xen(Domains):
         what, on = f"{self._host.name}: start {domain.name}", f"on {self._host.name}: "
         if f'"{domain.name}" already exists' in log:
             return VclustError(
-                f"{what}: Xen has a domain of that name which libvirt does not know, made by xl",
+                f"{what}: Xen has a domain of that name which libvirt does not know: made by xl, or left"
+                " by a start that was cut off",
                 f"{on}xl list; if nobody needs it: xl destroy {domain.name}",
             )
         if "Out of memory" in log:

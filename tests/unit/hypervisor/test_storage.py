@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.storage import LocalFiles, RemoteFiles
+from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
 from vclust_py.site import Site
 
 GB = 10**9
@@ -135,3 +136,17 @@ def test_remote_removal(remote: RemoteFiles, connection: Connection) -> None:
     remote.remove()
     names = connection.call("pools", lambda libvirt: [pool.name() for pool in libvirt.listAllStoragePools()])
     assert "vclust-c.1" not in names
+
+
+def test_a_full_disk_over_there_is_named(connection: Connection) -> None:
+    folder = Pool(connection, Host("h1"), "vclust-c.1", Path("/clusters/c.1"), mode="0711")
+
+    def work(libvirt_connection: Any) -> None:
+        pool = folder.open(libvirt_connection)
+        with folder._naming_full_disk(pool, "n1.iso"):
+            raise libvirt.libvirtError("unable to write to /clusters/c.1/n1.iso: No space left on device")
+
+    with pytest.raises(
+        VclustError, match=r"^h1: /clusters/c.1/n1.iso: no space left on its file system \(\d+ MB"
+    ):
+        connection.call("write", work)

@@ -145,7 +145,8 @@ def test_a_host_that_is_no_xen(tmp_path: Path, pretended: str) -> None:
         (
             '2026-11-22 17:38:24.822+0000: libxl: libxl_domain.c:81:libxl__domain_rename: Domain 12:Domain with name'
             ' "c.n1" already exists.\n',
-            "h1: start c.n1: Xen has a domain of that name which libvirt does not know, made by xl\n"
+            "h1: start c.n1: Xen has a domain of that name which libvirt does not know: made by xl, or left by a start"
+            " that was cut off\n"
             "  hint: on h1: xl list; if nobody needs it: xl destroy c.n1",
         ),
         (

@@ -1,0 +1,281 @@
+"""Every call of a driver on a real host, and what the guest sees: local QEMU, and with --xen an emulated Xen host.
+
+The guest is no node: the installer's kernel, busybox and modules with an init that says, again and again, what it has.
+"""
+
+import re
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machine import output
+from test_base import images, lock_of  # noqa: F401 - fixtures
+from test_xen import host, rolled_out  # noqa: F401 - fixtures
+
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Disk, Domain, Host, Hypervisor, Segment, connect, daemon
+from vclust_py.hypervisor.connection import Connection
+from vclust_py.hypervisor.storage import RemoteFiles
+from vclust_py.image import installer
+from vclust_py.image.base import BaseImages
+from vclust_py.site import Site
+
+pytestmark = [pytest.mark.system]
+
+FOLDER, SEGMENT = "t-drivers.1", "vc00000d0d0d"
+MB = 1 << 20
+PATIENCE = 120  # seconds
+INIT = b"""#!/bin/busybox sh
+PATH=/bin
+mount -t proc proc /proc; mount -t sysfs sys /sys
+for list in virtio xen; do
+    while read -r module; do insmod /modules/$module; done </modules/$list.order
+done >/dev/null 2>&1
+count=0
+while :; do
+    count=$((count + 1))
+    disks=$(cd /sys/block && echo *) nics=$(cd /sys/class/net && echo *)
+    echo "guest: $count disks=$disks nics=$nics memory=$(awk '/MemTotal/ {print $2}' /proc/meminfo)."
+    sleep 1
+done
+"""
+
+
+class Guest:
+    """A domain and what it says of itself."""
+
+    def __init__(self, driver: Hypervisor, domain: Domain) -> None:
+        self.driver, self.domain = driver, domain
+
+    def says(self, what: str, *, gone: bool = False) -> int:
+        """Wait until its last line has `what`, or has it no more; returns the line's number."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            text = self.driver.console(FOLDER, self.domain.name).decode(errors="replace")
+            lines = re.findall(r"guest: (\d+) (.*)\.\r?\n", text)
+            if lines and (re.search(what, lines[-1][1]) is None) == gone:
+                return int(lines[-1][0])
+            if time.monotonic() > deadline:
+                pytest.fail(
+                    f"after {PATIENCE} s no line {'without' if gone else 'with'} {what}:\n{text[-2000:]}"
+                )
+            time.sleep(0.5)
+
+
+@pytest.fixture(
+    params=(
+        "qemu",
+        pytest.param("pv", marks=pytest.mark.xen),
+        pytest.param("pvh", marks=pytest.mark.xen),
+    )
+)
+def driver(request: pytest.FixtureRequest, site: Site) -> Iterator[Hypervisor]:
+    if request.param == "qemu":
+        opened = connect(site, Host("here"))
+    else:
+        request.getfixturevalue("rolled_out")
+        address = request.getfixturevalue("host").address
+        uri = f"xen+tls://{address}/system?pkipath={site.root}/pki"
+        opened = connect(site, Host("xen1", uri, str(request.param)))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def guest(
+    driver: Hypervisor,
+    site: Site,
+    images: BaseImages,  # noqa: F811
+    tmp_path: Path,
+) -> Iterator[Guest]:
+    """Running, with one disk; a second one is beside it."""
+    initramfs = tmp_path / "initramfs.img"
+    say = b"".join(installer._newc((), {"say": INIT}, {}))
+    initramfs.write_bytes(images.installer.path.read_bytes() + say)
+    kernel = tmp_path / "kernel.img"
+    kernel.symlink_to(images.kernel.path)
+    disks = [tmp_path / name for name in ("first.qcow2", "second.qcow2")]
+    for disk in disks:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+    local = driver.accelerator != "xen"
+    if local:
+        (site.clusters / FOLDER).mkdir(mode=0o711, exist_ok=True)
+        (site.clusters / FOLDER).chmod(0o711)
+        subprocess.run(["ip", "link", "add", SEGMENT, "type", "bridge"], check=True)
+    files = driver.files(FOLDER)
+    for source in (kernel, initramfs, *disks):
+        files.put(source)
+    domain = Domain(
+        name="t-drivers.n1",
+        uuid=str(uuid.uuid4()),
+        architecture="amd64",
+        cpus=1,
+        memory=128 * MB,
+        kernel=files.path(kernel.name),
+        initrd=files.path(initramfs.name),
+        command_line=installer.command_line(accelerator=driver.accelerator) + " rdinit=/say",
+        disks=(Disk(files.path(disks[0].name), "qcow2"),),
+        mac="52:54:00:0d:0d:01",
+        bridge=SEGMENT,
+        folder=FOLDER,
+    )
+    segment = Segment(SEGMENT, 13, IPv4Address("10.77.0.11"), (IPv4Address("10.77.0.1"),))
+    driver.ensure_segment(segment)
+    driver.ensure_segment(segment)
+    try:
+        yield Guest(driver, domain)
+    finally:
+        driver.remove(domain.uuid)
+        driver.clear_console(FOLDER, domain.name)
+        files.remove()
+        driver.remove_segment(SEGMENT)
+        driver.remove_segment(SEGMENT)
+        if local:
+            subprocess.run(["ip", "link", "delete", SEGMENT], check=True)
+        assert files.allocated() == {}
+
+
+def test_a_domain_from_its_start_to_its_end(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    driver, domain = guest.driver, guest.domain
+    took: dict[str, float] = {}
+
+    def timed(what: str, function: Callable[[], Any]) -> Any:
+        start = time.monotonic()
+        result = function()
+        took[what] = time.monotonic() - start
+        return result
+
+    files, drive = driver.files(FOLDER), "xvd" if driver.accelerator == "xen" else "vd"
+    before = timed("capacity", driver.capacity)
+    assert timed("start", lambda: driver.start(domain))
+    assert not driver.start(domain)
+    assert domain.uuid in timed("running", driver.running)
+    guest.says(rf"disks=.*\b{drive}a\b.* nics=.*\beth0\b")
+    timed("console", lambda: driver.console(FOLDER, domain.name))
+    after = driver.capacity()
+    assert after.resident[domain.uuid] >= 32 * MB
+    assert domain.uuid not in before.resident
+
+    second = Disk(files.path("second.qcow2"), "qcow2")
+    assert timed("attach disk", lambda: driver.attach_disk(domain.uuid, second)) == f"{drive}b"
+    assert driver.attach_disk(domain.uuid, second) == f"{drive}b"
+    guest.says(rf"\b{drive}b\b")
+    assert timed("detach disk", lambda: driver.detach_disk(domain.uuid, second.path))
+    guest.says(rf"\b{drive}b\b", gone=True)
+    assert not driver.detach_disk(domain.uuid, second.path)
+
+    mac = "52:54:00:0d:0d:02"
+    timed("attach interface", lambda: driver.attach_nic(domain.uuid, mac, SEGMENT))
+    driver.attach_nic(domain.uuid, mac, SEGMENT)
+    guest.says(r"\beth1\b")
+    assert timed("detach interface", lambda: driver.detach_nic(domain.uuid, mac))
+    guest.says(r"\beth1\b", gone=True)
+    assert not driver.detach_nic(domain.uuid, mac)
+
+    timed("set memory", lambda: driver.set_memory(domain.uuid, 96 * MB))
+    if driver.accelerator == "xen":  # elsewhere it needs a driver, which the installer leaves to the system
+        guest.says(r"memory=[4-9]\d{4}$")
+    with pytest.raises(VclustError, match=r"expected at most 134217728, with which it was started"):
+        driver.set_memory(domain.uuid, 256 * MB)
+    driver.set_memory(domain.uuid, 128 * MB)
+
+    saved = files.path("memory")
+    timed("save", lambda: driver.save(domain.uuid, saved))
+    assert domain.uuid not in driver.running()
+    at = guest.says("disks=")
+    timed("restore", lambda: driver.restore(saved))
+    assert domain.uuid in driver.running()
+    deadline = time.monotonic() + PATIENCE
+    while (now := guest.says("disks=")) <= at:
+        assert time.monotonic() < deadline, "it does not go on"
+        time.sleep(0.5)
+    assert now < at + PATIENCE  # gone on, not started anew
+
+    assert timed("remove", lambda: driver.remove(domain.uuid))
+    assert not driver.remove(domain.uuid)
+    with pytest.raises(VclustError, match="runs there"):
+        driver.save(domain.uuid, saved)
+    driver.clear_console(FOLDER, domain.name)
+    assert driver.console(FOLDER, domain.name) == b""
+    with capsys.disabled():
+        print("\nDRIVER", type(driver).__name__, ", ".join(f"{what} {took[what]:.2f}" for what in took))
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[Callable[[], RemoteFiles]]:
+    """`RemoteFiles` of this machine's own libvirt, each on its own connection."""
+    root = tmp_path / "host"
+    for name in ("images", "clusters"):
+        (root / name).mkdir(parents=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", root / "images/base.qcow2", "1G"], check=True)
+    (root / "images/layer.qcow2.part").touch()
+    daemon.ensure(kvm=False)
+    here = Host("here")
+    opened: list[Connection] = []
+
+    def make() -> RemoteFiles:
+        opened.append(Connection(here))
+        return RemoteFiles(opened[-1], here, "t-files.1", root)
+
+    yield make
+    try:
+        make().remove()
+        opened[-1].call(
+            "stop pool", lambda libvirt: libvirt.storagePoolLookupByName("vclust-images").destroy()
+        )
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+def test_files_through_libvirt(remote: Callable[[], RemoteFiles], tmp_path: Path) -> None:
+    files = remote()
+    assert files.images() == {"base.qcow2": files.image("base.qcow2").stat().st_size}
+    assert files.allocated() == {}
+    files.remove()
+    assert not files.path("").exists()
+    files.overlay("n1.qcow2", "base.qcow2", 4 << 30)
+    files.overlay("n1.qcow2", "base.qcow2", 4 << 30)
+    mode = files.path("n1.qcow2").stat().st_mode & 0o777, files.path("").stat().st_mode & 0o777
+    assert mode == (0o600, 0o711)
+    assert f"backing file: {files.image('base.qcow2')}" in output(
+        "qemu-img", "info", str(files.path("n1.qcow2"))
+    )
+    seed = tmp_path / "n1.iso"
+    for content in (b"first" * 100_000, b"second"):
+        seed.write_bytes(content)
+        files.put(seed)
+        assert files.path("n1.iso").read_bytes() == content
+    assert set(files.allocated()) == {"n1.qcow2", "n1.iso"}
+    files.discard("n1.iso")
+    files.discard("n1.iso")
+    files.path("memory").touch()  # not made through the pool
+    files.remove()
+    files.remove()
+    assert not files.path("").exists()
+
+
+def test_many_at_once_on_two_connections(remote: Callable[[], RemoteFiles], tmp_path: Path) -> None:
+    seeds = [tmp_path / f"n{number}.iso" for number in range(16)]
+    for seed in seeds:
+        seed.write_text(seed.name * 1000)
+    both = remote(), remote()
+
+    def work(number: int) -> None:
+        files = both[number % 2]
+        files.overlay(f"n{number}.qcow2", "base.qcow2", 1 << 30)
+        files.put(seeds[number])
+        files.images()
+        files.allocated()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
+        assert len(both[0].allocated()) == 32
+        list(pool.map(lambda number: both[number % 2].remove(), range(4)))
+    assert not both[0].path("").exists()
