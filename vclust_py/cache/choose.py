@@ -18,6 +18,8 @@ class Sets:
     """(sets, words) packed."""
     sizes: Ints
     """(sets,) installed bytes."""
+    costs: Ints
+    """(sets,) bytes as stored over the base."""
     members: tuple[Ints, ...]
     """Numbers of the distinct requests that hold all of a set."""
     requests: Ints
@@ -36,18 +38,19 @@ def sets(table: Table, bits: Bits) -> Sets:
     rows = unpack(kept, len(table.weights))
     sizes = np.array([table.weights[row].sum() for row in rows], dtype=np.int64)
     rows, kept, sizes = rows[sizes > 0], kept[sizes > 0], sizes[sizes > 0]
+    costs = np.array([table.costs[row].sum() for row in rows], dtype=np.int64)
     members = tuple(table.holding(np.flatnonzero(row)) for row in rows)
     requests = np.array([table.counts[numbers].sum() for numbers in members], dtype=np.int64)
-    return Sets(kept, sizes, members, requests, sizes)
+    return Sets(kept, sizes, costs, members, requests, sizes)
 
 
 def in_order(offered: Sets, ranked: list[int], budget: int) -> list[int]:
     """As many of the ranked sets as the space takes, in rank order; what does not fit is passed over."""
     taken: list[int] = []
     for one in ranked:
-        if offered.sizes[one] <= budget:
+        if offered.costs[one] <= budget:
             taken.append(one)
-            budget -= int(offered.sizes[one])
+            budget -= int(offered.costs[one])
     return taken
 
 
@@ -59,9 +62,9 @@ def greedily(table: Table, offered: Sets, budget: int) -> list[int]:
     first.
     """
     state = _Savings(table, offered)
-    sizes = offered.sizes
-    while (one := state.first(sizes, sizes <= budget)) is not None:
-        budget -= int(sizes[one])
+    costs = offered.costs
+    while (one := state.first(np.maximum(costs, 1), costs <= budget)) is not None:
+        budget -= int(costs[one])
         state.take(one)
     return state.taken
 
@@ -143,9 +146,12 @@ class _Nested(_Savings):
 
     def __init__(self, table: Table, offered: Sets, doubt: int) -> None:
         super().__init__(table, offered, doubt)
-        self.cost = offered.sizes.copy()
-        self._under = np.zeros(len(offered), dtype=np.int64)
-        """(sets,) size of the largest taken set that is a subset of it."""
+        self.cost = offered.costs.copy()
+        """(sets,) bytes by which the store grows when a set is taken."""
+        self._under = np.full(len(offered), -1)
+        """(sets,) the largest taken set that is a subset of it; -1 is the base."""
+        self._sizes = np.append(offered.sizes, 0)
+        self._costs = np.append(offered.costs, 0)
         self._below: dict[int, Ints] = {}
         """The subsets of a taken set."""
 
@@ -167,20 +173,25 @@ class _Nested(_Savings):
         return max(depths.values())
 
     def take(self, one: int) -> None:
-        bits, sizes, size = self.offered.bits, self.offered.sizes, self.offered.sizes[one]
+        bits = self.offered.bits
         above, below = supersets(bits, bits[one]), subsets(bits, bits[one])
         above[one] = below[one] = False
+        above &= self._sizes[self._under] < self._sizes[one]
         self._below[one] = np.flatnonzero(below)
         for other in self.taken:
-            if above[other] and self._under[other] < size:
-                # It will be stored over the new one: what lies between that and its old parent gains no more.
-                between = self._below[other]
-                self.cost[between] += np.maximum(sizes[between] - self._under[other], 0)
-                self.cost[between] -= np.maximum(sizes[between] - size, 0)
-        self.cost[above] -= np.maximum(size - self._under[above], 0)
-        self._under[above] = np.maximum(self._under[above], size)
-        self.cost[below] -= np.maximum(sizes[below] - self._under[one], 0)
+            if above[other]:  # it will be stored over the new one
+                self._relieve(other, -1)
+        self.cost[above] -= self._costs[one] - self._costs[self._under[above]]
+        self._under[above] = one
+        for other in [*(other for other in self.taken if above[other]), one]:
+            self._relieve(other, 1)
         super().take(one)
+
+    def _relieve(self, taken: int, sign: int) -> None:
+        """Sets between a taken one and its parent cost less by what they would spare it; with -1 no longer."""
+        between, parent = self._below[taken], self._under[taken]
+        between = between[self._sizes[between] > self._sizes[parent]]
+        self.cost[between] -= sign * (self._costs[between] - self._costs[parent])
 
 
 def supersets(bits: Bits, of: Bits) -> Bools:

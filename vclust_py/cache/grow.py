@@ -19,7 +19,7 @@ def chains(table: Table, doubt: int = 0) -> Sets:
     weights, columns, rows, unit = table.scale[0], table.columns, table.rows, table.scale[1]
     empty = table.weights == 0
     seen: set[bytes] = set()
-    bits, sizes, members, requests = [], [], [], []
+    bits, sizes, costs, members, requests = [], [], [], [], []
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         for row, shared in zip(block, table.common(block), strict=True):
@@ -34,6 +34,7 @@ def chains(table: Table, doubt: int = 0) -> Sets:
                     requests.append(count)
                     bits.append(key)
                     sizes.append(int(size) * unit)
+                    costs.append(table.costs[held].sum())
                     members.append(holders)
                 others = np.where(shared < size, shared, 0)
                 nearest = int(others.argmax())
@@ -44,5 +45,6 @@ def chains(table: Table, doubt: int = 0) -> Sets:
                 else:
                     shared = weights[held] @ columns[held]
     packed = np.frombuffer(b"".join(bits), dtype=np.uint64).reshape(len(bits), table.bits.shape[1])
-    size_of = np.array(sizes, dtype=np.int64)
-    return Sets(packed, size_of, tuple(members), np.array(requests, dtype=np.int64), size_of)
+    bytes_ = np.array(sizes, dtype=np.int64)
+    stored = np.array(costs, dtype=np.int64)
+    return Sets(packed, bytes_, stored, tuple(members), np.array(requests, dtype=np.int64), bytes_)

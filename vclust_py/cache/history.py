@@ -1,9 +1,9 @@
 """Past requests of a site as sets of packages: what learning begins with."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ class Package(Protocol):
     def installed_size(self) -> int: ...
 
 
+P = TypeVar("P", bound=Package)
+
+
 @dataclass(frozen=True)
 class Table:
     """The distinct requests over atoms: groups of packages that always came together.
@@ -39,7 +42,7 @@ class Table:
     weights: Ints
     """(atoms,) installed bytes."""
     costs: Ints
-    """(atoms,) bytes as stored."""
+    """(atoms,) bytes as stored in a cache."""
     counts: Ints
     """(distinct requests,) how often each was seen."""
 
@@ -92,9 +95,11 @@ class History:
     set are one distinct request with a count, numbered by first appearance.
     """
 
-    def __init__(self, requests: Iterable[Iterable[Package]]) -> None:
+    def __init__(self, requests: Iterable[Iterable[P]], *, stored: Callable[[P], int] | None = None) -> None:
+        """`stored` foretells the bytes a package takes in a cache as it is stored; default: as installed."""
         columns: dict[tuple[str, str], int] = {}
         sizes: list[int] = []
+        costs: list[int] = []
         distinct: dict[tuple[int, ...], int] = {}
         sequence: list[int] = []
         for request in requests:
@@ -103,20 +108,26 @@ class History:
                 column = columns.setdefault((package.name, package.version), len(sizes))
                 if column == len(sizes):
                     sizes.append(package.installed_size)
+                    costs.append(package.installed_size if stored is None else stored(package))
                 found.add(column)
             sequence.append(distinct.setdefault(tuple(sorted(found)), len(distinct)))
         self._set(
             [f"{name}={version}" for name, version in columns],
             np.array(sizes, dtype=np.int64),
+            np.array(costs, dtype=np.int64),
             [np.array(row, dtype=np.int64) for row in distinct],
             np.array(sequence, dtype=np.int64),
         )
 
-    def _set(self, packages: Sequence[str], weights: Ints, distinct: Sequence[Ints], sequence: Ints) -> None:
+    def _set(
+        self, packages: Sequence[str], weights: Ints, costs: Ints, distinct: Sequence[Ints], sequence: Ints
+    ) -> None:
         self.packages = packages
         """`name=version`."""
         self.weights = weights
         """(packages,) installed bytes."""
+        self.costs = costs
+        """(packages,) bytes as stored in a cache."""
         self.distinct = distinct
         """The packages of each distinct request, ascending."""
         self.sequence = sequence
@@ -134,7 +145,11 @@ class History:
         new[numbers] = np.arange(len(numbers))
         history = History.__new__(History)
         history._set(
-            self.packages, self.weights, [self.distinct[number] for number in numbers], new[sequence]
+            self.packages,
+            self.weights,
+            self.costs,
+            [self.distinct[number] for number in numbers],
+            new[sequence],
         )
         return history
 
@@ -153,6 +168,10 @@ class History:
     def size(self, columns: Ints) -> int:
         """Installed bytes."""
         return int(self.weights[columns].sum())
+
+    def cost(self, columns: Ints) -> int:
+        """Bytes as stored in a cache."""
+        return int(self.costs[columns].sum())
 
     @cached_property
     def _atoms(self) -> tuple[Ints, Bools]:
@@ -173,9 +192,10 @@ class History:
     def table(self) -> Table:
         atom_of, rows = self._atoms
         used = atom_of >= 0
-        weights = np.zeros(rows.shape[1], dtype=np.int64)
+        weights, costs = np.zeros((2, rows.shape[1]), dtype=np.int64)
         np.add.at(weights, atom_of[used], self.weights[used])
-        return Table(rows, weights, weights, self.counts)
+        np.add.at(costs, atom_of[used], self.costs[used])
+        return Table(rows, weights, costs, self.counts)
 
     def columns(self, atoms: Bools) -> Ints:
         """The packages of a set of atoms, as columns.  `atoms` is (atoms,)."""

@@ -126,7 +126,7 @@ def _oracle(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
 
 def _lru(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     request = history.distinct[history.sequence[-1]]
-    image = Cache(history.names(request), size := history.size(request), size)
+    image = Cache(history.names(request), history.size(request), history.cost(request))
     used = dict(stored)
     if image.size and all(cache.packages != image.packages for cache in used):
         used[image] = len(history)
@@ -136,18 +136,19 @@ def _lru(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
 def _landlord(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     request = history.distinct[history.sequence[-1]]
     packages, size = history.names(request), history.size(request)
-    sizes = {history.packages[column]: int(history.weights[column]) for column in request}
+    column_of = {history.packages[column]: column for column in request}
     used = dict(stored)
     if lookup.find(packages, used) is not None or not size:
         return _latest(used, budget)
-    merged, nearest = Cache(packages, size, size), None
+    merged, nearest = Cache(packages, size, history.cost(request)), None
     least = ALPHA
     for cache in used:
-        common = sum(sizes[package] for package in cache.packages & packages)
+        shared = np.array([column_of[package] for package in cache.packages & packages], dtype=np.int64)
+        common = history.size(shared)
         distance = 1 - common / (cache.size + size - common) if common else 1.0
         if distance < least:
             least, nearest = distance, cache
-            merged = Cache(cache.packages & packages, common, common)
+            merged = Cache(cache.packages & packages, common, history.cost(shared))
     if nearest is not None:
         del used[nearest]
     used[merged] = len(history)
@@ -178,21 +179,21 @@ def caches(
     made: dict[int, Cache] = {}
     bits = offered.bits[list(taken)]
     for one in sorted(taken, key=lambda one: int(offered.sizes[one])):
-        parent = None
+        size, cost, parent = int(offered.sizes[one]), int(offered.costs[one]), None
         if nested:
+            within = choose.subsets(bits, offered.bits[one])
             under = [
-                made[other]
-                for other, is_under in zip(taken, choose.subsets(bits, offered.bits[one]), strict=True)
-                if is_under and other in made
+                other for other, is_under in zip(taken, within, strict=True) if is_under and other in made
             ]
-            parent = max(under, key=lambda cache: cache.size, default=None)
-        size = int(offered.sizes[one])
+            if under:
+                largest = max(under, key=lambda other: int(offered.sizes[other]))
+                parent, cost = made[largest], cost - int(offered.costs[largest])
         starts = np.flatnonzero(best == one)
         counts = table.counts[starts]
         made[one] = Cache(
             history.names(history.columns(unpack(offered.bits[one], len(table.weights)))),
             size,
-            size - (parent.size if parent else 0),
+            cost,
             parent,
             int(counts.sum()),
             int((counts * (size - second[starts])).sum()),

@@ -6,8 +6,13 @@ from vclust_py.cache.history import History
 from vclust_py.cache.traces import TracePackage
 
 
-def history(requests: Iterable[Iterable[str]], sizes: Mapping[str, int]) -> History:
-    return History([TracePackage(name, "1", sizes[name]) for name in request] for request in requests)
+def history(
+    requests: Iterable[Iterable[str]], sizes: Mapping[str, int], costs: Mapping[str, int] | None = None
+) -> History:
+    return History(
+        ([TracePackage(name, "1", sizes[name]) for name in request] for request in requests),
+        stored=None if costs is None else lambda package: costs[package.name],
+    )
 
 
 def named(packages: Iterable[str]) -> frozenset[str]:

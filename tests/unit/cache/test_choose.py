@@ -15,8 +15,17 @@ from vclust_py.cache.history import History, unpack
 NAMES = "abcdefgh"
 SIZES = dict(zip(NAMES, (1, 2, 4, 8, 16, 32, 64, 128), strict=True))
 """No two sets are of one size: ties of ratios are the only ones, and the twin breaks those alike."""
+COSTS = dict(zip(NAMES, (1, 1, 3, 7, 2, 30, 5, 50), strict=True))
 REQUESTS = st.lists(st.frozensets(st.sampled_from(NAMES), max_size=7), max_size=10)
 BUDGET = st.integers(0, 400)
+
+
+def size(packages: frozenset[str]) -> int:
+    return sum(SIZES[name] for name in packages)
+
+
+def cost(packages: frozenset[str]) -> int:
+    return sum(COSTS[name] for name in packages)
 
 
 def sets(offered: Sets, taught: History) -> list[frozenset[str]]:
@@ -27,12 +36,13 @@ def sets(offered: Sets, taught: History) -> list[frozenset[str]]:
 @settings(max_examples=300, deadline=None)
 @given(REQUESTS)
 def test_chains(requests: list[frozenset[str]]) -> None:
-    taught = history(requests, SIZES)
+    taught = history(requests, SIZES, COSTS)
     offered = grow.chains(taught.table)
     found = sets(offered, taught)
     assert set(found) == twin.chains(requests, SIZES)
     assert len(set(found)) == len(found)
     again = choose.sets(taught.table, offered.bits)
+    assert again.costs.tolist() == offered.costs.tolist() == [cost(one) for one in found]
     assert again.sizes.tolist() == offered.sizes.tolist()
     assert again.requests.tolist() == offered.requests.tolist()
     for one, members, others in zip(found, offered.members, again.members, strict=True):
@@ -51,21 +61,22 @@ def test_packages_without_bytes_are_held_or_not_all_the_same(requests: list[froz
 @settings(max_examples=300, deadline=None)
 @given(REQUESTS, BUDGET, st.integers(0, 2))
 def test_nested(requests: list[frozenset[str]], budget: int, doubt: int) -> None:
-    taught = history(requests, SIZES)
-    offered = grow.chains(taught.table)
-    found = sets(offered, taught)
-    taken = [found[one] for one in choose.nested(taught.table, offered, budget, doubt=doubt)]
-    assert taken == twin.greedy(requests, found, SIZES, budget, nested=True, doubt=doubt)
+    for costs in (SIZES, COSTS):
+        taught = history(requests, SIZES, costs)
+        offered = grow.chains(taught.table)
+        found = sets(offered, taught)
+        taken = [found[one] for one in choose.nested(taught.table, offered, budget, doubt=doubt)]
+        assert taken == twin.greedy(requests, found, SIZES, costs, budget, nested=True, doubt=doubt)
 
 
 @settings(max_examples=200, deadline=None)
 @given(REQUESTS, BUDGET)
 def test_greedily(requests: list[frozenset[str]], budget: int) -> None:
-    taught = history(requests, SIZES)
+    taught = history(requests, SIZES, COSTS)
     offered = grow.chains(taught.table)
     found = sets(offered, taught)
     taken = [found[one] for one in choose.greedily(taught.table, offered, budget)]
-    assert taken == twin.greedy(requests, found, SIZES, budget, nested=False)
+    assert taken == twin.greedy(requests, found, SIZES, COSTS, budget, nested=False)
 
 
 @settings(max_examples=200, deadline=None)
@@ -76,8 +87,8 @@ def test_limits_hold(requests: list[frozenset[str]], budget: int, limit: int, de
     found = sets(offered, taught)
     taken = [found[one] for one in choose.nested(taught.table, offered, budget, limit=limit, depth=depth)]
     assert len(taken) <= limit
-    assert twin.stored(taken, lambda packages: sum(SIZES[name] for name in packages)) <= budget
-    by_size = sorted(taken, key=lambda packages: sum(SIZES[name] for name in packages))
+    assert twin.stored(taken, size, size) <= budget
+    by_size = sorted(taken, key=size)
     depths: dict[frozenset[str], int] = {}
     for one in by_size:
         under = [other for other in by_size if other < one]

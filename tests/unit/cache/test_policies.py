@@ -157,6 +157,14 @@ def test_two_versions_are_two_packages() -> None:
     assert len(caches) == 2
 
 
+@pytest.mark.parametrize("name", LEARNT)
+def test_the_space_holds_bytes_as_stored(name: str) -> None:
+    halved = history(["abc"] * 4, SIZES, {name: size // 2 for name, size in SIZES.items()})
+    assert kept(name, halved, 84) == []
+    caches = policies.policy(name).choose(halved, 85, {})
+    assert [(cache.size, cache.bytes) for cache in caches] == [(170, 85)]
+
+
 def test_unknown_policy() -> None:
     with pytest.raises(RequestError, match="policy: got 'best', expected one of nested, paper, greedy"):
         policies.policy("best")

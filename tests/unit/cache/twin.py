@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from itertools import combinations
 
+Measure = Callable[[frozenset[str]], int]
+
 
 def merge(requests: Sequence[frozenset[str]], sizes: Mapping[str, int]) -> list[tuple[int, int]]:
     """Pairs of ids as they are merged."""
@@ -59,6 +61,7 @@ def greedy(
     requests: Sequence[frozenset[str]],
     sets: Sequence[frozenset[str]],
     sizes: Mapping[str, int],
+    costs_of: Mapping[str, int],
     budget: int,
     *,
     nested: bool,
@@ -68,6 +71,9 @@ def greedy(
 
     def size(packages: frozenset[str]) -> int:
         return sum(sizes[name] for name in packages)
+
+    def cost(packages: frozenset[str]) -> int:
+        return sum(costs_of[name] for name in packages)
 
     def saved(taken: Sequence[frozenset[str]]) -> int:
         return sum(max((size(one) for one in taken if one <= request), default=0) for request in requests)
@@ -79,8 +85,8 @@ def greedy(
             if one in taken:
                 continue
             more = [*taken, one]
-            costs = (stored(more, size) - stored(taken, size)) if nested else size(one)
-            left = budget - (stored(taken, size) if nested else sum(size(other) for other in taken))
+            costs = (stored(more, size, cost) - stored(taken, size, cost)) if nested else cost(one)
+            left = budget - (stored(taken, size, cost) if nested else sum(cost(other) for other in taken))
             asked = sum(one <= request for request in requests)
             trust = max(1 - doubt / max(asked, 1), 0.0)  # floats, so that ties are ties in both
             score = (saved(more) - saved(taken)) * trust / max(costs, 1)
@@ -91,9 +97,13 @@ def greedy(
         taken.append(chosen)
 
 
-def stored(taken: Sequence[frozenset[str]], size: Callable[[frozenset[str]], int]) -> int:
-    """Bytes of layers, each over the largest that is a proper subset."""
-    return sum(size(one) - max((size(other) for other in taken if other < one), default=0) for one in taken)
+def stored(taken: Sequence[frozenset[str]], size: Measure, cost: Measure) -> int:
+    """Bytes of layers, each over the largest that is a proper subset (ties: the first)."""
+    total = 0
+    for one in taken:
+        under = [other for other in taken if other < one]
+        total += cost(one) - (cost(max(under, key=size)) if under else 0)
+    return total
 
 
 def chains(requests: Sequence[frozenset[str]], sizes: Mapping[str, int]) -> set[frozenset[str]]:
