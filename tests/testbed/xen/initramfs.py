@@ -21,7 +21,8 @@ $b mount -t devtmpfs dev /dev
 while read -r module; do $b insmod "/modules/$module"; done < /modules/order
 until [ -b /dev/vda ]; do $b usleep 50000; done
 $b mount -t ext4 -o noatime /dev/vda /root
-$b cp -a /identity/. /root/
+# Once: what is changed there later stays.
+[ -e /root/etc/machine-id ] || $b cp -a /identity/. /root/
 for word in $($b cat /proc/cmdline); do
     case $word in underlay=*) $b ip addr add "${word#underlay=}" brd + dev eth0; $b ip link set eth0 up;; esac
 done
