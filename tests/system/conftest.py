@@ -4,9 +4,13 @@ Tests marked `xen` are left out unless `--xen` is given.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xen import bed, inventory
+from xen.host import Host
+from xenhost import Meter, roll_out
 
 from vclust_py.site import Site
 
@@ -19,10 +23,31 @@ def site() -> Site:
     return site
 
 
+@pytest.fixture(scope="session")
+def host(site: Site) -> Iterator[Host]:
+    """A host that runs already is taken as it is, and left so; else one is made from nothing."""
+    ran = Host(1).pid() is not None
+    if not ran:
+        bed.down(None, print)
+    found = bed.up(1, site.root, print)[0]
+    yield found
+    if not ran:
+        bed.down(None, print)
+
+
+@pytest.fixture(scope="session")
+def rolled_out(host: Host, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The inventory with this host alone, which the roll-out has made ready."""
+    folder = tmp_path_factory.mktemp("xen") / "inventory"
+    inventory.write([host], site.root, folder)
+    with Meter(host) as meter:
+        roll_out(folder)
+    print(meter.line("\nXEN roll-out, seconds/CPU-seconds of the host:"))
+    return folder
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--xen", action="store_true", help="also test on an emulated Xen host: half an hour more"
-    )
+    parser.addoption("--xen", action="store_true", help="also test on an emulated Xen host: 20 minutes more")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from machine import output
 from test_base import images, lock_of  # noqa: F401 - fixtures
-from test_xen import host, rolled_out  # noqa: F401 - fixtures
 
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Disk, Domain, Host, Hypervisor, Segment, connect, daemon
