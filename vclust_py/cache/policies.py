@@ -23,7 +23,7 @@ DOUBT = 2
 """`nested` trusts what a set saved in the past as 1 - DOUBT / requests: sets that two asked for may be accidents."""
 
 ALPHA = 0.8
-"""`landlord` merges images whose Jaccard distance is below this; Shaffer et al. find 0.6 to 0.9 to do."""
+"""`landlord` merges images whose Jaccard distance is below this: a free parameter of Shaffer et al., too."""
 
 Stored = Mapping[Cache, int]
 """The caches that are there, with the number of the request that used each last."""
