@@ -157,7 +157,7 @@ def test_a_domain_of_that_name_which_libvirt_does_not_see(host: Host, vclust: Un
     here, there = snapshot(), held(host)
     name = "u-name.u-name01"
     kernel = host.ssh("ls /var/lib/vclust/images/kernel-* | head -n 1").strip()
-    host.ssh(f"xl create -p -q /dev/null 'name=\"{name}\"' 'type=\"pvh\"' memory=32 'kernel=\"{kernel}\"'")
+    host.ssh(f"xl create -p -q /dev/null 'name=\"{name}\"' 'type=\"pvh\"' memory=128 'kernel=\"{kernel}\"'")
     try:
         said = vclust.fails("create", vclust.asks("u-name"), code=4)
         assert f"start {name}" in said, said
@@ -192,7 +192,8 @@ def test_libvirt_restarts_and_images_vanish_and_the_host_dies(host: Host, vclust
     host.stop()
     said = creating.communicate(timeout=PATIENCE)[1]
     assert creating.returncode == 4, said
-    assert "u-dies01: xen1: " in said, said
+    # Either the node's console or the phase that follows finds nobody there.
+    assert re.search(r"vclust: (install|ready): .*xen1: ", said), said
     said = vclust.fails("destroy", "u-dies", code=4)
     assert "xen1: 10.77.0.11 port 16514 cannot be reached" in said, said
     assert [cluster["name"] for cluster in vclust.json("list")] == ["u-dies"]
