@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import dendrogram, is_valid_linkage
 
-from vclust_py.cache import learn
+from vclust_py.cache import learn, traces
 from vclust_py.cache.history import History
 
+DATA = Path(__file__).parent / "data"
 NAMES = "abcdefgh"
 # Few sizes, so that ties are common; 0 is a package without files; the last one is no multiple of the others.
 SIZES = st.lists(st.sampled_from([1024, 1024, 2048, 3072, 0, 5000]), min_size=8, max_size=8)
@@ -96,6 +98,16 @@ def test_linkage_is_what_scipy_takes(requests: list[frozenset[str]], weights: li
         assert list(accumulate(matrix[:, 2], max)) == list(matrix[:, 2])
         assert sorted(dendrogram(matrix, no_plot=True)["leaves"]) == list(range(tree.leaves))
         assert [tuple(row) for row in matrix[: len(tree.merges), :2]] == [tuple(row) for row in tree.merges]
+
+
+def test_real_requests_are_ranked_as_by_the_twin() -> None:
+    taught = traces.read(DATA / "packages.jsonl.gz", DATA / "requests.jsonl.gz").part(0, 90)
+    sizes = dict(zip(taught.packages, taught.weights.tolist(), strict=True))
+    tree = learn.cluster(taught.table)
+    assert [
+        (learn.members(tree.bits[one.id], taught), one.frequency, one.size, one.score)
+        for one in learn.rank(tree, taught.counts)
+    ] == twin.rank([taught.sets[number] for number in taught.sequence], sizes)
 
 
 HAND = {
