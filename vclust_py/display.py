@@ -101,9 +101,7 @@ class LiveDisplay:
         now = self._end or time.monotonic()
         begun = list(self._starts)
         table = Table.grid(padding=(0, 2))
-        # What has not begun by now, before the last that has, was not needed: nothing is sent within one machine.
-        passed = max((self._phases.index(name) + 1 for name in begun if name in self._phases), default=0)
-        for name in [*begun, *self._phases[passed:]]:
+        for name in [*begun, *(one for one in self._phases if one not in self._starts)]:
             if name not in self._starts:
                 table.add_row("·", f"[dim]{name}[/]", "")
                 continue
