@@ -111,7 +111,7 @@ def _send_all(
                 def count(size: int, name: str = image.path.name) -> None:
                     nonlocal sent
                     sent += size
-                    record.report(f"send {name}", sent, total, node=host)
+                    record.report(f"send {name}, MB", sent // 10**6, total // 10**6, node=host)
 
                 send(site, host, machines[host], image, count, stop)
             record.node(host, begun, time.time(), count=total)
