@@ -175,6 +175,8 @@ def test_hook_joins_and_leaves(hook: Hook, tmp_path: Path) -> None:
         assert "UP" in link["flags"]
         assert (data["id"], data["local"], data["port"]) == (7, "10.77.0.1", 4789)
         assert data["learning"]
+        for setting, value in (("arp_ignore", "8"), ("rp_filter", "1"), ("forwarding", "0")):
+            assert inside(hook, "cat", f"/proc/sys/net/ipv4/conf/{SEGMENT}/{setting}").strip() == value
         entries = json.loads(inside(hook, "bridge", "-json", "fdb", "show", "dev", device))
         assert [one["dst"] for one in entries if one["mac"] == "00:00:00:00:00:00"] == [
             "10.77.0.2",

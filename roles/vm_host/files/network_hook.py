@@ -18,6 +18,14 @@ RULES = "/etc/vclust/vxlan.nft"
 PORT = "4789"  # IANA's for VXLAN; RULES has it too
 MTU = "1450"  # an Ethernet's 1500 less what VXLAN takes
 EVERYTHING = "00:00:00:00:00:00"  # that has no forwarding entry of its own
+# The host is no member of its users' segment: no answer to ARP for its other addresses, and what a node sends to them
+# anyway has no way back, so it is dropped (ip-sysctl: arp_ignore, rp_filter).
+SETTINGS = {
+    "ipv4/conf/{}/arp_ignore": "8",
+    "ipv4/conf/{}/rp_filter": "1",
+    "ipv4/conf/{}/forwarding": "0",
+    "ipv6/conf/{}/disable_ipv6": "1",
+}
 BRIDGE = re.compile(r"vc[0-9a-f]{10}")
 
 
@@ -49,6 +57,11 @@ def segment(text):
 def connect(bridge, vni, local, peers):
     device = f"{bridge}x"
     disconnect(bridge)  # left by a libvirtd that died
+    for setting, value in SETTINGS.items():
+        path = f"/proc/sys/net/{setting.format(bridge)}"
+        if os.path.exists(path):  # a kernel may be without IPv6
+            with open(path, "w", encoding="ascii") as file:
+                file.write(value)
     # Before anything can come in.
     run("nft", "-f", RULES)
     try:
