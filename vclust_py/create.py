@@ -105,15 +105,15 @@ def create(
 
     Raises VclustError naming host and node; what was made until then goes with `destroy`.
     """
-    with _placed(site, name) as cluster, drivers_of(site, cluster, connect) as drivers:
+    with _placed(site, name) as cluster, drivers_of(site, cluster, connect) as (drivers, errors):
+        demand(cluster, errors)
         if not cluster.images:
             raise VclustError(f"{name}: its images are not made", "run the phase `image` first")
         running = {host: driver.running() for host, driver in drivers.items()}
-        up = {
-            node.name for node in cluster.nodes if node.state != "failed" and node.uuid in running[node.host]
-        }
-        before = {node.name: "running" if node.name in up else "absent" for node in cluster.nodes}
-        after = {node.name: "running" for node in cluster.nodes}
+        nodes = [node for node in cluster.nodes if node.host in drivers]
+        up = {node.name for node in nodes if node.state != "failed" and node.uuid in running[node.host]}
+        before = {node.name: "running" if node.name in up else "absent" for node in nodes}
+        after = {node.name: "running" for node in nodes}
         if check or before == after:
             return Change(before, after)
         with timing.phase(site, cluster, "create") as record:
@@ -125,7 +125,11 @@ def create(
                 cluster.segment, cluster.request.software.network, cluster.request.router, tunnels.get(None)
             )
             _identities(site, cluster, network.TUNNEL_MTU if tunnels else network.MTU)
-            total = len(cluster.nodes) - len(up)
+            for node in cluster.nodes:
+                if node.host in errors:  # MinNodes allows it
+                    state.set_node_state(site, cluster, node.name, "failed")
+                    record.node(node.name, time.time(), time.time(), str(errors[node.host]))
+            total = len(nodes) - len(up)
 
             def start(node: Node) -> None:
                 begun, driver = time.time(), drivers[node.host]
@@ -147,9 +151,9 @@ def create(
 
             with ThreadPoolExecutor(FAN_OUT) as pool:
                 if tunnels:
-                    ends = {node.host: tunnels[node.machine] for node in cluster.nodes}
+                    ends = {node.host: tunnels[node.machine] for node in nodes}
                     list(pool.map(lambda host: drivers[host].ensure_segment(ends[host]), ends))
-                waiting = [node for node in cluster.nodes if node.name not in up]
+                waiting = [node for node in nodes if node.name not in up]
                 for done, _ in enumerate(pool.map(start, waiting), 1):
                     record.report("start", done, total)
             state.update(site, cluster, state="created")
@@ -157,19 +161,34 @@ def create(
 
 
 @contextlib.contextmanager
-def drivers_of(site: Site, cluster: Cluster, connect: Connect) -> Iterator[dict[str, Hypervisor]]:
-    """The drivers of the cluster's hosts, by the hosts' names.  Raises VclustError when one does not answer."""
+def drivers_of(
+    site: Site, cluster: Cluster, connect: Connect
+) -> Iterator[tuple[dict[str, Hypervisor], dict[str, VclustError]]]:
+    """The drivers of the cluster's hosts that answer, and why the others do not; by the hosts' names."""
     hosts = list({node.host: Host(node.host, node.uri, node.guest) for node in cluster.nodes}.values())
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(FAN_OUT) as pool:
         opened = [pool.submit(connect, site, host) for host in hosts]
         for one in opened:
             stack.callback(_close, one)
-        yield {host.name: one.result() for host, one in zip(hosts, opened, strict=True)}
+        drivers, errors = {}, {}
+        for host, one in zip(hosts, opened, strict=True):
+            try:
+                drivers[host.name] = one.result()
+            except VclustError as error:
+                errors[host.name] = error
+        yield drivers, errors
 
 
 def _close(opened: Future[Hypervisor]) -> None:
     if opened.exception() is None:
         opened.result().close()
+
+
+def demand(cluster: Cluster, errors: Mapping[str, VclustError]) -> None:
+    """Raises VclustError when too few nodes are left (MinNodes) without those on hosts that do not answer."""
+    left = sum(node.host not in errors for node in cluster.nodes)
+    if errors and left < max(cluster.request.hardware.min_nodes, 1):
+        raise VclustError("\n".join(map(str, errors.values())))
 
 
 def facts(cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> dict[str, Any]:
@@ -188,7 +207,9 @@ def slowest(accelerators: Iterable[str]) -> str:
 
 def _segments(cluster: Cluster) -> dict[str | None, Segment]:
     machines = {node.machine for node in cluster.nodes} - {None}
-    return network.segments(cluster.segment, cluster.id, [machine for machine in machines if machine])
+    # A number as unlikely to be another site's as the name is: a kernel takes each only once.
+    vni = int(cluster.segment[2:8], 16) or 1
+    return network.segments(cluster.segment, vni, [machine for machine in machines if machine])
 
 
 def _domain(

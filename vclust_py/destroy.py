@@ -43,11 +43,14 @@ def destroy(
             driver.remove_segment(cluster.segment)
             driver.files(folder.name).remove()
 
-        with drivers_of(site, cluster, connect) as drivers:
+        with drivers_of(site, cluster, connect) as (drivers, errors):
+            nodes = [node for node in cluster.nodes if node.host in drivers]
             with ThreadPoolExecutor(FAN_OUT) as pool:
-                list(pool.map(clear, cluster.nodes))
+                list(pool.map(clear, nodes))
                 list(pool.map(leave, drivers.values()))
-            here = [drivers[node.host] for node in cluster.nodes if node.machine is None]
+            if errors:  # the others are free already; what is on these must not be forgotten
+                raise VclustError("\n".join(map(str, errors.values())))
+            here = [drivers[node.host] for node in nodes if node.machine is None]
             idle = not any(driver.running() for driver in here)
         network.remove(cluster.segment)
         try:

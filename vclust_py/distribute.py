@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import IO
 
 from vclust_py import hypervisor, pki, state, timing
-from vclust_py.create import FAN_OUT, Connect, drivers_of
+from vclust_py.create import FAN_OUT, Connect, demand, drivers_of
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import HOST_ROOT
 from vclust_py.hypervisor.certificates import ROLL_OUT
@@ -59,6 +59,7 @@ def distribute(
             raise VclustError(f"{name}: its images are not made", "run the phase `image` first")
         images = _images(Catalogue(site), cluster)
         lacking = _lacking(site, cluster, list(remote), images, connect)
+        remote = {host: machine for host, machine in remote.items() if host in lacking}
         before = {host: sorted(image.path.name for image in lacking[host]) for host in lacking}
         after: dict[str, list[str]] = {host: [] for host in lacking}
         if check or before == after:
@@ -88,7 +89,9 @@ def _lacking(
     site: Site, cluster: Cluster, hosts: list[str], images: list[Image], connect: Connect
 ) -> dict[str, list[Image]]:
     folder = state.folder(site, cluster).name
-    with drivers_of(site, cluster, connect) as drivers, ThreadPoolExecutor(FAN_OUT) as pool:
+    with drivers_of(site, cluster, connect) as (drivers, errors), ThreadPoolExecutor(FAN_OUT) as pool:
+        demand(cluster, errors)
+        hosts = [host for host in hosts if host in drivers]
         there = pool.map(lambda host: drivers[host].files(folder).images(), hosts)
         return {
             host: [image for image in images if has.get(image.path.name) != image.manifest.bytes]
@@ -104,6 +107,18 @@ def _send_all(
         stop = threading.Event()
 
         def supply(host: str) -> None:
+            # One create at a time sends to a host: others mostly wait for the same files.
+            with contextlib.ExitStack() as stack:
+                while True:
+                    try:
+                        stack.enter_context(site.hold(f"distribute-{host}", patience=_TICK))
+                        break
+                    except VclustError:
+                        if stop.is_set():
+                            raise
+                _supply(host)
+
+        def _supply(host: str) -> None:
             begun, sent = time.time(), 0
             total = sum(image.manifest.bytes for image in lacking[host])
             for image in lacking[host]:

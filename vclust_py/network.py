@@ -11,6 +11,7 @@ ends are made by their drivers (`Hypervisor.ensure_segment`).
 
 import contextlib
 import json
+import shutil
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
@@ -114,6 +115,18 @@ def ensure(segment: str, network: IPv4Network, router: IPv4Address, tunnel: Segm
 
 def _dig(tunnel: Segment) -> None:
     device = f"{tunnel.name}x"
+    # Before anything can come in: what bears the segment's number (VXLAN's fifth to seventh byte) and is from nobody
+    # of it is dropped.
+    peers = ", ".join(map(str, tunnel.peers))
+    run(["nft", "-f", "-"], stdin=(
+        f"table inet {tunnel.name} {{\n"
+        "  chain input {\n"
+        "    type filter hook input priority filter - 10; policy accept;\n"
+        f"    udp dport {VXLAN_PORT} @th,96,24 {tunnel.vni} ip saddr != {{ {peers} }} drop\n"
+        f"    udp dport {VXLAN_PORT} @th,96,24 {tunnel.vni} meta nfproto ipv6 drop\n"
+        "  }\n"
+        "}\n"
+    ))  # fmt: skip
     run(["ip", "link", "add", device, "mtu", str(TUNNEL_MTU), "type", "vxlan", "id", str(tunnel.vni),
          "local", str(tunnel.local), "dstport", str(VXLAN_PORT)])  # fmt: skip
     everything = "00:00:00:00:00:00"  # that has no entry of its own
@@ -132,4 +145,7 @@ def remove(segment: str) -> bool:
     if Path("/run/netns", segment).exists():
         run(["ip", "netns", "delete", segment])
         found = True
+    if shutil.which("nft"):
+        # Named first, so that it is there to be deleted.
+        run(["nft", "-f", "-"], stdin=f"table inet {segment}\ndelete table inet {segment}\n")
     return found

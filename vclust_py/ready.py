@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from vclust_py import hypervisor, metapackages, network, state, timing
 from vclust_py.access import ssh_options
-from vclust_py.create import FAN_OUT, Connect, domain_name, drivers_of, facts
+from vclust_py.create import FAN_OUT, Connect, demand, domain_name, drivers_of, facts
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
 from vclust_py.resolve import Lock
@@ -126,8 +126,8 @@ def wait_installed(
         change = _goal(cluster, "installed")
         if check or not change.changed:
             return change
-        with _phase(site, cluster, "install", connect) as (record, drivers):
-            _follow(site, cluster, "installed", drivers, record)
+        with _phase(site, cluster, "install", connect) as (record, drivers, errors):
+            _follow(site, cluster, "installed", drivers, errors, record)
         if cluster.strategy == "each":  # what `place` foretells from
             record.bytes = Lock.load(site, cluster.lock).installed_bytes
         return Change(change.before, _states(state.get(site, name)))
@@ -148,8 +148,8 @@ def prove(
         change = _goal(cluster, "ready")
         if check or (not change.changed and cluster.state == "ready"):
             return change
-        with _phase(site, cluster, "ready", connect) as (record, drivers):
-            _follow(site, cluster, "ready", drivers, record)
+        with _phase(site, cluster, "ready", connect) as (record, drivers, errors):
+            _follow(site, cluster, "ready", drivers, errors, record)
             cluster = state.get(site, name)
             nodes = [node for node in cluster.nodes if node.state == "ready"]
             record.report("log in, try the way to every node")
@@ -175,13 +175,14 @@ def _goal(cluster: Cluster, goal: str) -> Change:
 @contextlib.contextmanager
 def _phase(
     site: Site, cluster: Cluster, phase: str, connect: Connect
-) -> Iterator[tuple[timing.Recorder, dict[str, Hypervisor]]]:
+) -> Iterator[tuple[timing.Recorder, dict[str, Hypervisor], dict[str, VclustError]]]:
     with (
         timing.phase(site, cluster, phase) as record,
-        drivers_of(site, cluster, connect) as drivers,
+        drivers_of(site, cluster, connect) as (drivers, errors),
     ):
+        demand(cluster, errors)
         record.facts = facts(cluster, drivers)
-        yield record, drivers
+        yield record, drivers, errors
 
 
 def _rank(node_state: str) -> int:
@@ -194,6 +195,7 @@ def _follow(
     cluster: Cluster,
     goal: str,
     drivers: Mapping[str, Hypervisor],
+    errors: Mapping[str, VclustError],
     record: timing.Recorder,
 ) -> None:
     """Read the consoles until every node has reached `goal` or failed.
@@ -204,7 +206,9 @@ def _follow(
     watches = [
         _Watch(
             node,
-            functools.partial(drivers[node.host].console, folder, domain_name(cluster, node)),
+            functools.partial(_unanswered, errors[node.host])
+            if node.host in errors
+            else functools.partial(drivers[node.host].console, folder, domain_name(cluster, node)),
             time.time(),
             node.state,
         )
@@ -216,8 +220,9 @@ def _follow(
     failed = [watch for watch in watches if watch.state == "failed"]
     for watch in failed:
         # It is of no use any more, and may be busy doing nothing; its console stays.  Its host may be gone.
-        with contextlib.suppress(VclustError):
-            drivers[watch.node.host].remove(watch.node.uuid)
+        if watch.node.host in drivers:
+            with contextlib.suppress(VclustError):
+                drivers[watch.node.host].remove(watch.node.uuid)
     left = sum(node.state != "failed" for node in state.get(site, cluster.name).nodes)
     if left < cluster.request.hardware.min_nodes:
         raise VclustError(
@@ -226,6 +231,10 @@ def _follow(
             f" {cluster.request.hardware.min_nodes}",
             f"create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
         )
+
+
+def _unanswered(error: VclustError, position: int) -> bytes:
+    raise error
 
 
 def _wait(
@@ -275,7 +284,7 @@ def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
 def _look(waiting: Sequence[_Watch], drivers: Mapping[str, Hypervisor]) -> None:
     """A node whose domain has gone will never report."""
     running: dict[str, set[str]] = {}
-    for host in {watch.node.host for watch in waiting}:
+    for host in {watch.node.host for watch in waiting} & drivers.keys():
         with contextlib.suppress(VclustError):  # reading its consoles will tell
             running[host] = drivers[host].running()
     for watch in waiting:

@@ -254,6 +254,29 @@ def test_two_at_once(site: Site, tmp_path: Path, there: Path, ssh: object) -> No
     assert (there / NAME).read_bytes() == CONTENT
 
 
+def test_a_second_transfer_does_not_touch_what_the_first_has_written(
+    tmp_path: Path, there: Path, ssh: object
+) -> None:
+    content = os.urandom(8 << 20)
+    one = image(tmp_path, content)
+    packed = subprocess.run(["zstd", "-1", "-c", "-q", one.path], capture_output=True, check=True).stdout
+    command = f"receive {NAME} {len(content)} {one.manifest.digest}"
+    first = receiver(tmp_path, command)
+    assert first.stdin is not None
+    first.stdin.write(packed[: len(packed) // 2])
+    first.stdin.flush()
+    part, end = there / f"{NAME}.part", time.monotonic() + 20
+    while not (part.exists() and part.stat().st_size):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    second = receiver(tmp_path, command)
+    time.sleep(0.5)  # it has opened the file by now, and waits
+    first.communicate(packed[len(packed) // 2 :])
+    second.communicate(b"")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert (there / NAME).read_bytes() == content
+
+
 class Driver:
     """As much of a hypervisor as the phase asks for: what images a host has."""
 
@@ -316,7 +339,7 @@ def test_phase_four_ways(site: Site, there: Path, layered: dict[str, str], ssh: 
     assert record["bytes"] == sum(path.stat().st_size for path in there.iterdir())
     rows = state.progress(site, "pair")
     assert rows[-1]["node"] == "h0"
-    assert rows[-1]["done"] == rows[-1]["total"] == record["bytes"]
+    assert rows[-1]["done"] == rows[-1]["total"] == record["bytes"] // 10**6
     assert not run(False).changed
     assert not run(True).changed
     # One that went is sent again, the others are not.

@@ -30,6 +30,8 @@ _RACES = (libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_OPERATION_INVALID)
 _FRESH = 1.0
 """Seconds for which a pool's list of files is taken as it is."""
 _DRAFTS = (".part", ".tmp")
+_GONE = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_OPERATION_INVALID)
+"""A pool that is not there any more, or stopped."""
 
 
 def read_from(path: Path, position: int) -> bytes:
@@ -40,6 +42,17 @@ def read_from(path: Path, position: int) -> bytes:
             return file.read()
     except FileNotFoundError:
         return b""
+
+
+def _sizes(folder: Path) -> dict[str, os.stat_result]:
+    """The folder's files by name; others may be at work in it, or remove it."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file():
+                    found[entry.name] = entry.stat()
+    return found
 
 
 class LocalFiles:
@@ -55,10 +68,11 @@ class LocalFiles:
         return self._site.images / name
 
     def images(self) -> dict[str, int]:
+        found = _sizes(self._site.images)
         return {
-            path.name: path.stat().st_size
-            for path in self._site.images.iterdir()
-            if path.is_file() and path.suffix not in (*_DRAFTS, ".json", ".status")
+            name: status.st_size
+            for name, status in found.items()
+            if not name.endswith((*_DRAFTS, ".json", ".status"))
         }
 
     def put(self, source: Path) -> None:
@@ -86,11 +100,7 @@ class LocalFiles:
             draft.rename(path)
 
     def allocated(self) -> dict[str, int]:
-        try:
-            found = list(os.scandir(self._folder))
-        except FileNotFoundError:
-            return {}
-        return {entry.name: entry.stat().st_blocks * 512 for entry in found if entry.is_file()}
+        return {name: status.st_blocks * 512 for name, status in _sizes(self._folder).items()}
 
     def discard(self, name: str) -> None:
         self.path(name).unlink(missing_ok=True)
@@ -119,13 +129,17 @@ class Pool:
         self._listed = 0.0
 
     def open(self, connection: Any, *, make: bool = True) -> Any:
-        """libvirt's pool, active.  Raises libvirtError; with `make` off, FileNotFoundError without the folder."""
+        """libvirt's pool, active.  Raises libvirtError; with `make` off, FileNotFoundError without the folder, or
+        while it is being removed.
+        """
         deadline = time.monotonic() + _RACE
         while True:
             try:
                 with absent(libvirt.VIR_ERR_NO_STORAGE_POOL):
                     pool = connection.storagePoolLookupByName(self._name)
-                    if not pool.isActive():  # a removal was interrupted
+                    if not pool.isActive():  # a removal is at work, or was interrupted
+                        if not make:
+                            raise FileNotFoundError(str(self.folder))
                         pool.create()
                     return pool
                 flags = libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD if self._mode and make else 0
@@ -156,8 +170,8 @@ class Pool:
                 pool.refresh()
                 self._listed = time.monotonic()
                 return
-            except libvirt.libvirtError:  # not while a volume is made in it
-                if time.monotonic() > deadline:
+            except libvirt.libvirtError as error:  # not while a volume is made in it
+                if error.get_error_code() in _GONE or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)
 
@@ -172,13 +186,14 @@ class Pool:
                 if self._mode:
                     return {}
                 raise
-            self.refresh(pool)
             found = {}
-            for volume in pool.listAllVolumes():
-                with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
-                    kind, _, size = volume.infoFlags(flags)
-                    if kind == libvirt.VIR_STORAGE_VOL_FILE:
-                        found[volume.name()] = size
+            with absent(*_GONE):
+                self.refresh(pool)
+                for volume in pool.listAllVolumes():
+                    with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
+                        kind, _, size = volume.infoFlags(flags)
+                        if kind == libvirt.VIR_STORAGE_VOL_FILE:
+                            found[volume.name()] = size
             return found
 
         return self._connection.call(f"list {self.folder}", work)
@@ -313,21 +328,27 @@ class Pool:
         """Remove the folder with all files in it, and the pool."""
 
         def work(connection: Any) -> None:
-            with contextlib.suppress(FileNotFoundError), absent(libvirt.VIR_ERR_NO_STORAGE_POOL):
+            # Where a removal was interrupted, its definition is left, and perhaps the folder.
+            with absent(*_GONE):
+                pool = connection.storagePoolLookupByName(self._name)
+                if not pool.isActive():
+                    try:
+                        pool.create()
+                    except libvirt.libvirtError as error:
+                        if error.get_int1() != errno.ENOENT:
+                            raise
+                        pool.undefine()
+                        return
+            with contextlib.suppress(FileNotFoundError), absent(*_GONE):  # others may be removing it too
                 pool = self.open(connection, make=False)
-                try:
-                    self.refresh(pool)
-                    for volume in pool.listAllVolumes():
-                        _delete(volume)
-                    # A transient pool is gone when it stops, and only a stopped one can be deleted.
-                    pool = connection.storagePoolDefineXML(pool.XMLDesc())
-                    pool.destroy()
-                    pool.delete()
-                    pool.undefine()
-                except libvirt.libvirtError:
-                    if pool.isActive():
-                        raise
-                    # Another is removing it, and further than this one.
+                self.refresh(pool)
+                for volume in pool.listAllVolumes():
+                    _delete(volume)
+                # A transient pool is gone when it stops, and only a stopped one can be deleted.
+                pool = connection.storagePoolDefineXML(pool.XMLDesc())
+                pool.destroy()
+                pool.delete()
+                pool.undefine()
 
         self._connection.call(f"remove {self.folder}", work)
 

@@ -42,7 +42,8 @@ def asked(command):
 def claim(part):
     """The file `part`, empty and locked; what a dead transfer has left in it is gone."""
     while True:
-        file = open(part, "wb")  # noqa: SIM115 - the caller closes it
+        # Not emptied by the opening: another transfer may be writing it.
+        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
         fcntl.flock(file, fcntl.LOCK_EX)
         # Whoever held it before may have given it its name, or removed it.
         with contextlib.suppress(FileNotFoundError):
