@@ -330,7 +330,7 @@ def test_a_node_that_never_comes_up(site: Site, vclust: Vclust, before: dict[str
     # It is of no use any more, and stops; the disk and the console stay, to be looked at.
     assert not defined(name)
     folder = next(site.clusters.glob(f"{name}.*"))
-    assert "vclust: installer" in (folder / "never01.console").read_text(errors="replace")
+    assert "vclust: installer" in (folder / f"{name}.never01.console").read_text(errors="replace")
 
     seed = folder / "never01.iso"
     kept = seed.read_bytes()
