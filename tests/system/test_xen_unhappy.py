@@ -200,7 +200,7 @@ def test_libvirt_restarts_and_images_vanish_and_the_host_dies(host: Host, vclust
 
     bed.up(1, site_root(vclust), print)
     vclust("destroy", "u-dies")
-    assert left_on(host, there) == {}
+    assert left_on(host, there).keys() <= {"device models"}  # dom0's own is another process now
     assert left_since(here).keys() <= {"processes", "interfaces"}  # the host itself is another process now
 
 
