@@ -112,7 +112,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
     repository.publish()
     yield repository
     subprocess.run(["gpgconf", "--homedir", keys, "--kill", "all"], check=False)
-    shutil.rmtree(keys)
+    shutil.rmtree(keys, ignore_errors=True)  # gpg-agent takes its sockets away at the same moment
 
 
 @pytest.fixture
