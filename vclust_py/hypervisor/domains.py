@@ -170,6 +170,19 @@ class Domains:
         return [f"{cls.letters}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 
     @classmethod
+    def devices_xml(cls, xml: Element, domain: Domain) -> Element:
+        """What every definition has after its `os`; the element `devices`, for what differs."""
+        add(xml, "clock", offset="utc")
+        add(xml, "on_poweroff", "destroy")
+        add(xml, "on_reboot", "restart")
+        add(xml, "on_crash", "destroy")
+        devices = add(xml, "devices")
+        for name, disk in zip(cls.disk_names(), domain.disks, strict=False):
+            cls.disk_xml(devices, name, disk)
+        cls.nic_xml(devices, domain.mac, domain.bridge)
+        return devices
+
+    @classmethod
     def disk_xml(cls, parent: Element, name: str, disk: Disk) -> Element:
         element = add(parent, "disk", type="file", device="disk")
         add(element, "driver", name="qemu", type=disk.format, discard="unmap")

@@ -123,14 +123,7 @@ class Qemu(Domains):
             cpu = add(xml, "cpu", mode="maximum")
             for feature in installer.EMULATED_CPU_WITHOUT:
                 add(cpu, "feature", policy="disable", name=feature)
-        add(xml, "clock", offset="utc")
-        add(xml, "on_poweroff", "destroy")
-        add(xml, "on_reboot", "restart")
-        add(xml, "on_crash", "destroy")
-        devices = add(xml, "devices")
-        for name, disk in zip(cls.disk_names(), domain.disks, strict=False):
-            cls.disk_xml(devices, name, disk)
-        cls.nic_xml(devices, domain.mac, domain.bridge)
+        devices = cls.devices_xml(xml, domain)
         serial = add(devices, "serial", type="pty")
         add(serial, "log", file=str(console), append="on")
         add(devices, "controller", type="usb", model="none")

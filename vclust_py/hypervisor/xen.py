@@ -21,14 +21,13 @@ from vclust_py.hypervisor import HOST_ROOT, Capacity, Disk, Domain, Files, Host,
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Domains, Element, absent, add, as_text, parsed
 from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
+from vclust_py.network import TUNNEL_MTU
 from vclust_py.site import Site
 
 CONSOLES = Path("/var/log/xen/console")
 """Where xenconsoled writes what guests say; the roll-out tells it to."""
 _LOGS, _LOG = Path("/var/log/libvirt/libxl"), "libxl-driver.log"
 _SEGMENT = "{https://vclust.invalid/segment}segment"
-_MTU = 1450
-"""What VXLAN leaves of an Ethernet frame."""
 _MACHINES = {"pvh": "xenpvh", "pv": "xenpv"}  # the better one first
 _TYPES = {"pvh": "xenpvh", "pv": "linux"}
 _DOM0 = 0
@@ -237,14 +236,7 @@ class Xen(Domains):
         add(system, "kernel", domain.kernel)
         add(system, "initrd", domain.initrd)
         add(system, "cmdline", domain.command_line)
-        add(xml, "clock", offset="utc")
-        add(xml, "on_poweroff", "destroy")
-        add(xml, "on_reboot", "restart")
-        add(xml, "on_crash", "destroy")
-        devices = add(xml, "devices")
-        for name, disk in zip(cls.disk_names(), domain.disks, strict=False):
-            cls.disk_xml(devices, name, disk)
-        cls.nic_xml(devices, domain.mac, domain.bridge)
+        devices = cls.devices_xml(xml, domain)
         console = add(devices, "console", type="pty")
         add(console, "target", type="xen")
         return xml
@@ -262,7 +254,7 @@ def segment_xml(segment: Segment) -> Element:
         peers=" ".join(map(str, sorted(segment.peers))),
     )
     add(xml, "bridge", name=segment.name, stp="off", delay="0")
-    add(xml, "mtu", size=str(_MTU))
+    add(xml, "mtu", size=str(TUNNEL_MTU))
     return xml
 
 
