@@ -50,6 +50,7 @@ class Connection:
         self._slots = threading.Semaphore(_CALLS_AT_ONCE)
         self._reopening = threading.Lock()
         self._tries, self._failure = 0, ""
+        self._hung = False
         _signs_of_life()
         # A local daemon may end just after it answered: idle, or killed.
         self._connection = self._open(patience=0.0 if host.machine else 1.0)
@@ -69,6 +70,8 @@ class Connection:
         return self._bounded(what, lambda: function(opened), timeout)
 
     def close(self) -> None:
+        if self._hung:
+            return  # freeing what a hung call still uses would end this process
         with contextlib.suppress(VclustError):
             self._bounded("close", self._connection.close, _OPEN_TIMEOUT)
 
@@ -131,6 +134,7 @@ class Connection:
         if failure:
             raise failure[0]
         if not result:
+            self._hung = True
             raise VclustError(
                 f"{self._host.name}: {what}: libvirt does not answer after {timeout:g} s",
                 "look whether that machine is well; then, on it: systemctl restart libvirtd (domains go on)",
