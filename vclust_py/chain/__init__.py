@@ -1,0 +1,125 @@
+"""The chain: files to many hosts in nearly the time of one (paper 3.3, 4.4; docs/chain.md).
+
+hop   what runs on every host, in one file that needs Python 3.9 and nothing else; the wire format, for both ends
+head  what runs on the site manager: it gives out the files, watches every hop and decides who pulls from whom
+
+Every hop pulls the files from a source (at first the hop before it), block by block, and serves the blocks that it
+has to whoever is told to pull from it.  So a slow or dead hop holds up nobody before it, and a hop whose source
+fails goes on at another from the block it has reached.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PORT = 7365
+"""Where a hop listens."""
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A host of the chain: its name in the inventory, and where its service listens."""
+
+    name: str
+    address: str
+    """Name or address that its certificate bears."""
+    port: int = PORT
+    rack: str = ""
+    """Hosts of one rack follow each other, so that each link between racks is crossed once."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to send, and the name it gets in the hosts' folder (by default its own)."""
+
+    path: Path
+    name: str = ""
+    digest: str | None = None
+    """sha256, hexadecimal, when it is known."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """PEM files of the head: the site's authority, and the site manager's certificate and key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to send."""
+
+    block: int = 1 << 20
+    """Bytes that are checked and forwarded as one."""
+    stall: float = 4.0
+    """Seconds without a sign of life after which a hop is bypassed."""
+    encrypt: bool = False
+    digest: bool = True
+    """Hops also check the whole file's digest, where it is known, before the file gets its name."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the transfer to one host."""
+
+    host: str
+    arrived: tuple[str, ...]
+    """Names of the files that were sent to it and are there now."""
+    had: tuple[str, ...]
+    """Names of the files that were there before."""
+    failed: str = ""
+    """Why not all of them are there; empty when they are."""
+    received: int = 0
+    """Bytes of file contents that came over the network."""
+    seconds: float = 0.0
+    """From the start until its last file was whole."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All hosts at one moment.  Bytes, seconds."""
+
+    done: dict[str, int]
+    """By host, in the present order of the chain; hosts that failed are not in it."""
+    total: int
+    """Of each host."""
+    slowest: str
+    rate: float
+    """Bytes a second of the slowest."""
+    eta: float
+    """Until the slowest has all, at that rate; infinite while there is none."""
+
+
+Report = Callable[[Progress], None]
+
+
+def send(
+    files: Sequence[File],
+    hops: Sequence[Hop],
+    keys: Keys,
+    options: Options = Options(),  # noqa: B008 - frozen
+    report: Report = lambda progress: None,
+    stop: threading.Event | None = None,
+) -> tuple[Outcome, ...]:
+    """Send the files to all hops; outcomes in the order of `hops`.
+
+    A host's fault is in its outcome.  Raises VclustError for what is the head's own: a file that is not there or
+    changes while it is sent, names that clash, `stop` set.
+    """
+    raise NotImplementedError
+
+
+def lacking(
+    files: Sequence[File],
+    hops: Sequence[Hop],
+    keys: Keys,
+    options: Options = Options(),  # noqa: B008 - frozen
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Which hosts lack which of the files (by host; empty when it has them all), and why others do not answer.
+
+    Nothing is changed anywhere.  Raises VclustError as `send` does.
+    """
+    raise NotImplementedError
