@@ -6,21 +6,16 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from vclust_py import drive
 from vclust_py.cache import cli as cache_cli
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.run import keep_interruptions
-from vclust_py.site import Site
-
-if TYPE_CHECKING:
-    from vclust_py.play import Outcome
 
 # Everything else is imported where it is used: `vclust --help` must not wait for it.
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -102,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _create(arguments: argparse.Namespace) -> int:
-    name, variables = _request(arguments)
-    outcome = _play("create_vcluster.yml", variables, arguments, name=name)
+    name, variables = drive.request(arguments)
+    outcome = drive.create(name, variables, arguments)
     if outcome.exit_code == 0:
         lost = outcome.results["vclust_ready"]["lost"]
         without = f" without {', '.join(lost)}, which failed" if lost else ""
@@ -121,8 +116,8 @@ def _create(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    name, variables = _request(arguments)
-    outcome = _play("create_vcluster.yml", variables, arguments, name=name, check=True)
+    name, variables = drive.request(arguments)
+    outcome = drive.create(name, variables, arguments, last="place")
     if outcome.exit_code == 0:
         from vclust_py.display import show_plan
 
@@ -184,7 +179,9 @@ def _ssh(arguments: argparse.Namespace) -> int:
 
 
 def _destroy(arguments: argparse.Namespace) -> int:
-    outcome = _play("destroy_vcluster.yml", {"name": arguments.name}, arguments, name=arguments.name)
+    follow = drive.Follow(drive.cluster_progress(arguments.name))
+    variables = {"name": arguments.name}
+    outcome = drive.run("destroy_vcluster.yml", variables, arguments, phases=("destroy",), follow=follow)
     if outcome.exit_code:
         return outcome.exit_code
     if not outcome.results.get("vclust_cluster", {}).get("changed"):
@@ -193,107 +190,8 @@ def _destroy(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """The cluster's name and the playbook's variables; a mistaken request is refused here."""
-    from vclust_py import request
-
-    asked = request.read(arguments.request)
-    variables = {"request": str(arguments.request.resolve())}
-    if arguments.locked:
-        from vclust_py.resolve import Lock
-
-        try:
-            Lock.from_json(arguments.locked.read_text(encoding="utf-8"), str(arguments.locked))
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError([f"{arguments.locked}: got {error}, expected a lock (JSON)"]) from error
-        variables["locked"] = str(arguments.locked.resolve())
-    return asked.name, variables
-
-
 def _read(arguments: argparse.Namespace, name: str | None = None) -> list[dict[str, Any]]:
     """What the site says of its clusters, or of one."""
-    from vclust_py.play import play
-
-    variables = {} if name is None else {"name": name}
-    outcome = play("status.yml", variables, inventory=_inventory(arguments), verbosity=arguments.verbose)
-    if outcome.exit_code == 130:
-        raise KeyboardInterrupt
-    if outcome.exit_code:
-        error = VclustError(outcome.error)
-        error.exit_code = outcome.exit_code
-        raise error
-    if "vclust_info" not in outcome.results:
-        path = arguments.inventory or "inventories/local"
-        raise RequestError([f"{path}: no site, expected a group site_<name> with a host of site_managers"])
+    outcome = drive.status(arguments, {} if name is None else {"name": name})
     clusters: list[dict[str, Any]] = outcome.results["vclust_info"]["clusters"]
     return clusters
-
-
-def _inventory(arguments: argparse.Namespace) -> Path | None:
-    path: Path | None = arguments.inventory
-    if path is not None and not path.exists():
-        raise RequestError([f"{path}: got no such file or folder, expected an inventory"])
-    return path
-
-
-def _play(
-    playbook: str,
-    variables: Mapping[str, Any],
-    arguments: argparse.Namespace,
-    *,
-    name: str,
-    check: bool = False,
-) -> "Outcome":
-    """Run a playbook, show its progress and tell a failure; an interruption is for the caller to tell."""
-    from vclust_py.display import PHASES, display
-    from vclust_py.play import play
-
-    follow = _Follow(name)
-    phases = ("destroy",) if playbook == "destroy_vcluster.yml" else PHASES[:3] if check else PHASES
-    with display(phases, live=sys.stderr.isatty() and not arguments.verbose) as shown:
-        outcome = play(
-            playbook,
-            variables,
-            inventory=_inventory(arguments),
-            check=check,
-            verbosity=arguments.verbose,
-            # Check mode skips the phases after its last, but Ansible still announces them.
-            on_phase=lambda phase: shown.phase(phase) if phase in phases else None,
-            on_result=follow.found,
-            on_tick=lambda: shown.progress(follow.rows()),
-        )
-    if outcome.error and outcome.exit_code != 130:
-        where = f"{outcome.phase}: " if outcome.phase else ""
-        print(f"vclust: {where}{outcome.error}", file=sys.stderr)
-    return outcome
-
-
-class _Follow:
-    """Reads the progress of one cluster from the site's state, if that is on this machine."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._site: Site | None = None
-        self._last = 0
-
-    def found(self, module: str, result: Mapping[str, Any]) -> None:
-        """The first module says where it ran and where the state is."""
-        place = result.get("site_manager") or {}
-        if place.get("boot_id") == _BOOT_ID.read_text().strip() and os.geteuid() == 0:
-            self._site = Site(root=Path(place["root"]))
-            # A cluster that is taken up has rows of its earlier runs.
-            self.rows()
-
-    def rows(self) -> list[dict[str, Any]]:
-        if self._site is None:
-            return []
-        from vclust_py import state
-
-        try:
-            rows = state.progress(self._site, self._name, self._last)
-        except VclustError:
-            # Only the display is the poorer for it: the modules will say what is wrong with the state.
-            return []
-        if rows:
-            self._last = rows[-1]["id"]
-        return rows

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def play(
     *,
     inventory: Path | None = None,
     check: bool = False,
+    tags: Sequence[str] = (),
     verbosity: int = 0,
     on_phase: Callable[[str], None] = lambda phase: None,
     on_result: Callable[[str, Mapping[str, Any]], None] = lambda module, result: None,
@@ -58,6 +59,9 @@ def play(
     """
     import ansible_runner  # a quarter of a second that `vclust --help` need not wait
 
+    words = ["--check"] if check else []
+    if tags:
+        words.append(f"--tags={','.join(tags)}")
     outcome = Outcome()
     events: list[Event] = []
     ended = threading.Event()
@@ -78,7 +82,7 @@ def play(
             "playbook": f"playbooks/{playbook}",
             "inventory": str((inventory or PROJECT / "inventories/local").resolve()),
             "extravars": dict(variables),
-            "cmdline": "--check" if check else None,
+            "cmdline": " ".join(words) or None,
             "verbosity": verbosity or None,
             "quiet": not verbosity,
             "settings": {"pexpect_timeout": TICK},
