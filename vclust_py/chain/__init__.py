@@ -96,12 +96,16 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+def _quiet(progress: Progress) -> None:
+    pass
+
+
 def send(
     files: Sequence[File],
     hops: Sequence[Hop],
     keys: Keys,
-    options: Options = Options(),  # noqa: B008 - frozen
-    report: Report = lambda progress: None,
+    options: Options = Options(),
+    report: Report = _quiet,
     stop: threading.Event | None = None,
 ) -> tuple[Outcome, ...]:
     """Send the files to all hops; outcomes in the order of `hops`.
@@ -109,17 +113,32 @@ def send(
     A host's fault is in its outcome.  Raises VclustError for what is the head's own: a file that is not there or
     changes while it is sent, names that clash, `stop` set.
     """
-    raise NotImplementedError
+    from vclust_py.chain.head import Chain
+
+    ended, failed = Chain(files, hops, keys, options, report, stop or threading.Event(), False).run()
+    outcomes = []
+    for hop in dict.fromkeys(hops):
+        if hop.name in failed:
+            outcomes.append(Outcome(hop.name, (), (), failed[hop.name]))
+            continue
+        peer = ended[hop.name]
+        result = peer.result or {}
+        arrived, had = tuple(result["arrived"]), tuple(result["had"])
+        outcomes.append(Outcome(hop.name, arrived, had, "", peer.received, peer.seconds))
+    return tuple(outcomes)
 
 
 def lacking(
     files: Sequence[File],
     hops: Sequence[Hop],
     keys: Keys,
-    options: Options = Options(),  # noqa: B008 - frozen
+    options: Options = Options(),
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """Which hosts lack which of the files (by host; empty when it has them all), and why others do not answer.
 
     Nothing is changed anywhere.  Raises VclustError as `send` does.
     """
-    raise NotImplementedError
+    from vclust_py.chain.head import Chain
+
+    ended, failed = Chain(files, hops, keys, options, _quiet, threading.Event(), True).run()
+    return {name: tuple((peer.result or {})["lacks"]) for name, peer in ended.items()}, failed

@@ -1,1 +1,902 @@
-"""The hop service of the chain; one file, standard library of Python 3.9 only."""
+"""The hop service of the chain; one file, standard library of Python 3.9 only (docs/chain.md has the protocol).
+
+`python3 hop.py --folder DIR --ca FILE --certificate FILE --key FILE [--listen ADDRESS:PORT]`, or by systemd's socket.
+The head imports the wire format from here, and serves its files by the same code.
+"""
+
+from __future__ import annotations
+
+import _hashlib
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import hmac
+import json
+import mmap
+import os
+import queue
+import resource
+import secrets
+import select
+import socket
+import ssl
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Optional
+
+VERSION = 1
+MANAGER = "vclust site manager"
+"""The common name that may command a hop; a host's own certificate may not."""
+
+BEAT = 0.5
+"""Seconds between two signs of life, on every connection."""
+PATIENCE = 5.0
+"""Seconds that a stranger has to say who it is."""
+SLOW = 60.0
+"""Seconds that a puller may take nothing; it can come back."""
+STRANGERS = 32
+"""Connections at a time that have not yet said it."""
+LINE = 32 << 20
+"""Bytes of a control message, at most; only who has shown a certificate gets to send one."""
+BLOCKS = (1 << 16, 4 << 20)
+"""The smallest and the largest block."""
+
+Message = dict[str, Any]
+
+
+class Fault(Exception):
+    """What is wrong with a source, or with the way to it; another source may do better."""
+
+    rubbish = False
+
+
+class Rubbish(Fault):
+    """A source that sends what it should not."""
+
+    rubbish = True
+
+
+class Failed(Exception):
+    """Why this hop cannot have the files."""
+
+
+# ---- What travels: frames on data connections, lines on control connections ----
+
+FRAME = struct.Struct("!BxxxIQ16s")
+"""Kind, item, block, tag.  The bytes of the block follow when the kind is DATA; their number is known."""
+BEAT_FRAME, DATA, ZERO, KNOWN = range(4)
+"""Nothing yet; a block; a block of zeros; the tag of a block that the puller has (it said) and can check by it."""
+HELLO = struct.Struct("!4s16s32s")
+"""Magic, transfer, the puller's nonce."""
+MAGIC = b"VCH1"
+WANT = struct.Struct("!IQQ")
+"""Item, first block, and before which block tags alone will do."""
+COUNT = struct.Struct("!I")
+
+
+class Lines:
+    """JSON messages, one a line, over a socket that is used by one thread."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self.sock = sock
+        self._rest = b""
+
+    def send(self, message: Message, patience: float = PATIENCE) -> None:
+        self.sock.settimeout(patience)
+        self.sock.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self, timeout: float = 0.0) -> list[Message]:
+        """What has come; raises OSError at the end of the connection, ValueError on what is no message."""
+        deadline = time.monotonic() + timeout
+        parts = [self._rest]
+        size = len(self._rest)
+        while True:
+            self.sock.settimeout(max(0.0, deadline - time.monotonic()))
+            try:
+                data = self.sock.recv(1 << 16)
+            except (TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+                break
+            if not data:
+                raise ConnectionResetError("the connection was closed")
+            parts.append(data)
+            size += len(data)
+            if size > LINE:
+                raise ValueError("a message is too long")
+            if data.endswith(b"\n"):
+                deadline = 0.0
+        *lines, self._rest = b"".join(parts).split(b"\n")
+        messages = [json.loads(line) for line in lines]
+        if not all(isinstance(message, dict) for message in messages):
+            raise ValueError("not a message")
+        return messages
+
+
+@contextlib.contextmanager
+def local() -> Iterator[None]:
+    """What goes wrong in here is this host's own."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(error.strerror or str(error)) from error
+
+
+def hang_up(sock: socket.socket) -> None:
+    """Whoever waits for this connection, in another thread, waits no longer."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def proof(key: bytes, role: bytes, *parts: bytes) -> bytes:
+    return hmac.digest(key, b"".join((role, *parts)), "sha256")
+
+
+def read(sock: socket.socket, view: memoryview, until: float | None = None) -> None:
+    """Fill `view`, by the time `until` or with the socket's time-out for each part; raises OSError or Fault."""
+    while view:
+        if until is not None:
+            sock.settimeout(max(0.001, until - time.monotonic()))
+        size = sock.recv_into(view)
+        if size == 0:
+            raise Fault("it has closed the connection")
+        view = view[size:]
+
+
+def take(sock: socket.socket, size: int, until: float | None = None) -> bytes:
+    data = bytearray(size)
+    read(sock, memoryview(data), until)
+    return bytes(data)
+
+
+# ---- Tags ----
+
+
+def _libcrypto() -> Any:
+    """The OpenSSL that hashlib uses, 1.1.1 or 3."""
+    library = ctypes.CDLL(getattr(_hashlib, "__file__", None))
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    library.EVP_CIPHER_CTX_new.restype = pointer
+    library.EVP_CIPHER_CTX_free.argtypes = [pointer]
+    library.EVP_aes_256_gcm.restype = pointer
+    library.EVP_EncryptInit_ex.argtypes = [pointer, pointer, pointer, ctypes.c_char_p, ctypes.c_char_p]
+    library.EVP_EncryptUpdate.argtypes = [pointer, pointer, ctypes.POINTER(number), pointer, number]
+    library.EVP_EncryptFinal_ex.argtypes = [pointer, pointer, ctypes.POINTER(number)]
+    library.EVP_CIPHER_CTX_ctrl.argtypes = [pointer, number, number, pointer]
+    library.memcmp.argtypes = [pointer, pointer, ctypes.c_size_t]
+    return library
+
+
+_crypto = _libcrypto()
+_GET_TAG = 0x10  # EVP_CTRL_AEAD_GET_TAG
+TAG = 16
+
+
+class Seal:
+    """One block's room, and its tag: GMAC (AES-256-GCM of nothing, the block as associated data).
+
+    The nonce is item and block.  A key is one transfer's, and the head tags every block once, so no nonce ever
+    serves for two contents.  For one thread.
+    """
+
+    def __init__(self, key: bytes, block: int) -> None:
+        self._room = mmap.mmap(-1, block)
+        self.view = memoryview(self._room)
+        self._at = ctypes.addressof(ctypes.c_char.from_buffer(self._room))
+        self._tag = ctypes.create_string_buffer(TAG)
+        self._length = ctypes.c_int()
+        self._context = _crypto.EVP_CIPHER_CTX_new()
+        self._do(_crypto.EVP_EncryptInit_ex(self._context, _crypto.EVP_aes_256_gcm(), None, key, None))
+
+    def __del__(self) -> None:
+        _crypto.EVP_CIPHER_CTX_free(self._context)
+
+    def tag(self, item: int, block: int, size: int) -> bytes:
+        """Of the first `size` bytes of `view`; a size of 0 stands for a block of zeros."""
+        length = ctypes.byref(self._length)
+        nonce = struct.pack("!IQ", item, block)
+        self._do(_crypto.EVP_EncryptInit_ex(self._context, None, None, None, nonce))
+        self._do(_crypto.EVP_EncryptUpdate(self._context, None, length, self._at, size))
+        self._do(_crypto.EVP_EncryptFinal_ex(self._context, self._tag, length))
+        self._do(_crypto.EVP_CIPHER_CTX_ctrl(self._context, _GET_TAG, TAG, self._tag))
+        return self._tag.raw
+
+    def empty(self, size: int) -> bool:
+        """Whether the first `size` bytes of `view`, at least one, are zeros."""
+        return self.view[0] == 0 and _crypto.memcmp(self._at, self._at + 1, size - 1) == 0
+
+    @staticmethod
+    def _do(result: int) -> None:
+        if result != 1:
+            raise Failed("libcrypto does not do AES-GCM")
+
+
+# ---- What is sent: items ----
+
+
+class Member(NamedTuple):
+    """A file, as the head has it."""
+
+    name: str
+    size: int
+    mode: int
+    mtime: int
+    """Nanoseconds."""
+    digest: str = ""
+    """sha256, hexadecimal; empty when it is not to be checked."""
+
+
+class Item:
+    """What is sent as one sequence of blocks: a file, or small files one after the other.
+
+    `records` are the frames of the blocks that are there and checked.  A block is read by `load`.
+    """
+
+    def __init__(self, number: int, members: Sequence[Member], block: int) -> None:
+        self.number = number
+        self.members = tuple(members)
+        self.block = block
+        self.size = sum(member.size for member in members)
+        self.blocks = -(-self.size // block)
+        self.records: list[bytes] = []
+        self.changed = threading.Condition()
+
+    @property
+    def done(self) -> int:
+        """Bytes."""
+        return min(len(self.records) * self.block, self.size)
+
+    @property
+    def identity(self) -> str:
+        """The same for the same files."""
+        text = json.dumps([[m.name, m.size, m.digest or m.mtime] for m in self.members])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def length(self, block: int) -> int:
+        return min(self.block, self.size - block * self.block)
+
+    def record(self, block: int, timeout: float) -> bytes | None:
+        """The block's frame, as soon as it is there; None when it is not in time."""
+        if block >= len(self.records):
+            with self.changed:
+                self.changed.wait_for(lambda: block < len(self.records), timeout)
+        return self.records[block] if block < len(self.records) else None
+
+    def add(self, record: bytes) -> None:
+        with self.changed:
+            self.records.append(record)
+            self.changed.notify_all()
+
+    def load(self, block: int, view: memoryview) -> None:
+        raise NotImplementedError
+
+    def forward(self, block: int, seal: Seal, sock: socket.socket) -> None:
+        """Send the block's bytes."""
+        view = seal.view[: self.length(block)]
+        self.load(block, view)
+        sock.sendall(view)
+
+
+class Pieces:
+    """Files one after the other, as if they were one."""
+
+    def __init__(self, members: Sequence[Member], opened: Callable[[int], int]) -> None:
+        self._sizes = [member.size for member in members]
+        self._opened = opened
+        self._open: tuple[int, int] = (-1, -1)
+        self._first, self._start = 0, 0
+        self._lock = threading.Lock()
+
+    def load(self, offset: int, view: memoryview) -> None:
+        """Raises EOFError when a file is shorter than it should be, OSError when one cannot be read."""
+        with self._lock:
+            if offset < self._start:
+                self._first, self._start = 0, 0
+            while view:
+                index, start = self._first, self._start
+                if offset >= start + self._sizes[index]:
+                    self._first, self._start = index + 1, start + self._sizes[index]
+                    continue
+                piece = view[: start + self._sizes[index] - offset]
+                size = os.preadv(self._descriptor(index), [piece], offset - start)
+                if size == 0:
+                    raise EOFError
+                view, offset = view[size:], offset + size
+
+    def _descriptor(self, index: int) -> int:
+        if self._open[0] != index:
+            self.close()
+            self._open = (index, self._opened(index))
+        return self._open[1]
+
+    def close(self) -> None:
+        if self._open[0] >= 0:
+            os.close(self._open[1])
+            self._open = (-1, -1)
+
+
+class Copy(Item):
+    """An item on this host: first files that may be it already, or what an earlier transfer has left of it.
+
+    Neither counts before every block of it has been checked by its tag.
+    """
+
+    def __init__(self, number: int, members: Sequence[Member], block: int, folder: int) -> None:
+        super().__init__(number, members, block)
+        self.folder = folder
+        self.part = f".{self.identity}.part"
+        self.descriptor = -1
+        self.had = all(self._present(member) for member in members)
+        """It is all here under its names, as far as we know."""
+        self.known = self.blocks
+        """Before this block only tags are needed."""
+        self._there = Pieces(members, lambda index: self._open(members[index].name, os.O_RDONLY))
+        self._digest = hashlib.sha256() if len(members) == 1 and members[0].digest else None
+
+    def _open(self, name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=self.folder)
+
+    def _present(self, member: Member) -> bool:
+        try:
+            status = os.stat(member.name, dir_fd=self.folder, follow_symlinks=False)
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == member.size
+
+    def resume(self) -> None:
+        """Look for what an earlier transfer has left, and keep other transfers away from it."""
+        if self.had:
+            return
+        self.descriptor = self._open(self.part, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed(f"{self.members[0].name}: another transfer brings it here") from None
+        self.known = os.fstat(self.descriptor).st_size // self.block
+
+    def load(self, block: int, view: memoryview) -> None:
+        if self.had:
+            self._there.load(block * self.block, view)
+        elif os.preadv(self.descriptor, [view], block * self.block) != len(view):
+            raise EOFError
+
+    def holds(self, record: bytes, seal: Seal) -> bool:
+        """Whether the block of this frame, KNOWN or ZERO, is here; the frame itself is checked by that."""
+        kind, number, block, tag = FRAME.unpack(record)
+        view = seal.view[: self.length(block)]
+        if block < self.known:
+            try:
+                self.load(block, view)
+            except (EOFError, FileNotFoundError):
+                return False
+        if kind == KNOWN:
+            return hmac.compare_digest(tag, seal.tag(number, block, len(view)))
+        if not hmac.compare_digest(tag, seal.tag(number, block, 0)):
+            raise Rubbish("a block has a wrong tag")
+        return block >= self.known or seal.empty(len(view))
+
+    def correct(self, seal: Seal) -> None:
+        """What is here is right up to `done` only: keep that, forget the rest."""
+        kept = len(self.records)
+        if self.had:
+            there, self.had = self._there, False
+            self.resume()
+            for block in range(kept):
+                view = seal.view[: self.length(block)]
+                there.load(block * self.block, view)
+                self._write(block, view)
+            there.close()
+        os.ftruncate(self.descriptor, kept * self.block)
+        self.known = 0
+
+    def take(self, record: bytes, view: memoryview, new: bool) -> None:
+        """A checked block; one of zeros stays a hole."""
+        if new:
+            self._write(len(self.records), view)
+        if self._digest is not None and not self.had:
+            self._digest.update(view if record[0] == DATA else bytes(len(view)))
+        self.add(record)
+
+    def _write(self, block: int, view: memoryview) -> None:
+        offset = block * self.block
+        while view:
+            size = os.pwrite(self.descriptor, view, offset)
+            view, offset = view[size:], offset + size
+
+    def finish(self) -> None:
+        """All blocks are there: give the files their names."""
+        if self.had:
+            return
+        if len(self.members) > 1:
+            self._split()
+            return
+        member = self.members[0]
+        if self._digest is not None:
+            self._compare(member, self._digest.hexdigest())
+        os.ftruncate(self.descriptor, self.size)
+        self._settle(self.descriptor, member)
+        os.fsync(self.descriptor)
+        os.rename(self.part, member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        os.fsync(self.folder)
+
+    def _compare(self, member: Member, digest: str) -> None:
+        if digest != member.digest:
+            os.unlink(self.part, dir_fd=self.folder)
+            raise Failed(f"{member.name}: its sha256 is {digest}, not {member.digest}")
+
+    @staticmethod
+    def _settle(descriptor: int, member: Member) -> None:
+        os.fchmod(descriptor, member.mode)
+        os.utime(descriptor, ns=(member.mtime, member.mtime))
+
+    def _split(self) -> None:
+        """Many small files: all are on the disk, by one sync, before the first gets its name."""
+        offset = 0
+        for index, member in enumerate(self.members):
+            data = os.pread(self.descriptor, member.size, offset)
+            offset += member.size
+            if member.digest:
+                self._compare(member, hashlib.sha256(data).hexdigest())
+            descriptor = self._open(self._piece(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                os.write(descriptor, data)
+                self._settle(descriptor, member)
+            finally:
+                os.close(descriptor)
+        os.sync()
+        for index, member in enumerate(self.members):
+            os.rename(self._piece(index), member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        os.unlink(self.part, dir_fd=self.folder)
+        os.fsync(self.folder)
+
+    def _piece(self, index: int) -> str:
+        return f".{self.identity}.{index}.part"
+
+    def close(self) -> None:
+        self._there.close()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+# ---- The side that gives ----
+
+
+class Transfer:
+    """What one transfer's sources share: key, items, and the connections of whoever pulls."""
+
+    def __init__(self, identity: bytes, key: bytes, block: int, items: Sequence[Item]) -> None:
+        self.identity = identity
+        self.block = block
+        self.items = items
+        self.hello_key = proof(key, b"hello")
+        self.seal_key = proof(key, b"seal")
+        self.closed = False
+        self._sockets: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def seal(self) -> Seal:
+        return Seal(self.seal_key, self.block)
+
+    @contextlib.contextmanager
+    def holding(self, sock: socket.socket) -> Iterator[None]:
+        """The connection ends with the transfer, whoever waits for it."""
+        with self._lock:
+            if self.closed:
+                raise Fault("the transfer is over")
+            self._sockets.add(sock)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sockets.discard(sock)
+
+    def close(self) -> None:
+        with self._lock:
+            self.closed = True
+            for sock in self._sockets:
+                hang_up(sock)
+
+    def serve(self, sock: socket.socket, wants: Sequence[tuple[int, int, int]]) -> None:
+        """Send what a puller wants, each block as soon as it is here; raises OSError when it is gone."""
+        seal = self.seal()
+        sock.settimeout(SLOW)
+        with self.holding(sock):
+            for number, first, known in wants:
+                item = self.items[number]
+                for block in range(first, item.blocks):
+                    while (record := item.record(block, BEAT)) is None:
+                        sock.sendall(FRAME.pack(BEAT_FRAME, 0, 0, b""))
+                    if record[0] == DATA and block < known:
+                        record = bytes([KNOWN]) + record[1:]
+                    sock.sendall(record)
+                    if record[0] == DATA:
+                        item.forward(block, seal, sock)
+
+
+Find = Callable[[bytes], Optional[Transfer]]  # noqa: UP045 - Python 3.9
+
+
+def admit(sock: socket.socket, find: Find) -> tuple[Transfer, list[tuple[int, int, int]]]:
+    """The transfer that a puller belongs to, proved, and what it wants."""
+    until = time.monotonic() + PATIENCE
+    magic, identity, nonce = HELLO.unpack(take(sock, HELLO.size, until))
+    transfer = find(identity)
+    if magic != MAGIC or transfer is None:
+        raise Fault("no such transfer")
+    own = secrets.token_bytes(len(nonce))
+    sock.sendall(own + proof(transfer.hello_key, b"source", identity, nonce, own))
+    expected = proof(transfer.hello_key, b"puller", identity, nonce, own)
+    if not hmac.compare_digest(take(sock, len(expected), until), expected):
+        raise Fault("it has not the transfer's key")
+    count = COUNT.unpack(take(sock, COUNT.size, until))[0]
+    if count > len(transfer.items):
+        raise Fault("it wants too much")
+    wants = [WANT.unpack(take(sock, WANT.size, until)) for _ in range(count)]
+    if any(number >= len(transfer.items) for number, _, _ in wants):
+        raise Fault("it wants what there is not")
+    return transfer, wants
+
+
+# ---- The side that takes ----
+
+
+class Puller:
+    """Gets a transfer's items from whatever source it is told, in a thread of its own.
+
+    `say` is told {"ready"} once, {"fault", "source", "rubbish"} about a source, and at last {"arrived", "had"},
+    {"lacks"} or {"failed"}.
+    """
+
+    def __init__(
+        self,
+        transfer: Transfer,
+        items: Sequence[Copy],
+        stall: float,
+        dry: bool,
+        say: Callable[[Message], None],
+    ) -> None:
+        self.transfer = transfer
+        self.items = items
+        self.received = 0
+        self._stall = stall
+        self._dry = dry
+        self._say = say
+        self._source: Message | None = None
+        self._sock: socket.socket | None = None
+        self._ended = False
+        self._changed = threading.Condition()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def done(self) -> int:
+        return sum(item.done for item in self.items)
+
+    def turn_to(self, source: Message | None) -> None:
+        """Pull from another source from now on; without one, end."""
+        with self._changed:
+            self._source = source
+            self._ended = source is None
+            if self._sock is not None:
+                hang_up(self._sock)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            self._say(self._work())
+        except Failed as error:
+            self._say({"failed": str(error)})
+
+    def _work(self) -> Message:
+        lacks = [item for item in self.items if not item.had] if self._dry else []
+        pending = [item for item in self.items if item not in lacks]
+        with local():
+            for item in pending:
+                item.resume()
+        self._say({"ready": True})
+        while pending:
+            with self._changed:
+                self._changed.wait_for(lambda: self._source is not None or self._ended)
+                source = self._source
+            if source is None:
+                raise Failed("the head has ended it")
+            try:
+                self._pull(source, pending)
+            except _Other:
+                if self._dry:
+                    lacks.append(pending.pop(0))
+                else:
+                    with local():
+                        pending[0].correct(self.transfer.seal())
+            except (Fault, OSError) as error:
+                with self._changed:
+                    if self._source is source:
+                        self._source = None
+                        why = str(error) or type(error).__name__
+                        self._say(
+                            {"fault": why, "source": source["name"], "rubbish": isinstance(error, Rubbish)}
+                        )
+        if self._dry:
+            return {"lacks": [member.name for item in lacks for member in item.members]}
+        names: dict[bool, list[str]] = {True: [], False: []}
+        for item in self.items:
+            names[item.had] += [member.name for member in item.members]
+        return {"had": names[True], "arrived": names[False]}
+
+    def _pull(self, source: Message, pending: list[Copy]) -> None:
+        """Take the pending items from there; each that is finished is pending no longer."""
+        seal = self.transfer.seal()
+        address = (source["address"], source["port"])
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as sock, self._current(source, sock):
+            sock.settimeout(self._stall)
+            sock.connect(address)
+            self._introduce(sock, [(item.number, len(item.records), item.known) for item in pending])
+            while pending:
+                item = pending[0]
+                for block in range(len(item.records), item.blocks):
+                    self._block(sock, seal, item, block)
+                with local():
+                    item.finish()
+                pending.pop(0)
+
+    @contextlib.contextmanager
+    def _current(self, source: Message, sock: socket.socket) -> Iterator[None]:
+        with self._changed:
+            if self._source is not source:
+                raise Fault("another source is due")
+            self._sock = sock
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sock = None
+
+    def _introduce(self, sock: socket.socket, wants: Sequence[tuple[int, int, int]]) -> None:
+        """Prove to each other that both belong to the transfer, and say what is wanted."""
+        transfer = self.transfer
+        nonce = secrets.token_bytes(32)
+        sock.sendall(HELLO.pack(MAGIC, transfer.identity, nonce))
+        theirs = take(sock, len(nonce))
+        expected = proof(transfer.hello_key, b"source", transfer.identity, nonce, theirs)
+        if not hmac.compare_digest(take(sock, len(expected)), expected):
+            raise Rubbish("it has not the transfer's key")
+        own = proof(transfer.hello_key, b"puller", transfer.identity, nonce, theirs)
+        sock.sendall(own + COUNT.pack(len(wants)) + b"".join(WANT.pack(*want) for want in wants))
+
+    def _block(self, sock: socket.socket, seal: Seal, item: Copy, block: int) -> None:
+        record = take(sock, FRAME.size)
+        while record[0] == BEAT_FRAME:
+            record = take(sock, FRAME.size)
+        kind, number, index, tag = FRAME.unpack(record)
+        if (number, index) != (item.number, block) or kind not in (DATA, ZERO, KNOWN):
+            raise Rubbish("a frame is not what was asked for")
+        view = seal.view[: item.length(block)]
+        if kind == DATA:
+            read(sock, view)
+            self.received += len(view)
+            if not hmac.compare_digest(tag, seal.tag(number, block, len(view))):
+                raise Rubbish("a block has a wrong tag")
+        else:
+            with local():
+                if not item.holds(record, seal):
+                    raise _Other
+            record = bytes([DATA if kind == KNOWN else ZERO]) + record[1:]
+        with local():
+            item.take(record, view, kind == DATA)
+
+
+class _Other(Exception):
+    """What is here is not what the head has."""
+
+
+class Session:
+    """One transfer, as long as the head keeps its control connection open."""
+
+    def __init__(self, lines: Lines, folder: int, transfers: dict[bytes, Transfer]) -> None:
+        self.lines = lines
+        self._folder = folder
+        self._transfers = transfers
+        self._said: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._woken, self._wake = os.pipe()
+
+    def _say(self, message: Message) -> None:
+        self._said.put(message)
+        os.write(self._wake, b".")
+
+    def run(self) -> None:
+        """Raises OSError or ValueError when the head is gone or talks nonsense."""
+        start = self._start()
+        if start.get("version") != VERSION:
+            self.lines.send({"failed": f"speaks version {VERSION} of the chain, not {start.get('version')}"})
+            return
+        try:
+            members = [[member_of(fields) for fields in item] for item in start["items"]]
+            block, stall = int(start["block"]), float(start["stall"])
+            identity, key = bytes.fromhex(start["transfer"]), bytes.fromhex(start["key"])
+            if not BLOCKS[0] <= block <= BLOCKS[1] or len(identity) != 16 or len(key) != 32:
+                raise ValueError("its block, transfer or key is of the wrong size")
+        except (KeyError, TypeError, ValueError) as error:
+            self.lines.send({"failed": f"does not understand the head: {error}"})
+            return
+        items = [Copy(number, item, block, self._folder) for number, item in enumerate(members)]
+        transfer = Transfer(identity, key, block, items)
+        puller = Puller(transfer, items, stall, bool(start.get("dry")), self._say)
+        self._transfers[identity] = transfer
+        puller.thread.start()
+        try:
+            self._talk(puller, 3 * stall)
+        finally:
+            del self._transfers[identity]
+            puller.turn_to(None)
+            transfer.close()
+            puller.thread.join()
+            for copy in items:
+                copy.close()
+
+    def _start(self) -> Message:
+        messages = self.lines.receive(PATIENCE)
+        if len(messages) != 1:
+            raise ValueError("one message was expected")
+        return messages[0]
+
+    def _talk(self, puller: Puller, patience: float) -> None:
+        heard = time.monotonic()
+        told = 0.0
+        while True:
+            ready = select.select([self.lines.sock.fileno(), self._woken], [], [], BEAT)[0]
+            if self.lines.sock.fileno() in ready:
+                heard = time.monotonic()
+                for message in self.lines.receive():
+                    if "address" in message:
+                        message["address"] = message["address"] or self.lines.sock.getpeername()[0]
+                        puller.turn_to(message)
+            elif time.monotonic() - heard > patience:
+                raise TimeoutError("the head is silent")
+            if self._woken in ready:
+                os.read(self._woken, 1)
+                self.lines.send(self._said.get())
+            if time.monotonic() - told >= BEAT:
+                told = time.monotonic()
+                self.lines.send({"done": puller.done, "received": puller.received})
+
+    def close(self) -> None:
+        os.close(self._woken)
+        os.close(self._wake)
+
+
+def member_of(fields: Sequence[Any]) -> Member:
+    """Raises ValueError or TypeError on what is no file that may be put into the folder."""
+    name, size, mode, mtime, digest = fields
+    if not name or name[0] == "." or "/" in name or not name.isprintable() or len(name.encode()) > 255:
+        raise ValueError(f"{name!r}: not a file name")
+    if not 0 <= size < 1 << 62 or not 0 <= mtime < 1 << 63:
+        raise ValueError(f"{name}: wrong size or time")
+    return Member(name, int(size), int(mode) & 0o777, int(mtime), str(digest))
+
+
+# ---- The service ----
+
+
+class Listener:
+    """Takes connections, each in a thread; `STRANGERS` at most that have not said who they are."""
+
+    def __init__(self, sockets: Sequence[socket.socket], find: Find) -> None:
+        self.sockets = sockets
+        self.find = find
+        self._strangers = threading.BoundedSemaphore(STRANGERS)
+        self.threads: set[threading.Thread] = set()
+
+    def accept(self, timeout: float) -> None:
+        """Wait for connections, at most that long, and take them."""
+        for listening in select.select(self.sockets, [], [], timeout)[0]:
+            with contextlib.suppress(OSError):
+                sock, _ = listening.accept()
+                if not self._strangers.acquire(blocking=False):
+                    sock.close()
+                    continue
+                thread = threading.Thread(target=self._meet, args=(sock,), daemon=True)
+                self.threads.add(thread)
+                thread.start()
+
+    def _meet(self, sock: socket.socket) -> None:
+        try:
+            with sock, contextlib.ExitStack() as stranger, contextlib.suppress(Fault, OSError, ValueError):
+                stranger.callback(self._strangers.release)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.settimeout(PATIENCE)
+                self.meet(sock, stranger.close)
+        finally:
+            self.threads.discard(threading.current_thread())
+
+    def meet(self, sock: socket.socket, known: Callable[[], None]) -> None:
+        """Find out who it is, say that it is `known`, and do what it wants."""
+        transfer, wants = admit(sock, self.find)
+        known()
+        transfer.serve(sock, wants)
+
+
+class Service(Listener):
+    """A hop: also takes the head's commands."""
+
+    def __init__(self, sockets: Sequence[socket.socket], context: ssl.SSLContext, folder: int) -> None:
+        self._transfers: dict[bytes, Transfer] = {}
+        super().__init__(sockets, self._transfers.get)
+        self._context = context
+        self._folder = folder
+
+    def run(self, idle: float) -> None:
+        """Returns after `idle` seconds without a connection; 0: never."""
+        busy = time.monotonic()
+        while True:
+            self.accept(1.0)
+            if self.threads:
+                busy = time.monotonic()
+            elif idle and time.monotonic() - busy > idle:
+                return
+
+    def meet(self, sock: socket.socket, known: Callable[[], None]) -> None:
+        if sock.recv(1, socket.MSG_PEEK) == MAGIC[:1]:
+            super().meet(sock, known)
+            return
+        with self._context.wrap_socket(sock, server_side=True) as tls:
+            certificate = tls.getpeercert() or {}
+            if certificate.get("subject") != ((("commonName", MANAGER),),):
+                raise Fault("it is not the site manager")
+            known()
+            session = Session(Lines(tls), self._folder, self._transfers)
+            try:
+                session.run()
+            finally:
+                session.close()
+
+
+def tls_context(purpose: ssl.Purpose, ca: str, certificate: str, key: str) -> ssl.SSLContext:
+    """TLS 1.3 with both ends' certificates of the site's authority."""
+    context = ssl.create_default_context(purpose, cafile=ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, port), family=family, backlog=128)
+
+
+def more_files() -> None:
+    """As many open files as we may have."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Take files from the chain, and pass them on.")
+    parser.add_argument("--folder", required=True, help="where the files go")
+    parser.add_argument("--ca", required=True, help="certificate of the site's authority (PEM)")
+    parser.add_argument("--certificate", required=True, help="this host's (PEM)")
+    parser.add_argument("--key", required=True, help="this host's (PEM)")
+    parser.add_argument("--listen", metavar="ADDRESS:PORT", help="by default systemd's socket")
+    parser.add_argument(
+        "--idle", type=float, default=0.0, help="seconds without work after which to end; 0: never"
+    )
+    options = parser.parse_args()
+    if options.listen:
+        address, _, port = options.listen.rpartition(":")
+        sockets = [listen(address.strip("[]"), int(port))]
+    elif os.environ.get("LISTEN_PID") == str(os.getpid()):
+        sockets = [socket.socket(fileno=3 + index) for index in range(int(os.environ["LISTEN_FDS"]))]
+    else:
+        parser.error("neither --listen nor a socket of systemd's")
+    more_files()
+    context = tls_context(ssl.Purpose.CLIENT_AUTH, options.ca, options.certificate, options.key)
+    folder = os.open(options.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    Service(sockets, context, folder).run(options.idle)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,440 @@
+"""The head of a chain: gives out the files, watches every hop, decides who pulls from whom."""
+
+import json
+import math
+import os
+import secrets
+import selectors
+import socket
+import ssl
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vclust_py.chain import File, Hop, Keys, Options, Progress, Report
+from vclust_py.chain import hop as wire
+from vclust_py.errors import VclustError
+
+HEAD = "the site manager"
+"""How the head is called as a source; no host has a space in its name."""
+PACK = 64 << 20
+"""Bytes of small files, smaller than a block, that are sent as one item."""
+_TOGETHER = 32
+"""Hosts that are called at once at the start."""
+_TICK = 0.25
+"""Seconds after which silence, an interruption and a file's change are noticed."""
+_TRIES = 5
+"""Faults of its sources, without a byte in between, after which the hop itself is given up."""
+_STUCK = 60.0
+"""Seconds that a hop may stand still while its source has more for it, and it says that it lives."""
+_WINDOW = 3.0
+"""Seconds over which a rate is measured."""
+
+
+class Original(wire.Item):
+    """Files as they are at the head.  Each block is read and tagged once, when it is first asked for."""
+
+    def __init__(self, number: int, sources: Sequence["Source"], block: int, seal: wire.Seal) -> None:
+        super().__init__(number, [source.member for source in sources], block)
+        self.sources = sources
+        self.problem: VclustError | None = None
+        """Why it cannot be sent any more."""
+        self._seal = seal
+        self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
+        self._lock = threading.Lock()
+
+    def record(self, block: int, timeout: float) -> bytes:
+        with self._lock:
+            while len(self.records) <= block:
+                self._tag(len(self.records))
+        return self.records[block]
+
+    def _tag(self, block: int) -> None:
+        size = self.length(block)
+        self.load(block, self._seal.view[:size])
+        kind = wire.ZERO if self._seal.empty(size) else wire.DATA
+        tag = self._seal.tag(self.number, block, size if kind == wire.DATA else 0)
+        self.add(wire.FRAME.pack(kind, self.number, block, tag))
+
+    def load(self, block: int, view: memoryview) -> None:
+        try:
+            self._pieces.load(block * self.block, view)
+            if len(self.sources) == 1:
+                self.sources[0].check()
+        except (EOFError, OSError) as error:
+            self.problem = VclustError(f"{self.sources[0].path}: {error or 'shorter than it was'}")
+            raise ConnectionAbortedError from error
+        except VclustError as error:
+            self.problem = error
+            raise ConnectionAbortedError from error
+
+    def close(self) -> None:
+        self._pieces.close()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file at the head, as it was at the start."""
+
+    path: Path
+    member: wire.Member
+    status: tuple[int, ...]
+
+    @classmethod
+    def of(cls, file: File, digest: bool) -> "Source":
+        try:
+            status = file.path.stat()
+        except OSError as error:
+            raise VclustError(f"{file.path}: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise VclustError(f"{file.path}: not a file")
+        known = (file.digest or "") if digest else ""
+        name = file.name or file.path.name
+        fields = [name, status.st_size, status.st_mode & 0o777, status.st_mtime_ns, known]
+        try:
+            member = wire.member_of(fields)
+        except ValueError as error:
+            raise VclustError(f"{file.path}: {error}") from error
+        return cls(file.path, member, cls._what(status))
+
+    @staticmethod
+    def _what(status: os.stat_result) -> tuple[int, ...]:
+        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raises VclustError when it is not what it was."""
+        try:
+            same = self._what(self.path.stat()) == self.status
+        except FileNotFoundError:
+            raise VclustError(f"{self.path}: removed while it was sent") from None
+        if not same:
+            raise VclustError(f"{self.path}: changed while it was sent", "send it when nobody writes it")
+
+
+def _packed(sources: Sequence[Source], block: int) -> list[list[Source]]:
+    """Small files that follow each other go together."""
+    items: list[list[Source]] = []
+    room = 0
+    for source in sources:
+        size = source.member.size
+        if 0 < size < block and size <= room:
+            items[-1].append(source)
+            room -= size
+        else:
+            items.append([source])
+            room = PACK - size if 0 < size < block else 0
+    return items
+
+
+@dataclass
+class _Peer:
+    """A hop as the head sees it."""
+
+    hop: Hop
+    lines: wire.Lines
+    address: str
+    heard: float
+    ready: bool = False
+    source: str = ""
+    """Whom it has been told to pull from; empty: that has to be said anew."""
+    done: int = 0
+    received: int = 0
+    moved: float = 0.0
+    """When `done` last grew."""
+    faults: int = 0
+    result: wire.Message | None = None
+    seconds: float = 0.0
+    past: deque[tuple[float, int]] = field(default_factory=deque)
+    """(time, done) of the last seconds."""
+
+
+class Chain:
+    """One transfer to many hops; `run` it once."""
+
+    def __init__(
+        self,
+        files: Sequence[File],
+        hops: Sequence[Hop],
+        keys: Keys,
+        options: Options,
+        report: Report,
+        stop: threading.Event,
+        dry: bool,
+    ) -> None:
+        if not wire.BLOCKS[0] <= options.block <= wire.BLOCKS[1]:
+            raise VclustError(
+                f"block: got {options.block}, expected {wire.BLOCKS[0]} to {wire.BLOCKS[1]} bytes"
+            )
+        self.options = options
+        self.report = report
+        self.stop = stop
+        self.dry = dry
+        self.hops = _each_once(hops)
+        self.sources = [Source.of(file, options.digest) for file in files]
+        names = [source.member.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise VclustError(
+                f"two files of one name: {next(name for name in names if names.count(name) > 1)}"
+            )
+        key, identity = secrets.token_bytes(32), secrets.token_bytes(16)
+        self.transfer = wire.Transfer(identity, key, options.block, [])
+        seal = self.transfer.seal()
+        self.items = [
+            Original(number, sources, options.block, seal)
+            for number, sources in enumerate(_packed(self.sources, options.block))
+        ]
+        self.transfer.items = self.items
+        self.total = sum(item.size for item in self.items)
+        self.context = _context(keys)
+        start = {
+            "version": wire.VERSION,
+            "transfer": identity.hex(),
+            "key": key.hex(),
+            "block": options.block,
+            "stall": options.stall,
+            "dry": dry,
+            "items": [item.members for item in self.items],
+        }
+        self._start = json.dumps(start).encode() + b"\n"
+        self.begun = time.monotonic()
+        self.order: list[_Peer] = []
+        """Who still takes part; each one's source is the one before it."""
+        self.failed: dict[str, str] = {}
+        self._selector = selectors.DefaultSelector()
+
+    # ---- from start to end ----
+
+    def run(self) -> tuple[dict[str, _Peer], dict[str, str]]:
+        """The hops that came to their end, and why the others failed."""
+        wire.more_files()
+        listening = _listen()
+        self._port = listening.getsockname()[1]
+        listener = wire.Listener([listening], {self.transfer.identity: self.transfer}.get)
+        threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+        try:
+            self._call()
+            self._watch()
+            for source in self.sources:
+                source.check()
+            return {peer.hop.name: peer for peer in self.order}, self.failed
+        finally:
+            self.transfer.close()
+            for peer in self.order:
+                peer.lines.sock.close()
+            for item in self.items:
+                item.close()
+
+    def _serve(self, listener: wire.Listener) -> None:
+        while not self.transfer.closed:
+            listener.accept(_TICK)
+        for sock in listener.sockets:
+            sock.close()
+
+    def _call(self) -> None:
+        """Open every hop's control connection."""
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            for hop, peer in zip(self.hops, pool.map(self._open, self.hops), strict=True):
+                if isinstance(peer, str):
+                    self.failed[hop.name] = peer
+                else:
+                    self.order.append(peer)
+                    self._selector.register(peer.lines.sock, selectors.EVENT_READ, peer)
+
+    def _open(self, hop: Hop) -> _Peer | str:
+        try:
+            sock = socket.create_connection((hop.address, hop.port), timeout=self.options.stall)
+            tls = self.context.wrap_socket(sock, server_hostname=hop.address)
+            tls.sendall(self._start)
+        except ssl.SSLCertVerificationError as error:
+            return f"shows a certificate that is not this site's: {error.verify_message}"
+        except OSError as error:
+            return f"not reached: {error.strerror or error}"
+        tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _Peer(hop, wire.Lines(tls), tls.getpeername()[0], time.monotonic())
+
+    def _watch(self) -> None:
+        """Until every hop has come to its end."""
+        ticked = told = time.monotonic()
+        for peer in self.order:
+            peer.heard = ticked
+        while any(peer.result is None for peer in self.order):
+            for key, _ in self._selector.select(_TICK):
+                self._listen_to(key.data)
+            now = time.monotonic()
+            if now - ticked < _TICK:
+                continue
+            if now - ticked > self.options.stall:  # it is us who were asleep
+                for peer in self.order:
+                    peer.heard = now
+            ticked = now
+            if self.stop.is_set():
+                raise VclustError("interrupted")
+            self._check()
+            self._look(now)
+            if now - told > 2 * wire.BEAT:
+                told = now
+                for peer in list(self.order):
+                    self._say(peer, {})
+
+    def _check(self) -> None:
+        for item in self.items:
+            if item.problem is not None:
+                raise item.problem
+
+    # ---- what hops say ----
+
+    def _listen_to(self, peer: _Peer) -> None:
+        if peer not in self.order:
+            return
+        try:
+            messages = peer.lines.receive()
+        except (OSError, ValueError) as error:
+            self._drop(peer, _lost(peer, error))
+            return
+        now = peer.heard = time.monotonic()
+        for message in messages:
+            if "done" in message:
+                self._progress(peer, message, now)
+            elif "ready" in message:
+                peer.ready = True
+                peer.moved = now
+                self._route()
+            elif "fault" in message:
+                self._fault(peer, message)
+            elif "failed" in message:
+                self._drop(peer, str(message["failed"]))
+            else:
+                peer.result = message
+                peer.seconds = now - self.begun
+
+    def _progress(self, peer: _Peer, message: wire.Message, now: float) -> None:
+        done = int(message["done"])
+        if done > peer.done:
+            peer.done, peer.moved, peer.faults = done, now, 0
+        peer.received = int(message["received"])
+        peer.past.append((now, peer.done))
+        while now - peer.past[0][0] > _WINDOW:
+            peer.past.popleft()
+
+    def _fault(self, peer: _Peer, message: wire.Message) -> None:
+        """A hop's source has failed it: find it another one, and find out which of the two is to blame."""
+        if message["source"] != peer.source:
+            return
+        peer.source = ""
+        peer.faults += 1
+        self._check()
+        source = next((other for other in self.order if other.hop.name == message["source"]), None)
+        if message["rubbish"] and source is not None:
+            self._drop(source, f"sends rubbish to {peer.hop.name}: {message['fault']}")
+        elif peer.faults >= _TRIES:
+            self._drop(peer, f"gets nothing from {message['source']}: {message['fault']}")
+        elif peer.faults == 1 and source is not None:
+            self._last(source)
+        else:
+            self._last(peer)
+        self._route()
+
+    # ---- who pulls from whom ----
+
+    def _route(self) -> None:
+        if not all(peer.ready for peer in self.order):
+            return
+        before: _Peer | None = None
+        for peer in list(self.order):
+            name = HEAD if before is None or self.dry else before.hop.name
+            if peer.source != name and peer.result is None:
+                peer.source = name
+                if before is None or self.dry:
+                    self._say(peer, {"name": name, "address": "", "port": self._port})
+                else:
+                    self._say(peer, {"name": name, "address": before.address, "port": before.hop.port})
+            before = peer
+
+    def _last(self, peer: _Peer) -> None:
+        self.order.remove(peer)
+        self.order.append(peer)
+
+    def _drop(self, peer: _Peer, why: str) -> None:
+        if peer in self.order:
+            self.order.remove(peer)
+            self.failed[peer.hop.name] = why
+            self._selector.unregister(peer.lines.sock)
+            peer.lines.sock.close()
+            self._route()
+
+    def _say(self, peer: _Peer, message: wire.Message) -> None:
+        try:
+            peer.lines.send(message)
+        except OSError as error:
+            self._drop(peer, _lost(peer, error))
+
+    # ---- what can be seen from here ----
+
+    def _look(self, now: float) -> None:
+        before = self.total
+        for peer in list(self.order):
+            waits = peer.result is None and peer.ready
+            if now - peer.heard > self.options.stall:
+                self._drop(peer, f"silent for {now - peer.heard:.0f} s")
+            elif waits and before > peer.done and now - peer.moved > _STUCK:
+                self._drop(peer, f"no progress for {_STUCK:.0f} s")
+            before = peer.done
+        if self.order:
+            self.report(self._progress_of_all())
+
+    def _progress_of_all(self) -> Progress:
+        slowest = min(self.order, key=lambda peer: peer.done)
+        rate = _rate(slowest)
+        left = self.total - slowest.done
+        eta = left / rate if rate else (math.inf if left else 0.0)
+        done = {peer.hop.name: peer.done for peer in self.order}
+        return Progress(done, self.total, slowest.hop.name, rate, eta)
+
+
+def _rate(peer: _Peer) -> float:
+    """Bytes a second, over the last seconds."""
+    if len(peer.past) < 2:
+        return 0.0
+    (start, first), (end, last) = peer.past[0], peer.past[-1]
+    return (last - first) / (end - start)
+
+
+def _lost(peer: _Peer, error: Exception) -> str:
+    what = f"lost: {getattr(error, 'strerror', None) or error}"
+    return what if peer.ready else f"{what}; does it know this site's authority?"
+
+
+def _each_once(hops: Sequence[Hop]) -> list[Hop]:
+    """Rack by rack; raises VclustError when one name stands for two hops, or the other way round."""
+    racks: dict[str, list[Hop]] = {}
+    for hop in dict.fromkeys(hops):
+        racks.setdefault(hop.rack, []).append(hop)
+    ordered = [hop for rack in racks.values() for hop in rack]
+    places: dict[Any, Hop] = {}
+    for hop in ordered:
+        for key in (hop.name, (hop.address, hop.port)):
+            if places.setdefault(key, hop) is not hop:
+                raise VclustError(f"{hop.name}: listed twice, as {places[key]} and as {hop}")
+    return ordered
+
+
+def _context(keys: Keys) -> ssl.SSLContext:
+    try:
+        files: Iterable[Path] = (keys.ca, keys.certificate, keys.key)
+        return wire.tls_context(ssl.Purpose.SERVER_AUTH, *map(str, files))
+    except OSError as error:
+        raise VclustError(
+            f"{keys.ca.parent}: no keys to send with: {error}", "roll the site out first"
+        ) from error
+
+
+def _listen() -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+    return socket.create_server(("", 0), backlog=128)
