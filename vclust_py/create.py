@@ -5,15 +5,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from ipaddress import IPv4Address
 from typing import Any
 
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
+from vclust_py.cache.catalogue import hold
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Disk, Domain, Files, Host, Hypervisor, Segment
-from vclust_py.image import Catalogue, Image, installer
+from vclust_py.image import Catalogue, Image, Report, installer
 from vclust_py.image.base import ensure_base
-from vclust_py.image.builder import ensure_bundle, ensure_layer
+from vclust_py.image.builder import Took, beyond, ensure_bundle, ensure_layer
 from vclust_py.resolve import Lock
 from vclust_py.site import Site
 from vclust_py.state import Change, Cluster, Node
@@ -58,25 +60,51 @@ def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
         if check:
             return Change({"images": {}}, {"images": "to be made"})
         lock = Lock.load(site, cluster.lock)
-        bundles = metapackages.expand(cluster.request, site)
         with timing.phase(site, cluster, "image") as record:
             known = {image.manifest.digest for image in catalogue.images()}
             record.report("base image")
-            base = ensure_base(site, lock, record.report)
-            images = {
-                "base": base.base, "kernel": base.kernel, "installer": base.installer, "root": base.base
-            }  # fmt: skip
-            if lock.packages and cluster.strategy == "once":
-                images["root"] = ensure_layer(site, lock, base.base, bundles, record.report)
-            elif lock.packages:
-                images["bundle"] = ensure_bundle(site, lock, bundles, record.report)
+            while True:
+                images, took = _make(site, cluster, lock, record.report)
+                digests = {role: image.manifest.digest for role, image in images.items()}
+                if hold(site, cluster, digests):
+                    break
             made = {role for role, image in images.items() if image.manifest.digest not in known}
             if made & {"root", "bundle"} and "base" not in made:
                 # What `place` foretells from: only runs that built just the request's own part.
-                record.bytes, record.facts = lock.installed_bytes, {"strategy": cluster.strategy}
-            digests = {role: image.manifest.digest for role, image in images.items()}
-            state.update(site, cluster, images=digests, state="images")
+                new = images.get("bundle", images["root"])
+                record.bytes, record.facts = new.manifest.installed_size, {"strategy": cluster.strategy}
+                record.facts |= asdict(took)
+            state.update(site, cluster, state="images")
     return Change({"images": cluster.images}, {"images": digests})
+
+
+def _make(site: Site, cluster: Cluster, lock: Lock, report: Report) -> tuple[dict[str, Image], Took]:
+    """The cluster's images by role, made where they are not there, and where the time of the layer went."""
+    bundles = metapackages.expand(cluster.request, site)
+    base, took = ensure_base(site, lock, report), Took()
+    cache = _cache(site, cluster, report)
+    root = cache or base.base
+    images = {"base": base.base, "kernel": base.kernel, "installer": base.installer, "root": root}
+    if root.manifest.state == "configured" and not beyond(lock, Catalogue(site), root):
+        pass  # no packages to add to the base, or a configured cache of just these
+    elif cluster.strategy == "once":
+        images["root"] = ensure_layer(site, lock, base.base, bundles, report, cache=cache, took=took)
+    else:
+        images["bundle"] = ensure_bundle(site, lock, bundles, report, cache=cache)
+    return images, took
+
+
+def _cache(site: Site, cluster: Cluster, report: Report) -> Image | None:
+    """The cluster's VD cache; one that is damaged is done without."""
+    if not cluster.cache:
+        return None
+    catalogue = Catalogue(site)
+    try:
+        return catalogue.chain(catalogue.get(cluster.cache["digest"]))[0]
+    except VclustError as error:
+        report(f"without its VD cache: {error}", 0, 0)
+        state.update(site, cluster, cache={})
+        return None
 
 
 def _there(catalogue: Catalogue, digest: str) -> bool:

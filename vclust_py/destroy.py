@@ -1,9 +1,10 @@
-"""Takes away what `create` made, whatever state it is in; images stay, as the site's cache."""
+"""Takes away what `create` made, whatever state it is in; images stay while the site has space for them."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 from vclust_py import hypervisor, network, state
+from vclust_py.cache import manager
 from vclust_py.create import FAN_OUT, Connect, domain_name, drivers_of
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor, daemon
@@ -60,6 +61,7 @@ def destroy(
         except OSError as error:
             raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
         state.forget(site, cluster)
+    manager.trim(site)
     if (here or not cluster.nodes) and idle and not state.clusters(site):
         daemon.stop()
     return Change(before, {})

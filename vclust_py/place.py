@@ -1,19 +1,22 @@
 """Phase `place`: which node runs on which host, all or nothing, in one transaction; the plan people see first."""
 
+import json
 import sqlite3
+import statistics
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
+from vclust_py.cache.catalogue import Stored, offered, spared
 from vclust_py.create import FAN_OUT, Connect, overlay, slowest
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import BaseImages, find_base
-from vclust_py.image.builder import layer_key
+from vclust_py.image.builder import installed_size, layer_key
 from vclust_py.image.store import missing
 from vclust_py.request import Request
 from vclust_py.resolve import Lock
@@ -58,6 +61,8 @@ class Plan:
     unreachable: dict[str, str]
     """Hosts that did not answer, and what went wrong."""
     packages: int
+    cache: dict[str, Any]
+    """The VD cache the cluster starts from and what that spares it, as in `Cluster.cache`."""
     download: int
     build: int
     send: int
@@ -76,16 +81,22 @@ def place(
     lock: Lock,
     hosts: Sequence[Host],
     *,
+    cache: str = "",
     check: bool = False,
     connect: Connect = hypervisor.connect,
 ) -> Plan:
     """Give every node of the request a host and write it down, unless `check`.
 
-    A cluster that is placed already keeps its placement.  A host that does not answer takes no node.  Raises
-    CapacityError, with what each host lacks, when not all nodes fit, and RequestError when the network is in use.
+    `cache` is the digest of the VD cache that the cluster shall start from; what phase `cache` has written down for
+    it counts more.  A cluster that is placed already keeps its placement.  A host that does not answer takes no
+    node.  Raises CapacityError, with what each host lacks, when not all nodes fit, and RequestError when the network
+    is in use.
     """
     with timing.trial(site, request, "place", check=check) as (cluster, _):
-        return _place(site, request, lock, hosts, cluster, check, connect)
+        if cluster is not None:
+            cache = cluster.cache.get("digest", "")
+        start = next((one for one in offered(site, lock, request) if one.digest == cache), None)
+        return _place(site, request, lock, hosts, cluster, start, check, connect)
 
 
 def _place(
@@ -94,27 +105,33 @@ def _place(
     lock: Lock,
     hosts: Sequence[Host],
     cluster: Cluster | None,
+    start: Stored | None,
     check: bool,
     connect: Connect,
 ) -> Plan:
     surveys = _surveys(site, hosts, connect)
-    strategy = cluster.strategy if cluster and cluster.strategy else choose_strategy(site, request, lock)
+    strategy = cluster.strategy if cluster else ""
+    strategy = strategy or choose_strategy(site, request, lock, start)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not check:
             state.update(site, cluster, lock=lock.digest)  # resolved anew: see vclust_py.resolve
         chosen = {node.name: node.host for node in cluster.nodes}
-        return _plan(site, request, lock, strategy, chosen, surveys, changed=False)
+        return _plan(site, request, lock, strategy, start, chosen, surveys, changed=False)
     network.check_free(request.software.network)
     with state.connect(site) as connection, state.transaction(connection):
         rooms = [_room(site, connection, one, one.capacity) for one in surveys if one.capacity]
-        nodes = assign(request, rooms, {survey.host.name: survey.error for survey in surveys if survey.error})
+        errors = {survey.host.name: survey.error for survey in surveys if survey.error}
+        nodes = assign(request, rooms, errors, holders=_holders(site, start, surveys))
         if not check and cluster is not None:
             _write(connection, cluster.id, nodes)
+            cache = json.dumps(_foretold(site, lock, start, strategy))
             connection.execute(
-                "UPDATE clusters SET state = 'placed', lock = ?, strategy = ? WHERE id = ?",
-                (lock.digest, strategy, cluster.id),
+                "UPDATE clusters SET state = 'placed', lock = ?, strategy = ?, cache = ? WHERE id = ?",
+                (lock.digest, strategy, cache, cluster.id),
             )
-    return _plan(site, request, lock, strategy, {n.name: n.host for n in nodes}, surveys, changed=True)
+            state.remember(connection, cluster.id, lock)
+    chosen = {node.name: node.host for node in nodes}
+    return _plan(site, request, lock, strategy, start, chosen, surveys, changed=True)
 
 
 @dataclass(frozen=True)
@@ -185,13 +202,19 @@ def _room(site: Site, connection: sqlite3.Connection, survey: _Survey, capacity:
     )
 
 
-def assign(request: Request, rooms: Sequence[Room], errors: Mapping[str, str] | None = None) -> list[Node]:
+def assign(
+    request: Request,
+    rooms: Sequence[Room],
+    errors: Mapping[str, str] | None = None,
+    *,
+    holders: Set[str] = frozenset(),
+) -> list[Node]:
     """Give each node a host: with `Spread: pack` the first one it fits on, else the one with most memory left.
 
-    Raises CapacityError when not all fit; it says for each host why it takes no more; `errors` are those of hosts
-    that did not answer.  Cost: nodes times hosts.
+    The `holders`, which have the VD cache, come before others.  Raises CapacityError when not all fit; it says for
+    each host why it takes no more; `errors` are those of hosts that did not answer.  Cost: nodes times hosts.
     """
-    hardware, left = request.hardware, list(rooms)
+    hardware, left = request.hardware, sorted(rooms, key=lambda room: room.host.name not in holders)
     nodes: list[Node] = []
     for position, (name, address) in enumerate(zip(request.hostnames, request.addresses, strict=True)):
         fitting = [index for index, room in enumerate(left) if _refusal(request, room, nodes) is None]
@@ -203,7 +226,10 @@ def assign(request: Request, rooms: Sequence[Room], errors: Mapping[str, str] | 
                 + "\n".join(reasons),
                 "ask for less, or destroy a cluster (`vclust list`)",
             )
-        index = fitting[0] if hardware.spread == "pack" else max(fitting, key=lambda i: (left[i].memory, -i))
+        if hardware.spread == "pack":
+            index = fitting[0]
+        else:
+            index = max(fitting, key=lambda i: (left[i].host.name in holders, left[i].memory, -i))
         room = left[index]
         left[index] = replace(
             room,
@@ -270,7 +296,7 @@ def _write(connection: sqlite3.Connection, cluster: int, nodes: Sequence[Node]) 
         )
 
 
-def choose_strategy(site: Site, request: Request, lock: Lock) -> str:
+def choose_strategy(site: Site, request: Request, lock: Lock, start: Stored | None = None) -> str:
     """`once` or `each`: as the request says, else whichever past runs foretell to be sooner.
 
     Without past runs of both it is `once`, whose work does not grow with the number of nodes.
@@ -278,12 +304,64 @@ def choose_strategy(site: Site, request: Request, lock: Lock) -> str:
     asked = request.software.install
     if asked != "auto":
         return asked
-    once = timing.median_rate(site, "image", strategy="once")
-    each = timing.median_rate(site, "install", strategy="each", nodes=request.hardware.number_of_nodes)
-    if once is None or each is None:
-        return "once"
-    size = lock.installed_bytes
-    return "each" if size / each < size / once else "once"
+    nodes = request.hardware.number_of_nodes
+    once = _install_seconds(site, lock, start, "once")
+    each = _install_seconds(site, lock, start, "each", nodes=nodes)
+    return "each" if once is not None and each is not None and each < once else "once"
+
+
+def _holders(site: Site, start: Stored | None, surveys: Sequence[_Survey]) -> frozenset[str]:
+    """The hosts that have the VD cache already."""
+    if start is None:
+        return frozenset()
+    name = Catalogue(site).get(start.digest).path.name
+    return frozenset(one.host.name for one in surveys if not one.host.machine or name in one.images)
+
+
+def _foretold(site: Site, lock: Lock, start: Stored | None, strategy: str) -> dict[str, Any]:
+    """What starting from the cache spares, with the seconds that past unpacking foretells; None: no past runs."""
+    spares = spared(lock, start)
+    if start is not None:
+        rate = _rate(site, "unpack", strategy)
+        spares["seconds"] = None if rate is None else round(start.size / rate, 1)
+    return spares
+
+
+def _rate(site: Site, step: str, strategy: str, **facts: Any) -> float | None:
+    """Bytes a second of unpacking or configuring, in the builder or in nodes."""
+    return timing.median_rate(
+        site, "image" if strategy == "once" else "install", step, strategy=strategy, **facts
+    )
+
+
+def _seconds(
+    site: Site, lock: Lock, start: Stored | None, strategy: str, phase: str, facts: dict[str, Any]
+) -> float | None:
+    """Seconds of a phase as past runs foretell them: installing by its bytes, the rest of it by its median."""
+    runs = timing.past(site, phase, **facts)
+    if not runs:
+        return None
+    rest = float(
+        statistics.median(
+            run.seconds - run.facts.get("unpack", 0.0) - run.facts.get("configure", 0.0) for run in runs
+        )
+    )
+    if phase != ("image" if strategy == "once" else "install"):
+        return rest
+    steps = _install_seconds(site, lock, start, strategy)
+    return None if steps is None else rest + steps
+
+
+def _install_seconds(
+    site: Site, lock: Lock, start: Stored | None, strategy: str, **facts: Any
+) -> float | None:
+    """Seconds of unpacking and configuring that past runs foretell; None where there are none."""
+    unpack, configure = (_rate(site, step, strategy, **facts) for step in ("unpack", "configure"))
+    left = lock.installed_bytes - (start.size if start is not None else 0)
+    if unpack is None or configure is None:
+        return None
+    configured = start is not None and start.state == "configured"
+    return left / unpack + (left if configured else lock.installed_bytes) / configure
 
 
 def _plan(
@@ -291,6 +369,7 @@ def _plan(
     request: Request,
     lock: Lock,
     strategy: str,
+    start: Stored | None,
     placement: dict[str, str],
     surveys: Sequence[_Survey],
     *,
@@ -300,24 +379,24 @@ def _plan(
     base = find_base(site, lock)
     layer = (
         None
-        if base is None
+        if base is None or strategy != "once"
         else catalogue.find("layer", layer_key(lock, base.base, metapackages.expand(request, site)))
     )
-    build = 0 if layer is not None and strategy == "once" else lock.installed_bytes
+    held = start.packages if start is not None else frozenset()
+    left = tuple(package for package in lock.packages if f"{package.name}={package.version}" not in held)
+    build = 0 if layer is not None else installed_size(left)
     accelerators = {one.host.name: one.capacity.accelerator for one in surveys if one.capacity}
     used = [accelerators[host] for host in placement.values() if host in accelerators]
     facts = {"strategy": strategy, "accelerator": slowest(used) if used else ""}
     seconds: dict[str, float] = {}
-    rate = timing.median_rate(site, "image", strategy=strategy)
-    if build == 0:
-        seconds["image"] = 0.0
-    elif rate is not None and base is not None:
-        seconds["image"] = build / rate
-    for phase in _NODE_PHASES:
-        median = timing.median_seconds(site, phase, nodes=len(placement), **facts)
-        if median is not None:
-            seconds[phase] = median
-    to_fetch = (*missing(site, lock.packages if build else ()), *(() if base else lock.base))
+    for phase in ("image", *_NODE_PHASES):
+        of = {"strategy": strategy} if phase == "image" else {"nodes": len(placement), **facts}
+        foretold = _seconds(site, lock, start, strategy, phase, of)
+        if phase == "image" and base is not None and (layer is not None or not lock.packages):
+            foretold = 0.0
+        if foretold is not None and (phase != "image" or base is not None):
+            seconds[phase] = foretold
+    to_fetch = (*missing(site, left if build else ()), *(() if base else lock.base))
     return Plan(
         name=request.name,
         lock=lock.digest,
@@ -327,6 +406,7 @@ def _plan(
         accelerators=accelerators,
         unreachable={one.host.name: one.error for one in surveys if one.error},
         packages=len(lock.packages),
+        cache=_foretold(site, lock, start, strategy),
         download=sum(package.size for package in to_fetch),
         build=build,
         send=_to_send(base, layer, build, [one for one in surveys if one.host.name in placement.values()]),

@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 
 from vclust_py import hypervisor, metapackages, network, state, timing
 from vclust_py.access import ssh_options
+from vclust_py.cache import manager
 from vclust_py.create import FAN_OUT, Connect, demand, domain_name, drivers_of, facts
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
+from vclust_py.image import Catalogue
 from vclust_py.resolve import Lock
 from vclust_py.run import run
 from vclust_py.site import Site
 from vclust_py.state import Change, Cluster, Node
 
-_LINE = re.compile(rb"vclust: (installer|progress|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
+_LINE = re.compile(rb"vclust: (installer|progress|took|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
 _POLL = 0.1  # seconds between two looks at the consoles
 _POLL_FAR = 1.0  # where some are on other machines
 _ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
@@ -84,6 +86,8 @@ class _Watch:
     position: int = 0
     detail: str = ""
     rest: bytes = field(default=b"", repr=False)
+    took: dict[str, float] = field(default_factory=dict)
+    """Seconds of the steps of installing: unpack, configure."""
 
     def read(self) -> list[tuple[str, str]]:
         """New lines of ours, as (word, rest of the line).  A host that does not answer fails the node."""
@@ -127,9 +131,14 @@ def wait_installed(
         if check or not change.changed:
             return change
         with _phase(site, cluster, "install", connect) as (record, drivers, errors):
-            _follow(site, cluster, "installed", drivers, errors, record)
-        if cluster.strategy == "each":  # what `place` foretells from
-            record.bytes = Lock.load(site, cluster.lock).installed_bytes
+            watches = _follow(site, cluster, "installed", drivers, errors, record)
+            if "bundle" in cluster.images:  # what `place` foretells from
+                bundle = Catalogue(site).get(cluster.images["bundle"])
+                record.bytes = bundle.manifest.installed_size
+                record.facts |= _steps(watches) | {
+                    "unpack_bytes": record.bytes,
+                    "configure_bytes": Lock.load(site, cluster.lock).installed_bytes,
+                }
         return Change(change.before, _states(state.get(site, name)))
 
 
@@ -158,6 +167,7 @@ def prove(
         lost = [node.name for node in cluster.nodes if node.state == "failed"]
         detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
         state.update(site, cluster, state="ready", ready=time.time(), detail=detail)
+        manager.start_if_due(site)
         return Change(change.before, _states(cluster))
 
 
@@ -197,8 +207,8 @@ def _follow(
     drivers: Mapping[str, Hypervisor],
     errors: Mapping[str, VclustError],
     record: timing.Recorder,
-) -> None:
-    """Read the consoles until every node has reached `goal` or failed.
+) -> list[_Watch]:
+    """Read the consoles until every node has reached `goal` or failed; what was seen of those that had not yet.
 
     Raises VclustError when fewer than MinNodes nodes are left.
     """
@@ -231,6 +241,13 @@ def _follow(
             f" {cluster.request.hardware.min_nodes}",
             f"create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
         )
+    return watches
+
+
+def _steps(watches: Sequence[_Watch]) -> dict[str, float]:
+    """Seconds of each step in the node that took longest for it."""
+    steps = {step for watch in watches for step in watch.took}
+    return {step: max(watch.took.get(step, 0.0) for watch in watches) for step in sorted(steps)}
 
 
 def _unanswered(error: VclustError, position: int) -> bytes:
@@ -274,6 +291,10 @@ def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
         found = re.fullmatch(r"(.+) (\d+)/(\d+)", rest)
         if found:
             record.report(found[1], int(found[2]), int(found[3]), node=watch.node.name)
+    elif word == "took":
+        step, _, seconds = rest.partition(" ")
+        with contextlib.suppress(ValueError):  # a node may say anything
+            watch.took[step] = float(seconds)
     elif word == "failed":
         watch.fail(rest)
     elif watch.state != "failed" and _rank(word) > _rank(watch.state):

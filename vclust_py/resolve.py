@@ -242,11 +242,28 @@ def closure(
         image = Catalogue(site).find("base", base_key(suite, architecture, kernel, RECIPE))
         if image is not None:
             status = Catalogue(site).status(image)
-            base = _installed(status)
+            base = installed(status)
         else:
             status, base = _future_base(root, [*BASE_PACKAGES, kernel])
         packages = _install(root, requested, status) if requested else ()
     return Lock(suite, architecture, kernel, base, packages, tuple(requested))
+
+
+def current(
+    names: Iterable[str], *, suite: str, architecture: str, site: Site, report: Report
+) -> tuple[Package, ...]:
+    """The packages of these names as the index offers them now; names it no longer knows are left out."""
+    root, wanted = AptRoot(site, suite, architecture), set(names)
+    with root.hold():
+        root.ensure_index(report)
+        text = root.run("apt-cache", "policy", "--", *sorted(wanted)) if wanted else ""
+        offered = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))(\S+)$", text, re.MULTILINE)
+        if not offered:
+            return ()
+        # It does not look at dependencies: these are packages, not requests.
+        words = [f"{name}={version}" for name, version in offered if name in wanted]
+        text = root.run("apt-get", "-q", "download", "--print-uris", "--", *words)
+        return _with_installed_sizes(root, _listed(text))
 
 
 def verify(lock: Lock, site: Site, report: Report) -> None:
@@ -302,13 +319,18 @@ def _install(root: AptRoot, names: Sequence[str], status: Path | None) -> tuple[
     except CommandError as error:
         lines = [line for line in error.output.splitlines() if line.startswith((" ", "E:"))]
         raise RequestError([f"{root.suite}: these packages cannot be installed together", *lines]) from error
+    return _with_installed_sizes(root, _listed(text))
+
+
+def _listed(text: str) -> list[Package]:
+    """The packages of apt's `--print-uris`."""
     packages = []
     for uri, filename, size, sha256 in _URI_LINE.findall(text):
         name, version, architecture = (
             urllib.parse.unquote(part) for part in filename.removesuffix(".deb").split("_")
         )
         packages.append(Package(name, version, architecture, int(size), sha256, uri, filename))
-    return _with_installed_sizes(root, packages)
+    return packages
 
 
 def _with_installed_sizes(root: AptRoot, packages: Sequence[Package]) -> tuple[Package, ...]:
@@ -341,7 +363,7 @@ def _parse(text: str) -> list[dict[str, str]]:
     return [block for block in blocks if "Package" in block]
 
 
-def _installed(status: Path) -> tuple[Package, ...]:
+def installed(status: Path) -> tuple[Package, ...]:
     """The packages of a dpkg status file."""
     return tuple(
         Package(

@@ -11,11 +11,23 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
+from vclust_py import request_values as requested
 from vclust_py.errors import VclustError
+from vclust_py.request_values import Wrong
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 _LOCK_POLL = 0.05  # seconds between two tries for a lock
+
+
+_PARSED = {
+    "cache_policy": requested.choice("nested", "paper", "greedy", "common", "none"),
+    "cache_space": requested.size(0, 10**15, "5GB"),
+    "cache_every": requested.whole(0, 10**9),
+    "cache_state": requested.choice("unpacked", "configured"),
+    "layer_space": requested.size(0, 10**15, "5GB"),
+}
+"""Settings that are checked as those of a request are."""
 
 
 def _codename() -> str:
@@ -36,6 +48,16 @@ class Site:
     """HTTP proxy for apt, as in apt.conf(5) Acquire::http::Proxy."""
     index_max_age: int = 6 * 3600
     """The package index is fetched again when older than this."""
+    cache_policy: str = "nested"
+    """Which VD caches to keep: a policy of `vclust_py.cache.policies`."""
+    cache_space: int = 5 * 10**9
+    """Bytes that the chosen VD caches may take."""
+    cache_every: int = 50
+    """Requests from one choice to the next, made in the background; 0: only when asked for."""
+    cache_state: str = "unpacked"
+    """`unpacked`, as in the paper, or `configured`."""
+    layer_space: int = 5 * 10**9
+    """Bytes that images no cluster stands on may take beside the chosen caches: layers and bundles of past requests."""
     metapackages: tuple[Path, ...] = ()
     """Directories with the site's own meta packages, looked at before the ones that come with vclust."""
     cpu_overcommit: int = 4
@@ -59,9 +81,26 @@ class Site:
             values["root"] = Path(values["root"])
             if not values["root"].is_absolute():
                 raise VclustError(f"vclust_site: root: got '{values['root']}', expected an absolute path")
+        for name, parse in _PARSED.items():
+            if name in values:
+                try:
+                    values[name] = parse(str(values[name]))
+                except Wrong as wrong:
+                    shown = requested.shown(str(values[name]))
+                    raise VclustError(
+                        f"vclust_site: {name}: got {shown}, expected {wrong.expected}"
+                    ) from None
         if "metapackages" in values:
             values["metapackages"] = tuple(Path(path) for path in values["metapackages"])
         return cls(**values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The reverse of `from_mapping`, plain data."""
+        mapping: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        mapping["root"], mapping["metapackages"] = str(self.root), [str(path) for path in self.metapackages]
+        for name in ("cache_space", "layer_space"):
+            mapping[name] = f"{mapping[name]}B"
+        return mapping
 
     @property
     def default_suite(self) -> str:

@@ -1,4 +1,4 @@
-"""The site's state: one SQLite database on the site manager (clusters, nodes, timings, audit).
+"""The site's state: one SQLite database on the site manager (clusters, nodes, timings, past requests, audit).
 
 Several processes work on it at once; every change is one short `BEGIN IMMEDIATE` transaction.  It holds password
 hashes, so it is for root only.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vclust_py import request as requests
@@ -23,6 +23,9 @@ from vclust_py.errors import RequestError, VclustError
 from vclust_py.image.space import free_bytes, full_disk
 from vclust_py.request import Request
 from vclust_py.site import Site
+
+if TYPE_CHECKING:
+    from vclust_py.resolve import Lock
 
 _LEAST_FREE = 1 << 20  # bytes without which the database cannot work
 
@@ -35,6 +38,7 @@ CREATE TABLE IF NOT EXISTS clusters (
     state TEXT NOT NULL,
     lock TEXT NOT NULL DEFAULT '',
     strategy TEXT NOT NULL DEFAULT '',
+    cache TEXT NOT NULL DEFAULT '{}',
     images TEXT NOT NULL DEFAULT '{}',
     detail TEXT NOT NULL DEFAULT '',
     created REAL NOT NULL,
@@ -87,8 +91,39 @@ CREATE TABLE IF NOT EXISTS audit (
     cluster TEXT NOT NULL,
     detail TEXT NOT NULL
 );
-PRAGMA user_version = 2;
 """
+
+_CACHES = """
+CREATE TABLE IF NOT EXISTS history (
+    cluster INTEGER PRIMARY KEY REFERENCES clusters (id),
+    time REAL NOT NULL,
+    suite TEXT NOT NULL,
+    architecture TEXT NOT NULL,
+    kernel TEXT NOT NULL,
+    packages TEXT NOT NULL,
+    bytes INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS uses (
+    digest TEXT PRIMARY KEY,
+    used REAL NOT NULL DEFAULT 0,
+    count INTEGER NOT NULL DEFAULT 0,
+    chosen INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS rebuilds (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    start REAL NOT NULL,
+    end REAL,
+    seen INTEGER NOT NULL,
+    outcome TEXT NOT NULL DEFAULT 'running',
+    message TEXT NOT NULL DEFAULT '',
+    done INTEGER NOT NULL DEFAULT 0,
+    total INTEGER NOT NULL DEFAULT 0,
+    facts TEXT NOT NULL DEFAULT '{}'
+);
+"""
+"""History, uses of images, and what the cache manager has done (`vclust_py.cache`)."""
+
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -142,6 +177,8 @@ class Cluster:
     created: float
     ready: float | None
     nodes: tuple[Node, ...]
+    cache: dict[str, Any]
+    """The VD cache it starts from and what that spares it (`vclust_py.cache.catalogue.spared`); {}: none."""
 
     @property
     def segment(self) -> str:
@@ -169,8 +206,8 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_SCHEMA)
-            elif version < 2:
+                connection.executescript(f"{_SCHEMA}{_CACHES}PRAGMA user_version = {_VERSION};")
+            elif version < _VERSION:
                 _upgrade(connection)
             yield connection
         finally:
@@ -189,11 +226,16 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
-    """From version 1 of the database, which knew no Xen; whoever comes first does it."""
+    """From version 1 of the database, which knew no Xen, or 2, which knew no caches; whoever comes first does it."""
     with transaction(connection):
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 1:
             connection.execute("ALTER TABLE nodes ADD COLUMN guest TEXT NOT NULL DEFAULT ''")
-            connection.execute("PRAGMA user_version = 2")
+        if version < _VERSION:
+            connection.execute("ALTER TABLE clusters ADD COLUMN cache TEXT NOT NULL DEFAULT '{}'")
+            for statement in _CACHES.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 @contextlib.contextmanager
@@ -223,6 +265,7 @@ def _cluster(connection: sqlite3.Connection, row: sqlite3.Row) -> Cluster:
         nodes=tuple(
             Node(**{key: value for key, value in dict(node).items() if key != "cluster"}) for node in nodes
         ),
+        cache=json.loads(row["cache"]),
     )
 
 
@@ -321,15 +364,24 @@ def _insert(site: Site, request: Request) -> None:
 
 
 def update(site: Site, cluster: Cluster, **values: Any) -> None:
-    """Set columns of the cluster's row; `images` is given as a mapping."""
-    if "images" in values:
-        values["images"] = json.dumps(values["images"])
+    """Set columns of the cluster's row; mappings become JSON."""
+    values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
     assignments = ", ".join(f"{column} = ?" for column in values)
     with connect(site) as connection:
         connection.execute(
             f"UPDATE clusters SET {assignments} WHERE id = ?",  # noqa: S608 - columns are named by our own code
             (*values.values(), cluster.id),
         )
+
+
+def remember(connection: sqlite3.Connection, cluster: int, lock: "Lock") -> None:
+    """Note which packages a cluster takes beyond the base, for learning; once for each cluster."""
+    names = " ".join(package.name for package in lock.packages)
+    connection.execute(
+        "INSERT OR IGNORE INTO history (cluster, time, suite, architecture, kernel, packages, bytes)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (cluster, time.time(), lock.suite, lock.architecture, lock.kernel, names, lock.installed_bytes),
+    )
 
 
 def set_node_state(site: Site, cluster: Cluster, node: str, state: str) -> None:
@@ -397,6 +449,7 @@ def _describe(site: Site, cluster: Cluster) -> dict[str, Any]:
         "ready": cluster.ready,
         "strategy": cluster.strategy,
         "lock": cluster.lock,
+        "cache": cluster.cache,
         "images": cluster.images,
         "request": mapping,
         "nodes": [

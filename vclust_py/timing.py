@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from vclust_py import state
@@ -119,8 +120,17 @@ def _silent(message: str, done: int = 0, total: int = 0) -> None:
     pass
 
 
-def past(site: Site, name: str, **facts: Any) -> list[tuple[float, int]]:
-    """Seconds and bytes of the latest 20 finished runs of a phase with these facts."""
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a phase."""
+
+    seconds: float
+    bytes: int
+    facts: dict[str, Any]
+
+
+def past(site: Site, name: str, **facts: Any) -> list[Run]:
+    """The latest 20 finished runs of a phase with these facts."""
     if not site.database.exists():
         return []
     with state.connect(site) as connection:
@@ -129,17 +139,24 @@ def past(site: Site, name: str, **facts: Any) -> list[tuple[float, int]]:
             " WHERE phase = ? AND node = '' AND outcome = 'done' ORDER BY id DESC LIMIT 200",
             (name,),
         ).fetchall()
-    matching = [row for row in rows if facts.items() <= json.loads(row["facts"]).items()]
-    return [(row["end"] - row["start"], row["bytes"]) for row in matching[:20]]
+    runs = [Run(row["end"] - row["start"], row["bytes"], json.loads(row["facts"])) for row in rows]
+    return [run for run in runs if facts.items() <= run.facts.items()][:20]
 
 
 def median_seconds(site: Site, name: str, **facts: Any) -> float | None:
     """Median duration of past runs of a phase; None when there are none."""
     runs = past(site, name, **facts)
-    return statistics.median(seconds for seconds, _ in runs) if runs else None
+    return statistics.median(run.seconds for run in runs) if runs else None
 
 
-def median_rate(site: Site, name: str, **facts: Any) -> float | None:
-    """Median bytes a second of past runs of a phase that moved bytes; None when there are none."""
-    rates = [count / seconds for seconds, count in past(site, name, **facts) if count and seconds > 0]
-    return statistics.median(rates) if rates else None
+def median_rate(site: Site, name: str, step: str, **facts: Any) -> float | None:
+    """Median bytes a second of a step, `unpack` or `configure`, in past runs of a phase; None when there are none.
+
+    A run's facts name the step's seconds, and its bytes as `<step>_bytes`.
+    """
+    rates: list[float] = [
+        run.facts[f"{step}_bytes"] / run.facts[step]
+        for run in past(site, name, **facts)
+        if run.facts.get(step) and run.facts.get(f"{step}_bytes")
+    ]
+    return float(statistics.median(rates)) if rates else None

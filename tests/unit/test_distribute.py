@@ -80,7 +80,7 @@ def image(folder: Path, content: bytes, digest: str = "") -> Image:
     path = folder / NAME
     path.write_bytes(content)
     sha256 = digest or hashlib.sha256(content).hexdigest()
-    return Image(path, Manifest("base", sha256, "", None, (), "", len(content), 0, 0.0, ()))
+    return Image(path, Manifest("base", sha256, "", None, (), 0, "", len(content), 0, 0.0, ()))
 
 
 CONTENT = os.urandom(3 << 20) + bytes(8 << 20) + b"end"

@@ -114,14 +114,14 @@ def test_past_runs_foretell_only_the_same_kind(site: Site, request_: Request) ->
     state.register(site, request_)
     cluster = state.get(site, "one")
     assert timing.median_seconds(site, "image", strategy="once") is None
-    assert timing.median_rate(site, "image", strategy="once") is None
+    assert timing.median_rate(site, "image", "unpack", strategy="once") is None
     for count in (0, 100, 300):
         with timing.phase(site, cluster, "image") as record:
-            record.bytes, record.facts = count, {"strategy": "once"}
+            record.facts = {"strategy": "once", "unpack": 1.0, "unpack_bytes": count}
     with state.connect(site) as connection:
         connection.execute("UPDATE phases SET start = 0, end = 2")
     assert timing.median_seconds(site, "image", strategy="once") == 2
-    assert timing.median_rate(site, "image", strategy="once") == 100
+    assert timing.median_rate(site, "image", "unpack", strategy="once") == 200
     assert timing.median_seconds(site, "image", strategy="each") is None
 
 
@@ -132,12 +132,17 @@ def test_a_state_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
         state.clusters(Site(root=tmp_path / "site"))
 
 
-def test_a_database_that_knew_no_xen_is_taken_over(tmp_path: Path) -> None:
+def test_a_database_that_knew_neither_xen_nor_caches_is_taken_over(tmp_path: Path) -> None:
     site = Site(root=tmp_path / "site")
     with state.connect(site) as connection:
         connection.execute("ALTER TABLE nodes DROP COLUMN guest")
+        connection.execute("ALTER TABLE clusters DROP COLUMN cache")
+        for table in ("history", "uses", "rebuilds"):
+            connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 1")
     for _ in range(2):
         with state.connect(site) as connection:
             columns = [row["name"] for row in connection.execute("PRAGMA table_info(nodes)")]
             assert columns[-2:] == ["state", "guest"]
+            assert list(connection.execute("SELECT cache FROM clusters")) == []
+            assert list(connection.execute("SELECT * FROM history, uses, rebuilds")) == []

@@ -3,7 +3,7 @@
 base      the base image with its kernel and installer, by mmdebstrap
 installer the initramfs that prepares a node
 store     every .deb once, as signed, and a fast copy
-builder   request layers (strategy `once`) and package bundles (strategy `each`)
+builder   VD caches, request layers (strategy `once`) and package bundles (strategy `each`)
 
 An image without a valid manifest does not exist: the manifest is written last, and a file that is not what
 its manifest says is refused and taken away.
@@ -25,7 +25,14 @@ from vclust_py.site import Site
 Report = Callable[[str, int, int], None]
 """(what is being done, how much is done, of how much); a total of 0 means that it is not known."""
 
-EXTENSIONS = {"base": "qcow2", "layer": "qcow2", "kernel": "img", "installer": "img", "bundle": "img"}
+EXTENSIONS = {
+    "base": "qcow2",
+    "cache": "qcow2",
+    "layer": "qcow2",
+    "kernel": "img",
+    "installer": "img",
+    "bundle": "img",
+}
 """Kinds of images and how their files' names end."""
 
 _log = logging.getLogger(__name__)
@@ -44,6 +51,8 @@ class Manifest:
     """Digest of the image this one is a difference to."""
     packages: tuple[str, ...]
     """`name=version`, sorted; of this image alone, not of its backing."""
+    installed_size: int
+    """Bytes of these packages as installed; 0 for a base."""
     state: str
     """`configured`, `unpacked`, or `packed` (.deb files)."""
     bytes: int
@@ -71,6 +80,7 @@ class Manifest:
             ("key", str),
             ("backing", str | None),
             ("state", str),
+            ("installed_size", int),
             ("bytes", int),
             ("virtual_size", int),
             ("build_seconds", int | float),
@@ -166,6 +176,7 @@ class Catalogue:
         label: str = "",
         backing: Image | None = None,
         packages: tuple[str, ...] = (),
+        installed_size: int = 0,
         state: str = "configured",
         virtual_size: int = 0,
         build_seconds: float = 0.0,
@@ -185,6 +196,7 @@ class Catalogue:
             key=key,
             backing=None if backing is None else backing.manifest.digest,
             packages=tuple(sorted(packages)),
+            installed_size=installed_size,
             state=state,
             bytes=temporary.stat().st_size,
             virtual_size=virtual_size,
@@ -264,13 +276,17 @@ class Catalogue:
             return f"{image.path.name} refused: its content is not what its manifest says"
         return image
 
+    def chain(self, image: Image) -> list[Image]:
+        """The image and all it stands on, the base last.  Raises VclustError when one of them is not there."""
+        images = [image]
+        while (backing := images[-1].manifest.backing) is not None:
+            images.append(self.get(backing))
+        return images
+
     def _backed(self, image: Image) -> bool:
-        while image.manifest.backing is not None:
-            try:
-                image = self.get(image.manifest.backing)
-            except VclustError:
-                return False
-        return True
+        with contextlib.suppress(VclustError):
+            return bool(self.chain(image))
+        return False
 
 
 def _readable(path: Path) -> bool:

@@ -1,8 +1,9 @@
-"""What a request adds to the base image: a layer (strategy `once`) or a bundle of packages (strategy `each`).
+"""VD caches, and what a request adds to one: a layer (strategy `once`) or a bundle of packages (strategy `each`).
 
-The layer is made on the site manager without a virtual machine: a qcow2 over the base, exported through FUSE,
-loop-mounted, and installed into with dpkg, all in namespaces of its own (`build-layer`).  It is not
-compressed: that took as long as unpacking and saves nothing where the file is used in place.
+Caches and layers are made on the site manager without a virtual machine: a qcow2 over what it stands on, exported
+through FUSE, loop-mounted, and installed into with dpkg, all in namespaces of its own (`build-layer`).  A layer is not
+compressed: that took as long as unpacking and saves nothing where the file is used in place.  A cache is: nobody waits
+for it, and the space holds two to three times as many.
 """
 
 import errno
@@ -14,6 +15,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, Report, file_digest
 from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
 from vclust_py.image.store import fast_copy, fetch
-from vclust_py.resolve import Lock
+from vclust_py.resolve import Lock, Package
 from vclust_py.run import DYING_WITH_PARENT, CommandError, run
 from vclust_py.site import Site
 
@@ -38,15 +40,85 @@ _SECTORS = 1 << 20
 _SLACK = 1.2
 _SPARE = 128 << 20
 _PROGRESS = "vclust: progress "
+_TOOK = "vclust: took "
+
+
+@dataclass
+class Took:
+    """Where the time of a build went: seconds and bytes (as installed); all 0 when nothing was built."""
+
+    unpack: float = 0.0
+    unpack_bytes: int = 0
+    configure: float = 0.0
+    configure_bytes: int = 0
+
+
+def ensure_cache(site: Site, lock: Lock, onto: Image, state: str, report: Report) -> Image:
+    """The VD cache of the lock's packages, `unpacked` or `configured`, over the base or another cache.
+
+    Needs root.  `lock.packages` is all that is in it; what `onto` holds already is not unpacked again.  `lock.base`
+    is that of the base image.
+    """
+    catalogue = Catalogue(site)
+    key = cache_key(lock, onto, state)
+    if image := catalogue.find("cache", key):
+        return image
+    with catalogue.building("cache", key) as work:
+        if image := catalogue.find("cache", key):
+            return image
+        own = beyond(lock, catalogue, onto)
+        started = time.monotonic()
+        build = _build_layer(site, catalogue, lock, own, onto, "", state, work, report)
+        with naming_full_disk(site.images):
+            report("compressing", 0, 0)
+            packed = work / "packed.qcow2"
+            options = ["-c", "-o", "compression_type=zstd", "-B", onto.path.name, "-F", "qcow2"]
+            run(["qemu-img", "convert", "-O", "qcow2", *options, "layer.qcow2", packed.name], cwd=work)
+        return catalogue.add(
+            packed,
+            kind="cache",
+            key=key,
+            label=f"{lock.suite}-{lock.architecture}",
+            backing=onto,
+            packages=_names(own),
+            installed_size=installed_size(own),
+            state=state,
+            virtual_size=build,
+            build_seconds=time.monotonic() - started,
+            tools=(_version("qemu-img"),),
+        )
+
+
+def cache_key(lock: Lock, onto: Image, state: str) -> str:
+    """The key of the cache `ensure_cache` gives, there or not."""
+    return _key(lock, lock.packages, state, onto.manifest.digest)
+
+
+def beyond(lock: Lock, catalogue: Catalogue, onto: Image) -> tuple[Package, ...]:
+    """The lock's packages that are not in the VD caches of `onto`, a cache or the base."""
+    held = {
+        name
+        for image in catalogue.chain(onto)
+        if image.manifest.kind == "cache"
+        for name in image.manifest.packages
+    }
+    return tuple(package for package in lock.packages if f"{package.name}={package.version}" not in held)
 
 
 def ensure_layer(
-    site: Site, lock: Lock, base: Image, meta_packages: "Sequence[MetaPackage]", report: Report
+    site: Site,
+    lock: Lock,
+    base: Image,
+    meta_packages: "Sequence[MetaPackage]",
+    report: Report,
+    *,
+    cache: Image | None = None,
+    took: Took | None = None,
 ) -> Image:
-    """The layer over `base` in which the lock's packages are installed and configured; built where missing.
+    """The layer over `cache` (default: the base) in which the lock's packages are installed and configured.
 
-    Needs root.  The key covers all that goes in, so equal requests share a layer.  A layer whose packages do
-    not fit in the base's virtual size gets a larger one.
+    Built where missing; needs root.  The key covers all that is in it, whatever cache it stands on, so equal requests
+    share a layer.  A layer whose packages do not fit in the base's virtual size gets a larger one.
     """
     catalogue = Catalogue(site)
     answers = _answers(meta_packages)
@@ -56,40 +128,45 @@ def ensure_layer(
     with catalogue.building("layer", key) as work:
         if image := catalogue.find("layer", key):
             return image
-        fetch(site, lock, report)
+        onto = cache or base
+        own = beyond(lock, catalogue, onto)
         started = time.monotonic()
-        with naming_full_disk(site.images):
-            _need(work, int(_installed(lock) * _SLACK) + _SPARE)
-            _lay_out(site, lock, answers, work / "packages")
-            size = _virtual_size(lock, base)
-            _create(work, base, size)
-            _install(work, report)
-            return catalogue.add(
-                work / "layer.qcow2",
-                kind="layer",
-                key=key,
-                backing=base,
-                packages=tuple(f"{package.name}={package.version}" for package in lock.packages),
-                virtual_size=size,
-                build_seconds=time.monotonic() - started,
-                tools=(_version("qemu-img"),),
-            )
+        size = _build_layer(site, catalogue, lock, own, onto, answers, "configured", work, report, took)
+        return catalogue.add(
+            work / "layer.qcow2",
+            kind="layer",
+            key=key,
+            backing=onto,
+            packages=_names(own),
+            installed_size=installed_size(own),
+            virtual_size=size,
+            build_seconds=time.monotonic() - started,
+            tools=(_version("qemu-img"),),
+        )
 
 
-def ensure_bundle(site: Site, lock: Lock, meta_packages: "Sequence[MetaPackage]", report: Report) -> Image:
-    """The read-only disk with the lock's packages for the installer in each node; made where missing.
+def ensure_bundle(
+    site: Site,
+    lock: Lock,
+    meta_packages: "Sequence[MetaPackage]",
+    report: Report,
+    *,
+    cache: Image | None = None,
+) -> Image:
+    """The read-only disk with those packages of the lock that `cache` lacks, for the installer in each node.
 
-    An ext4 file system labelled `vclust-bundle`: the .debs (fast copies), `debconf` and `lock`.
+    Made where missing.  An ext4 file system labelled `vclust-bundle`: the .debs (fast copies), `debconf` and `lock`.
     """
     catalogue = Catalogue(site)
     answers = _answers(meta_packages)
-    key = _key(lock, answers, "bundle")
+    own = lock.packages if cache is None else beyond(lock, catalogue, cache)
+    key = _key(lock, own, answers, "bundle")
     if image := catalogue.find("bundle", key):
         return image
     with catalogue.building("bundle", key) as work:
         if image := catalogue.find("bundle", key):
             return image
-        copies = fetch(site, lock, report)
+        copies = fetch(site, replace(lock, packages=own), report)
         started = time.monotonic()
         # ext4 without journal: tables and a rounded-up last block for each file.
         size = int(sum(path.stat().st_size for path in copies) * 1.02) + 4096 * len(copies) + (8 << 20)
@@ -97,7 +174,7 @@ def ensure_bundle(site: Site, lock: Lock, meta_packages: "Sequence[MetaPackage]"
         with naming_full_disk(site.images):
             _need(work, size)
             folder = work / "packages"
-            _lay_out(site, lock, answers, folder)
+            _lay_out(site, own, answers, folder)
             (folder / "lock").write_text(lock.to_json(), encoding="utf-8")
             report("making the package bundle", 0, 0)
             disk = work / "bundle"
@@ -109,7 +186,8 @@ def ensure_bundle(site: Site, lock: Lock, meta_packages: "Sequence[MetaPackage]"
                 disk,
                 kind="bundle",
                 key=key,
-                packages=tuple(f"{package.name}={package.version}" for package in lock.packages),
+                packages=_names(own),
+                installed_size=installed_size(own),
                 state="packed",
                 virtual_size=size,
                 build_seconds=time.monotonic() - started,
@@ -118,11 +196,44 @@ def ensure_bundle(site: Site, lock: Lock, meta_packages: "Sequence[MetaPackage]"
 
 def layer_key(lock: Lock, base: Image, meta_packages: "Sequence[MetaPackage]" = ()) -> str:
     """The key of the layer `ensure_layer` gives, there or not."""
-    return _key(lock, _answers(meta_packages), base.manifest.digest)
+    return _key(lock, lock.packages, _answers(meta_packages), base.manifest.digest)
 
 
-def _key(lock: Lock, answers: str, onto: str) -> str:
-    packages = [[package.identity, package.sha256] for package in lock.packages]
+def _build_layer(
+    site: Site,
+    catalogue: Catalogue,
+    lock: Lock,
+    own: tuple[Package, ...],
+    onto: Image,
+    answers: str,
+    state: str,
+    work: Path,
+    report: Report,
+    took: Took | None = None,
+) -> int:
+    """Make `layer.qcow2` in `work`: `own` unpacked over `onto`, and all configured where `state` says so.
+
+    Returns its virtual size in bytes.
+    """
+    fetch(site, replace(lock, packages=own), report)
+    with naming_full_disk(site.images):
+        _need(work, int(installed_size(own) * _SLACK) + _SPARE)
+        _lay_out(site, own, answers, work / "packages")
+        size = _virtual_size(lock, onto)
+        _create(catalogue, work, onto, size)
+        seconds = _install(work, state, report)
+    if took is not None:
+        took.unpack, took.configure = seconds.get("unpack", 0.0), seconds.get("configure", 0.0)
+        took.unpack_bytes, took.configure_bytes = installed_size(own), installed_size(lock.packages)
+    return size
+
+
+def _names(packages: Sequence[Package]) -> tuple[str, ...]:
+    return tuple(f"{package.name}={package.version}" for package in packages)
+
+
+def _key(lock: Lock, held: Sequence[Package], answers: str, onto: str) -> str:
+    packages = [[package.identity, package.sha256] for package in held]
     data = json.dumps([RECIPE, onto, lock.suite, lock.architecture, packages, answers])
     return hashlib.sha256(data.encode()).hexdigest()
 
@@ -131,14 +242,15 @@ def _answers(meta_packages: "Sequence[MetaPackage]") -> str:
     return "".join(f"{line}\n" for meta in meta_packages for line in meta.debconf)
 
 
-def _installed(lock: Lock) -> int:
-    return sum(package.installed_size for package in lock.packages)
+def installed_size(packages: Sequence[Package]) -> int:
+    """Bytes of the packages as installed."""
+    return sum(package.installed_size for package in packages)
 
 
-def _virtual_size(lock: Lock, base: Image) -> int:
+def _virtual_size(lock: Lock, onto: Image) -> int:
     taken = sum(package.installed_size for package in (*lock.base, *lock.packages))
     needed = int(taken * _SLACK) + (_GIB >> 1)
-    return max(base.manifest.virtual_size, -(-needed // _GIB) * _GIB)
+    return max(onto.manifest.virtual_size, -(-needed // _GIB) * _GIB)
 
 
 def _need(work: Path, needed: int) -> None:
@@ -151,10 +263,10 @@ def _need(work: Path, needed: int) -> None:
         )
 
 
-def _lay_out(site: Site, lock: Lock, answers: str, folder: Path) -> None:
+def _lay_out(site: Site, packages: Sequence[Package], answers: str, folder: Path) -> None:
     """Fill `folder` as `guest/install-packages` wants it."""
     folder.mkdir()
-    for package in lock.packages:
+    for package in packages:
         copy, target = fast_copy(site, package), folder / f"{package.name}_{package.architecture}.deb"
         try:
             os.link(copy, target)
@@ -163,18 +275,21 @@ def _lay_out(site: Site, lock: Lock, answers: str, folder: Path) -> None:
     (folder / "debconf").write_text(answers, encoding="utf-8")
 
 
-def _create(work: Path, base: Image, size: int) -> None:
-    # The backing file is named without its folder: layers and bases lie side by side, on every host.
-    (work / base.path.name).symlink_to(base.path)
-    options = ["-q", "-f", "qcow2", "-b", base.path.name, "-F", "qcow2"]
+def _create(catalogue: Catalogue, work: Path, onto: Image, size: int) -> None:
+    # The backing file is named without its folder: images lie side by side, on every host.
+    for image in catalogue.chain(onto):
+        (work / image.path.name).symlink_to(image.path)
+    options = ["-q", "-f", "qcow2", "-b", onto.path.name, "-F", "qcow2"]
     run(["qemu-img", "create", *options, work / "layer.qcow2", str(size)], cwd=work)
 
 
-def _install(work: Path, report: Report) -> None:
+def _install(work: Path, state: str, report: Report) -> dict[str, float]:
+    """Run `build-layer`; the seconds of its steps, `unpack` and `configure`."""
+    seconds = {}
     argv = [
         *DYING_WITH_PARENT,
         *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
-        *("sh", _SCRIPT, work),
+        *("sh", _SCRIPT, work, state),
     ]
     said: deque[str] = deque(maxlen=40)
     with subprocess.Popen(
@@ -191,6 +306,9 @@ def _install(work: Path, report: Report) -> None:
                     word, _, count = line.removeprefix(_PROGRESS).partition(" ")
                     done, _, total = count.partition("/")
                     report(f"{word} packages", int(done), int(total))
+                elif line.startswith(_TOOK):
+                    word, _, took = line.removeprefix(_TOOK).partition(" ")
+                    seconds[word] = float(took)
                 else:
                     said.append(line)
         finally:
@@ -202,6 +320,7 @@ def _install(work: Path, report: Report) -> None:
             # Not the site's disk: the one the nodes see.
             raise VclustError(f"the packages do not fit in the layer\n{output}")
         raise CommandError(["build-layer"], "cannot install the packages", output)
+    return seconds
 
 
 def _version(tool: str) -> str:

@@ -1,0 +1,490 @@
+"""The cache manager: learns from past requests which VD caches to keep, builds them, keeps them in their space.
+
+`rebuild` is a function of what is written down (past requests, images), so that a crash at any moment costs no more
+than its time.  In the background it runs with the least priority there is: `python -m vclust_py.cache.manager`, the
+site's settings on standard input.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vclust_py import resolve, state
+from vclust_py.cache import Cache
+from vclust_py.cache.catalogue import caches, users
+from vclust_py.errors import VclustError
+from vclust_py.image import Catalogue, Image, Report, base_key, file_digest
+from vclust_py.image.base import RECIPE
+from vclust_py.image.builder import cache_key, ensure_cache
+from vclust_py.resolve import Lock, Package
+from vclust_py.run import keep_interruptions
+from vclust_py.site import PROJECT, Site
+from vclust_py.state import Change
+
+if TYPE_CHECKING:
+    from vclust_py.cache.history import History
+
+_LOCK = "caches"
+_PATIENCE = 1.0
+"""Seconds to wait for the lock: whoever only asks whether it is held has it for a moment."""
+_GRACE = 60.0
+"""Seconds that an image stays for the cluster it was made for, which may not have written it down yet."""
+_GROWTH = 1.4
+"""Bytes in a cache's file for each byte of its packages' .debs, until caches of the site tell."""
+_DERIVED = ("cache", "layer", "bundle")
+"""Kinds of images that can be made again at any time."""
+
+Group = tuple[str, str, str]
+"""Suite, architecture and kernel: requests of one group are beyond the same base image."""
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What a recomputation chose and did.  Sizes in bytes; caches as `label` tells them."""
+
+    policy: str
+    requests: int
+    chosen: int
+    built: tuple[str, ...]
+    removed: tuple[str, ...]
+    """Files that were taken away, and why."""
+    failed: dict[str, str]
+    stored_bytes: int
+    space: int
+    seconds: float
+    change: Change
+
+
+def label(packages: Collection[str], size: int) -> str:
+    """A set of packages in a few words; the digest tells sets of the same size apart."""
+    digest = hashlib.sha256("\n".join(sorted(packages)).encode()).hexdigest()
+    return f"{len(packages)} packages, {size / 1e6:.0f} MB ({digest[:8]})"
+
+
+def rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
+    """Choose caches by the site's policy, build what is missing, then let go what no longer has a place.
+
+    Raises VclustError when another recomputation is at work.  A cache that cannot be built is named in the result;
+    the others are built all the same.
+    """
+    with site.hold(_LOCK, patience=_PATIENCE):
+        if check:
+            return _rebuild(site, report, check=True)
+        with _recorded(site, report) as (row, tell):
+            result = _rebuild(site, tell)
+            facts = {
+                "policy": result.policy,
+                "requests": result.requests,
+                "chosen": result.chosen,
+                "built": len(result.built),
+                "removed": len(result.removed),
+                "failed": result.failed,
+                "stored_bytes": result.stored_bytes,
+                "space": result.space,
+                "seconds": result.seconds,
+            }
+            with state.connect(site) as connection:
+                connection.execute("UPDATE rebuilds SET facts = ? WHERE id = ?", (json.dumps(facts), row))
+    return result
+
+
+@contextlib.contextmanager
+def _recorded(site: Site, report: Report) -> Iterator[tuple[int | None, Report]]:
+    """A row of `rebuilds` around the body; what is reported goes there as well."""
+    with state.connect(site) as connection, state.transaction(connection):
+        connection.execute("UPDATE rebuilds SET end = start, outcome = 'killed' WHERE end IS NULL")
+        row = connection.execute(
+            "INSERT INTO rebuilds (start, seen) SELECT ?, count(*) FROM history", (time.time(),)
+        ).lastrowid
+
+    def tell(message: str, done: int, total: int) -> None:
+        report(message, done, total)
+        with state.connect(site) as connection:
+            connection.execute(
+                "UPDATE rebuilds SET message = ?, done = ?, total = ? WHERE id = ?",
+                (message, done, total, row),
+            )
+
+    outcome = "done"
+    try:
+        yield row, tell
+    except BaseException as error:
+        outcome = f"failed: {error}" if isinstance(error, Exception) else "interrupted"
+        raise
+    finally:
+        with contextlib.suppress(VclustError), state.connect(site) as connection:
+            connection.execute(
+                "UPDATE rebuilds SET end = ?, outcome = ? WHERE id = ?", (time.time(), outcome, row)
+            )
+
+
+def _rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
+    from vclust_py.cache.policies import policy
+
+    started = time.monotonic()
+    report("reading the past requests", 0, 0)
+    past = _past(site, report)
+    report(f"choosing caches for {len(past.requests)} requests", 0, 0)
+    chosen: tuple[Cache, ...] = ()
+    if past.requests:
+        chosen = policy(site.cache_policy).choose(_learnable(site, past), site.cache_space, {})
+    wanted = [_wanted(past, cache) for cache in chosen]
+    before = {label(cache.packages, cache.size) for cache in caches(site) if cache.chosen}
+    made: dict[Cache, Image] = {}
+    failed: dict[str, str] = {}
+    removed: list[str] = []
+    if check:
+        built = [one.label for one in wanted if one.label not in before]
+        after = {one.label for one in wanted}
+    else:
+        removed = _drop_damaged(site, report)
+        built = _build(site, wanted, made, failed, report)
+        report("letting go what has no place", 0, 0)
+        _mark(site, {image.manifest.digest for image in made.values()})
+        removed += trim(site)
+        after = {label(cache.packages, cache.size) for cache in caches(site) if cache.chosen}
+    return Rebuilt(
+        policy=site.cache_policy,
+        requests=len(past.requests),
+        chosen=len(chosen),
+        built=tuple(built),
+        removed=tuple(removed),
+        failed=failed,
+        stored_bytes=sum(image.manifest.bytes for image in made.values()),
+        space=site.cache_space,
+        seconds=round(time.monotonic() - started, 3),
+        change=Change({"caches": sorted(before)}, {"caches": sorted(after)}),
+    )
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """A package as learning sees it: each group has its own."""
+
+    name: str
+    package: Package
+
+    @property
+    def version(self) -> str:
+        return self.package.version
+
+    @property
+    def installed_size(self) -> int:
+        return self.package.installed_size
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A site's past requests at the versions that its package index offers now."""
+
+    requests: list[list[_Learnt]]
+    packages: dict[str, tuple[Group, Package]]
+    """By learning's `name=version`."""
+    bases: dict[Group, tuple[Image, tuple[Package, ...]]]
+    """Base image and its packages."""
+
+
+def _past(site: Site, report: Report) -> _Past:
+    """Packages that the index no longer offers are left out, and so are groups without a base image."""
+    with state.connect(site) as connection:
+        rows = connection.execute(
+            "SELECT suite, architecture, kernel, packages FROM history ORDER BY time, cluster"
+        ).fetchall()
+    asked: dict[Group, list[list[str]]] = {}
+    for suite, architecture, kernel, packages in rows:
+        asked.setdefault((suite, architecture, kernel), []).append(packages.split())
+    past = _Past([], {}, {})
+    for number, (group, requests) in enumerate(asked.items()):
+        suite, architecture, kernel = group
+        found = Catalogue(site).find("base", base_key(suite, architecture, kernel, RECIPE))
+        if found is None:
+            report(f"{suite} for {architecture}: no base image, {len(requests)} requests left out", 0, 0)
+            continue
+        past.bases[group] = found, resolve.installed(Catalogue(site).status(found))
+        names = {name for request in requests for name in request}
+        learnt = {
+            package.name: _Learnt(f"{number}/{package.name}", package)
+            for package in resolve.current(
+                names, suite=suite, architecture=architecture, site=site, report=report
+            )
+        }
+        for one in learnt.values():
+            past.packages[f"{one.name}={one.version}"] = group, one.package
+        past.requests.extend([learnt[name] for name in request if name in learnt] for request in requests)
+    return past
+
+
+def _learnable(site: Site, past: _Past) -> "History":
+    from vclust_py.cache.history import History
+
+    growth = _growth(site, past)
+    return History(past.requests, stored=lambda one: int(one.package.size * growth))
+
+
+def _growth(site: Site, past: _Past) -> float:
+    """Bytes stored for each byte of .deb, as the site's caches have it: like packages take alike."""
+    sizes = {f"{package.name}={package.version}": package.size for _, package in past.packages.values()}
+    stored = fetched = 0
+    for image in Catalogue(site).images():
+        alike = image.manifest.kind == "cache" and image.manifest.state == site.cache_state
+        if alike and sizes.keys() >= set(image.manifest.packages):
+            stored += image.manifest.bytes
+            fetched += sum(sizes[package] for package in image.manifest.packages)
+    return stored / fetched if fetched else _GROWTH
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A chosen cache as it is built."""
+
+    cache: Cache
+    lock: Lock
+    base: Image
+    label: str
+
+
+def _wanted(past: _Past, cache: Cache) -> _Wanted:
+    found = [past.packages[name] for name in cache.packages]
+    group = found[0][0]
+    base, installed = past.bases[group]
+    packages = tuple(sorted((package for _, package in found), key=lambda package: package.name))
+    lock = Lock(*group, base=installed, packages=packages, requested=())
+    names = [f"{package.name}={package.version}" for package in packages]
+    return _Wanted(cache, lock, base, label(names, cache.size))
+
+
+def _build(
+    site: Site, wanted: Sequence[_Wanted], made: dict[Cache, Image], failed: dict[str, str], report: Report
+) -> list[str]:
+    """Fill `made` with the images of the wanted caches, parents first; those built now, and in `failed` why not."""
+    built = []
+    for number, one in enumerate(wanted):
+        below = one.cache.parent
+        while below is not None and below not in made:
+            below = below.parent
+        onto = one.base if below is None else made[below]
+
+        def tell(message: str, done: int, total: int, number: int = number) -> None:
+            report(f"cache {number + 1} of {len(wanted)}: {message}", number, len(wanted))
+
+        tell(one.label, 0, 0)
+        try:
+            known = Catalogue(site).find("cache", cache_key(one.lock, onto, site.cache_state))
+            image = known or ensure_cache(site, one.lock, onto, site.cache_state, tell)
+        except VclustError as error:
+            failed[one.label] = str(error)
+            continue
+        if known is None:
+            built.append(one.label)
+        if image.manifest.bytes + sum(other.manifest.bytes for other in made.values()) > site.cache_space:
+            failed[one.label] = f"takes {image.manifest.bytes >> 20} MB, more than is left of the space"
+        else:
+            made[one.cache] = image
+    return built
+
+
+def _drop_damaged(site: Site, report: Report) -> list[str]:
+    """Read every cache once; one that is not what its manifest says is taken away, with what stands on it."""
+    catalogue = Catalogue(site)
+    said = catalogue.clean()
+    images = {image.manifest.digest: image for image in catalogue.images()}
+    standing = users(images, state.clusters(site))
+    for number, (digest, image) in enumerate(images.items()):
+        if image.manifest.kind != "cache":
+            continue
+        report("checking the caches", number, len(images))
+        with contextlib.suppress(FileNotFoundError):
+            if file_digest(image.path) != digest:
+                catalogue.remove(image)
+                why = f"{image.path.name}: its content is not what its manifest says"
+                if digest in standing:
+                    why += f"; create these clusters anew: {', '.join(sorted(standing[digest]))}"
+                said.append(why)
+    return said
+
+
+def _mark(site: Site, chosen: Collection[str]) -> None:
+    with state.connect(site) as connection, state.transaction(connection):
+        connection.execute("UPDATE uses SET chosen = 0")
+        connection.executemany(
+            "INSERT INTO uses (digest, chosen) VALUES (?, 1) ON CONFLICT (digest) DO UPDATE SET chosen = 1",
+            [(digest,) for digest in sorted(chosen)],
+        )
+
+
+def trim(site: Site) -> list[str]:
+    """Take away what is too much for the site's spaces, least recently used first; why, a line for each.
+
+    What a live cluster stands on stays, and so does what another image stands on.
+    """
+    catalogue, said = Catalogue(site), []
+    with state.connect(site) as connection, state.transaction(connection):
+        # Whoever takes up an image does so in a transaction as well, after a look whether it is there.
+        images = {image.manifest.digest: image for image in catalogue.images()}
+        idle = images.keys() - users(images, state.clusters(site)).keys()
+        last = _last_used(connection, images.values())
+        chosen = {row["digest"] for row in connection.execute("SELECT digest FROM uses WHERE chosen")}
+        chosen &= {digest for digest in images if images[digest].manifest.kind == "cache"}
+        now = time.time()
+        for group, space, name in (
+            (chosen, site.cache_space, "cache_space"),
+            (idle - chosen, site.layer_space, "layer_space"),
+        ):
+            group = {digest for digest in group if images[digest].manifest.kind in _DERIVED}
+            taken = sum(images[digest].manifest.bytes for digest in group)
+            while taken > space:
+                backing = {image.manifest.backing for image in images.values()}
+                free = [one for one in group & idle - backing if last[one] < now - _GRACE]
+                if not free:
+                    break
+                oldest = images.pop(min(free, key=lambda digest: last[digest]))
+                group.discard(oldest.manifest.digest)
+                taken -= oldest.manifest.bytes
+                catalogue.remove(oldest)
+                said.append(f"{oldest.path.name}: least recently used beyond {name}, {space >> 20} MB")
+        gone = [
+            (row["digest"],)
+            for row in connection.execute("SELECT digest FROM uses")
+            if row["digest"] not in images
+        ]
+        connection.executemany("DELETE FROM uses WHERE digest = ?", gone)
+    return said
+
+
+def _last_used(connection: sqlite3.Connection, images: Collection[Image]) -> dict[str, float]:
+    """Unix time of each image's last use; at the least that of its making."""
+    used = {row["digest"]: row["used"] for row in connection.execute("SELECT digest, used FROM uses")}
+    return {
+        image.manifest.digest: max(used.get(image.manifest.digest, 0.0), image.path.stat().st_mtime)
+        for image in images
+    }
+
+
+def due(site: Site) -> bool:
+    """Whether enough requests have come since the last recomputation, or that one did not come to its end."""
+    if site.cache_every == 0 or site.cache_policy == "none" or not site.database.exists():
+        return False
+    last = status(site)
+    return bool(
+        last["state"] in ("killed", "interrupted") or last["recorded"] - last["seen"] >= site.cache_every
+    )
+
+
+def status(site: Site) -> dict[str, Any]:
+    """The last recomputation and how many requests have been recorded; times are Unix times."""
+    row, recorded = None, 0
+    if site.database.exists():
+        with state.connect(site) as connection:
+            row = connection.execute("SELECT * FROM rebuilds ORDER BY id DESC LIMIT 1").fetchone()
+            recorded = connection.execute("SELECT count(*) FROM history").fetchone()[0]
+    plain: dict[str, Any] = {
+        "policy": site.cache_policy,
+        "space": site.cache_space,
+        "every": site.cache_every,
+        "recorded": recorded,
+    }
+    if row is None:
+        return {**plain, "state": "never", "seen": 0}
+    outcome, detail = row["outcome"], ""
+    if outcome == "running" and not _at_work(site):
+        outcome = "killed"
+    if outcome.startswith("failed: "):
+        outcome, _, detail = outcome.partition(": ")
+    return {
+        **plain,
+        "state": outcome,
+        "detail": detail,
+        "seen": row["seen"],
+        "started": row["start"],
+        "ended": row["end"],
+        "message": row["message"],
+        "done": row["done"],
+        "total": row["total"],
+        "result": json.loads(row["facts"]),
+    }
+
+
+def _at_work(site: Site) -> bool:
+    try:
+        with site.hold(_LOCK, patience=0):
+            return False
+    except VclustError:
+        return True
+
+
+def history(site: Site) -> "History":
+    """The past requests as learning sees them.  Raises VclustError when the package index cannot be had."""
+    return _learnable(site, _past(site, lambda message, done, total: None))
+
+
+def usage(site: Site) -> list[dict[str, Any]]:
+    """What every past request started from, oldest first: cache digest (empty: the base), bytes spared of bytes."""
+    if not site.database.exists():
+        return []
+    with state.connect(site) as connection:
+        rows = connection.execute(
+            "SELECT history.time, history.bytes, clusters.name, clusters.cache FROM history"
+            " JOIN clusters ON clusters.id = history.cluster ORDER BY history.time, history.cluster"
+        ).fetchall()
+    found = []
+    for row in rows:
+        cache = json.loads(row["cache"])
+        found.append(
+            {
+                "time": row["time"],
+                "name": row["name"],
+                "cache": cache.get("digest", ""),
+                "bytes": cache.get("bytes", 0),
+                "of": row["bytes"],
+            }
+        )
+    return found
+
+
+def start_if_due(site: Site) -> bool:
+    """Start a recomputation that goes on when this process has ended; whether one was started."""
+    if not due(site):
+        return False
+    with open(site.root / "caches.log", "wb") as log, tempfile.TemporaryFile("w+") as settings:
+        # Not as arguments, which anybody may read: the proxy's address may hold a password.
+        json.dump(site.to_mapping(), settings)
+        settings.seek(0)
+        subprocess.Popen(
+            [sys.executable, "-m", "vclust_py.cache.manager"],
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            stdin=settings,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    return True
+
+
+def main() -> None:
+    """The recomputation in the background: the site's settings, JSON, come on standard input."""
+    site = Site.from_mapping(json.load(sys.stdin))
+    keep_interruptions()
+    # Users' requests come first, on CPUs and disks alike: SCHED_IDLE is both (ioprio_set(2)).  Each session is a
+    # group of its own to the scheduler, whatever the priorities inside (sched(7), autogroup).
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+    try:
+        rebuild(site, lambda message, done, total: print(message, flush=True))
+    except VclustError as error:
+        sys.exit(f"vclust: {error}")
+
+
+if __name__ == "__main__":
+    main()
