@@ -1,5 +1,6 @@
 """The head of a chain: gives out the files, watches every hop, decides who pulls from whom."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,19 +58,35 @@ class Original(wire.Item):
 
     def _tag(self, block: int) -> None:
         size = self.length(block)
-        self.load(block, self._seal.view[:size])
-        kind = wire.ZERO if self._seal.empty(size) else wire.DATA
+        kind = wire.ZERO
+        if not self._hole(block):
+            self.load(block, self._seal.view[:size])
+            kind = wire.ZERO if self._seal.empty(size) else wire.DATA
         tag = self._seal.tag(self.number, block, size if kind == wire.DATA else 0)
         self.add(wire.FRAME.pack(kind, self.number, block, tag))
 
     def load(self, block: int, view: memoryview) -> None:
-        try:
+        with self._reading():
             self._pieces.load(block * self.block, view)
-            if len(self.sources) == 1:
-                self.sources[0].check()
-        except (EOFError, OSError) as error:
-            self.problem = VclustError(f"{self.sources[0].path}: {error or 'shorter than it was'}")
-            raise ConnectionAbortedError from error
+
+    def _hole(self, block: int) -> bool:
+        with self._reading():
+            return self._pieces.hole(block * self.block, self.length(block))
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What goes wrong, or is wrong afterwards, ends the whole transfer, and this connection at once."""
+        try:
+            failure: Exception | None = None
+            try:
+                yield
+            except (EOFError, OSError) as error:
+                failure = error
+            if failure is not None or len(self.sources) == 1:
+                for source in self.sources:
+                    source.check()
+            if failure is not None:
+                raise VclustError(f"{self.sources[0].path}: {failure}") from failure
         except VclustError as error:
             self.problem = error
             raise ConnectionAbortedError from error
@@ -311,6 +328,7 @@ class Chain:
                 self._drop(peer, str(message["failed"]))
             else:
                 peer.result = message
+                peer.received = int(message["received"])
                 peer.seconds = now - self.begun
 
     def _progress(self, peer: _Peer, message: wire.Message, now: float) -> None:

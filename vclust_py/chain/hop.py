@@ -10,6 +10,7 @@ import _hashlib
 import argparse
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -280,6 +281,14 @@ class Item:
         sock.sendall(view)
 
 
+def hole(descriptor: int, offset: int, size: int) -> bool:
+    """Whether the file system stores nothing there."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA) >= offset + size
+    except OSError as error:
+        return error.errno == errno.ENXIO  # no data up to the end
+
+
 class Pieces:
     """Files one after the other, as if they were one."""
 
@@ -305,6 +314,11 @@ class Pieces:
                 if size == 0:
                     raise EOFError
                 view, offset = view[size:], offset + size
+
+    def hole(self, offset: int, size: int) -> bool:
+        """Whether nothing is stored there, as far as that can be told without reading."""
+        with self._lock:
+            return len(self._sizes) == 1 and hole(self._descriptor(0), offset, size)
 
     def _descriptor(self, index: int) -> int:
         if self._open[0] != index:
@@ -367,16 +381,22 @@ class Copy(Item):
         """Whether the block of this frame, KNOWN or ZERO, is here; the frame itself is checked by that."""
         kind, number, block, tag = FRAME.unpack(record)
         view = seal.view[: self.length(block)]
-        if block < self.known:
-            try:
-                self.load(block, view)
-            except (EOFError, FileNotFoundError):
-                return False
-        if kind == KNOWN:
-            return hmac.compare_digest(tag, seal.tag(number, block, len(view)))
-        if not hmac.compare_digest(tag, seal.tag(number, block, 0)):
-            raise Rubbish("a block has a wrong tag")
-        return block >= self.known or seal.empty(len(view))
+        if kind == ZERO:
+            if not hmac.compare_digest(tag, seal.tag(number, block, 0)):
+                raise Rubbish("a block has a wrong tag")
+            if block >= self.known or self._hole(block):
+                return True
+        try:
+            self.load(block, view)
+        except (EOFError, FileNotFoundError):
+            return False
+        if kind == ZERO:
+            return seal.empty(len(view))
+        return hmac.compare_digest(tag, seal.tag(number, block, len(view)))
+
+    def _hole(self, block: int) -> bool:
+        offset, size = block * self.block, self.length(block)
+        return self._there.hole(offset, size) if self.had else hole(self.descriptor, offset, size)
 
     def correct(self, seal: Seal) -> None:
         """What is here is right up to `done` only: keep that, forget the rest."""
@@ -547,8 +567,8 @@ def admit(sock: socket.socket, find: Find) -> tuple[Transfer, list[tuple[int, in
 class Puller:
     """Gets a transfer's items from whatever source it is told, in a thread of its own.
 
-    `say` is told {"ready"} once, {"fault", "source", "rubbish"} about a source, and at last {"arrived", "had"},
-    {"lacks"} or {"failed"}.
+    `say` is told {"ready"} once, {"fault", "source", "rubbish"} about a source, and at last {"arrived", "had",
+    "received"}, {"lacks", "received"} or {"failed"}.
     """
 
     def __init__(
@@ -620,11 +640,11 @@ class Puller:
                             {"fault": why, "source": source["name"], "rubbish": isinstance(error, Rubbish)}
                         )
         if self._dry:
-            return {"lacks": [member.name for item in lacks for member in item.members]}
+            return {"lacks": [member.name for item in lacks for member in item.members], "received": 0}
         names: dict[bool, list[str]] = {True: [], False: []}
         for item in self.items:
             names[item.had] += [member.name for member in item.members]
-        return {"had": names[True], "arrived": names[False]}
+        return {"had": names[True], "arrived": names[False], "received": self.received}
 
     def _pull(self, source: Message, pending: list[Copy]) -> None:
         """Take the pending items from there; each that is finished is pending no longer."""

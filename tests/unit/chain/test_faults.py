@@ -1,15 +1,17 @@
 """Hops that die, freeze or have no room; all the others get the file, and the outcome says who did not and why."""
 
 import os
+import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hops import Hosts, Running, wait_for
 
-from vclust_py.chain import File, Keys, Options, Outcome, Progress, send
+from vclust_py.chain import File, Keys, Options, Outcome, send
 from vclust_py.errors import VclustError
 
 MB = 1 << 20
@@ -63,9 +65,13 @@ class Sending(threading.Thread):
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 
 
-@pytest.mark.parametrize("number", [KILL, STOP])
-@pytest.mark.parametrize("victims", [(0,), (2,), (4,), (1, 2), (0, 4), (0, 1, 2, 3)])
-def test_dead_and_frozen_hops_are_bypassed(hosts, file: File, number: int, victims: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("number", "victims"),
+    [(KILL, (0,)), (KILL, (1, 2)), (KILL, (0, 1, 2, 3)), (STOP, (0, 4)), (STOP, (2,)), (STOP, (1, 2, 3))],
+)
+def test_dead_and_frozen_hops_are_bypassed(
+    hosts: Hosts, file: File, number: int, victims: tuple[int, ...]
+) -> None:
     running = hosts.start(5)
     sending = Sending(file, running, hosts.trust.head)
     sending.reach(20 * MB)
@@ -82,3 +88,80 @@ def test_dead_and_frozen_hops_are_bypassed(hosts, file: File, number: int, victi
             assert (host.folder / "image.qcow2").read_bytes() == file.path.read_bytes()
             assert outcome.received < file.path.stat().st_size + 20 * MB  # it went on where it was
             assert outcome.seconds < 8
+
+
+def test_a_hop_without_room_is_bypassed(hosts: Hosts, file: File) -> None:
+    running = hosts.start(3)
+    resource.prlimit(running[1].process.pid, resource.RLIMIT_FSIZE, (8 * MB, 8 * MB))
+    outcomes = Sending(file, running, hosts.trust.head).done()
+    assert [bool(outcome.failed) for outcome in outcomes.values()] == [False, True, False]
+    assert outcomes["host2"].failed == "File too large"
+
+
+def test_a_hop_that_sends_rubbish_is_bypassed_and_named(hosts: Hosts, file: File) -> None:
+    running = [*hosts.start(1), *hosts.start(1, program=str(Path(__file__).with_name("rubbish.py")))]
+    running += hosts.start(2)
+    outcomes = Sending(file, running, hosts.trust.head).done()
+    assert outcomes["host2"].failed == "sends rubbish to host3: a block has a wrong tag"
+    for name in ("host1", "host3", "host4"):
+        assert outcomes[name].failed == ""
+    for host in (running[0], running[2], running[3]):
+        assert (host.folder / "image.qcow2").read_bytes() == file.path.read_bytes()
+
+
+def test_a_dead_head_leaves_what_can_be_taken_up_again(hosts: Hosts, file: File) -> None:
+    running = hosts.start(3)
+    child = os.fork()
+    if child == 0:
+        send([file], [host.hop for host in running], hosts.trust.head, QUICK)
+        os._exit(0)
+    while part(running[2].folder) < 20 * MB:
+        time.sleep(0.002)
+    os.kill(child, KILL)
+    os.waitpid(child, 0)
+    wait_for(lambda: all(idle(host) for host in running))
+    for host in running:
+        assert [path.name[-5:] for path in host.folder.iterdir()] == [".part"]
+    for outcome in send([file], [host.hop for host in running], hosts.trust.head, QUICK):
+        assert outcome.failed == ""
+        assert outcome.received <= file.path.stat().st_size - 20 * MB + QUICK.block
+
+
+def test_a_frozen_head_holds_no_hop(hosts: Hosts, file: File) -> None:
+    running = hosts.start(2)
+    child = os.fork()
+    if child == 0:
+        send([file], [host.hop for host in running], hosts.trust.head, QUICK)
+        os._exit(0)
+    while part(running[1].folder) < 20 * MB:
+        time.sleep(0.002)
+    os.kill(child, STOP)
+    try:
+        wait_for(lambda: all(idle(host) for host in running))
+    finally:
+        os.kill(child, KILL)
+        os.waitpid(child, 0)
+
+
+def idle(host: Running) -> bool:
+    """Only its first thread is left."""
+    return len(os.listdir(f"/proc/{host.process.pid}/task")) == 1
+
+
+def test_interrupted(hosts: Hosts, file: File) -> None:
+    running = hosts.start(2)
+    sending = Sending(file, running, hosts.trust.head)
+    sending.reach(20 * MB)
+    sending.stop.set()
+    sending.join(5)
+    assert str(sending.error) == "interrupted"
+    wait_for(lambda: all(idle(host) for host in running))
+
+
+def test_two_transfers_of_one_file(hosts: Hosts, file: File) -> None:
+    running = hosts.start(2)
+    first = Sending(file, running, hosts.trust.head)
+    first.reach(20 * MB)
+    for outcome in Sending(file, running, hosts.trust.head).done().values():
+        assert outcome.failed == "image.qcow2: another transfer brings it here"
+    assert not any(outcome.failed for outcome in first.done().values())

@@ -1,0 +1,233 @@
+"""Files through chains of a few hops, from end to end."""
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hops import Hosts
+
+from vclust_py.chain import File, Hop, Options, Progress, lacking, send
+from vclust_py.errors import VclustError
+
+MB = 1 << 20
+BLOCK = Options(block=1 << 16)
+
+
+def made(path: Path, size: int) -> File:
+    path.write_bytes(os.urandom(size))
+    return File(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Leftovers too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 3 * MB + 7])
+def test_every_host_gets_it_once(hosts: Hosts, tmp_path: Path, size: int) -> None:
+    file = made(tmp_path / "image", size)
+    running = hosts.start(3)
+    hops = [host.hop for host in running]
+    head = hosts.trust.head
+    assert lacking([file], hops, head, BLOCK) == ({hop.name: ("image",) for hop in hops}, {})
+    for outcome in send([file], hops, head, BLOCK):
+        assert (outcome.arrived, outcome.had, outcome.failed) == (("image",), (), "")
+        assert outcome.received == size
+    for host in running:
+        assert contents(host.folder) == {"image": file.path.read_bytes()}
+    assert lacking([file], hops, head, BLOCK) == ({hop.name: () for hop in hops}, {})
+    for outcome in send([file], hops, head, BLOCK):
+        assert (outcome.arrived, outcome.had, outcome.received) == ((), ("image",), 0)
+
+
+def test_many_files_with_any_names(hosts: Hosts, tmp_path: Path) -> None:
+    sizes = {"a b": 10, "größe.img": MB, "empty": 0, "日本": 1 << 16, "x" * 255: 5, "z": 2 * MB + 1, "y": 6}
+    files = [made(tmp_path / name, size) for name, size in sizes.items()]
+    os.chmod(tmp_path / "a b", 0o640)
+    os.utime(tmp_path / "a b", ns=(1, 1_000_000_007))
+    running = hosts.start(2)
+    for outcome in send(files, [host.hop for host in running], hosts.trust.head, BLOCK):
+        assert outcome.failed == ""
+        assert sorted(outcome.arrived) == sorted(sizes)
+    for host in running:
+        assert contents(host.folder) == {file.path.name: file.path.read_bytes() for file in files}
+        status = (host.folder / "a b").stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o640, 1_000_000_007)
+
+
+def test_small_files_go_together(hosts: Hosts, tmp_path: Path) -> None:
+    files = [made(tmp_path / f"file{number}", number) for number in range(1, 400)]
+    running = hosts.start(2)
+    hops = [host.hop for host in running]
+    for _ in range(2):
+        send(files, hops, hosts.trust.head, BLOCK)
+        for host in running:
+            assert contents(host.folder) == {file.path.name: file.path.read_bytes() for file in files}
+    # One is another now: its pack is corrected from the first block that differs.
+    (running[0].folder / "file397").write_bytes(bytes(397))
+    first, second = send(files, hops, hosts.trust.head, BLOCK)
+    assert first.received < 1 << 16
+    assert (len(first.arrived), len(second.had)) == (399, 399)
+    assert (running[0].folder / "file397").read_bytes() == files[396].path.read_bytes()
+
+
+def test_digest(hosts: Hosts, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    good = hashlib.sha256(made(path, MB + 1).path.read_bytes()).hexdigest()
+    (host,) = hosts.start(1)
+    (bad,) = send([File(path, digest="0" * 64)], [host.hop], hosts.trust.head, BLOCK)
+    assert bad.failed == f"image: its sha256 is {good}, not {'0' * 64}"
+    assert contents(host.folder) == {}
+    (outcome,) = send([File(path, digest=good)], [host.hop], hosts.trust.head, BLOCK)
+    assert outcome.arrived == ("image",)
+
+
+def test_what_is_there_counts_by_content(hosts: Hosts, tmp_path: Path) -> None:
+    file = made(tmp_path / "image", MB)
+    same, other, tail, shorter = hosts.start(4)
+    data = file.path.read_bytes()
+    (same.folder / "image").write_bytes(data)
+    (other.folder / "image").write_bytes(os.urandom(MB))
+    (tail.folder / "image").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (shorter.folder / "image").write_bytes(data[:-1])
+    hops = [host.hop for host in (same, other, tail, shorter)]
+    lacks, errors = lacking([file], hops, hosts.trust.head, BLOCK)
+    assert [len(lacks[hop.name]) for hop in hops] == [0, 1, 1, 1]
+    assert not errors
+    assert contents(tail.folder)["image"] != data  # looking changes nothing
+    outcomes = send([file], hops, hosts.trust.head, BLOCK)
+    assert [outcome.received for outcome in outcomes] == [0, MB, 1 << 16, MB]
+    for host in (same, other, tail, shorter):
+        assert contents(host.folder) == {"image": data}
+
+
+def test_holes_stay_holes(hosts: Hosts, tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.seek(4 << 30)
+        file.write(b"end")
+    begun = time.monotonic()
+    running = hosts.start(2)
+    outcomes = send([File(path)], [host.hop for host in running], hosts.trust.head)
+    assert [outcome.received for outcome in outcomes] == [3, 3]
+    for host in running:
+        status = (host.folder / "sparse").stat()
+        assert status.st_size == (4 << 30) + 3
+        assert status.st_blocks * 512 < MB
+    assert time.monotonic() - begun < 20
+
+
+def test_a_partial_file_is_taken_up_again_and_checked(hosts: Hosts, tmp_path: Path) -> None:
+    file = made(tmp_path / "image", 8 * MB)
+    (host,) = hosts.start(1)
+    (host.folder / "lost+found").mkdir()
+    send([file], [host.hop], hosts.trust.head, BLOCK)
+    data = file.path.read_bytes()
+    (host.folder / "image").unlink()
+    name = part_name(file)
+    (host.folder / name).write_bytes(data[: 4 * MB] + b"rubbish" + bytes(MB))
+    (outcome,) = send([file], [host.hop], hosts.trust.head, BLOCK)
+    assert outcome.received == 4 * MB
+    assert (host.folder / "image").read_bytes() == data
+    assert not (host.folder / name).exists()
+
+
+def part_name(file: File) -> str:
+    from vclust_py.chain.head import Original, Source
+    from vclust_py.chain.hop import Seal
+
+    item = Original(0, [Source.of(file, True)], 1 << 16, Seal(bytes(32), 1 << 16))
+    return f".{item.identity}.part"
+
+
+@pytest.mark.parametrize("how", ["written", "replaced", "removed", "cut"])
+def test_a_file_that_changes_appears_nowhere(hosts: Hosts, tmp_path: Path, how: str) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(16 * MB) * 16)
+    running = hosts.start(2)
+
+    (tmp_path / "new").write_bytes(path.read_bytes()[:-1] + b"x")
+
+    def change() -> None:
+        while not list(running[0].folder.glob(".*.part")):
+            time.sleep(0.002)
+        if how == "written":
+            with path.open("r+b") as file:
+                file.write(b"x")
+        elif how == "replaced":
+            (tmp_path / "new").rename(path)
+        elif how == "cut":
+            os.truncate(path, MB)
+        else:
+            path.unlink()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    why = "removed" if how == "removed" else "changed"
+    with pytest.raises(VclustError, match=f"image: {why} while it was sent"):
+        send([File(path)], [host.hop for host in running], hosts.trust.head, BLOCK)
+    thread.join()
+    for host in running:
+        assert not (host.folder / "image").exists()
+
+
+def test_what_the_head_refuses(hosts: Hosts, tmp_path: Path) -> None:
+    file = made(tmp_path / "image", 1)
+    (host,) = hosts.start(1)
+    head = hosts.trust.head
+
+    def refused(files: list[File], hops: list[Hop], options: Options = BLOCK) -> str:
+        with pytest.raises(VclustError) as error:
+            send(files, hops, head, options)
+        return str(error.value)
+
+    assert "No such file" in refused([File(tmp_path / "nothing")], [host.hop])
+    assert "not a file" in refused([File(tmp_path)], [host.hop])
+    for name in (".hidden", "a/b", "..", "a\nb", "x" * 256, "\udcff"):
+        assert "not a file name" in refused([File(file.path, name)], [host.hop])
+    assert "two files of one name" in refused([file, file], [host.hop])
+    assert "listed twice" in refused([file], [host.hop, Hop("other", host.hop.address, host.hop.port)])
+    assert "block" in refused([file], [host.hop], Options(block=1))
+    assert len(send([file], [host.hop, host.hop], head)) == 1
+
+
+def test_hosts_that_cannot_be_had(hosts: Hosts, tmp_path: Path) -> None:
+    file = made(tmp_path / "image", MB)
+    nobody = Hop("nobody", "127.0.0.1", 1)
+    (outcome,) = send([file], [nobody], hosts.trust.head, BLOCK)
+    assert outcome.failed == "not reached: Connection refused"
+    (host,) = hosts.start(1)
+    bad, good = send([file], [nobody, host.hop], hosts.trust.head, BLOCK)
+    assert (bool(bad.failed), good.arrived) == (True, ("image",))
+    lacks, errors = lacking([file], [nobody, host.hop], hosts.trust.head)
+    assert (list(lacks), list(errors)) == ([host.hop.name], ["nobody"])
+
+
+def test_ipv6(hosts: Hosts, tmp_path: Path) -> None:
+    file = made(tmp_path / "image", MB)
+    running = hosts.start(2, address="::1")
+    assert not any(one.failed for one in send([file], [host.hop for host in running], hosts.trust.head))
+
+
+def test_progress(hosts: Hosts, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(MB) * 256)
+    running = hosts.start(2)
+    seen: list[Progress] = []
+    send([File(path)], [host.hop for host in running], hosts.trust.head, report=seen.append)
+    assert seen
+    for progress in seen:
+        assert set(progress.done) == {host.hop.name for host in running}
+        assert progress.total == 256 * MB
+        assert progress.done[progress.slowest] == min(progress.done.values())
+
+
+def test_racks_follow_each_other() -> None:
+    from vclust_py.chain.head import _each_once
+
+    hops = [Hop(str(number), "h", number, rack) for number, rack in enumerate(["a", "b", "a", "b", "c"])]
+    assert [hop.name for hop in _each_once(hops)] == ["0", "2", "1", "3", "4"]
