@@ -21,6 +21,10 @@ options:
     description: Digest of the lock, as returned by M(vclust_resolve).
     type: str
     required: true
+  cache:
+    description: Digest of the VD cache, as claimed by M(vclust_cache); empty for none.
+    type: str
+    default: ""
 attributes:
   check_mode:
     support: full
@@ -36,6 +40,7 @@ EXAMPLES = """
     site: "{{ vclust_site }}"
     request: "{{ vclust_request }}"
     lock: "{{ resolved.lock }}"
+    cache: "{{ claimed.cache.digest | default('') }}"
     hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
   register: placed
 
@@ -76,13 +81,19 @@ from vclust_py.site import Site
 
 
 def argument_spec() -> dict[str, Any]:
-    return {**request_options(), **host_options(), "lock": {"type": "str", "required": True}}
+    return {
+        **request_options(),
+        **host_options(),
+        "lock": {"type": "str", "required": True},
+        "cache": {"type": "str", "default": ""},
+    }
 
 
 def choose(site: Site, params: dict[str, Any], check: bool) -> Outcome:
     asked = request.from_mapping(given(params["request"]), "request")
     hosts = [place.Host.from_mapping(host) for host in params["hosts"]]
-    plan = place.place(site, asked, resolve.Lock.load(site, params["lock"]), hosts, check=check)
+    lock = resolve.Lock.load(site, params["lock"])
+    plan = place.place(site, asked, lock, hosts, cache=params["cache"], check=check)
     diff = {"before": {} if plan.changed else plan.placement, "after": plan.placement}
     return {"plan": plan.to_dict(), "changed": plan.changed, "diff": diff}
 

@@ -63,13 +63,12 @@ problems:
   returned: failure
 """
 
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import request, state
-from vclust_py.module import Outcome, changed, given, request_options, run_module
+from vclust_py.module import Outcome, changed, given, request_options, run_module, site_manager
 from vclust_py.site import Site
 
 
@@ -80,12 +79,7 @@ def argument_spec() -> dict[str, Any]:
 def register(site: Site, values: dict[str, Any], check: bool) -> Outcome:
     asked = request.from_mapping(values, "request")
     change = state.register(site, asked, check=check)
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return {
-        "name": asked.name,
-        "site_manager": {"root": str(site.root), "boot_id": boot_id},
-        **changed(change),
-    }
+    return {"name": asked.name, **site_manager(site), **changed(change)}
 
 
 def main() -> None:

@@ -51,10 +51,16 @@ lock:
   type: str
   returned: success
 packages:
-  description: How many packages there are beyond the base image.
-  type: int
+  description: The packages beyond the base image, each C(name=version).
+  type: list
+  elements: str
   returned: success
-  sample: 81
+  sample: [gcc=4:12.2.0-3]
+caches:
+  description: The VD caches of the site that stand on that base image, for the lookup plugin P(vclust_cache#lookup).
+  type: list
+  elements: dict
+  returned: success
 bytes:
   description: The size of these packages, as downloaded.
   type: int
@@ -78,6 +84,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import metapackages, request, resolve, timing
+from vclust_py.cache import catalogue
 from vclust_py.module import Outcome, given, request_options, run_module
 from vclust_py.site import Site
 
@@ -97,8 +104,13 @@ def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None, chec
             cluster=cluster,
             given=None if locked is None else resolve.Lock.from_json(json.dumps(locked), "locked"),
         )
-    size = sum(package.size for package in lock.packages)
-    return {"changed": False, "lock": lock.digest, "packages": len(lock.packages), "bytes": size}
+    return {
+        "changed": False,
+        "lock": lock.digest,
+        "packages": sorted(catalogue.closure(lock)),
+        "bytes": sum(package.size for package in lock.packages),
+        "caches": [catalogue.to_dict(cache) for cache in catalogue.offered(site, lock, asked)],
+    }
 
 
 def main() -> None:

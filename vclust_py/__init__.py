@@ -21,5 +21,5 @@ timing       start, end, bytes and outcome of each phase and node
 pki          who may talk to whom: the site's authority, keys and certificates
 site         where everything lives; the settings of a site
 run, errors  processes and failures
-cli          the `vclust` command
+cli          the `vclust` command; drive and play run its playbooks, display is what it shows
 """

@@ -192,6 +192,6 @@ def _destroy(arguments: argparse.Namespace) -> int:
 
 def _read(arguments: argparse.Namespace, name: str | None = None) -> list[dict[str, Any]]:
     """What the site says of its clusters, or of one."""
-    outcome = drive.status(arguments, {} if name is None else {"name": name})
+    outcome = drive.status(arguments, {} if name is None else {"name": name}, "clusters")
     clusters: list[dict[str, Any]] = outcome.results["vclust_info"]["clusters"]
     return clusters

@@ -1,5 +1,6 @@
 """What the `vclust` command shows: progress while it works, and tables afterwards."""
 
+import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-PHASES = ("request", "resolve", "place", "image", "distribute", "create", "install", "ready")
+PHASES = ("request", "resolve", "cache", "place", "image", "distribute", "create", "install", "ready")
 
 _RUNS_BY = {"kvm": "KVM", "tcg": "emulation (no usable KVM)", "xen": "Xen"}
+_SHORT = 12
+"""Letters of a digest that people see."""
+_BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_INTERVAL = 2.0
 """Seconds between two plain lines of one node: a log needs no more."""
 
@@ -136,13 +140,32 @@ def _print(*parts: object) -> None:
     Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(*parts)
 
 
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def _part(count: float, whole: float) -> str:
+    return f"{100 * count / whole:.1f}%" if whole else "-"
+
+
+def _cache(cache: Mapping[str, Any]) -> str:
+    """What a cluster has of its VD cache."""
+    if not cache:
+        return "cache: miss, it starts from the base image"
+    seconds = "" if cache["seconds"] is None else f" and {cache['seconds']:.0f} s"
+    return (
+        f"cache: hit, {cache['digest'][:_SHORT]} with {cache['packages']} packages"
+        f" spares {size(cache['bytes'])} of {size(cache['of'])}{seconds}"
+    )
+
+
 def show_list(clusters: Sequence[Mapping[str, Any]]) -> None:
     if not clusters:
         print("no clusters")
         return
     table = _table("NAME", "STATE", "NODES", "CREATED", right=("NODES",))
     for cluster in clusters:
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(cluster["created"]))
+        created = _when(cluster["created"])
         table.add_row(cluster["name"], cluster["state"], str(len(cluster["nodes"])), created)
     _print(table)
 
@@ -152,7 +175,8 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
     detail = f" ({cluster['detail']})" if cluster["detail"] else ""
     strategy = f", installed {cluster['strategy']}" if cluster["strategy"] else ""
     print(f"{cluster['name']}: {cluster['state']}{detail}")
-    print(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}\n")
+    print(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}")
+    print(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
     nodes = _table("NODE", "ADDRESS", "HOST", "STATE")
     for node in cluster["nodes"]:
         nodes.add_row(node["name"], node["address"], node["host"], node["state"])
@@ -180,7 +204,8 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     there = "" if plan["base_there"] else ", after the base image"
     for host, error in plan["unreachable"].items():
         print(f"\n{host} does not answer: {error}")
-    print(f"\ndownload: {size(plan['download'])}, of {plan['packages']} packages")
+    print(f"\n{_cache(plan['cache'])}")
+    print(f"download: {size(plan['download'])}, of {plan['packages']} packages")
     print(f"build: {size(plan['build'])}{there}")
     print(f"send: {size(plan['send'])}")
     seconds, unknown = plan["estimate"]["seconds"], plan["estimate"]["unknown"]
@@ -208,16 +233,138 @@ def show_rank(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def show_simulation(result: Mapping[str, Any]) -> None:
-    def part(count: float, whole: float) -> str:
-        return f"{100 * count / whole:.1f}%" if whole else "-"
-
     requested, saved = result["bytes_requested"], result["bytes_saved"]
     table = _table("", "", "")
     table.show_header = False
     table.add_row("policy", result["policy"], "")
     table.add_row("requests", str(result["requests"]), "after the warm-up")
-    table.add_row("hits", part(result["hits"], result["requests"]), f"{result['hits']} started from a cache")
-    table.add_row("saved", part(saved, requested), f"{size(saved)} of {size(requested)} installed")
+    table.add_row("hits", _part(result["hits"], result["requests"]), f"{result['hits']} started from a cache")
+    table.add_row("saved", _part(saved, requested), f"{size(saved)} of {size(requested)} installed")
     table.add_row("stored", size(result["stored_bytes_max"]), "at most")
     table.add_row("computing", f"{result['seconds']:.1f} s", "")
     _print(table)
+
+
+def show_caches(told: Mapping[str, Any], manager: str) -> None:
+    """The caches of a site, each under the one it stands on, and what they were good for."""
+    if manager:
+        print(f"{manager}:")
+    caches, status = told["caches"], told["status"]
+    if caches:
+        right = ("PACKAGES", "SIZE", "FILE", "USES")
+        table = _table("DIGEST", *right, "LAST USE", "STATE", "KEPT", right=right)
+        for cache in _nested(caches):
+            table.add_row(
+                "  " * (cache["depth"] - 1) + cache["digest"][:_SHORT],
+                str(cache["packages"]),
+                size(cache["size"]),
+                size(cache["bytes"]),
+                str(cache["uses"]),
+                _when(cache["used"]) if cache["used"] else "never",
+                cache["state"],
+                _kept(cache),
+            )
+        _print(table)
+    stored = sum(cache["bytes"] for cache in caches)
+    print(f"{len(caches)} caches, {size(stored)} of {size(status['space'])}; {_rebuild(status)}")
+    show_usage(told["usage"])
+
+
+def _nested(caches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each cache after the one it stands on; the more used first."""
+    above: dict[str, list[Mapping[str, Any]]] = {}
+    known = {cache["digest"] for cache in caches}
+    for cache in sorted(caches, key=lambda cache: (cache["uses"], cache["size"]), reverse=True):
+        above.setdefault(cache["parent"] if cache["parent"] in known else "", []).append(cache)
+    found: list[Mapping[str, Any]] = []
+
+    def add(digest: str) -> None:
+        for cache in above.get(digest, []):
+            found.append(cache)
+            add(cache["digest"])
+
+    add("")
+    return found
+
+
+def _kept(cache: Mapping[str, Any]) -> str:
+    """Why a cache is there."""
+    if cache["clusters"]:
+        return f"used by {', '.join(cache['clusters'])}"
+    return "chosen" if cache["chosen"] else "until its space is needed"
+
+
+def _rebuild(status: Mapping[str, Any]) -> str:
+    """The last recomputation, and the next."""
+    if status["state"] == "never":
+        last = "never chosen"
+    elif status["state"] == "running":
+        last = f"being chosen since {_when(status['started'])}: {_step(status)}"
+    else:
+        last = f"last chosen {_when(status['started'])}: {status['state']}"
+        if status["detail"]:
+            last += f": {status['detail']}"
+    new = status["recorded"] - status["seen"]
+    return f"{last}; {new} requests since" + (", due" if status["due"] else "")
+
+
+def show_usage(usage: Sequence[Mapping[str, Any]]) -> None:
+    """Use over time as a row of bars: the share of its bytes that a cache spared each creation, or some in a row."""
+    if not usage:
+        return
+    hits = sum(bool(use["cache"]) for use in usage)
+    spared, asked = sum(use["bytes"] for use in usage), sum(use["of"] for use in usage)
+    print(
+        f"\n{len(usage)} creations, {hits} from a cache;"
+        f" spared {size(spared)} of {size(asked)} installed ({_part(spared, asked)})"
+    )
+    columns = min(len(usage), 60)
+    edges = [number * len(usage) // columns for number in range(columns + 1)]
+    bars = ""
+    for start, end in itertools.pairwise(edges):
+        part = usage[start:end]
+        share = sum(use["bytes"] for use in part) / (sum(use["of"] for use in part) or 1)
+        bars += _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)] if share else "·"
+    print(f"{_when(usage[0]['time'])} {bars} {_when(usage[-1]['time'])}")
+
+
+def show_cache(cache: Mapping[str, Any]) -> None:
+    parent = cache["parent"]
+    under = f"cache {parent[:_SHORT]}" if parent else "the base image"
+    base = f"{cache['suite']} {cache['architecture']} {cache['base'][:_SHORT]}"
+    used = f"{cache['uses']} times, last {_when(cache['used'])}" if cache["used"] else "never"
+    rest = sorted(set(cache["holds"]) - set(cache["own"]))
+    print(f"cache {cache['digest']}")
+    print(f"stands on {under} (layer {cache['depth']} over the base image {base})")
+    print(f"{cache['packages']} packages, {cache['state']}, {size(cache['size'])} as installed")
+    print(f"its own file has {size(cache['bytes'])}")
+    print(f"used {used}; {_kept(cache)}")
+    for title, packages in (("in it", cache["own"]), ("in the caches under it", rest)):
+        if packages:
+            print(f"\n{title}:")
+            for package in packages:
+                print(f"  {package.replace('=', ' ')}")
+
+
+def show_verdicts(told: Mapping[str, Any]) -> None:
+    print(_cache(told["cache"]))
+    if told["verdicts"]:
+        table = _table("", "CACHE", "WOULD SPARE", "WHY", right=("WOULD SPARE",))
+        for verdict in told["verdicts"]:
+            mark = "✓" if verdict["chosen"] else ""
+            spares = size(verdict["saves"]) if verdict["saves"] else "-"
+            table.add_row(mark, verdict["digest"][:_SHORT], spares, verdict["reason"])
+        _print(table)
+    else:
+        print("there are no caches over its base image")
+
+
+def show_rebuilt(result: Mapping[str, Any], manager: str, *, check: bool) -> None:
+    built, removed = len(result["built"]), len(result["removed"])
+    would = "would be " if check else ""
+    start = f"{manager}: " if manager else ""
+    print(
+        f"{start}policy {result['policy']}, {result['requests']} requests: {result['chosen']} caches chosen,"
+        f" {built} {would}built, {removed} {would}dropped;"
+        f" {size(result['stored_bytes'])} of {size(result['space'])}, {result['seconds']:.1f} s"
+    )

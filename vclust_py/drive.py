@@ -58,11 +58,17 @@ def create(
     )
 
 
-def status(arguments: argparse.Namespace, variables: Mapping[str, Any]) -> "Outcome":
-    """What `status.yml` reads.  Raises VclustError with the exit code of what failed."""
+def status(arguments: argparse.Namespace, variables: Mapping[str, Any], tag: str) -> "Outcome":
+    """What `status.yml` reads under that tag.  Raises VclustError with the exit code of what failed."""
     from vclust_py.play import play
 
-    outcome = play("status.yml", variables, inventory=inventory(arguments), verbosity=arguments.verbose)
+    outcome = play(
+        "status.yml",
+        variables,
+        inventory=inventory(arguments),
+        tags=(tag,),
+        verbosity=arguments.verbose,
+    )
     if outcome.exit_code == 130:
         raise KeyboardInterrupt
     if outcome.exit_code:
@@ -104,7 +110,8 @@ def run(
             check=check,
             tags=tags,
             verbosity=arguments.verbose,
-            on_phase=shown.phase,
+            # Ansible announces the phases after the last one, too: it checks the arguments of every role.
+            on_phase=lambda phase: shown.phase(phase) if phase in phases else None,
             on_result=follow.found,
             on_tick=lambda: shown.progress(follow.rows()),
         )

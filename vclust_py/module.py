@@ -124,6 +124,12 @@ def run_module(module: Module, work: Callable[[Site], Outcome]) -> NoReturn:
     module.exit_json(**outcome)
 
 
+def site_manager(site: Site) -> Outcome:
+    """Where the state is, and on which running machine: a controller there may follow the progress in it."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return {"site_manager": {"root": str(site.root), "boot_id": boot_id}}
+
+
 def changed(change: Change) -> Outcome:
     """A module's outcome from a phase's `Change`."""
     return {"changed": change.changed, "diff": {"before": change.before, "after": change.after}}

@@ -36,6 +36,8 @@ class Outcome:
     phase: str = ""
     """The role that was last at work."""
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hosts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """The same for each site manager, by its inventory name."""
     tasks: int = 0
     """How many tasks have started."""
 
@@ -129,6 +131,7 @@ def _take(
                 on_phase(outcome.phase)
         case "runner_on_ok":
             outcome.results[data["task_action"]] = data["res"]
+            outcome.hosts.setdefault(data["host"], {})[data["task_action"]] = data["res"]
             on_result(data["task_action"], data["res"])
         case "runner_on_failed" | "runner_on_unreachable" if outcome.exit_code == 0:
             result = data.get("res") or {}

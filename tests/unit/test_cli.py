@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded site nee
 
 BIN = Path(sys.executable).parent
 STUBBED = ("create", "destroy", "place", "ready", "resolve")
+CACHE_STUBBED = ("catalogue", "manager")
 
 
 @dataclass
@@ -65,6 +66,8 @@ def copy(tmp_path: Path) -> Iterator[Copy]:
         (tmp_path / name).symlink_to(PROJECT / name)
     for name in STUBBED:
         shutil.copy(Path(__file__).parent / "stub.py", tmp_path / "vclust_py" / f"{name}.py")
+    for name in CACHE_STUBBED:
+        shutil.copy(Path(__file__).parent / "cache/stub.py", tmp_path / f"vclust_py/cache/{name}.py")
     shutil.copytree(PROJECT / "inventories/local", tmp_path / "inventories/local")
     variables = tmp_path / "inventories/local/group_vars/site_local.yml"
     settings = yaml.safe_load(variables.read_text()) | {"vclust_site": {"root": str(tmp_path / "site")}}
@@ -127,6 +130,7 @@ def test_plan_changes_nothing(copy: Copy) -> None:
     assert "hello02" in done.stdout
     assert "download: 1.5 kB, of 3 packages" in done.stdout
     assert "estimate: 4 s; no past runs of ready" in done.stdout
+    assert "cache: hit, abababababab with 2 packages spares 30 MB of 40 MB and 2 s" in done.stdout
     plan = json.loads(copy.vclust("plan", "--json", "examples/hello-mpi.ini").stdout)
     assert plan["placement"] == {"hello01": "localhost", "hello02": "localhost"}
     assert not copy.root.joinpath("begun").exists()
@@ -228,9 +232,73 @@ def test_plain_ansible_playbook(copy: Copy) -> None:
     assert planned.returncode == 0, planned.stdout
     assert '"place_result.plan"' in planned.stdout
 
-    for arguments in (["status.yml"], ["destroy_vcluster.yml", "-e", "name=hello-mpi"]):
+    for arguments in (
+        ["status.yml"],
+        ["rebuild_caches.yml"],
+        ["destroy_vcluster.yml", "-e", "name=hello-mpi"],
+    ):
         done = copy.run("ansible-playbook", f"playbooks/{arguments[0]}", *arguments[1:])
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cache_list_and_show(copy: Copy) -> None:
+    done = copy.vclust("cache", "list", "--plot", "use.svg")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:3]] == ["abababababab", ""]
+    assert lines[2].startswith("  acacacacacac")
+    assert lines[3].endswith("used by demo")
+    assert lines[4].startswith("3 caches, 41 MB of 5.0 GB; last chosen ")
+    assert lines[4].endswith(": done; 2 requests since")
+    assert lines[6] == "100 creations, 66 from a cache; spared 4.0 GB of 10 GB installed (39.6%)"
+    assert lines[7].count("·") + lines[7].count("▅") + lines[7].count("▃") == 60
+    assert (copy.path / "use.svg").read_bytes().startswith(b"<?xml")
+
+    told = json.loads(copy.vclust("cache", "list", "--json").stdout)
+    assert [cache["packages"] for cache in told["caches"]] == [2, 3, 1]
+    assert {cache["manager"] for cache in told["caches"]} == set(told["status"]) == {"localhost"}
+    assert len(told["usage"]) == 100
+    assert "holds" not in told["caches"][0]
+
+    shown = copy.vclust("cache", "show", "ac")
+    assert "stands on cache abababababab (layer 2 over" in shown.stdout
+    assert (
+        shown.stdout.index("r 4")
+        < shown.stdout.index("in the caches under it")
+        < shown.stdout.index("make 4")
+    )
+    assert json.loads(copy.vclust("cache", "show", "acac", "--json").stdout)["own"] == ["r=4"]
+    for start, said in (("a", "a: more than one cache begins so: abab"), ("ff", "ff: no such cache")):
+        done = copy.vclust("cache", "show", start)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert copy.vclust("cache", "show", "../x").returncode == 2
+
+
+def test_cache_explain(copy: Copy) -> None:
+    done = copy.vclust("cache", "explain", "examples/hello-mpi.ini")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cache: hit, abababababab")
+    assert done.stdout.count("for a test") == 3
+    told = json.loads(copy.vclust("cache", "explain", "examples/hello-mpi.ini", "--json").stdout)
+    assert (told["cache"]["digest"], len(told["verdicts"])) == ("ab" * 32, 3)
+    assert not copy.root.exists()
+
+
+def test_cache_rebuild(copy: Copy) -> None:
+    done = copy.vclust("cache", "rebuild")
+    assert done.returncode == 0, done.stderr
+    told = "policy nested, 7 requests: 3 caches chosen, 1 built, 0 dropped; 41 MB of 5.0 GB, 1.5 s\n"
+    assert done.stdout == told
+    assert "1 would be built" in copy.vclust("cache", "rebuild", "--check").stdout
+    assert json.loads(copy.vclust("cache", "rebuild", "--json").stdout)["localhost"]["built"] == ["ab" * 32]
+    copy.environment["VCLUST_STUB_BUILD"] = "fails"
+    done = copy.vclust("cache", "rebuild")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "rebuild: 1 of 3 chosen caches could not be built:\n  efef" in done.stderr
+    copy.environment["VCLUST_STUB_REBUILD"] = "VclustError"
+    done = copy.vclust("cache", "rebuild")
+    assert done.returncode == 4
+    assert "vclust: rebuild: another one is at work" in done.stderr
 
 
 def test_words_of_ssh() -> None:

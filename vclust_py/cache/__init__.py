@@ -7,7 +7,8 @@ choose    filling a space with caches, one after another by what they save for w
 policies  which caches to keep: `paper`, `nested` (our default) and others, all behind one function
 lookup    the cache a request starts from, and why the others were refused
 simulate  the replay of a trace under a policy
-cli       `vclust cache`; show and plot are what it shows
+describe  the caches of a site as plain data
+cli       `vclust cache`; plot makes its pictures
 
 Sizes are bytes as installed.  NumPy and SciPy are imported by what computes only: this file and `lookup` are light.
 """

@@ -2,11 +2,17 @@
 
 import argparse
 import json
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from vclust_py import drive
 from vclust_py import request_values as values
+from vclust_py.errors import RequestError
+from vclust_py.site import Site
 
 # NumPy and what computes are imported where they are used: `vclust --help` must not wait for them.
 
@@ -19,20 +25,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = inner.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        added.set_defaults(command=command, root=False)
-        added.add_argument(
-            "--packages", type=Path, required=True, metavar="FILE", help="packages of the trace"
-        )
-        added.add_argument(
-            "--requests", type=Path, required=True, metavar="FILE", help="requests of the trace"
-        )
+        added.set_defaults(command=command)
+        added.add_argument("--json", action="store_true", help="print JSON")
         return added
 
+    listing = add("list", _list, "list the caches of the site, and how they were used")
+    listing.add_argument("--plot", type=_picture, metavar="FILE", help="draw their use over time (svg, png)")
+    show = add("show", _show, "show a cache and what is in it")
+    show.add_argument("id", type=_digest, metavar="ID", help="its digest, or the first few letters of it")
+    explain = add("explain", _explain, "say which cache a request would start from, and why not from another")
+    explain.add_argument("request", type=Path, metavar="REQUEST", help="request file, INI or YAML")
+    explain.add_argument("--locked", type=Path, metavar="FILE", help="use the package versions of this lock")
+    rebuild = add("rebuild", _rebuild, "choose, build and drop the caches of the site now")
+    rebuild.add_argument("--check", action="store_true", help="only say what would be built and dropped")
     rank = add("rank", _rank, "rank the sets of packages that a trace's requests have in common")
     rank.add_argument("--policy", default="paper", metavar="P", help="default: paper")
     rank.add_argument(
         "--plot",
-        type=Path,
+        type=_picture,
         metavar="FILE",
         help="draw the clusters, with those marked that the policy keeps in the budget (svg, png)",
     )
@@ -48,6 +58,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--order", choices=("file", "date"), default="file", help="by date: dated ones only (default: file)"
     )
     for one, use in ((rank, " of the plot"), (simulate, "")):
+        one.set_defaults(root=False)
+        one.add_argument("--packages", type=Path, required=True, metavar="FILE", help="packages of the trace")
+        one.add_argument("--requests", type=Path, required=True, metavar="FILE", help="requests of the trace")
         one.add_argument(
             "--budget",
             type=_size,
@@ -55,7 +68,120 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             metavar="SIZE",
             help=f"space for caches{use} (default: 5GB)",
         )
-        one.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    outcome = drive.status(arguments, {}, "caches")
+    managers = {host: results["vclust_caches"] for host, results in outcome.hosts.items()}
+    # Sites side by side, one sequence of creations.
+    usage = [{"manager": host, **use} for host, told in managers.items() for use in told["usage"]]
+    usage.sort(key=lambda use: use["time"])
+    if arguments.plot is not None:
+        from vclust_py.cache import plot
+
+        plot.usage(usage, arguments.plot)
+    if arguments.json:
+        caches = [{"manager": host, **cache} for host, told in managers.items() for cache in told["caches"]]
+        status = {host: told["status"] for host, told in managers.items()}
+        print(json.dumps({"caches": caches, "status": status, "usage": usage}, indent=2))
+    else:
+        from vclust_py.display import show_caches
+
+        for host, told in managers.items():
+            show_caches(told, host if len(managers) > 1 else "")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    outcome = drive.status(arguments, {"digest": arguments.id}, "caches")
+    found = [
+        {"manager": host, **cache}
+        for host, results in outcome.hosts.items()
+        for cache in results["vclust_caches"]["caches"]
+    ]
+    digests = {cache["digest"] for cache in found}
+    if not digests:
+        raise RequestError([f"{arguments.id}: no such cache"], "vclust cache list shows those there are")
+    if len(digests) > 1:
+        begin = ", ".join(sorted(digest[:16] for digest in digests))
+        raise RequestError([f"{arguments.id}: more than one cache begins so: {begin}"])
+    if arguments.json:
+        print(json.dumps(found[0], indent=2))
+    else:
+        from vclust_py.display import show_cache
+
+        show_cache(found[0])
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    name, variables = drive.request(arguments)
+    outcome = drive.create(name, variables, arguments, last="cache")
+    if outcome.exit_code == 0:
+        result = outcome.results["vclust_cache"]
+        told = {"cache": result["cache"], "verdicts": result["verdicts"]}
+        if arguments.json:
+            print(json.dumps(told, indent=2))
+        else:
+            from vclust_py.display import show_verdicts
+
+            show_verdicts(told)
+    return outcome.exit_code
+
+
+def _rebuild(arguments: argparse.Namespace) -> int:
+    outcome = drive.run(
+        "rebuild_caches.yml",
+        {},
+        arguments,
+        phases=("rebuild",),
+        follow=drive.Follow(_rebuild_progress()),
+        check=arguments.check,
+    )
+    done = {
+        host: results["vclust_rebuild"]
+        for host, results in outcome.hosts.items()
+        if "vclust_rebuild" in results
+    }
+    if arguments.json:
+        hidden = ("changed", "diff", "invocation")
+        print(
+            json.dumps(
+                {
+                    host: {key: value for key, value in result.items() if key not in hidden}
+                    for host, result in done.items()
+                },
+                indent=2,
+            )
+        )
+    else:
+        from vclust_py.display import show_rebuilt
+
+        for host, result in done.items():
+            show_rebuilt(result, host if len(outcome.hosts) > 1 else "", check=arguments.check)
+    if outcome.exit_code == 130:
+        print("vclust: interrupted; what was built stays", file=sys.stderr)
+    return outcome.exit_code
+
+
+def _rebuild_progress() -> Callable[[Site], drive.Rows]:
+    """Reads the progress of a recomputation where it has changed."""
+    last: dict[str, Any] = {}
+
+    def read(site: Site) -> drive.Rows:
+        from vclust_py.cache import manager
+
+        nonlocal last
+        status = manager.status(site)
+        row = {"phase": "rebuild", "node": ""} | {
+            key: status.get(key) for key in ("message", "done", "total")
+        }
+        if status["state"] != "running" or not row["message"] or row == last:
+            return []
+        last = row
+        return [row]
+
+    return read
 
 
 def _rank(arguments: argparse.Namespace) -> int:
@@ -117,6 +243,19 @@ def _value(parse: Callable[[str], int]) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"got {values.shown(text)}, expected {wrong.expected}") from None
 
     return convert
+
+
+def _picture(text: str) -> Path:
+    """A file name that says what kind of picture it is; told before anything is computed."""
+    if not text.endswith((".svg", ".png")):
+        raise argparse.ArgumentTypeError(f"got '{text}', expected a file that ends in .svg or .png")
+    return Path(text)
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{1,64}", text):
+        raise argparse.ArgumentTypeError(f"got '{text}', expected the digest of a cache or its beginning")
+    return text
 
 
 _size = _value(values.size(1, 10**15, "5GB"))

@@ -1,40 +1,36 @@
-"""The clusters of a history as a picture."""
+"""Pictures: the clusters of a history, and the use of caches over time."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vclust_py.cache.learn import Tree, descent
-from vclust_py.errors import RequestError, VclustError
+from vclust_py.errors import VclustError
 
-FORMATS = (".svg", ".png")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLOURS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d")
+_GREY = "#b0b0b0"
 
 
 def dendrogram(tree: Tree, marked: Collection[int], path: Path) -> None:
     """Draw the tree, requests below and what they share above; `marked` clusters and all below them in colour.
 
     The height is the bytes a cluster's requests have in common, fewer further up: clusters that never merge stay
-    apart.  Raises RequestError unless `path` ends as a picture does, and VclustError without matplotlib.
+    apart.  Raises VclustError without matplotlib, or when the file cannot be written.
     """
-    if path.suffix not in FORMATS:
-        raise RequestError([f"plot: got '{path}', expected a file that ends in {' or '.join(FORMATS)}"])
-    try:
-        import matplotlib
-
-        matplotlib.use("agg")
-        from matplotlib.collections import LineCollection
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise VclustError(f"plot: {error}", "pip install matplotlib") from error
+    figure = _figure(min(12 + tree.leaves / 200, 40))
+    from matplotlib.collections import LineCollection
 
     _, order = descent(tree)
     total = len(order)
     across = np.empty(total)
     across[order[order < tree.leaves]] = np.arange(tree.leaves)
     shared = np.maximum(tree.sizes, 1).astype(float)
-    colour = ["#b0b0b0"] * total
+    colour = [_GREY] * total
     lines: list[list[tuple[float, float]]] = []
     colours: list[str] = []
     for number, (one, other) in enumerate(tree.merges.tolist()):
@@ -51,7 +47,6 @@ def dendrogram(tree: Tree, marked: Collection[int], path: Path) -> None:
                 [(across[child], shared[child]), (across[child], shared[id_]), (across[id_], shared[id_])]
             )
             colours.append(colour[id_])
-    figure = Figure(figsize=(min(12 + tree.leaves / 200, 40), 7), layout="constrained")
     axes = figure.add_subplot(
         yscale="log",
         ylabel="bytes in common",
@@ -65,6 +60,43 @@ def dendrogram(tree: Tree, marked: Collection[int], path: Path) -> None:
         axes.set_ylim(shared.max() * 1.2, shared.min() / 1.2)
     axes.set_xticks([])
     axes.set_title(f"what requests have in common; {len(marked)} clusters chosen as caches")
+    _save(figure, path)
+
+
+def usage(uses: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw what each creation, in order, had to install, the part that a cache spared it, and the share so far.
+
+    `uses` as of `vclust_py.cache.manager.usage`.  Raises VclustError as `dendrogram` does.
+    """
+    figure = _figure(12)
+    each, share = figure.subplots(2, 1, sharex=True)
+    number = np.arange(1, len(uses) + 1)
+    asked = np.array([use["of"] for use in uses], dtype=float)
+    spared = np.array([use["bytes"] for use in uses], dtype=float)
+    names = {use["cache"]: None for use in uses if use["cache"]}
+    colours = {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(names)}
+    each.bar(number, asked / 1e6, width=0.9, color=_GREY, label="installed")
+    each.bar(number, spared / 1e6, width=0.9, color=[colours.get(use["cache"], _GREY) for use in uses])
+    each.set_ylabel("MB as installed")
+    each.set_title(f"{len(uses)} creations; coloured: spared by a cache, one colour for each of {len(names)}")
+    so_far = 100 * np.cumsum(spared) / np.maximum(np.cumsum(asked), 1)
+    share.plot(number, so_far, color=_COLOURS[0])
+    share.set(ylabel="% spared so far", xlabel="creation", ylim=(0, 100))
+    _save(figure, path)
+
+
+def _figure(width: float) -> "Figure":
+    try:
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise VclustError(f"plot: {error}", "pip install matplotlib") from error
+    return Figure(figsize=(width, 7), layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> None:
     try:
         figure.savefig(path)
     except OSError as error:

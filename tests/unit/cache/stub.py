@@ -1,0 +1,126 @@
+"""Caches of a site as the command's tests need them: in place of `catalogue` and of `manager` (`test_cli.py` above).
+
+Environment variables: VCLUST_STUB_REBUILD names a class of vclust_py.errors that a recomputation fails with; with
+VCLUST_STUB_BUILD it cannot build one cache.
+"""
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from vclust_py import errors
+from vclust_py.site import Site
+from vclust_py.state import Change
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    digest: str
+    packages: frozenset[str]
+    size: int
+    bytes: int
+    parent: str = ""
+    base: str = "b" * 64
+    suite: str = "toy"
+    architecture: str = "amd64"
+    state: str = "unpacked"
+    depth: int = 1
+    used: float = 0.0
+    uses: int = 0
+    chosen: bool = True
+    clusters: tuple[str, ...] = ()
+
+
+KNOWN = [
+    Stored("ab" * 32, frozenset({"gcc=12", "make=4"}), 30_000_000, 9_000_000, used=1.6e9, uses=3),
+    Stored("ac" * 32, frozenset({"gcc=12", "make=4", "r=4"}), 70_000_000, 12_000_000, "ab" * 32, depth=2),
+    Stored("cd" * 32, frozenset({"perl=5"}), 50_000_000, 20_000_000, clusters=("demo",), chosen=False),
+]
+CLOSURE = frozenset({"gcc=12", "make=4", "mpich=4"})
+
+
+def caches(site: Site) -> list[Stored]:
+    return KNOWN
+
+
+def offered(site: Site, lock: Any, request: Any) -> list[Stored]:
+    return KNOWN
+
+
+def closure(lock: Any) -> frozenset[str]:
+    return CLOSURE
+
+
+def to_dict(cache: Stored) -> dict[str, Any]:
+    return vars(cache) | {"packages": sorted(cache.packages)}
+
+
+def from_dict(data: dict[str, Any]) -> Stored:
+    return Stored(**{**data, "packages": frozenset(data["packages"])})
+
+
+@dataclass(frozen=True)
+class Claim:
+    change: Change
+    cache: dict[str, Any]
+    verdicts: list[dict[str, Any]]
+
+
+def claim(site: Site, request: Any, lock: Any, digest: str, *, check: bool = False) -> Claim:
+    assert digest == KNOWN[0].digest  # the lookup plugin's choice
+    cache = {"digest": digest, "packages": 2, "bytes": 30_000_000, "of": 40_000_000, "seconds": 2.5}
+    verdicts = [
+        {"digest": one.digest, "chosen": one.digest == digest, "foreign": [], "other_version": [], "saves": 0}
+        | {"reason": "for a test"}
+        for one in KNOWN
+    ]
+    return Claim(Change({}, {"cache": digest}), cache, verdicts)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    change: Change
+    policy: str = "nested"
+    requests: int = 7
+    chosen: int = 3
+    built: tuple[str, ...] = ("ab" * 32,)
+    removed: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    stored_bytes: int = 41_000_000
+    space: int = 5 * 10**9
+    seconds: float = 1.5
+
+
+def rebuild(site: Site, report: Any, *, check: bool = False) -> Rebuilt:
+    if problem := os.environ.get("VCLUST_STUB_REBUILD"):
+        raise getattr(errors, problem)("another one is at work")
+    failed = {"ef" * 32: "no space"} if os.environ.get("VCLUST_STUB_BUILD") else {}
+    return Rebuilt(Change({"caches": []}, {"caches": ["ab"]}), failed=failed)
+
+
+def status(site: Site) -> dict[str, Any]:
+    return {
+        "state": "done",
+        "started": time.time(),
+        "ended": time.time(),
+        "seen": 7,
+        "recorded": 9,
+        "space": 5 * 10**9,
+        "detail": "",
+        "message": "",
+        "done": 0,
+        "total": 0,
+    }
+
+
+def due(site: Site) -> bool:
+    return False
+
+
+def usage(site: Site) -> list[dict[str, Any]]:
+    return [
+        {"time": 1.6e9 + number, "name": f"c{number}", "cache": "ab" * 32 if number % 3 else "", "of": 10**8}
+        | {"bytes": 6 * 10**7 if number % 3 else 0}
+        for number in range(100)
+    ]

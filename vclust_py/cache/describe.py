@@ -1,0 +1,41 @@
+"""What a site's VD caches are and did, as plain data for people and scripts."""
+
+from typing import Any
+
+from vclust_py.cache import catalogue, manager
+from vclust_py.cache.catalogue import Stored
+from vclust_py.cache.manager import Rebuilt
+from vclust_py.site import Site
+
+
+def describe(site: Site, start: str = "") -> dict[str, Any]:
+    """The caches whose digest begins so, with the packages in them; all, and how many those are, without `start`.
+
+    Bytes and Unix times.
+    """
+    known = {cache.digest: cache for cache in catalogue.caches(site)}
+    return {
+        "caches": [
+            _cache(cache, known.get(cache.parent), packages=bool(start))
+            for cache in known.values()
+            if cache.digest.startswith(start)
+        ],
+        "status": manager.status(site) | {"due": manager.due(site)},
+        "usage": manager.usage(site),
+    }
+
+
+def _cache(cache: Stored, parent: Stored | None, *, packages: bool) -> dict[str, Any]:
+    told = catalogue.to_dict(cache) | {"packages": len(cache.packages)}
+    if packages:
+        own = cache.packages - (parent.packages if parent else frozenset())
+        told |= {"holds": sorted(cache.packages), "own": sorted(own)}
+    return told
+
+
+def failures(rebuilt: Rebuilt) -> str:
+    """What a recomputation did when it could not build every cache."""
+    lines = [f"{len(rebuilt.failed)} of {rebuilt.chosen} chosen caches could not be built:"]
+    lines += [f"  {what}: {why}" for what, why in rebuilt.failed.items()]
+    lines.append(f"built {len(rebuilt.built)}, dropped {len(rebuilt.removed)}")
+    return "\n".join(lines)
