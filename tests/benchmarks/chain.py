@@ -3,7 +3,7 @@
 
     .venv/bin/python tests/benchmarks/chain.py [--hosts N,…] [--rate 1gbit|none,…] [--size 512MiB,…]
         [--methods vclust,udpcast,…] [--fault none|kill|stop|linkdown|slow@0.5,…] [--files 1] [--content random|system]
-        [--runs 3] [--limit SECONDS] [--json]
+        [--block SIZE] [--runs 3] [--limit SECONDS] [--json]
 
 Without --hosts, --rate and --size: the whole table of docs/chain.md.  Hosts are network namespaces of the testbed
 (tests/testbed/chain), their files on a tmpfs.  For each combination of hosts, rate, size and fault the methods take
@@ -66,6 +66,7 @@ class Case:
     fault: str = "none"
     files: int = 1
     content: str = "random"
+    block: int | None = None
 
     @property
     def ideal(self) -> float | None:
@@ -146,13 +147,15 @@ class Method:
 
 class Vclust(Method):
     many_files = True
+    block: int | None = None
     options: ClassVar[dict[str, Any]] = {}
 
     def prepare(self) -> None:
         self._hops = Hops(self.hosts)
         self.receivers = self._hops.processes
         files = [File(path, path.name, _digest(path)) for path in self.source]
-        self._head = Head(self.head, self.hosts, files, self.pki, self.options)
+        options = {**self.options, **({"block": self.block} if self.block else {})}
+        self._head = Head(self.head, self.hosts, files, self.pki, options)
         self.processes = [*self.receivers.values(), self._head.process]
         self._sent = None
 
@@ -315,6 +318,7 @@ class Row:
             "size": self.case.size,
             "files": self.case.files,
             "content": self.case.content,
+            "block": self.case.block,
             "fault": self.case.fault,
             "seconds": None if missed else round(middle, 3),
             "ideal_seconds": None if self.case.ideal is None else round(self.case.ideal, 3),
@@ -332,6 +336,8 @@ def measure(method: Method, case: Case, limit: float) -> Run:
         method.victim = method.hosts[len(method.hosts) // 2]
     over = threading.Event()
     try:
+        if isinstance(method, Vclust):
+            method.block = case.block
         method.prepare()
         before = {process.pid: _session_cpu({process.pid}) for process in method.processes}
         started = time.monotonic()
@@ -502,6 +508,7 @@ def main() -> int:
     parser.add_argument(
         "--content", choices=("random", "system"), default="random", help="system: a tar of /usr"
     )
+    parser.add_argument("--block", type=_bytes, help="of vclust (default: it chooses)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--limit", type=float, help="seconds after which a run is given up")
     parser.add_argument("--json", action="store_true", help="a row of JSON for each method and combination")
@@ -519,7 +526,7 @@ def main() -> int:
     if arguments.hosts:
         combined = itertools.product(arguments.hosts, arguments.rate, arguments.size, arguments.fault)
         cases = [
-            (Case(*values, arguments.files, arguments.content), tuple(arguments.methods))
+            (Case(*values, arguments.files, arguments.content, arguments.block), tuple(arguments.methods))
             for values in combined
         ]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

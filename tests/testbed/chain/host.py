@@ -73,9 +73,15 @@ class Host:
 
     def lose_large_packets(self) -> None:
         """As behind a link of a smaller MTU that tells nobody: what is larger than 1,200 bytes never arrives here."""
-        large = ["-m", "length", "--length", "1200:65535", "-j", "DROP"]
+        self._filter("-A")
+
+    def take_large_packets(self) -> None:
+        self._filter("-D")
+
+    def _filter(self, action: str) -> None:
         tables = "ip6tables" if self.bed.family == 6 else "iptables"
-        run(["ip", "netns", "exec", self.bed.namespace(self.number), tables, "-A", "INPUT", *large])
+        large = ["-m", "length", "--length", "1200:65535", "-j", "DROP"]
+        run(["ip", "netns", "exec", self.bed.namespace(self.number), tables, action, "INPUT", *large])
 
     def small_disk(self, size: int) -> None:
         """The store is a file system of its own, of that many bytes."""

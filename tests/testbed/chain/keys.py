@@ -17,6 +17,7 @@ def make(root: Path, hosts: Iterable[Host]) -> Path:
     """The folder with the site's CA and the head's keys; a host's own are in its folder: cert.pem, key.pem, ca.pem."""
     site = Site(root=root)
     site.make_directories()
+    pki.roll_out(site)
     for host in hosts:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host.name)])
