@@ -1,6 +1,7 @@
 """The head of a chain: gives out the files, watches every hop, decides who pulls from whom."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -34,6 +35,8 @@ _TRIES = 5
 """Faults of its sources, without a byte in between, after which the hop itself is given up."""
 _STUCK = 60.0
 """Seconds that a hop may stand still while its source has more for it, and it says that it lives."""
+_LARGEST = 1 << 20
+"""Bytes of a block, unless one is asked for; beyond it little CPU is saved."""
 _WINDOW = 3.0
 """Seconds over which a rate is measured."""
 
@@ -49,6 +52,7 @@ class Original(wire.Item):
         self._seal = seal
         self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
         self._lock = threading.Lock()
+        self._digest = hashlib.sha256()
 
     def record(self, block: int, timeout: float) -> bytes:
         with self._lock:
@@ -58,12 +62,23 @@ class Original(wire.Item):
 
     def _tag(self, block: int) -> None:
         size = self.length(block)
+        view = self._seal.view[:size]
         kind = wire.ZERO
         if not self._hole(block):
-            self.load(block, self._seal.view[:size])
+            self.load(block, view)
             kind = wire.ZERO if self._seal.empty(size) else wire.DATA
         tag = self._seal.tag(self.number, block, size if kind == wire.DATA else 0)
+        if self.sources[0].digest:
+            self._digest.update(view if kind == wire.DATA else bytes(size))
+            if block == self.blocks - 1:  # without the last block the file appears nowhere
+                self._compare()
         self.add(wire.FRAME.pack(kind, self.number, block, tag))
+
+    def _compare(self) -> None:
+        source, digest = self.sources[0], self._digest.hexdigest()
+        if digest != source.digest:
+            self.problem = VclustError(f"{source.path}: its sha256 is {digest}, expected {source.digest}")
+            raise ConnectionAbortedError
 
     def load(self, block: int, view: memoryview) -> None:
         with self._reading():
@@ -102,23 +117,26 @@ class Source:
     path: Path
     member: wire.Member
     status: tuple[int, ...]
+    digest: str
+    """Empty when it is not known."""
 
     @classmethod
-    def of(cls, file: File, digest: bool) -> "Source":
+    def of(cls, file: File, check: bool = False) -> "Source":
+        """`check`: hops check the digest too."""
         try:
             status = file.path.stat()
         except OSError as error:
             raise VclustError(f"{file.path}: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode):
             raise VclustError(f"{file.path}: not a file")
-        known = (file.digest or "") if digest else ""
+        digest = file.digest or ""
         name = file.name or file.path.name
-        fields = [name, status.st_size, status.st_mode & 0o777, status.st_mtime_ns, known]
+        fields = [name, status.st_size, status.st_mode & 0o777, status.st_mtime_ns, digest if check else ""]
         try:
             member = wire.member_of(fields)
         except ValueError as error:
             raise VclustError(f"{file.path}: {error}") from error
-        return cls(file.path, member, cls._what(status))
+        return cls(file.path, member, cls._what(status), digest)
 
     @staticmethod
     def _what(status: os.stat_result) -> tuple[int, ...]:
@@ -134,18 +152,26 @@ class Source:
             raise VclustError(f"{self.path}: changed while it was sent", "send it when nobody writes it")
 
 
+def _block(total: int, hops: int) -> int:
+    """A block's bytes: filling the pipeline, one block a hop, takes 2% of the time; larger ones cost less CPU."""
+    wanted = max(1, total // (50 * max(1, hops)))
+    return min(_LARGEST, max(wire.BLOCKS[0], 1 << (wanted.bit_length() - 1)))
+
+
 def _packed(sources: Sequence[Source], block: int) -> list[list[Source]]:
     """Small files that follow each other go together."""
     items: list[list[Source]] = []
     room = 0
     for source in sources:
         size = source.member.size
-        if 0 < size < block and size <= room:
+        # A digest of its own needs a sequence of its own.
+        small = 0 < size < block and not source.digest
+        if small and size <= room:
             items[-1].append(source)
             room -= size
         else:
             items.append([source])
-            room = PACK - size if 0 < size < block else 0
+            room = PACK - size if small else 0
     return items
 
 
@@ -167,8 +193,26 @@ class _Peer:
     faults: int = 0
     result: wire.Message | None = None
     seconds: float = 0.0
-    past: deque[tuple[float, int]] = field(default_factory=deque)
-    """(time, done) of the last seconds."""
+    past: deque[tuple[float, int, int]] = field(default_factory=deque)
+    """(time, done, received) of the last seconds."""
+    best: float = 0.0
+    """Bytes a second that it has received at its best."""
+    moves: int = 0
+    """How often it was put to the end for being slow."""
+    slow: int = 0
+    """How many of those that pulled from it were."""
+
+    @property
+    def watched(self) -> bool:
+        """Its rate can be told."""
+        return len(self.past) > 1 and self.past[-1][0] - self.past[0][0] > 0.8 * _WINDOW
+
+    def rate(self, what: int) -> float:
+        """Bytes a second over the last seconds; done (1) or received (2)."""
+        if not self.past:
+            return 0.0
+        first, last = self.past[0], self.past[-1]
+        return (last[what] - first[what]) / (last[0] - first[0]) if last[0] > first[0] else 0.0
 
 
 class Chain:
@@ -184,10 +228,6 @@ class Chain:
         stop: threading.Event,
         dry: bool,
     ) -> None:
-        if not wire.BLOCKS[0] <= options.block <= wire.BLOCKS[1]:
-            raise VclustError(
-                f"block: got {options.block}, expected {wire.BLOCKS[0]} to {wire.BLOCKS[1]} bytes"
-            )
         self.options = options
         self.report = report
         self.stop = stop
@@ -199,12 +239,15 @@ class Chain:
             raise VclustError(
                 f"two files of one name: {next(name for name in names if names.count(name) > 1)}"
             )
+        block = options.block or _block(sum(source.member.size for source in self.sources), len(self.hops))
+        if not wire.BLOCKS[0] <= block <= wire.BLOCKS[1]:
+            raise VclustError(f"block: got {block}, expected {wire.BLOCKS[0]} to {wire.BLOCKS[1]} bytes")
         key, identity = secrets.token_bytes(32), secrets.token_bytes(16)
-        self.transfer = wire.Transfer(identity, key, options.block, [])
+        self.transfer = wire.Transfer(identity, key, block, [])
         seal = self.transfer.seal()
         self.items = [
-            Original(number, sources, options.block, seal)
-            for number, sources in enumerate(_packed(self.sources, options.block))
+            Original(number, sources, block, seal)
+            for number, sources in enumerate(_packed(self.sources, block))
         ]
         self.transfer.items = self.items
         self.total = sum(item.size for item in self.items)
@@ -213,7 +256,7 @@ class Chain:
             "version": wire.VERSION,
             "transfer": identity.hex(),
             "key": key.hex(),
-            "block": options.block,
+            "block": block,
             "stall": options.stall,
             "dry": dry,
             "items": [item.members for item in self.items],
@@ -264,15 +307,21 @@ class Chain:
                     self._selector.register(peer.lines.sock, selectors.EVENT_READ, peer)
 
     def _open(self, hop: Hop) -> _Peer | str:
+        """The hop, or why it is not reached."""
         try:
             sock = socket.create_connection((hop.address, hop.port), timeout=self.options.stall)
+        except OSError as error:
+            return f"not reached: {_words(error)}"
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls = self.context.wrap_socket(sock, server_hostname=hop.address)
             tls.sendall(self._start)
         except ssl.SSLCertVerificationError as error:
+            sock.close()
             return f"shows a certificate that is not this site's: {error.verify_message}"
         except OSError as error:
-            return f"not reached: {error.strerror or error}"
-        tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.close()
+            return f"hangs up: {_words(error)}; does it know this site's authority?"
         return _Peer(hop, wire.Lines(tls), tls.getpeername()[0], time.monotonic())
 
     def _watch(self) -> None:
@@ -336,9 +385,11 @@ class Chain:
         if done > peer.done:
             peer.done, peer.moved, peer.faults = done, now, 0
         peer.received = int(message["received"])
-        peer.past.append((now, peer.done))
+        peer.past.append((now, peer.done, peer.received))
         while now - peer.past[0][0] > _WINDOW:
             peer.past.popleft()
+        if peer.watched or peer.done == self.total:
+            peer.best = max(peer.best, peer.rate(2))
 
     def _fault(self, peer: _Peer, message: wire.Message) -> None:
         """A hop's source has failed it: find it another one, and find out which of the two is to blame."""
@@ -403,29 +454,53 @@ class Chain:
             elif waits and before > peer.done and now - peer.moved > _STUCK:
                 self._drop(peer, f"no progress for {_STUCK:.0f} s")
             before = peer.done
+        self._crawl()
         if self.order:
             self.report(self._progress_of_all())
 
+    def _crawl(self) -> None:
+        """Put a slow hop to the end, where nobody waits for it.
+
+        It is slow when its source has more for it and those before it have received at twice its rate.  The second
+        that is slow behind one source shows that it is the source's fault.  How fast the head could be is not known:
+        if all takes long, the first hop is put to the end once, to see.
+        """
+        fastest = 0.0
+        for before, peer in zip([None, *self.order], self.order[:-1], strict=True):
+            has = self.total if before is None else before.done
+            rate = peer.rate(2)
+            waiting = peer.watched and peer.result is None and has - peer.done > rate * _WINDOW / 2
+            trial = before is None and self.total - peer.done > 4 * _WINDOW * rate
+            if waiting and peer.moves < 2 and (trial or rate < fastest / 2):
+                culprit = before if before is not None and before.slow else peer
+                culprit.moves += 1
+                if before is not None:
+                    before.slow += 1
+                self._last(culprit)
+                for other in self.order:
+                    other.past.clear()
+                self._route()
+                return
+            fastest = max(fastest, peer.best)
+
     def _progress_of_all(self) -> Progress:
         slowest = min(self.order, key=lambda peer: peer.done)
-        rate = _rate(slowest)
+        rate = slowest.rate(1)
         left = self.total - slowest.done
         eta = left / rate if rate else (math.inf if left else 0.0)
         done = {peer.hop.name: peer.done for peer in self.order}
         return Progress(done, self.total, slowest.hop.name, rate, eta)
 
 
-def _rate(peer: _Peer) -> float:
-    """Bytes a second, over the last seconds."""
-    if len(peer.past) < 2:
-        return 0.0
-    (start, first), (end, last) = peer.past[0], peer.past[-1]
-    return (last - first) / (end - start)
-
-
 def _lost(peer: _Peer, error: Exception) -> str:
-    what = f"lost: {getattr(error, 'strerror', None) or error}"
+    what = f"lost: {_words(error)}"
     return what if peer.ready else f"{what}; does it know this site's authority?"
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _each_once(hops: Sequence[Hop]) -> list[Hop]:

@@ -85,32 +85,30 @@ class Lines:
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self.sock = sock
-        self._rest = b""
+        self._rest = bytearray()
+        self._ended = False
 
     def send(self, message: Message, patience: float = PATIENCE) -> None:
         self.sock.settimeout(patience)
         self.sock.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, timeout: float = 0.0) -> list[Message]:
-        """What has come; raises OSError at the end of the connection, ValueError on what is no message."""
+        """What has come; raises OSError when the connection is at its end, ValueError on what is no message."""
         deadline = time.monotonic() + timeout
-        parts = [self._rest]
-        size = len(self._rest)
-        while True:
+        while not (self._ended or self._rest.endswith(b"\n")):
             self.sock.settimeout(max(0.0, deadline - time.monotonic()))
             try:
                 data = self.sock.recv(1 << 16)
             except (TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
                 break
-            if not data:
-                raise ConnectionResetError("the connection was closed")
-            parts.append(data)
-            size += len(data)
-            if size > LINE:
+            self._ended = not data
+            self._rest += data
+            if len(self._rest) > LINE:
                 raise ValueError("a message is too long")
-            if data.endswith(b"\n"):
-                deadline = 0.0
-        *lines, self._rest = b"".join(parts).split(b"\n")
+        *lines, rest = self._rest.split(b"\n")
+        self._rest = bytearray(rest)
+        if self._ended and not lines:
+            raise ConnectionResetError("the connection was closed")
         messages = [json.loads(line) for line in lines]
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError("not a message")
@@ -434,18 +432,14 @@ class Copy(Item):
             self._split()
             return
         member = self.members[0]
-        if self._digest is not None:
-            self._compare(member, self._digest.hexdigest())
+        if self._digest is not None and self._digest.hexdigest() != member.digest:
+            os.unlink(self.part, dir_fd=self.folder)
+            raise Failed(f"{member.name}: its sha256 is {self._digest.hexdigest()}, not {member.digest}")
         os.ftruncate(self.descriptor, self.size)
         self._settle(self.descriptor, member)
         os.fsync(self.descriptor)
         os.rename(self.part, member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         os.fsync(self.folder)
-
-    def _compare(self, member: Member, digest: str) -> None:
-        if digest != member.digest:
-            os.unlink(self.part, dir_fd=self.folder)
-            raise Failed(f"{member.name}: its sha256 is {digest}, not {member.digest}")
 
     @staticmethod
     def _settle(descriptor: int, member: Member) -> None:
@@ -458,8 +452,6 @@ class Copy(Item):
         for index, member in enumerate(self.members):
             data = os.pread(self.descriptor, member.size, offset)
             offset += member.size
-            if member.digest:
-                self._compare(member, hashlib.sha256(data).hexdigest())
             descriptor = self._open(self._piece(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 os.write(descriptor, data)

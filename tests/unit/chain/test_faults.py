@@ -109,6 +109,20 @@ def test_a_hop_that_sends_rubbish_is_bypassed_and_named(hosts: Hosts, file: File
         assert (host.folder / "image.qcow2").read_bytes() == file.path.read_bytes()
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_nobody_waits_for_a_slow_hop(hosts: Hosts, tmp_path: Path, place: int) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(36 * MB))
+    running = hosts.start(3)
+    running[place:place] = hosts.start(1, program=str(Path(__file__).with_name("slow.py")))
+    outcomes = Sending(File(path), running, hosts.trust.head).done(40)
+    for host in running:
+        assert (host.folder / "image").read_bytes() == path.read_bytes()
+    seconds = {name: outcome.seconds for name, outcome in outcomes.items()}
+    assert seconds.pop("host4") > 17
+    assert max(seconds.values()) < 7
+
+
 def test_a_dead_head_leaves_what_can_be_taken_up_again(hosts: Hosts, file: File) -> None:
     running = hosts.start(3)
     child = os.fork()

@@ -1,0 +1,297 @@
+"""Who may do what with a hop, and the pieces that this stands on."""
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hops import Hosts, made
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vclust_py import pki
+from vclust_py.chain import File, Keys, hop, send
+
+GONE = "^$|reset|[Bb]roken pipe|alert|EOF|closed"
+"""How the end of a connection is told."""
+KEY = bytes(range(32))
+ITEMS = [[hop.Member("image", 1 << 20, 0o644, 0)]]
+
+
+def test_its_manager_is_the_sites() -> None:
+    assert hop.MANAGER == pki.CLIENT
+
+
+def start(**values: object) -> dict[str, object]:
+    return {
+        "version": hop.VERSION,
+        "transfer": "00" * 16,
+        "key": KEY.hex(),
+        "block": 1 << 16,
+        "stall": 1,
+        "items": ITEMS,
+        **values,
+    }
+
+
+def commanded(host: hop.Listener, keys: Keys, message: object) -> str:
+    """What a hop says to a head with these keys first; raises OSError when it says nothing."""
+    context = hop.tls_context(ssl.Purpose.SERVER_AUTH, *map(str, (keys.ca, keys.certificate, keys.key)))
+    with (
+        socket.create_connection((host.hop.address, host.hop.port), 5) as sock,
+        context.wrap_socket(sock, server_hostname=host.hop.address) as tls,
+    ):
+        tls.sendall(json.dumps(message).encode() + b"\n")
+        answer = tls.recv(1 << 16).decode()
+        if not answer:
+            raise ConnectionResetError
+        return answer
+
+
+def test_only_the_site_manager_commands(hosts: Hosts, tmp_path: Path) -> None:
+    (host,) = hosts.start(1)
+    assert json.loads(commanded(host, hosts.trust.head, start()).splitlines()[0]) == {"ready": True}
+    with pytest.raises(OSError, match=GONE):
+        commanded(host, hosts.trust.host, start())  # another host of the site
+    (tmp_path / "other").mkdir()
+    other = made(tmp_path / "other")
+    with pytest.raises(OSError, match=GONE):  # another site's manager, who trusts this site's hosts
+        commanded(host, Keys(hosts.trust.head.ca, other.head.certificate, other.head.key), start())
+    assert not list(host.folder.glob("image"))
+
+
+def test_keys_of_another_site(hosts: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = made(tmp_path / "other")
+    mine, *_ = hosts.start(1)
+    theirs, *_ = hosts.start(1, other)
+    path = tmp_path / "image"
+    path.write_bytes(b"x")
+    good, bad = send([File(path)], [mine.hop, theirs.hop], hosts.trust.head)
+    assert good.failed == ""
+    assert bad.failed.startswith("shows a certificate that is not this site's")
+    keys = Keys(other.head.ca, hosts.trust.head.certificate, hosts.trust.head.key)
+    (bad,) = send([File(path)], [theirs.hop], keys)
+    assert bad.failed.endswith("does it know this site's authority?")
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"version": 0}, "speaks version 1 of the chain, not 0"),
+        ({"block": 1 << 40}, "does not understand the head"),
+        ({"key": "00"}, "does not understand the head"),
+        ({"items": 3}, "does not understand the head"),
+        ({"items": [[["../image", 1, 0, 0, ""]]]}, "not a file name"),
+        ({"items": [[["image", -1, 0, 0, ""]]]}, "wrong size"),
+        ({"items": [[["image", "1", 0, 0, ""]]]}, "does not understand the head"),
+    ],
+)
+def test_what_a_hop_refuses(hosts: Hosts, values: dict[str, object], why: str) -> None:
+    (host,) = hosts.start(1)
+    assert why in json.loads(commanded(host, hosts.trust.head, start(**values)))["failed"]
+
+
+def test_links_are_not_followed(hosts: Hosts, tmp_path: Path) -> None:
+    (host,) = hosts.start(1)
+    target = tmp_path / "precious"
+    target.write_bytes(b"other")
+    (host.folder / "image").symlink_to(target)
+    path = tmp_path / "image"
+    path.write_bytes(b"image")
+    (outcome,) = send([File(path)], [host.hop], hosts.trust.head)
+    assert outcome.arrived == ("image",)
+    assert target.read_bytes() == b"other"
+    assert not (host.folder / "image").is_symlink()
+
+
+def test_an_older_hop_is_told_as_such(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"x")
+    (host,) = hosts.start(1)
+    monkeypatch.setattr(hop, "VERSION", 2)
+    (outcome,) = send([File(path)], [host.hop], hosts.trust.head)
+    assert outcome.failed == "speaks version 1 of the chain, not 2"
+
+
+class Strangers:
+    """Data connections to something that serves one transfer of one file, in this process."""
+
+    def __init__(self, transfer: hop.Transfer) -> None:
+        self.transfer = transfer
+        self.listening = hop.listen("127.0.0.1", 0)
+        self.listener = hop.Listener([self.listening], {transfer.identity: transfer}.get)
+
+    def connect(self) -> socket.socket:
+        sock = socket.create_connection(self.listening.getsockname(), 10)
+        self.listener.accept(1.0)
+        return sock
+
+
+class Bytes(hop.Item):
+    """In memory."""
+
+    def __init__(self, data: bytes, seal: hop.Seal) -> None:
+        super().__init__(0, [hop.Member("image", len(data), 0o644, 0)], len(seal.view))
+        self.data = data
+        for block in range(self.blocks):
+            self.load(block, seal.view[: self.length(block)])
+            tag = seal.tag(0, block, self.length(block))
+            self.add(hop.FRAME.pack(hop.DATA, 0, block, tag))
+
+    def load(self, block: int, view: memoryview) -> None:
+        view[:] = self.data[block * self.block :][: len(view)]
+
+
+@pytest.fixture
+def strangers() -> Strangers:
+    transfer = hop.Transfer(bytes(16), KEY, 1 << 16, [])
+    transfer.items = [Bytes(os.urandom(100_000), transfer.seal())]
+    return Strangers(transfer)
+
+
+def hello(sock: socket.socket, key: bytes, wants: bytes) -> bytes:
+    """What a puller with that key gets, the source's proof left out."""
+    auth = hop.proof(key, b"hello")
+    nonce = os.urandom(32)
+    sock.sendall(hop.HELLO.pack(hop.MAGIC, bytes(16), nonce))
+    theirs = hop.take(sock, 64)[:32]
+    sock.sendall(hop.proof(auth, b"puller", bytes(16), nonce, theirs) + wants)
+    return rest(sock)
+
+
+def rest(sock: socket.socket) -> bytes:
+    data = b""
+    try:
+        while more := sock.recv(1 << 16):
+            data += more
+    except ConnectionResetError:
+        pass
+    return data
+
+
+ALL = hop.COUNT.pack(1) + hop.WANT.pack(0, 0, 0)
+
+
+def test_who_has_the_key_gets_the_blocks(strangers: Strangers) -> None:
+    with strangers.connect() as sock:
+        got = hello(sock, KEY, ALL)
+    size = hop.FRAME.size
+    data = strangers.transfer.items[0].data
+    assert got[size:][: 1 << 16] == data[: 1 << 16]
+    assert got[2 * size + (1 << 16) :] == data[1 << 16 :]
+
+
+@pytest.mark.parametrize(
+    ("key", "wants"),
+    [
+        (bytes(32), ALL),
+        (KEY, hop.COUNT.pack(2) + 2 * hop.WANT.pack(0, 0, 0)),
+        (KEY, hop.COUNT.pack(1) + hop.WANT.pack(7, 0, 0)),
+        (KEY, hop.COUNT.pack(0xFFFFFFFF)),
+    ],
+)
+def test_others_get_nothing(strangers: Strangers, key: bytes, wants: bytes) -> None:
+    with strangers.connect() as sock:
+        assert hello(sock, key, wants) == b""
+
+
+def test_what_was_said_once_is_worth_nothing(strangers: Strangers) -> None:
+    """The puller's words of one connection, played again."""
+    nonce = os.urandom(32)
+    first = hop.HELLO.pack(hop.MAGIC, bytes(16), nonce)
+    with strangers.connect() as sock:
+        sock.sendall(first)
+        theirs = hop.take(sock, 64)[:32]
+        second = hop.proof(strangers.transfer.hello_key, b"puller", bytes(16), nonce, theirs) + ALL
+        sock.sendall(second)
+        assert rest(sock)
+    with strangers.connect() as sock:
+        sock.sendall(first + second)
+        assert len(rest(sock)) == 64  # a new nonce and its proof, and no more
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"V", b"GET / HTTP/1.1\r\n\r\n", hop.HELLO.pack(b"VCH9", bytes(16), KEY)]
+)
+def test_strangers_are_sent_away_in_time(
+    strangers: Strangers, monkeypatch: pytest.MonkeyPatch, words: bytes
+) -> None:
+    monkeypatch.setattr(hop, "PATIENCE", 0.3)
+    begun = time.monotonic()
+    with strangers.connect() as sock:
+        sock.sendall(words)
+        assert rest(sock) == b""
+    assert time.monotonic() - begun < 2
+
+
+def test_slow_words_do_not_hold_a_place(strangers: Strangers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hop, "PATIENCE", 0.5)
+    begun = time.monotonic()
+    with strangers.connect() as sock, contextlib.suppress(OSError):
+        for byte in hop.HELLO.pack(hop.MAGIC, bytes(16), KEY):
+            sock.send(bytes([byte]))
+            time.sleep(0.05)
+        assert rest(sock) == b""
+    assert time.monotonic() - begun < 3
+
+
+def test_only_so_many_strangers(strangers: Strangers) -> None:
+    waiting = [strangers.connect() for _ in range(hop.STRANGERS)]
+    with strangers.connect() as sock:
+        assert rest(sock) == b""
+    for sock in waiting:
+        sock.close()
+    deadline = time.monotonic() + 5
+    while strangers.listener.threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with strangers.connect() as sock:
+        assert hello(sock, KEY, ALL)
+
+
+@given(st.binary(min_size=1, max_size=5000), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
+def test_tags_are_gmac(data: bytes, item: int, block: int) -> None:
+    seal = hop.Seal(KEY, 5000)
+    seal.view[: len(data)] = data
+    nonce = item.to_bytes(4, "big") + block.to_bytes(8, "big")
+    assert seal.tag(item, block, len(data)) == AESGCM(KEY).encrypt(nonce, b"", data)
+    assert seal.tag(item, block, 0) == AESGCM(KEY).encrypt(nonce, b"", b"")
+    assert seal.empty(len(data)) == (not any(data))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.data())
+def test_pieces_are_one_file(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("pieces")
+    whole = os.urandom(sum(sizes))
+    members = []
+    for index, size in enumerate(sizes):
+        start = sum(sizes[:index])
+        (folder / str(index)).write_bytes(whole[start : start + size])
+        members.append(hop.Member(str(index), size, 0, 0))
+    pieces = hop.Pieces(members, lambda index: os.open(folder / str(index), os.O_RDONLY))
+    for _ in range(5):
+        first = data.draw(st.integers(0, len(whole)))
+        last = data.draw(st.integers(first, len(whole)))
+        room = bytearray(last - first)
+        pieces.load(first, memoryview(room))
+        assert room == whole[first:last]
+    pieces.close()
+
+
+@given(st.text(max_size=300))
+def test_a_name_stays_in_its_folder(name: str) -> None:
+    try:
+        member = hop.member_of([name, 0, 0o644, 0, ""])
+    except ValueError:
+        return
+    assert os.path.basename(member.name) == name
+    assert name not in ("", ".", "..")
+    assert len(os.fsencode(name)) <= 255
