@@ -20,6 +20,10 @@ options:
       - Empty for all, without their packages.
     type: str
     default: ""
+  history:
+    description: Tell also of the past requests that the next caches are chosen by, and what is in each cache.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -54,11 +58,11 @@ caches:
       description: How many packages it holds, those of the caches it stands on included.
       type: int
     holds:
-      description: These packages, each C(name=version); with O(digest) only.
+      description: These packages, each C(name=version); with O(digest) or O(history).
       type: list
       elements: str
     own:
-      description: Those that no cache under it holds; with O(digest) only.
+      description: Those that no cache under it holds; with O(digest) or O(history).
       type: list
       elements: str
     size:
@@ -83,6 +87,10 @@ usage:
   type: list
   elements: dict
   returned: success
+history:
+  description: The past requests at today's versions, C(packages) and C(requests) as in a trace file.
+  type: dict
+  returned: with O(history)
 site_manager:
   description: Where the state is (C(root)), and on which running machine (C(boot_id)).
   type: dict
@@ -94,17 +102,26 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.cache.describe import describe
-from vclust_py.module import run_module, site_manager, site_options
+from vclust_py.module import Outcome, run_module, site_manager, site_options
+from vclust_py.site import Site
 
 
 def argument_spec() -> dict[str, Any]:
-    return {**site_options(), "digest": {"type": "str", "default": ""}}
+    return {
+        **site_options(),
+        "digest": {"type": "str", "default": ""},
+        "history": {"type": "bool", "default": False},
+    }
+
+
+def tell(site: Site, params: dict[str, Any]) -> Outcome:
+    told = describe(site, params["digest"], history=params["history"])
+    return {"changed": False, **told, **site_manager(site)}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    start = module.params["digest"]
-    run_module(module, lambda site: {"changed": False, **describe(site, start), **site_manager(site)})
+    run_module(module, lambda site: tell(site, module.params))
 
 
 if __name__ == "__main__":

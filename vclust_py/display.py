@@ -328,6 +328,25 @@ def show_usage(usage: Sequence[Mapping[str, Any]]) -> None:
     print(f"{_when(usage[0]['time'])} {bars} {_when(usage[-1]['time'])}")
 
 
+def show_history(lines: Sequence[Mapping[str, Any]], requests: int) -> None:
+    """The tree of what requests have in common, each cluster with what it has beyond the one above it."""
+    print(f"{requests} requests{':' if lines else ''}")
+    if not lines:
+        return
+    table = _table("REQUESTS", "IN COMMON", "PACKAGES", "CACHE", "MORE THAN ABOVE", right=("PACKAGES",))
+    for line in lines:
+        names = [package.partition("=")[0] for package in line["more"]]
+        more = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        table.add_row(
+            "  " * line["depth"] + str(line["requests"]),
+            size(line["size"]),
+            str(line["packages"]),
+            "●" if line["chosen"] else "",
+            more,
+        )
+    _print(table)
+
+
 def show_cache(cache: Mapping[str, Any]) -> None:
     parent = cache["parent"]
     under = f"cache {parent[:_SHORT]}" if parent else "the base image"

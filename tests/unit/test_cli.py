@@ -274,6 +274,22 @@ def test_cache_list_and_show(copy: Copy) -> None:
     assert copy.vclust("cache", "show", "../x").returncode == 2
 
 
+def test_cache_history(copy: Copy) -> None:
+    done = copy.vclust("cache", "history", "--plot", "tree.svg")
+    assert done.returncode == 0, done.stderr
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["3", "requests:"],
+        ["REQUESTS", "IN", "COMMON", "PACKAGES", "CACHE", "MORE", "THAN", "ABOVE"],
+        ["3", "30", "MB", "2", "●", "gcc,", "make"],
+        ["1", "30", "MB", "3", "●", "r"],
+        ["2", "30", "MB", "2"],
+    ]
+    assert (copy.path / "tree.svg").read_bytes().startswith(b"<?xml")
+    told = json.loads(copy.vclust("cache", "history", "--json").stdout)
+    assert told["packages"][0] == {"id": 0, "name": "gcc", "version": "12", "installed_size": 25_000_000}
+    assert [row["closure"] for row in told["requests"]] == [[0, 1], [0, 1, 2], [0, 1]]
+
+
 def test_cache_explain(copy: Copy) -> None:
     done = copy.vclust("cache", "explain", "examples/hello-mpi.ini")
     assert done.returncode == 0, done.stderr

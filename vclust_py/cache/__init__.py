@@ -8,6 +8,7 @@ policies  which caches to keep: `paper`, `nested` (our default) and others, all 
 lookup    the cache a request starts from, and why the others were refused
 simulate  the replay of a trace under a policy
 describe  the caches of a site as plain data
+outline   what past requests have in common, as lines
 cli       `vclust cache`; plot makes its pictures
 
 Sizes are bytes as installed.  NumPy and SciPy are imported by what computes only: this file and `lookup` are light.

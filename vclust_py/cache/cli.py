@@ -36,6 +36,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     explain = add("explain", _explain, "say which cache a request would start from, and why not from another")
     explain.add_argument("request", type=Path, metavar="REQUEST", help="request file, INI or YAML")
     explain.add_argument("--locked", type=Path, metavar="FILE", help="use the package versions of this lock")
+    history = add("history", _history, "show what past requests have in common, with the caches chosen of it")
+    history.add_argument("--plot", type=_picture, metavar="FILE", help="draw it as a tree (svg, png)")
     rebuild = add("rebuild", _rebuild, "choose, build and drop the caches of the site now")
     rebuild.add_argument("--check", action="store_true", help="only say what would be built and dropped")
     rank = add("rank", _rank, "rank the sets of packages that a trace's requests have in common")
@@ -129,6 +131,30 @@ def _explain(arguments: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
+def _history(arguments: argparse.Namespace) -> int:
+    from vclust_py.cache import learn, outline, plot, traces
+
+    outcome = drive.status(arguments, {"history": True}, "caches")
+    if len(outcome.hosts) > 1:
+        raise RequestError(
+            [f"{', '.join(outcome.hosts)}: each has a history of its own"], "name an inventory of one site"
+        )
+    (results,) = outcome.hosts.values()
+    told = results["vclust_caches"]
+    history = traces.of(told["history"])
+    tree = learn.cluster(history.table)
+    marked = outline.marked(tree, history, [cache["holds"] for cache in told["caches"] if cache["chosen"]])
+    if arguments.plot is not None:
+        plot.dendrogram(tree, marked, arguments.plot)
+    if arguments.json:
+        print(json.dumps(told["history"]))
+    else:
+        from vclust_py.display import show_history
+
+        show_history(outline.lines(tree, history, marked), len(history))
+    return 0
+
+
 def _rebuild(arguments: argparse.Namespace) -> int:
     outcome = drive.run(
         "rebuild_caches.yml",
@@ -207,13 +233,11 @@ def _rank(arguments: argparse.Namespace) -> int:
 
         show_rank(rows)
     if arguments.plot is not None:
-        from vclust_py.cache import learn, plot
+        from vclust_py.cache import learn, outline, plot
 
-        kept = {cache.packages for cache in policy.choose(history, arguments.budget, {})}
+        kept = [cache.packages for cache in policy.choose(history, arguments.budget, {})]
         tree = learn.cluster(history.table)
-        # Of clusters with the same packages the topmost, which comes last.
-        ids = {learn.members(row, history): id_ for id_, row in enumerate(tree.bits)}
-        plot.dendrogram(tree, [id_ for packages, id_ in ids.items() if packages in kept], arguments.plot)
+        plot.dendrogram(tree, outline.marked(tree, history, kept), arguments.plot)
     return 0
 
 

@@ -8,20 +8,36 @@ from vclust_py.cache.manager import Rebuilt
 from vclust_py.site import Site
 
 
-def describe(site: Site, start: str = "") -> dict[str, Any]:
+def describe(site: Site, start: str = "", *, history: bool = False) -> dict[str, Any]:
     """The caches whose digest begins so, with the packages in them; all, and how many those are, without `start`.
 
-    Bytes and Unix times.
+    With `history` the past requests as well, in the form of a trace (`vclust_py.cache.traces`), and the packages of
+    all caches.  Bytes and Unix times.
     """
     known = {cache.digest: cache for cache in catalogue.caches(site)}
     return {
+        **({"history": _history(site)} if history else {}),
         "caches": [
-            _cache(cache, known.get(cache.parent), packages=bool(start))
+            _cache(cache, known.get(cache.parent), packages=bool(start) or history)
             for cache in known.values()
             if cache.digest.startswith(start)
         ],
         "status": manager.status(site) | {"due": manager.due(site)},
         "usage": manager.usage(site),
+    }
+
+
+def _history(site: Site) -> dict[str, Any]:
+    history = manager.history(site)
+    packages = []
+    for number, (package, size) in enumerate(zip(history.packages, history.weights.tolist(), strict=True)):
+        # Learning tells suites apart by what stands before a slash.
+        name, _, version = package.rpartition("/")[2].partition("=")
+        packages.append({"id": number, "name": name, "version": version, "installed_size": size})
+    rows = [columns.tolist() for columns in history.distinct]
+    return {
+        "packages": packages,
+        "requests": [{"closure": rows[number]} for number in history.sequence.tolist()],
     }
 
 

@@ -31,6 +31,15 @@ class _Request:
     date: str
 
 
+def of(plain: Mapping[str, Any]) -> History:
+    """A history told by a site (`vclust_py.cache.describe`): `packages` and `requests` as the lines of both files."""
+    known = {
+        row["id"]: TracePackage(row["name"], row["version"], row["installed_size"])
+        for row in plain["packages"]
+    }
+    return History([known[number] for number in row["closure"]] for row in plain["requests"])
+
+
 def read(packages: Path, requests: Path, *, order: str = "file") -> History:
     """The trace's requests in the order of the file, or by date (`order` is `date`): then those with a date only.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vclust_py import errors
+from vclust_py.cache.history import History
 from vclust_py.site import Site
 from vclust_py.state import Change
 
@@ -112,6 +113,22 @@ def status(site: Site) -> dict[str, Any]:
         "done": 0,
         "total": 0,
     }
+
+
+@dataclass(frozen=True)
+class Package:
+    name: str
+    version: str
+    installed_size: int
+
+
+def history(site: Site) -> History:
+    gcc, make, r = (
+        Package("0/gcc", "12", 25_000_000),
+        Package("0/make", "4", 5_000_000),
+        Package("0/r", "4", 1),
+    )
+    return History([[gcc, make], [gcc, make, r], [gcc, make]])
 
 
 def due(site: Site) -> bool:
