@@ -57,12 +57,14 @@ class Rebuilt:
     chosen: int
     built: tuple[str, ...]
     removed: tuple[str, ...]
-    """Files that were taken away, and why."""
+    """Files that were taken away, and why; in check mode chosen caches that would be chosen no more."""
     failed: dict[str, str]
     stored_bytes: int
     space: int
     seconds: float
     change: Change
+    inputs: str
+    """Digest of all that the choice depends on."""
 
 
 def label(packages: Collection[str], size: int) -> str:
@@ -92,6 +94,8 @@ def rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
                 "stored_bytes": result.stored_bytes,
                 "space": result.space,
                 "seconds": result.seconds,
+                "inputs": result.inputs,
+                "digests": [cache.digest for cache in caches(site) if cache.chosen],
             }
             with state.connect(site) as connection:
                 connection.execute("UPDATE rebuilds SET facts = ? WHERE id = ?", (json.dumps(facts), row))
@@ -134,37 +138,65 @@ def _rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
     started = time.monotonic()
     report("reading the past requests", 0, 0)
     past = _past(site, report)
-    report(f"choosing caches for {len(past.requests)} requests", 0, 0)
-    chosen: tuple[Cache, ...] = ()
-    if past.requests:
-        chosen = policy(site.cache_policy).choose(_learnable(site, past), site.cache_space, {})
-    wanted = [_wanted(past, cache) for cache in chosen]
-    before = {label(cache.packages, cache.size) for cache in caches(site) if cache.chosen}
-    made: dict[Cache, Image] = {}
-    failed: dict[str, str] = {}
-    removed: list[str] = []
-    if check:
-        built = [one.label for one in wanted if one.label not in before]
-        after = {one.label for one in wanted}
+    before = _chosen(site)
+    removed = [] if check else _drop_damaged(site, report)
+    inputs, failed = _inputs(site, past), dict[str, str]()
+    if _settled(site, inputs):
+        built, after = [], before
     else:
-        removed = _drop_damaged(site, report)
-        built = _build(site, wanted, made, failed, report)
-        report("letting go what has no place", 0, 0)
-        _mark(site, {image.manifest.digest for image in made.values()})
+        report(f"choosing caches for {len(past.requests)} requests", 0, 0)
+        chosen: tuple[Cache, ...] = ()
+        if past.requests:
+            chosen = policy(site.cache_policy).choose(_learnable(site, past), site.cache_space, {})
+        wanted = [_wanted(past, cache) for cache in chosen]
+        if check:
+            built = [one.label for one in wanted if one.label not in before]
+            after = {one.label: before.get(one.label, 0) for one in wanted}
+            removed = sorted(before.keys() - after.keys())
+        else:
+            built = _build(site, wanted, failed, report)
+            after = _chosen(site)
+    if not check:
         removed += trim(site)
-        after = {label(cache.packages, cache.size) for cache in caches(site) if cache.chosen}
     return Rebuilt(
         policy=site.cache_policy,
         requests=len(past.requests),
-        chosen=len(chosen),
+        chosen=len(after),
         built=tuple(built),
         removed=tuple(removed),
         failed=failed,
-        stored_bytes=sum(image.manifest.bytes for image in made.values()),
+        stored_bytes=sum(after.values()),
         space=site.cache_space,
         seconds=round(time.monotonic() - started, 3),
         change=Change({"caches": sorted(before)}, {"caches": sorted(after)}),
+        inputs=inputs,
     )
+
+
+def _chosen(site: Site) -> dict[str, int]:
+    """Labels and file bytes of the chosen caches that are there."""
+    return {label(cache.packages, cache.size): cache.bytes for cache in caches(site) if cache.chosen}
+
+
+def _inputs(site: Site, past: "_Past") -> str:
+    """Digest of what a choice depends on: the same history at the same versions is not chosen for twice."""
+    data = [
+        [site.cache_policy, site.cache_space, site.cache_state],
+        [[f"{one.name}={one.version}" for one in request] for request in past.requests],
+        [[list(group), base.manifest.digest] for group, (base, _) in past.bases.items()],
+    ]
+    return hashlib.sha256(json.dumps(data).encode()).hexdigest()
+
+
+def _settled(site: Site, inputs: str) -> bool:
+    """Whether the last recomputation came to its end with these inputs, and what it chose is all there."""
+    with state.connect(site) as connection:
+        row = connection.execute(
+            "SELECT facts FROM rebuilds WHERE outcome = 'done' ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+    facts = json.loads(row["facts"]) if row else {}
+    there = {cache.digest for cache in caches(site) if cache.chosen}
+    return facts.get("inputs") == inputs and there == set(facts["digests"])
 
 
 @dataclass(frozen=True)
@@ -240,7 +272,8 @@ def _growth(site: Site, past: _Past) -> float:
         if alike and sizes.keys() >= set(image.manifest.packages):
             stored += image.manifest.bytes
             fetched += sum(sizes[package] for package in image.manifest.packages)
-    return stored / fetched if fetched else _GROWTH
+    # In steps: the choice must not change with each cache that is built.
+    return round(stored / fetched, 1) if fetched else _GROWTH
 
 
 @dataclass(frozen=True)
@@ -263,11 +296,12 @@ def _wanted(past: _Past, cache: Cache) -> _Wanted:
     return _Wanted(cache, lock, base, label(names, cache.size))
 
 
-def _build(
-    site: Site, wanted: Sequence[_Wanted], made: dict[Cache, Image], failed: dict[str, str], report: Report
-) -> list[str]:
-    """Fill `made` with the images of the wanted caches, parents first; those built now, and in `failed` why not."""
-    built = []
+def _build(site: Site, wanted: Sequence[_Wanted], failed: dict[str, str], report: Report) -> list[str]:
+    """Build the wanted caches that are not there, parents first, and mark them all as the chosen ones.
+
+    Returns those built; in `failed` stands why others were not.
+    """
+    built, made = [], dict[Cache, Image]()
     for number, one in enumerate(wanted):
         below = one.cache.parent
         while below is not None and below not in made:
@@ -290,6 +324,7 @@ def _build(
             failed[one.label] = f"takes {image.manifest.bytes >> 20} MB, more than is left of the space"
         else:
             made[one.cache] = image
+    _mark(site, {image.manifest.digest for image in made.values()})
     return built
 
 
@@ -337,8 +372,8 @@ def trim(site: Site) -> list[str]:
         chosen &= {digest for digest in images if images[digest].manifest.kind == "cache"}
         now = time.time()
         for group, space, name in (
-            (chosen, site.cache_space, "cache_space"),
             (idle - chosen, site.layer_space, "layer_space"),
+            (chosen, site.cache_space, "cache_space"),
         ):
             group = {digest for digest in group if images[digest].manifest.kind in _DERIVED}
             taken = sum(images[digest].manifest.bytes for digest in group)
