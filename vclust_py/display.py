@@ -289,9 +289,9 @@ def _nested(caches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _kept(cache: Mapping[str, Any]) -> str:
     """Why a cache is there."""
-    if cache["clusters"]:
-        return f"used by {', '.join(cache['clusters'])}"
-    return "chosen" if cache["chosen"] else "until its space is needed"
+    chosen = ["chosen"] if cache["chosen"] else []
+    used = [f"used by {', '.join(cache['clusters'])}"] if cache["clusters"] else []
+    return ", ".join(chosen + used) or "until its space is needed"
 
 
 def _rebuild(status: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Modules as Ansible runs them, in a process of their own."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -61,6 +62,32 @@ def test_request_four_ways(tmp_path: Path) -> None:
     assert HASH not in json.dumps([would, real])
 
     assert [one["name"] for one in call("vclust_info", {"site": site})["clusters"]] == ["pair"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the state is root's")
+def test_caches_of_a_site_without_any(tmp_path: Path) -> None:
+    site = {"root": str(tmp_path / "site"), "cache_space": "1GB"}
+    told = call("vclust_caches", {"site": site})
+    assert (told["caches"], told["usage"], told["status"]["state"]) == ([], [], "never")
+    for check in (True, False, False, True):
+        rebuilt = call("vclust_rebuild", {"site": site}, check=check)
+        assert not rebuilt["changed"]
+        assert (rebuilt["requests"], rebuilt["built"], rebuilt["removed"]) == (0, [], [])
+        assert rebuilt["diff"] == {"before": {"caches": []}, "after": {"caches": []}}
+    told = call("vclust_caches", {"site": site, "history": True})
+    assert (told["status"]["state"], told["status"]["due"]) == ("done", False)
+    assert told["history"] == {"packages": [], "requests": []}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the state is root's")
+def test_one_recomputation_at_a_time(tmp_path: Path) -> None:
+    root = tmp_path / "site"
+    call("vclust_rebuild", {"site": {"root": str(root)}})
+    with open(root / "held" / "caches", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        answer = call("vclust_rebuild", {"site": {"root": str(root)}})
+    assert answer["exit_code"] == 4
+    assert "caches: another vclust process is at work on it" in answer["msg"]
 
 
 def test_all_mistakes_at_once_and_no_hash_told() -> None:

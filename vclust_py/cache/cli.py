@@ -16,6 +16,9 @@ from vclust_py.site import Site
 
 # NumPy and what computes are imported where they are used: `vclust --help` must not wait for them.
 
+_REBUILT = ("policy", "requests", "chosen", "built", "removed", "stored_bytes", "space", "seconds")
+"""What is told of a recomputation."""
+
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """`vclust cache` with its own commands."""
@@ -165,21 +168,12 @@ def _rebuild(arguments: argparse.Namespace) -> int:
         check=arguments.check,
     )
     done = {
-        host: results["vclust_rebuild"]
+        host: {name: results["vclust_rebuild"][name] for name in _REBUILT}
         for host, results in outcome.hosts.items()
         if "vclust_rebuild" in results
     }
     if arguments.json:
-        hidden = ("changed", "diff", "invocation")
-        print(
-            json.dumps(
-                {
-                    host: {key: value for key, value in result.items() if key not in hidden}
-                    for host, result in done.items()
-                },
-                indent=2,
-            )
-        )
+        print(json.dumps(done, indent=2))
     else:
         from vclust_py.display import show_rebuilt
 
