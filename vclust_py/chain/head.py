@@ -205,7 +205,7 @@ class _Peer:
     @property
     def watched(self) -> bool:
         """Its rate can be told."""
-        return len(self.past) > 1 and self.past[-1][0] - self.past[0][0] > 0.8 * _WINDOW
+        return len(self.past) > 1 and self.past[-1][0] - self.past[0][0] >= _WINDOW
 
     def rate(self, what: int) -> float:
         """Bytes a second over the last seconds; done (1) or received (2)."""
@@ -243,7 +243,7 @@ class Chain:
         if not wire.BLOCKS[0] <= block <= wire.BLOCKS[1]:
             raise VclustError(f"block: got {block}, expected {wire.BLOCKS[0]} to {wire.BLOCKS[1]} bytes")
         key, identity = secrets.token_bytes(32), secrets.token_bytes(16)
-        self.transfer = wire.Transfer(identity, key, block, [])
+        self.transfer = wire.Transfer(identity, key, block, options.encrypt, [])
         seal = self.transfer.seal()
         self.items = [
             Original(number, sources, block, seal)
@@ -258,6 +258,7 @@ class Chain:
             "key": key.hex(),
             "block": block,
             "stall": options.stall,
+            "encrypt": options.encrypt,
             "dry": dry,
             "items": [item.members for item in self.items],
         }
@@ -370,6 +371,7 @@ class Chain:
             elif "ready" in message:
                 peer.ready = True
                 peer.moved = now
+                peer.past.append((now, 0, 0))
                 self._route()
             elif "fault" in message:
                 self._fault(peer, message)
@@ -386,7 +388,7 @@ class Chain:
             peer.done, peer.moved, peer.faults = done, now, 0
         peer.received = int(message["received"])
         peer.past.append((now, peer.done, peer.received))
-        while now - peer.past[0][0] > _WINDOW:
+        while len(peer.past) > 2 and now - peer.past[1][0] >= _WINDOW:
             peer.past.popleft()
         if peer.watched or peer.done == self.total:
             peer.best = max(peer.best, peer.rate(2))
@@ -466,7 +468,9 @@ class Chain:
         if all takes long, the first hop is put to the end once, to see.
         """
         fastest = 0.0
-        for before, peer in zip([None, *self.order], self.order[:-1], strict=True):
+        for before, peer in zip(
+            (None, *self.order), self.order[:-1], strict=False
+        ):  # nobody waits for the last
             has = self.total if before is None else before.done
             rate = peer.rate(2)
             waiting = peer.watched and peer.result is None and has - peer.done > rate * _WINDOW / 2

@@ -160,48 +160,74 @@ def _libcrypto() -> Any:
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.EVP_CIPHER_CTX_new.restype = pointer
     library.EVP_CIPHER_CTX_free.argtypes = [pointer]
-    library.EVP_aes_256_gcm.restype = pointer
-    library.EVP_EncryptInit_ex.argtypes = [pointer, pointer, pointer, ctypes.c_char_p, ctypes.c_char_p]
-    library.EVP_EncryptUpdate.argtypes = [pointer, pointer, ctypes.POINTER(number), pointer, number]
-    library.EVP_EncryptFinal_ex.argtypes = [pointer, pointer, ctypes.POINTER(number)]
     library.EVP_CIPHER_CTX_ctrl.argtypes = [pointer, number, number, pointer]
+    library.EVP_aes_256_gcm.restype = pointer
+    for way in ("Encrypt", "Decrypt"):
+        init = getattr(library, f"EVP_{way}Init_ex")
+        init.argtypes = [pointer, pointer, pointer, ctypes.c_char_p, ctypes.c_char_p]
+        update = getattr(library, f"EVP_{way}Update")
+        update.argtypes = [pointer, pointer, ctypes.POINTER(number), pointer, number]
+        getattr(library, f"EVP_{way}Final_ex").argtypes = [pointer, pointer, ctypes.POINTER(number)]
     library.memcmp.argtypes = [pointer, pointer, ctypes.c_size_t]
     return library
 
 
 _crypto = _libcrypto()
-_GET_TAG = 0x10  # EVP_CTRL_AEAD_GET_TAG
+_GET_TAG, _SET_TAG = 0x10, 0x11  # EVP_CTRL_AEAD_…
 TAG = 16
 
 
 class Seal:
-    """One block's room, and its tag: GMAC (AES-256-GCM of nothing, the block as associated data).
+    """Room for one block, and its tag: AES-256-GCM, the block as associated data (GMAC) or, on request, encrypted.
 
     The nonce is item and block.  A key is one transfer's, and the head tags every block once, so no nonce ever
     serves for two contents.  For one thread.
     """
 
-    def __init__(self, key: bytes, block: int) -> None:
-        self._room = mmap.mmap(-1, block)
-        self.view = memoryview(self._room)
-        self._at = ctypes.addressof(ctypes.c_char.from_buffer(self._room))
+    def __init__(self, key: bytes, block: int, encrypt: bool = False) -> None:
+        self.encrypt = encrypt
+        self.view, self._at = self._room(block)
+        """The block's bytes."""
+        self.wire = self.view
+        """As they travel."""
+        self._wire_at: int | None = None
+        if encrypt:
+            self.wire, self._wire_at = self._room(block)
         self._tag = ctypes.create_string_buffer(TAG)
         self._length = ctypes.c_int()
-        self._context = _crypto.EVP_CIPHER_CTX_new()
-        self._do(_crypto.EVP_EncryptInit_ex(self._context, _crypto.EVP_aes_256_gcm(), None, key, None))
+        self._out = _crypto.EVP_CIPHER_CTX_new()
+        self._in = _crypto.EVP_CIPHER_CTX_new()
+        self._do(_crypto.EVP_EncryptInit_ex(self._out, _crypto.EVP_aes_256_gcm(), None, key, None))
+        self._do(_crypto.EVP_DecryptInit_ex(self._in, _crypto.EVP_aes_256_gcm(), None, key, None))
 
     def __del__(self) -> None:
-        _crypto.EVP_CIPHER_CTX_free(self._context)
+        _crypto.EVP_CIPHER_CTX_free(self._out)
+        _crypto.EVP_CIPHER_CTX_free(self._in)
+
+    @staticmethod
+    def _room(size: int) -> tuple[memoryview, int]:
+        room = mmap.mmap(-1, size)
+        return memoryview(room), ctypes.addressof(ctypes.c_char.from_buffer(room))
 
     def tag(self, item: int, block: int, size: int) -> bytes:
-        """Of the first `size` bytes of `view`; a size of 0 stands for a block of zeros."""
-        length = ctypes.byref(self._length)
-        nonce = struct.pack("!IQ", item, block)
-        self._do(_crypto.EVP_EncryptInit_ex(self._context, None, None, None, nonce))
-        self._do(_crypto.EVP_EncryptUpdate(self._context, None, length, self._at, size))
-        self._do(_crypto.EVP_EncryptFinal_ex(self._context, self._tag, length))
-        self._do(_crypto.EVP_CIPHER_CTX_ctrl(self._context, _GET_TAG, TAG, self._tag))
+        """Of the first `size` bytes of `view`, which are then in `wire`; a size of 0 stands for a block of zeros."""
+        context, length = self._out, ctypes.byref(self._length)
+        self._do(_crypto.EVP_EncryptInit_ex(context, None, None, None, struct.pack("!IQ", item, block)))
+        self._do(_crypto.EVP_EncryptUpdate(context, self._wire_at, length, self._at, size))
+        self._do(_crypto.EVP_EncryptFinal_ex(context, self._tag, length))
+        self._do(_crypto.EVP_CIPHER_CTX_ctrl(context, _GET_TAG, TAG, self._tag))
         return self._tag.raw
+
+    def fits(self, tag: bytes, item: int, block: int, size: int) -> bool:
+        """Whether the first `size` bytes of `wire` have that tag; they are then in `view`."""
+        if not self.encrypt or size == 0:
+            return hmac.compare_digest(tag, self.tag(item, block, size))
+        context, length = self._in, ctypes.byref(self._length)
+        self._tag.raw = tag
+        self._do(_crypto.EVP_DecryptInit_ex(context, None, None, None, struct.pack("!IQ", item, block)))
+        self._do(_crypto.EVP_DecryptUpdate(context, self._at, length, self._wire_at, size))
+        self._do(_crypto.EVP_CIPHER_CTX_ctrl(context, _SET_TAG, TAG, self._tag))
+        return bool(_crypto.EVP_DecryptFinal_ex(context, self._tag, length) == 1)
 
     def empty(self, size: int) -> bool:
         """Whether the first `size` bytes of `view`, at least one, are zeros."""
@@ -272,11 +298,14 @@ class Item:
     def load(self, block: int, view: memoryview) -> None:
         raise NotImplementedError
 
-    def forward(self, block: int, seal: Seal, sock: socket.socket) -> None:
-        """Send the block's bytes."""
-        view = seal.view[: self.length(block)]
-        self.load(block, view)
-        sock.sendall(view)
+    def forward(self, record: bytes, seal: Seal, sock: socket.socket) -> None:
+        """Send the block of that frame after it."""
+        _, number, block, tag = FRAME.unpack(record)
+        size = self.length(block)
+        self.load(block, seal.view[:size])
+        if seal.encrypt and seal.tag(number, block, size) != tag:
+            raise Fault("the file is another now")
+        sock.sendall(seal.wire[:size])
 
 
 def hole(descriptor: int, offset: int, size: int) -> bool:
@@ -380,7 +409,7 @@ class Copy(Item):
         kind, number, block, tag = FRAME.unpack(record)
         view = seal.view[: self.length(block)]
         if kind == ZERO:
-            if not hmac.compare_digest(tag, seal.tag(number, block, 0)):
+            if not seal.fits(tag, number, block, 0):
                 raise Rubbish("a block has a wrong tag")
             if block >= self.known or self._hole(block):
                 return True
@@ -480,9 +509,10 @@ class Copy(Item):
 class Transfer:
     """What one transfer's sources share: key, items, and the connections of whoever pulls."""
 
-    def __init__(self, identity: bytes, key: bytes, block: int, items: Sequence[Item]) -> None:
+    def __init__(self, identity: bytes, key: bytes, block: int, encrypt: bool, items: Sequence[Item]) -> None:
         self.identity = identity
         self.block = block
+        self.encrypt = encrypt
         self.items = items
         self.hello_key = proof(key, b"hello")
         self.seal_key = proof(key, b"seal")
@@ -491,7 +521,7 @@ class Transfer:
         self._lock = threading.Lock()
 
     def seal(self) -> Seal:
-        return Seal(self.seal_key, self.block)
+        return Seal(self.seal_key, self.block, self.encrypt)
 
     @contextlib.contextmanager
     def holding(self, sock: socket.socket) -> Iterator[None]:
@@ -526,7 +556,7 @@ class Transfer:
                         record = bytes([KNOWN]) + record[1:]
                     sock.sendall(record)
                     if record[0] == DATA:
-                        item.forward(block, seal, sock)
+                        item.forward(record, seal, sock)
 
 
 Find = Callable[[bytes], Optional[Transfer]]  # noqa: UP045 - Python 3.9
@@ -686,11 +716,11 @@ class Puller:
         kind, number, index, tag = FRAME.unpack(record)
         if (number, index) != (item.number, block) or kind not in (DATA, ZERO, KNOWN):
             raise Rubbish("a frame is not what was asked for")
-        view = seal.view[: item.length(block)]
+        size = item.length(block)
         if kind == DATA:
-            read(sock, view)
-            self.received += len(view)
-            if not hmac.compare_digest(tag, seal.tag(number, block, len(view))):
+            read(sock, seal.wire[:size])
+            self.received += size
+            if not seal.fits(tag, number, block, size):
                 raise Rubbish("a block has a wrong tag")
         else:
             with local():
@@ -698,7 +728,7 @@ class Puller:
                     raise _Other
             record = bytes([DATA if kind == KNOWN else ZERO]) + record[1:]
         with local():
-            item.take(record, view, kind == DATA)
+            item.take(record, seal.view[:size], kind == DATA)
 
 
 class _Other(Exception):
@@ -735,7 +765,7 @@ class Session:
             self.lines.send({"failed": f"does not understand the head: {error}"})
             return
         items = [Copy(number, item, block, self._folder) for number, item in enumerate(members)]
-        transfer = Transfer(identity, key, block, items)
+        transfer = Transfer(identity, key, block, bool(start.get("encrypt")), items)
         puller = Puller(transfer, items, stall, bool(start.get("dry")), self._say)
         self._transfers[identity] = transfer
         puller.thread.start()

@@ -30,19 +30,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 3 * MB + 7])
-def test_every_host_gets_it_once(hosts: Hosts, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("options", [BLOCK, Options(block=1 << 16, encrypt=True)])
+def test_every_host_gets_it_once(hosts: Hosts, tmp_path: Path, size: int, options: Options) -> None:
     file = made(tmp_path / "image", size)
     running = hosts.start(3)
     hops = [host.hop for host in running]
     head = hosts.trust.head
-    assert lacking([file], hops, head, BLOCK) == ({hop.name: ("image",) for hop in hops}, {})
-    for outcome in send([file], hops, head, BLOCK):
+    assert lacking([file], hops, head, options) == ({hop.name: ("image",) for hop in hops}, {})
+    for outcome in send([file], hops, head, options):
         assert (outcome.arrived, outcome.had, outcome.failed) == (("image",), (), "")
         assert outcome.received == size
     for host in running:
         assert contents(host.folder) == {"image": file.path.read_bytes()}
-    assert lacking([file], hops, head, BLOCK) == ({hop.name: () for hop in hops}, {})
-    for outcome in send([file], hops, head, BLOCK):
+    assert lacking([file], hops, head, options) == ({hop.name: () for hop in hops}, {})
+    for outcome in send([file], hops, head, options):
         assert (outcome.arrived, outcome.had, outcome.received) == ((), ("image",), 0)
 
 

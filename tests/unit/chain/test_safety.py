@@ -150,7 +150,7 @@ class Bytes(hop.Item):
 
 @pytest.fixture
 def strangers() -> Strangers:
-    transfer = hop.Transfer(bytes(16), KEY, 1 << 16, [])
+    transfer = hop.Transfer(bytes(16), KEY, 1 << 16, False, [])
     transfer.items = [Bytes(os.urandom(100_000), transfer.seal())]
     return Strangers(transfer)
 
@@ -255,11 +255,21 @@ def test_only_so_many_strangers(strangers: Strangers) -> None:
 
 
 @given(st.binary(min_size=1, max_size=5000), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
-def test_tags_are_gmac(data: bytes, item: int, block: int) -> None:
+def test_tags_are_gcm(data: bytes, item: int, block: int) -> None:
     seal = hop.Seal(KEY, 5000)
     seal.view[: len(data)] = data
     nonce = item.to_bytes(4, "big") + block.to_bytes(8, "big")
     assert seal.tag(item, block, len(data)) == AESGCM(KEY).encrypt(nonce, b"", data)
+    sealed = hop.Seal(KEY, 5000, encrypt=True)
+    sealed.view[: len(data)] = data
+    tag = sealed.tag(item, block, len(data))
+    assert bytes(sealed.wire[: len(data)]) + tag == AESGCM(KEY).encrypt(nonce, data, b"")
+    sealed.view[: len(data)] = bytes(len(data))
+    assert sealed.fits(tag, item, block, len(data))
+    assert sealed.view[: len(data)] == data
+    assert not sealed.fits(tag, item, block ^ 1, len(data))
+    sealed.wire[0] ^= 1
+    assert not sealed.fits(tag, item, block, len(data))
     assert seal.tag(item, block, 0) == AESGCM(KEY).encrypt(nonce, b"", b"")
     assert seal.empty(len(data)) == (not any(data))
 
