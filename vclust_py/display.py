@@ -367,6 +367,9 @@ def show_cache(cache: Mapping[str, Any]) -> None:
 
 def show_verdicts(told: Mapping[str, Any]) -> None:
     print(_cache(told["cache"]))
+    chosen = [verdict["digest"] for verdict in told["verdicts"] if verdict["chosen"]]
+    if chosen and chosen != [told["cache"].get("digest")]:
+        print("its cluster is placed and keeps that; a new one would start from the one marked")
     if told["verdicts"]:
         table = _table("", "CACHE", "WOULD SPARE", "WHY", right=("WOULD SPARE",))
         for verdict in told["verdicts"]:
@@ -375,7 +378,7 @@ def show_verdicts(told: Mapping[str, Any]) -> None:
             table.add_row(mark, verdict["digest"][:_SHORT], spares, verdict["reason"])
         _print(table)
     else:
-        print("there are no caches over its base image")
+        print("there is no cache over its base image, or its cluster is placed already")
 
 
 def show_rebuilt(result: Mapping[str, Any], manager: str, *, check: bool) -> None:

@@ -72,7 +72,7 @@ def status(arguments: argparse.Namespace, variables: Mapping[str, Any], tag: str
     if outcome.exit_code == 130:
         raise KeyboardInterrupt
     if outcome.exit_code:
-        error = VclustError(outcome.error)
+        error = VclustError(outcome.failure)
         error.exit_code = outcome.exit_code
         raise error
     if not outcome.results:
@@ -117,7 +117,7 @@ def run(
         )
     if outcome.error and outcome.exit_code != 130:
         where = f"{outcome.phase}: " if outcome.phase else ""
-        print(f"vclust: {where}{outcome.error}", file=sys.stderr)
+        print(f"vclust: {where}{outcome.failure}", file=sys.stderr)
     return outcome
 
 

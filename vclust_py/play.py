@@ -35,11 +35,18 @@ class Outcome:
     error: str = ""
     phase: str = ""
     """The role that was last at work."""
+    host: str = ""
+    """Where the first task failed."""
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     hosts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """The same for each site manager, by its inventory name."""
     tasks: int = 0
     """How many tasks have started."""
+
+    @property
+    def failure(self) -> str:
+        """The error, with the site manager's name where others did something as well."""
+        return f"{self.host}: {self.error}" if self.host and set(self.hosts) - {self.host} else self.error
 
 
 def play(
@@ -136,6 +143,7 @@ def _take(
         case "runner_on_failed" | "runner_on_unreachable" if outcome.exit_code == 0:
             result = data.get("res") or {}
             outcome.exit_code = int(result.get("exit_code") or 4)
+            outcome.host = data["host"]
             outcome.error = str(result.get("msg") or "the task failed without a word").strip()
 
 

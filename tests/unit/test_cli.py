@@ -317,6 +317,33 @@ def test_cache_rebuild(copy: Copy) -> None:
     assert "vclust: rebuild: another one is at work" in done.stderr
 
 
+def test_two_sites_side_by_side(copy: Copy) -> None:
+    managers = {
+        name: {"vclust_site": {"root": str(copy.path / name), **settings}}
+        for name, settings in (("north", {}), ("south", {"rot": "/"}))
+    }
+    inventory = {
+        "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
+        "children": {
+            "site_managers": {"hosts": managers},
+            "site_north": {"hosts": {"north": {}}},
+            "site_south": {"hosts": {"south": {}}},
+        },
+    }
+    (copy.path / "two.yml").write_text(yaml.safe_dump({"all": inventory}))
+    done = copy.vclust("-i", "two.yml", "cache", "rebuild")
+    assert done.returncode == 4
+    assert done.stdout.startswith("north: policy nested, 7 requests: 3 caches chosen")
+    assert "vclust: rebuild: south: vclust_site: rot: unknown setting" in done.stderr
+
+    del managers["south"]["vclust_site"]["rot"]
+    (copy.path / "two.yml").write_text(yaml.safe_dump({"all": inventory}))
+    lines = copy.vclust("-i", "two.yml", "cache", "list").stdout.splitlines()
+    assert [line for line in lines if line.endswith(":")] == ["north:", "south:"]
+    told = json.loads(copy.vclust("-i", "two.yml", "cache", "list", "--json").stdout)
+    assert (len(told["caches"]), list(told["status"]), len(told["usage"])) == (6, ["north", "south"], 200)
+
+
 def test_words_of_ssh() -> None:
     asked = [
         cli.parse(["ssh", "a", *words])

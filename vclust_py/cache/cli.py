@@ -77,7 +77,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _list(arguments: argparse.Namespace) -> int:
     outcome = drive.status(arguments, {}, "caches")
-    managers = {host: results["vclust_caches"] for host, results in outcome.hosts.items()}
+    managers = {host: results["vclust_caches"] for host, results in sorted(outcome.hosts.items())}
     # Sites side by side, one sequence of creations.
     usage = [{"manager": host, **use} for host, told in managers.items() for use in told["usage"]]
     usage.sort(key=lambda use: use["time"])
@@ -101,7 +101,7 @@ def _show(arguments: argparse.Namespace) -> int:
     outcome = drive.status(arguments, {"digest": arguments.id}, "caches")
     found = [
         {"manager": host, **cache}
-        for host, results in outcome.hosts.items()
+        for host, results in sorted(outcome.hosts.items())
         for cache in results["vclust_caches"]["caches"]
     ]
     digests = {cache["digest"] for cache in found}
@@ -169,7 +169,7 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     )
     done = {
         host: {name: results["vclust_rebuild"][name] for name in _REBUILT}
-        for host, results in outcome.hosts.items()
+        for host, results in sorted(outcome.hosts.items())
         if "vclust_rebuild" in results
     }
     if arguments.json:
