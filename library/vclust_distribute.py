@@ -11,10 +11,11 @@ version_added: "0.1"
 short_description: Bring a virtual cluster's images to its hosts
 description:
   - Sends the images of a placed cluster, and what they stand on, to those of its hosts that are other machines
-    and lack them.
+    and lack them, along the chain (docs/chain.md).
   - Every file is verified by its digest, and there under its name only whole.
 extends_documentation_fragment:
   - vclust
+  - vclust.hosts
   - vclust.name
 attributes:
   check_mode:
@@ -30,12 +31,17 @@ EXAMPLES = """
   vclust_distribute:
     site: "{{ vclust_site }}"
     name: hello-mpi
+    hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
 
 - name: The same, with the site's state elsewhere
   vclust_distribute:
     site:
       root: /srv/vclust
     name: hello-mpi
+    hosts:
+      - name: xen1
+        uri: xen+tls://192.0.2.11/system
+        rack: a
 """
 
 RETURN = """
@@ -51,17 +57,19 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import distribute
-from vclust_py.module import changed, cluster_options, run_module
+from vclust_py.hypervisor import Host
+from vclust_py.module import changed, cluster_options, host_options, run_module
 
 
 def argument_spec() -> dict[str, Any]:
-    return cluster_options()
+    return {**cluster_options(), **host_options()}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     name, check = module.params["name"], module.check_mode
-    run_module(module, lambda site: changed(distribute.distribute(site, name, check=check)))
+    racks = {host.name: host.rack for host in map(Host.from_mapping, module.params["hosts"])}
+    run_module(module, lambda site: changed(distribute.distribute(site, name, racks=racks, check=check)))
 
 
 if __name__ == "__main__":

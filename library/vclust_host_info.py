@@ -10,7 +10,7 @@ author: vclust contributors
 version_added: "0.1"
 short_description: What the roll-out must know of a machine
 description:
-  - Looks at packages, Xen, GRUB, libvirt, certificates and ssh host keys of the machine it runs on, in one go.
+  - Looks at packages, Xen, GRUB, libvirt and certificates of the machine it runs on, in one go.
   - Changes nothing.
 attributes:
   check_mode:
@@ -34,7 +34,7 @@ options:
 EXAMPLES = """
 - name: Look at the machine
   vclust_host_info:
-    packages: [zstd, nftables]
+    packages: [openssl, nftables]
   register: host
 
 - name: See whether it runs Xen
@@ -90,11 +90,6 @@ certificate:
 authority:
   description: Subject of the certificate authority that libvirt trusts; empty where there is none.
   type: str
-  returned: always
-host_keys:
-  description: Public keys of the ssh server, each C(type data).
-  type: list
-  elements: str
   returned: always
 """
 
@@ -203,7 +198,6 @@ def look(packages: list[str]) -> dict[str, Any]:
     query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *packages]
     status = subprocess.run(query, capture_output=True, text=True, check=False).stdout if packages else ""
     console = process("/run/xenconsoled.pid", "xenconsoled")
-    keys = [read(path).split() for path in sorted(glob.glob("/etc/ssh/ssh_host_*_key.pub"))]
     return {
         "missing": missing(packages, status),
         "systemd": systemd,
@@ -221,7 +215,6 @@ def look(packages: list[str]) -> dict[str, Any]:
         "authority": output("openssl", "x509", "-noout", "-subject", "-in", CA).strip()
         if os.path.exists(CA)
         else "",
-        "host_keys": [" ".join(key[:2]) for key in keys if len(key) > 1],
     }
 
 

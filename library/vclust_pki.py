@@ -10,8 +10,8 @@ author: vclust contributors
 version_added: "0.1"
 short_description: Trust between a site manager and its hosts
 description:
-  - Makes the site's certificate authority, the site manager's client certificate and its ssh key for images.
-  - With O(host), also issues that host's certificate and notes its ssh host keys.
+  - Makes the site's certificate authority and the site manager's client certificate.
+  - With O(host), also issues that host's certificate.
   - What is there and good stays. A certificate with less than 60 days left, of another authority or with other
     names is issued again.
   - Private keys never leave the machine they are made on, and are in no result.
@@ -45,11 +45,6 @@ options:
         description: The certificate it has, PEM; empty where it has none.
         type: str
         default: ''
-      host_keys:
-        description: Public keys of its ssh server, each C(type data).
-        type: list
-        elements: str
-        default: []
   machines:
     description: Names or addresses of the site's hosts that are other machines.
     type: list
@@ -83,10 +78,6 @@ client:
   type: str
   returned: success
   sample: CN=vclust site manager
-images_key:
-  description: Public part of the ssh key that sends images.
-  type: str
-  returned: success
 certificate:
   description: The host's certificate, PEM.
   type: str
@@ -119,7 +110,6 @@ def argument_spec() -> dict[str, Any]:
         "address": {"type": "str", "required": True},
         "csr": {"type": "str", "default": ""},
         "certificate": {"type": "str", "default": ""},
-        "host_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
     }
     return {
         **site_options(),
@@ -129,7 +119,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(site: Site, host: dict[str, Any] | None, machines: list[str], check: bool) -> Outcome:
-    machine = None if host is None else pki.Machine(**{**host, "host_keys": tuple(host["host_keys"])})
+    machine = None if host is None else pki.Machine(**host)
     change, trust = pki.roll_out(site, machine, check=check)
     ends = network.segments("", 0, machines).values()
     return {

@@ -64,6 +64,7 @@ def host_options() -> dict[str, Any]:
         "name": {"type": "str", "required": True},
         "uri": {"type": "str", "default": "qemu:///system"},
         "guest": {"type": "str", "default": "", "choices": ["", "pv", "pvh"]},
+        "rack": {"type": "str", "default": ""},
     }
     return {"hosts": {"type": "list", "elements": "dict", "required": True, "options": host}}
 

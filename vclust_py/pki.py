@@ -1,4 +1,4 @@
-"""Who may talk to whom in a site: its certificate authority, the site manager's keys, its hosts' certificates.
+"""Who may talk to whom in a site: its certificate authority, the site manager's key, its hosts' certificates.
 
 All of it is made by the roll-out (playbooks/site.yml).  Private keys are made where they are used and stay there:
 a host sends a signing request (CSR) and gets a certificate back.
@@ -21,14 +21,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vclust_py.errors import VclustError
 from vclust_py.image import sync
-from vclust_py.seed import new_key
 from vclust_py.site import Site
 from vclust_py.state import Change
 
 CLIENT = "vclust site manager"
 """The common name that hosts let in.  It is the whole subject: libvirt compares that as one text."""
-IMAGES_KEY = "images_key"
-KNOWN_HOSTS = "known_hosts"
 
 _CA_YEARS = 10
 _YEARS = 2
@@ -48,8 +45,6 @@ class Machine:
     """Name or address in its libvirt URI."""
     csr: str = ""
     certificate: str = ""
-    host_keys: tuple[str, ...] = ()
-    """Of its ssh server, each `type data`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,6 @@ class Trust:
     ca: str
     client: str
     """The site manager's subject, as libvirt compares it."""
-    images_key: str
     certificate: str = ""
     """The host's own; empty where it has shown no signing request."""
 
@@ -67,7 +61,7 @@ class Trust:
 def roll_out(
     site: Site, machine: Machine | None = None, *, check: bool = False, now: datetime | None = None
 ) -> tuple[Change, Trust]:
-    """Make what the site lacks, and admit `machine`: its certificate, and its ssh host keys to `known_hosts`.
+    """Make what the site lacks, and admit `machine`: its certificate.
 
     Raises VclustError on a signing request that is none, and on a CA without its key.
     """
@@ -76,12 +70,10 @@ def roll_out(
         store = _Store(site.pki, check)
         authority = _authority(store, now)
         _client(store, authority, now)
-        images_key = _images_key(store)
         certificate = ""
         if machine is not None:
             certificate = _server(store, authority, machine, now)
-            _know(store, machine)
-        trust = Trust(_text(authority.certificate), f"CN={CLIENT}", images_key, certificate)
+        trust = Trust(_text(authority.certificate), f"CN={CLIENT}", certificate)
     return Change(store.before, store.after), trust
 
 
@@ -203,30 +195,6 @@ def _server(store: _Store, authority: _Authority, machine: Machine, now: datetim
     new = _issue(authority, machine.name, request.public_key(), ExtendedKeyUsageOID.SERVER_AUTH, names, now)
     store.say(machine.name, _refused(old, why), _summary(new))
     return _text(new)
-
-
-def _images_key(store: _Store) -> str:
-    """The public line of the ssh key that sends images."""
-    public = store.read(f"{IMAGES_KEY}.pub").strip()
-    if public and store.read(IMAGES_KEY):
-        store.say(IMAGES_KEY, public, public)
-        return public
-    key = new_key()
-    store.write(IMAGES_KEY, key.private, 0o600)
-    store.write(f"{IMAGES_KEY}.pub", f"{key.public}\n")
-    store.say(IMAGES_KEY, "", "a new key")
-    return key.public
-
-
-def _know(store: _Store, machine: Machine) -> None:
-    """What the host says over Ansible's connection is what ssh shall expect of it; others' lines stay."""
-    lines = store.read(KNOWN_HOSTS).splitlines()
-    others = [line for line in lines if line.split(" ")[0] != machine.address]
-    old = [line for line in lines if line not in others]
-    new = sorted(f"{machine.address} {key}" for key in machine.host_keys)
-    if sorted(old) != new:
-        store.write(KNOWN_HOSTS, "".join(f"{line}\n" for line in sorted(others + new)))
-    store.say(f"ssh to {machine.name}", "\n".join(sorted(old)), "\n".join(new))
 
 
 def _builder(

@@ -54,6 +54,10 @@ options:
         type: str
         default: ""
         choices: ["", pv, pvh]
+      rack:
+        description: The rack or switch the host is at. Images go from rack to rack once.
+        type: str
+        default: ""
 """
 
     REQUEST = """

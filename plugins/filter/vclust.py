@@ -56,6 +56,7 @@ def site_hosts(
             "name": host,
             "uri": with_certificates(hostvars[host].get("vclust_libvirt_uri", Host.uri), str(site.pki)),
             "guest": hostvars[host].get("vclust_xen_guest", ""),
+            "rack": hostvars[host].get("vclust_rack", ""),
         }
         for host in chosen
     ]

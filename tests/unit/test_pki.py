@@ -24,7 +24,7 @@ from vclust_py.site import Site
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-SECRETS = ("cakey.pem", "clientkey.pem", "images_key")
+SECRETS = ("cakey.pem", "clientkey.pem")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def request(name: str = "host") -> tuple[ec.EllipticCurvePrivateKey, str]:
 
 
 def xen1(csr: str = "", **values: object) -> Machine:
-    return replace(Machine("xen1", "192.0.2.11", csr, host_keys=("ssh-ed25519 AAAA",)), **values)
+    return replace(Machine("xen1", "192.0.2.11", csr), **values)
 
 
 def contents(site: Site) -> dict[str, bytes]:
@@ -134,7 +134,6 @@ def test_the_authority_ends_and_all_are_issued_again(site: Site) -> None:
     assert "less than 60 days left" in change.before["authority"]
     assert "of another authority" in change.before["site manager"]
     assert "of another authority" in change.before["xen1"]
-    assert first.images_key == second.images_key
 
 
 def test_interrupted_renewal_and_lost_key(site: Site) -> None:
@@ -156,30 +155,21 @@ def test_not_a_signing_request(site: Site) -> None:
         pki.roll_out(site, xen1("rubbish"), now=NOW)
 
 
-def test_known_hosts(site: Site) -> None:
-    _, csr = request()
-    pki.roll_out(site, xen1(csr), now=NOW)
-    pki.roll_out(site, replace(xen1(csr), name="xen2", address="xen2.example.org"), now=NOW)
-    known = site.pki / "known_hosts"
-    assert known.read_text() == "192.0.2.11 ssh-ed25519 AAAA\nxen2.example.org ssh-ed25519 AAAA\n"
-    pki.roll_out(site, xen1(csr, host_keys=("ssh-rsa BBBB", "ssh-ed25519 CCCC")), now=NOW)
-    assert known.read_text() == (
-        "192.0.2.11 ssh-ed25519 CCCC\n192.0.2.11 ssh-rsa BBBB\nxen2.example.org ssh-ed25519 AAAA\n"
-    )
-
-
 def test_hosts_side_by_side(site: Site) -> None:
     """Forks of Ansible call this at the same moment, before there is anything."""
 
+    issued = []
+
     def admit(number: int) -> None:
-        pki.roll_out(site, replace(xen1(request()[1]), address=f"192.0.2.{number}"), now=NOW)
+        _, trust = pki.roll_out(site, replace(xen1(request()[1]), address=f"192.0.2.{number}"), now=NOW)
+        issued.append(trust.ca)
 
     threads = [threading.Thread(target=admit, args=(number,)) for number in range(1, 9)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len((site.pki / "known_hosts").read_text().splitlines()) == 8
+    assert issued == [(site.pki / "cacert.pem").read_text()] * 8
 
 
 def test_tls(site: Site, tmp_path: Path) -> None:
@@ -222,7 +212,7 @@ def test_module(site: Site) -> None:
     ).stdout  # fmt: skip
     arguments = {
         "site": {"root": str(site.root)},
-        "host": {"name": "xen1", "address": "127.0.0.2", "csr": csr, "host_keys": ["ssh-ed25519 AAAA"]},
+        "host": {"name": "xen1", "address": "127.0.0.2", "csr": csr},
         "machines": ["127.0.0.2", "127.0.0.3"],
     }
     answer = call("vclust_pki", arguments)

@@ -62,16 +62,25 @@ def test_site_hosts(filters: dict[str, Callable[..., Any]]) -> None:
     hostvars: dict[str, dict[str, Any]] = {
         "m1": {"vclust_site": {"root": "/srv/v c"}},
         "h1": {},
-        "h2": {"vclust_libvirt_uri": "xen+tls://192.0.2.2/system", "vclust_xen_guest": "pv"},
+        "h2": {
+            "vclust_libvirt_uri": "xen+tls://192.0.2.2/system",
+            "vclust_xen_guest": "pv",
+            "vclust_rack": "r2",
+        },
         "h3": {"vclust_libvirt_uri": "xen+tls://h3/system?no_verify=0"},
     }
     hosts = filters["vclust_site_hosts"]
     assert hosts("m1", GROUPS, hostvars) == [
-        {"name": "h1", "uri": "qemu:///system", "guest": ""},
-        {"name": "h2", "uri": "xen+tls://192.0.2.2/system?pkipath=/srv/v%20c/pki", "guest": "pv"},
+        {"name": "h1", "uri": "qemu:///system", "guest": "", "rack": ""},
+        {
+            "name": "h2",
+            "uri": "xen+tls://192.0.2.2/system?pkipath=/srv/v%20c/pki",
+            "guest": "pv",
+            "rack": "r2",
+        },
     ]
     h3 = "xen+tls://h3/system?no_verify=0&pkipath=/var/lib/vclust/pki"
-    assert hosts("m2", GROUPS, hostvars) == [{"name": "h3", "uri": h3, "guest": ""}]
+    assert hosts("m2", GROUPS, hostvars) == [{"name": "h3", "uri": h3, "guest": "", "rack": ""}]
     hostvars["h3"]["vclust_libvirt_uri"] = "xen+tls://h3/system?pkipath=/elsewhere"
     assert hosts("m2", GROUPS, hostvars)[0]["uri"] == "xen+tls://h3/system?pkipath=/elsewhere"
     with pytest.raises(AnsibleFilterError, match="m1: vclust_site: rot: unknown setting"):

@@ -31,11 +31,16 @@ class Host:
     uri: str = "qemu:///system"
     guest: str = ""
     """Xen: `pv` or `pvh` (`vclust_xen_guest`); empty: pvh where the host can, else pv."""
+    rack: str = ""
+    """The rack or switch it is at (`vclust_rack`): the chain visits one after the other."""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Host":
         return cls(
-            str(mapping["name"]), str(mapping.get("uri") or cls.uri), str(mapping.get("guest") or cls.guest)
+            str(mapping["name"]),
+            str(mapping.get("uri") or cls.uri),
+            str(mapping.get("guest") or cls.guest),
+            str(mapping.get("rack") or cls.rack),
         )
 
     @property
