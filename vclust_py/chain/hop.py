@@ -274,12 +274,6 @@ class Item:
         """Bytes."""
         return min(len(self.records) * self.block, self.size)
 
-    @property
-    def identity(self) -> str:
-        """The same for the same files."""
-        text = json.dumps([[m.name, m.size, m.digest or m.mtime] for m in self.members])
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
     def length(self, block: int) -> int:
         return min(self.block, self.size - block * self.block)
 
@@ -368,7 +362,9 @@ class Copy(Item):
     def __init__(self, number: int, members: Sequence[Member], block: int, folder: int) -> None:
         super().__init__(number, members, block)
         self.folder = folder
-        self.part = f".{self.identity}.part"
+        same = json.dumps([[member.name, member.size, member.digest or member.mtime] for member in members])
+        self._stem = "." + hashlib.sha256(same.encode()).hexdigest()[:32]
+        self.part = f"{self._stem}.part"
         self.descriptor = -1
         self.had = all(self._present(member) for member in members)
         """It is all here under its names, as far as we know."""
@@ -487,14 +483,14 @@ class Copy(Item):
                 self._settle(descriptor, member)
             finally:
                 os.close(descriptor)
-        os.sync()
+        _crypto.syncfs(self.folder)
         for index, member in enumerate(self.members):
             os.rename(self._piece(index), member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         os.unlink(self.part, dir_fd=self.folder)
         os.fsync(self.folder)
 
     def _piece(self, index: int) -> str:
-        return f".{self.identity}.{index}.part"
+        return f"{self._stem}.{index}.part"
 
     def close(self) -> None:
         self._there.close()

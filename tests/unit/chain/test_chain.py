@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from hops import Hosts
 
-from vclust_py.chain import File, Hop, Options, Progress, lacking, send
+from vclust_py.chain import File, Hop, Options, Progress, hop, lacking, send
+from vclust_py.chain.head import Source
 from vclust_py.errors import VclustError
 
 MB = 1 << 20
@@ -131,7 +132,7 @@ def test_a_partial_file_is_taken_up_again_and_checked(hosts: Hosts, tmp_path: Pa
     send([file], [host.hop], hosts.trust.head, BLOCK)
     data = file.path.read_bytes()
     (host.folder / "image").unlink()
-    name = part_name(file)
+    name = part_name(file, host.folder)
     (host.folder / name).write_bytes(data[: 4 * MB] + b"rubbish" + bytes(MB))
     (outcome,) = send([file], [host.hop], hosts.trust.head, BLOCK)
     assert outcome.received == 4 * MB
@@ -139,12 +140,12 @@ def test_a_partial_file_is_taken_up_again_and_checked(hosts: Hosts, tmp_path: Pa
     assert not (host.folder / name).exists()
 
 
-def part_name(file: File) -> str:
-    from vclust_py.chain.head import Original, Source
-    from vclust_py.chain.hop import Seal
-
-    item = Original(0, [Source.of(file)], 1 << 16, Seal(bytes(32), 1 << 16))
-    return f".{item.identity}.part"
+def part_name(file: File, folder: Path) -> str:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return hop.Copy(0, [Source.of(file).member], 1 << 16, descriptor).part
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize("how", ["written", "replaced", "removed", "cut"])
