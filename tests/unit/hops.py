@@ -75,17 +75,18 @@ class Hosts:
         trust: Trust | None = None,
         address: str = "127.0.0.1",
         program: str = service.__file__,
+        port: int = 0,
     ) -> list[Running]:
-        new = [self._start(trust or self.trust, address, program) for _ in range(count)]
+        new = [self._start(trust or self.trust, address, program, port) for _ in range(count)]
         for host in new:
             wait_for(lambda host=host: answers(host.hop))
         return new
 
-    def _start(self, trust: Trust, address: str, program: str) -> Running:
+    def _start(self, trust: Trust, address: str, program: str, port: int) -> Running:
         name = f"host{len(self.running) + 1}"
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        port = free_port(address)
+        port = port or free_port(address)
         argv = [
             sys.executable, program, "--listen", f"[{address}]:{port}", "--folder", str(folder),
             "--ca", str(trust.host.ca), "--certificate", str(trust.host.certificate), "--key", str(trust.host.key),

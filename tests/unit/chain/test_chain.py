@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from hops import Hosts
+from test_module import call
 
-from vclust_py.chain import File, Hop, Options, Progress, hop, lacking, send
+from vclust_py.chain import PORT, File, Hop, Options, Progress, hop, lacking, send
 from vclust_py.chain.head import Source
 from vclust_py.errors import VclustError
 
@@ -243,3 +244,27 @@ def test_racks_follow_each_other() -> None:
 
     hops = [Hop(str(number), "h", number, rack) for number, rack in enumerate(["a", "b", "a", "b", "c"])]
     assert [hop.name for hop in _each_once(hops)] == ["0", "2", "1", "3", "4"]
+
+
+def test_module_four_ways(hosts: Hosts, tmp_path: Path) -> None:
+    file = made(tmp_path / "image", MB)
+    (host,) = hosts.start(1, port=PORT)
+    arguments = {
+        "site": {"root": str(hosts.trust.head.ca.parents[1])},
+        "files": [{"path": str(file.path), "name": "base.qcow2"}],
+        "hosts": [{"name": "here"}, {"name": "xen1", "uri": "xen+tls://127.0.0.1/system"}],
+    }
+    would = call("vclust_chain", arguments, check=True)
+    assert would["diff"] == {"before": {"lacks": {"xen1": ["base.qcow2"]}}, "after": {"lacks": {"xen1": []}}}
+    assert would["changed"]
+    assert contents(host.folder) == {}
+    real = call("vclust_chain", arguments)
+    assert (real["changed"], real["diff"]) == (True, would["diff"])
+    assert contents(host.folder) == {"base.qcow2": file.path.read_bytes()}
+    assert not call("vclust_chain", arguments)["changed"]
+    assert not call("vclust_chain", arguments, check=True)["changed"]
+    host.end()
+    for check in (False, True):
+        failed = call("vclust_chain", arguments, check=check)
+        assert failed["failed"]
+        assert failed["msg"].startswith("xen1: not reached: Connection refused")
