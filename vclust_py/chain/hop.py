@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import queue
+import re
 import resource
 import secrets
 import select
@@ -42,6 +43,9 @@ SLOW = 60.0
 """Seconds that a puller may take nothing; it can come back."""
 STRANGERS = 32
 """Connections at a time that have not yet said it."""
+FORGOTTEN = 7 * 86400.0
+"""Seconds after which a partial file is no longer kept."""
+PART = re.compile(r"\.[0-9a-f]{32}(\.[0-9]+)?\.part")
 LINE = 32 << 20
 """Bytes of a control message, at most; only who has shown a certificate gets to send one."""
 BLOCKS = (1 << 16, 4 << 20)
@@ -353,6 +357,42 @@ class Pieces:
             self._open = (-1, -1)
 
 
+def claimed(descriptor: int, name: str, folder: int) -> bool:
+    """Whether this open file is ours alone now, and still the one of that name."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def write(descriptor: int, view: memoryview, offset: int) -> None:
+    while view:
+        size = os.pwrite(descriptor, view, offset)
+        view, offset = view[size:], offset + size
+
+
+def sweep(folder: int) -> None:
+    """Remove what transfers have left that nobody has taken up again."""
+    with os.scandir(folder) as entries:
+        old = [entry.name for entry in entries if PART.fullmatch(entry.name) and _age(entry) > FORGOTTEN]
+    for name in old:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            try:
+                if claimed(descriptor, name, folder):
+                    os.unlink(name, dir_fd=folder)
+            finally:
+                os.close(descriptor)
+
+
+def _age(entry: os.DirEntry[str]) -> float:
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 class Copy(Item):
     """An item on this host: first files that may be it already, or what an earlier transfer has left of it.
 
@@ -388,10 +428,8 @@ class Copy(Item):
         if self.had:
             return
         self.descriptor = self._open(self.part, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failed(f"{self.members[0].name}: another transfer brings it here") from None
+        if not claimed(self.descriptor, self.part, self.folder):
+            raise Failed(f"{self.members[0].name}: another transfer brings it here")
         self.known = os.fstat(self.descriptor).st_size // self.block
 
     def load(self, block: int, view: memoryview) -> None:
@@ -430,7 +468,7 @@ class Copy(Item):
             for block in range(kept):
                 view = seal.view[: self.length(block)]
                 there.load(block * self.block, view)
-                self._write(block, view)
+                write(self.descriptor, view, block * self.block)
             there.close()
         os.ftruncate(self.descriptor, kept * self.block)
         self.known = 0
@@ -438,16 +476,10 @@ class Copy(Item):
     def take(self, record: bytes, view: memoryview, new: bool) -> None:
         """A checked block; one of zeros stays a hole."""
         if new:
-            self._write(len(self.records), view)
+            write(self.descriptor, view, len(self.records) * self.block)
         if self._digest is not None and not self.had:
             self._digest.update(view if record[0] == DATA else bytes(len(view)))
         self.add(record)
-
-    def _write(self, block: int, view: memoryview) -> None:
-        offset = block * self.block
-        while view:
-            size = os.pwrite(self.descriptor, view, offset)
-            view, offset = view[size:], offset + size
 
     def finish(self) -> None:
         """All blocks are there: give the files their names."""
@@ -479,7 +511,7 @@ class Copy(Item):
             offset += member.size
             descriptor = self._open(self._piece(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
-                os.write(descriptor, data)
+                write(descriptor, memoryview(data), 0)
                 self._settle(descriptor, member)
             finally:
                 os.close(descriptor)
@@ -760,6 +792,7 @@ class Session:
         except (KeyError, TypeError, ValueError) as error:
             self.lines.send({"failed": f"does not understand the head: {error}"})
             return
+        sweep(self._folder)
         items = [Copy(number, item, block, self._folder) for number, item in enumerate(members)]
         transfer = Transfer(identity, key, block, bool(start.get("encrypt")), items)
         puller = Puller(transfer, items, stall, bool(start.get("dry")), self._say)

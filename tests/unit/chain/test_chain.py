@@ -141,6 +141,21 @@ def test_a_partial_file_is_taken_up_again_and_checked(hosts: Hosts, tmp_path: Pa
     assert not (host.folder / name).exists()
 
 
+def test_forgotten_parts_go(hosts: Hosts, tmp_path: Path) -> None:
+    (host,) = hosts.start(1)
+    names = {
+        "." + "a" * 32 + ".part": 8,
+        "." + "b" * 32 + ".3.part": 8,
+        "." + "c" * 32 + ".part": 6,
+        "d.part": 8,
+    }
+    for name, days in names.items():
+        (host.folder / name).touch()
+        os.utime(host.folder / name, (time.time() - days * 86400,) * 2)
+    send([made(tmp_path / "image", 1)], [host.hop], hosts.trust.head)
+    assert sorted(contents(host.folder)) == ["." + "c" * 32 + ".part", "d.part", "image"]
+
+
 def part_name(file: File, folder: Path) -> str:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
