@@ -155,7 +155,7 @@ def create(arguments: argparse.Namespace) -> Iterable[Row]:
     path.write_text(text)
     asked = request.read(path)
     lock, _ = first_site(arguments.root, asked)
-    sites = {case: make_site(arguments.root, re.sub(r"\W+", "-", case)) for case in CASES}
+    sites = {case: make_site(arguments.root, re.sub(r"\W+", "-", case)) for case in arguments.cases}
     for case, site in sites.items():
         (base,) = [image for image in Catalogue(site).images() if image.manifest.kind == "base"]
         kept_as = case.split(",")[0]
@@ -273,7 +273,6 @@ def replay(arguments: argparse.Namespace) -> Iterable[Row]:
         }
         yield row
         done.append(row)
-        locks = [Lock.load(site, row["lock"]) for row in done if row["lock"]]
         if (number + 1) % arguments.every == 0 and number + 1 < len(lines):
             built = rebuild(site, silent)
             say(f"{len(built.built)} caches built of {built.chosen} in {built.seconds:.0f} s")
@@ -285,15 +284,13 @@ def replay(arguments: argparse.Namespace) -> Iterable[Row]:
                 "stored_bytes": built.stored_bytes,
                 "seconds": built.seconds,
             }
-        if number + 1 == len(lines):
-            trace = History([lock.packages for lock in locks])
-            for foretold, stored in (("as installed", None), ("1.4 x .deb", lambda one: int(1.4 * one.size))):
-                trace = History([lock.packages for lock in locks], stored=stored)
-                result = simulate(trace, policy("nested"), site.cache_space, every=arguments.every, warmup=0)
-                yield {"simulated": foretold, "hits": result.hits, "bytes": result.bytes_saved}
         if time.monotonic() > deadline:
-            say(f"{number + 1} of {len(lines)} requests")
-            return
+            break
+    locks = [Lock.load(site, row["lock"]) for row in done if row["lock"]]
+    for cost, stored in (("installed bytes", None), ("1.4 x .deb", lambda one: int(1.4 * one.size))):
+        trace = History([lock.packages for lock in locks], stored=stored)
+        result = simulate(trace, policy("nested"), site.cache_space, every=arguments.every, warmup=0)
+        yield {"simulated": cost, "hits": result.hits, "bytes": result.bytes_saved}
 
 
 def dated(text: str) -> tuple[str, list[str]] | None:
@@ -350,12 +347,13 @@ def tell_replay(rows: Sequence[Row]) -> None:
     hits = [row for row in requests if row["bytes"]]
     print(f"{len(requests)} requests ({len(refused)} more cannot be resolved), {asked / 1e9:.1f} GB")
     print(f"saved: {saved / 1e9:.2f} GB ({100 * saved / asked:.1f}%), {len(hits)} hits")
+    for row in [row for row in rows if "simulated" in row][-2:]:
+        share = 100 * row["bytes"] / asked
+        print(
+            f"simulated, a cache takes {row['simulated']}: {row['bytes'] / 1e9:.2f} GB ({share:.1f}%), "
+            f"{row['hits']} hits"
+        )
     for row in rows:
-        if "simulated" in row:
-            share = 100 * row["bytes"] / asked
-            print(
-                f"simulated, cost {row['simulated']}: {row['bytes'] / 1e9:.2f} GB ({share:.1f}%), {row['hits']} hits"
-            )
         if "requests" in row:
             print(
                 f"after {row['requests']}: {row['chosen']} caches, {row['built']} built in {row['seconds']:.0f} s, "
@@ -684,6 +682,7 @@ def main() -> None:
         one.add_argument("--rounds", type=int, default=1)
         if name == "create":
             one.add_argument("--request", type=Path)
+            one.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
             one.add_argument("--strategies", nargs="+", default=("once", "each"), choices=("once", "each"))
         if name == "compress":
             one.add_argument("--request", type=Path)
