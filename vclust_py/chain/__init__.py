@@ -57,6 +57,8 @@ class Options:
     stall: float = 4.0
     """Seconds without a sign of life after which a hop is bypassed."""
     encrypt: bool = False
+    compress: str = "auto"
+    """`on`, `off`, or `auto`: when it is faster on the network at hand.  Encrypted files are not compressed."""
     digest: bool = True
     """Hops, too, check a file's digest, where it is known, before they give it its name: no host of the site can
     then bring another's files.  It costs every hop half a CPU second a GB."""
@@ -74,7 +76,7 @@ class Outcome:
     failed: str = ""
     """Why not all of them are there; empty when they are."""
     received: int = 0
-    """Bytes of file contents that came over the network."""
+    """Bytes of file contents that came over the network, as compressed as they came."""
     seconds: float = 0.0
     """From the start until its last file was whole."""
 

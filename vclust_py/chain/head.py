@@ -37,6 +37,10 @@ _STUCK = 60.0
 """Seconds that a hop may stand still while its source has more for it, and it says that it lives."""
 _LARGEST = 1 << 20
 """Bytes of a block, unless one is asked for; beyond it little CPU is saved."""
+_BUFFERED, _MEASURED = 4 << 20, 4 << 20
+"""Bytes that may go out before the network takes them; bytes by which its rate is measured then."""
+_AGAIN = 32
+"""Blocks of a file that cannot be packed until it is tried again."""
 _WINDOW = 3.0
 """Seconds over which a rate is measured."""
 
@@ -44,17 +48,22 @@ _WINDOW = 3.0
 class Original(wire.Item):
     """Files as they are at the head.  Each block is read and tagged once, when it is first asked for."""
 
-    def __init__(self, number: int, sources: Sequence["Source"], block: int, seal: wire.Seal) -> None:
+    def __init__(
+        self, number: int, sources: Sequence["Source"], block: int, seal: wire.Seal, packer: "Packer"
+    ) -> None:
         super().__init__(number, [source.member for source in sources], block)
         self.sources = sources
         self.problem: VclustError | None = None
         """Why it cannot be sent any more."""
         self._seal = seal
+        self._packer = packer
+        self._poor = 0
+        """The block after which packing is tried again, as it has saved too little."""
         self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
         self._lock = threading.Lock()
         self._digest = hashlib.sha256()
 
-    def record(self, block: int, timeout: float) -> bytes:
+    def record(self, block: int, timeout: float) -> wire.Record:
         with self._lock:
             while len(self.records) <= block:
                 self._tag(len(self.records))
@@ -72,7 +81,12 @@ class Original(wire.Item):
             self._digest.update(view if kind == wire.DATA else bytes(size))
             if block == self.blocks - 1:  # without the last block the file appears nowhere
                 self._compare()
-        self.add(wire.FRAME.pack(kind, self.number, block, tag))
+        if kind == wire.DATA and block >= self._poor and self._packer.pays():
+            if self._packer.pack(self.number, block, self._seal, size):
+                kind = wire.PACKED
+            else:
+                self._poor = block + _AGAIN
+        self.add((kind, tag))
 
     def _compare(self) -> None:
         source, digest = self.sources[0], self._digest.hexdigest()
@@ -108,6 +122,47 @@ class Original(wire.Item):
 
     def close(self) -> None:
         self._pieces.close()
+
+
+class Packer(wire.Transfer):
+    """The head's end of a transfer, which finds out whether packing pays.
+
+    At first all is sent as it is, to measure what goes out; from then on a block is packed if that takes less time
+    than the bytes saved would need.
+    """
+
+    compress = "off"
+    """As in Options."""
+    _begun = 0.0
+    _sent = 0
+    _pace = 0.0
+    """Seconds a byte."""
+    _gain = math.inf
+    """Seconds that the last packed block cost for each byte saved."""
+
+    def sent(self, size: int) -> None:
+        if self._pace:
+            return
+        self._sent += size
+        if not self._begun and self._sent >= _BUFFERED:
+            self._begun, self._sent = time.monotonic(), 0
+        elif self._begun and self._sent >= _MEASURED:
+            self._pace = (time.monotonic() - self._begun) / self._sent
+
+    def pays(self) -> bool:
+        if self.compress == "auto":
+            return bool(self._pace) and (self._gain is math.inf or self._gain < self._pace)
+        return self.compress == "on"
+
+    def pack(self, item: int, block: int, seal: wire.Seal, size: int) -> bool:
+        """Whether the block in `seal` is packed now."""
+        begun = time.monotonic()
+        packed = seal.pack(size)
+        if packed is None:
+            return False
+        self._gain = (time.monotonic() - begun) / (size - len(packed))
+        self.recent.put(item, block, packed)
+        return True
 
 
 @dataclass(frozen=True)
@@ -184,6 +239,7 @@ class _Peer:
     address: str
     heard: float
     ready: bool = False
+    unpacks: bool = False
     source: str = ""
     """Whom it has been told to pull from; empty: that has to be said anew."""
     done: int = 0
@@ -243,10 +299,10 @@ class Chain:
         if not wire.BLOCKS[0] <= block <= wire.BLOCKS[1]:
             raise VclustError(f"block: got {block}, expected {wire.BLOCKS[0]} to {wire.BLOCKS[1]} bytes")
         key, identity = secrets.token_bytes(32), secrets.token_bytes(16)
-        self.transfer = wire.Transfer(identity, key, block, options.encrypt, [])
+        self.transfer = Packer(identity, key, block, options.encrypt, [])
         seal = self.transfer.seal()
         self.items = [
-            Original(number, sources, block, seal)
+            Original(number, sources, block, seal, self.transfer)
             for number, sources in enumerate(_packed(self.sources, block))
         ]
         self.transfer.items = self.items
@@ -370,6 +426,7 @@ class Chain:
                 self._progress(peer, message, now)
             elif "ready" in message:
                 peer.ready = True
+                peer.unpacks = bool(message.get("unpacks"))
                 peer.moved = now
                 peer.past.append((now, 0, 0))
                 self._route()
@@ -416,6 +473,8 @@ class Chain:
     def _route(self) -> None:
         if not all(peer.ready for peer in self.order):
             return
+        if not self.options.encrypt and all(peer.unpacks for peer in self.order):
+            self.transfer.compress = self.options.compress
         before: _Peer | None = None
         for peer in list(self.order):
             name = HEAD if before is None or self.dry else before.hop.name

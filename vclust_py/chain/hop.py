@@ -46,6 +46,8 @@ STRANGERS = 32
 FORGOTTEN = 7 * 86400.0
 """Seconds after which a partial file is no longer kept."""
 PART = re.compile(r"\.[0-9a-f]{32}(\.[0-9]+)?\.part")
+RECENT = 4 << 20
+"""Bytes of packed blocks that are kept for those who pull, at most."""
 LINE = 32 << 20
 """Bytes of a control message, at most; only who has shown a certificate gets to send one."""
 BLOCKS = (1 << 16, 4 << 20)
@@ -72,10 +74,12 @@ class Failed(Exception):
 
 # ---- What travels: frames on data connections, lines on control connections ----
 
-FRAME = struct.Struct("!BxxxIQ16s")
-"""Kind, item, block, tag.  The bytes of the block follow when the kind is DATA; their number is known."""
-BEAT_FRAME, DATA, ZERO, KNOWN = range(4)
-"""Nothing yet; a block; a block of zeros; the tag of a block that the puller has (it said) and can check by it."""
+FRAME = struct.Struct("!BxxxIQI16s")
+"""Kind, item, block, bytes that follow, tag (of the block itself, packed or not)."""
+BEAT_FRAME, DATA, ZERO, KNOWN, PACKED = range(5)
+"""Nothing yet; a block; a block of zeros; the tag of a block that the puller has (it said) and can check by it; a block
+compressed by zstd."""
+NOTHING_YET = FRAME.pack(BEAT_FRAME, 0, 0, 0, b"")
 HELLO = struct.Struct("!4s16s32s")
 """Magic, transfer, the puller's nonce."""
 MAGIC = b"VCH1"
@@ -176,7 +180,21 @@ def _libcrypto() -> Any:
     return library
 
 
+def _libzstd() -> Any:
+    """What dpkg stands on; None on machines without."""
+    try:
+        library = ctypes.CDLL("libzstd.so.1")
+    except OSError:
+        return None
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.ZSTD_compress.restype = library.ZSTD_decompress.restype = size
+    library.ZSTD_compress.argtypes = [pointer, size, pointer, size, ctypes.c_int]
+    library.ZSTD_decompress.argtypes = [pointer, size, ctypes.c_char_p, size]
+    return library
+
+
 _crypto = _libcrypto()
+_zstd = _libzstd()
 _GET_TAG, _SET_TAG = 0x10, 0x11  # EVP_CTRL_AEAD_…
 TAG = 16
 
@@ -233,6 +251,16 @@ class Seal:
         self._do(_crypto.EVP_CIPHER_CTX_ctrl(context, _SET_TAG, TAG, self._tag))
         return bool(_crypto.EVP_DecryptFinal_ex(context, self._tag, length) == 1)
 
+    def pack(self, size: int) -> bytes | None:
+        """The first `size` bytes of `view`, compressed; None where that saves too little."""
+        room = ctypes.create_string_buffer(size * 7 // 8)
+        packed = _zstd.ZSTD_compress(room, len(room), self._at, size, 1)
+        return None if _zstd.ZSTD_isError(ctypes.c_size_t(packed)) else ctypes.string_at(room, packed)
+
+    def unpack(self, packed: bytes, size: int) -> bool:
+        """Whether these are `size` bytes, compressed; they are then in `view`."""
+        return bool(_zstd.ZSTD_decompress(self._at, size, packed, len(packed)) == size)
+
     def empty(self, size: int) -> bool:
         """Whether the first `size` bytes of `view`, at least one, are zeros."""
         return self.view[0] == 0 and _crypto.memcmp(self._at, self._at + 1, size - 1) == 0
@@ -258,10 +286,14 @@ class Member(NamedTuple):
     """sha256, hexadecimal; empty when it is not to be checked."""
 
 
+Record = tuple[int, bytes]
+
+
 class Item:
     """What is sent as one sequence of blocks: a file, or small files one after the other.
 
-    `records` are the frames of the blocks that are there and checked.  A block is read by `load`.
+    `records` are kind (DATA, ZERO, PACKED) and tag of the blocks that are there and checked.  A block is read by
+    `load`.
     """
 
     def __init__(self, number: int, members: Sequence[Member], block: int) -> None:
@@ -270,7 +302,7 @@ class Item:
         self.block = block
         self.size = sum(member.size for member in members)
         self.blocks = -(-self.size // block)
-        self.records: list[bytes] = []
+        self.records: list[Record] = []
         self.changed = threading.Condition()
 
     @property
@@ -281,29 +313,20 @@ class Item:
     def length(self, block: int) -> int:
         return min(self.block, self.size - block * self.block)
 
-    def record(self, block: int, timeout: float) -> bytes | None:
-        """The block's frame, as soon as it is there; None when it is not in time."""
+    def record(self, block: int, timeout: float) -> Record | None:
+        """The block's record, as soon as it is there; None when it is not in time."""
         if block >= len(self.records):
             with self.changed:
                 self.changed.wait_for(lambda: block < len(self.records), timeout)
         return self.records[block] if block < len(self.records) else None
 
-    def add(self, record: bytes) -> None:
+    def add(self, record: Record) -> None:
         with self.changed:
             self.records.append(record)
             self.changed.notify_all()
 
     def load(self, block: int, view: memoryview) -> None:
         raise NotImplementedError
-
-    def forward(self, record: bytes, seal: Seal, sock: socket.socket) -> None:
-        """Send the block of that frame after it."""
-        _, number, block, tag = FRAME.unpack(record)
-        size = self.length(block)
-        self.load(block, seal.view[:size])
-        if seal.encrypt and seal.tag(number, block, size) != tag:
-            raise Fault("the file is another now")
-        sock.sendall(seal.wire[:size])
 
 
 def hole(descriptor: int, offset: int, size: int) -> bool:
@@ -438,9 +461,9 @@ class Copy(Item):
         elif os.preadv(self.descriptor, [view], block * self.block) != len(view):
             raise EOFError
 
-    def holds(self, record: bytes, seal: Seal) -> bool:
+    def holds(self, kind: int, block: int, tag: bytes, seal: Seal) -> bool:
         """Whether the block of this frame, KNOWN or ZERO, is here; the frame itself is checked by that."""
-        kind, number, block, tag = FRAME.unpack(record)
+        number = self.number
         view = seal.view[: self.length(block)]
         if kind == ZERO:
             if not seal.fits(tag, number, block, 0):
@@ -473,12 +496,12 @@ class Copy(Item):
         os.ftruncate(self.descriptor, kept * self.block)
         self.known = 0
 
-    def take(self, record: bytes, view: memoryview, new: bool) -> None:
+    def take(self, record: Record, view: memoryview, new: bool) -> None:
         """A checked block; one of zeros stays a hole."""
         if new:
             write(self.descriptor, view, len(self.records) * self.block)
         if self._digest is not None and not self.had:
-            self._digest.update(view if record[0] == DATA else bytes(len(view)))
+            self._digest.update(bytes(len(view)) if record[0] == ZERO else view)
         self.add(record)
 
     def finish(self) -> None:
@@ -534,6 +557,24 @@ class Copy(Item):
 # ---- The side that gives ----
 
 
+class Recent:
+    """The last packed blocks, so that they are packed once only, at the head."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._blocks: dict[tuple[int, int], bytes] = {}
+        self._lock = threading.Lock()
+
+    def put(self, item: int, block: int, packed: bytes) -> None:
+        with self._lock:
+            self._blocks[item, block] = packed
+            if len(self._blocks) > self._most:
+                del self._blocks[next(iter(self._blocks))]
+
+    def get(self, item: int, block: int) -> bytes | None:
+        return self._blocks.get((item, block))
+
+
 class Transfer:
     """What one transfer's sources share: key, items, and the connections of whoever pulls."""
 
@@ -545,6 +586,7 @@ class Transfer:
         self.hello_key = proof(key, b"hello")
         self.seal_key = proof(key, b"seal")
         self.closed = False
+        self.recent = Recent(RECENT // block)
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -579,12 +621,38 @@ class Transfer:
                 item = self.items[number]
                 for block in range(first, item.blocks):
                     while (record := item.record(block, BEAT)) is None:
-                        sock.sendall(FRAME.pack(BEAT_FRAME, 0, 0, b""))
-                    if record[0] == DATA and block < known:
-                        record = bytes([KNOWN]) + record[1:]
-                    sock.sendall(record)
-                    if record[0] == DATA:
-                        item.forward(record, seal, sock)
+                        sock.sendall(NOTHING_YET)
+                    kind, tag = record
+                    data: memoryview | bytes = b""
+                    if kind != ZERO and block < known:
+                        kind = KNOWN
+                    elif kind == PACKED:
+                        data = self._packed(item, block, seal)
+                    elif kind == DATA:
+                        data = self._block(item, block, tag, seal)
+                    sock.sendall(FRAME.pack(kind, number, block, len(data), tag))
+                    sock.sendall(data)
+                    self.sent(len(data))
+
+    def _block(self, item: Item, block: int, tag: bytes, seal: Seal) -> memoryview:
+        size = item.length(block)
+        item.load(block, seal.view[:size])
+        if seal.encrypt and seal.tag(item.number, block, size) != tag:
+            raise Fault("the file is another now")
+        return seal.wire[:size]
+
+    def _packed(self, item: Item, block: int, seal: Seal) -> bytes:
+        packed = self.recent.get(item.number, block)
+        if packed is None:
+            size = item.length(block)
+            item.load(block, seal.view[:size])
+            packed = seal.pack(size)
+        if packed is None:
+            raise Fault("the file is another now")
+        return packed
+
+    def sent(self, size: int) -> None:
+        """Told of every block."""
 
 
 Find = Callable[[bytes], Optional[Transfer]]  # noqa: UP045 - Python 3.9
@@ -666,7 +734,7 @@ class Puller:
         with local():
             for item in pending:
                 item.resume()
-        self._say({"ready": True})
+        self._say({"ready": True, "unpacks": _zstd is not None})
         while pending:
             with self._changed:
                 self._changed.wait_for(lambda: self._source is not None or self._ended)
@@ -741,22 +809,37 @@ class Puller:
         record = take(sock, FRAME.size)
         while record[0] == BEAT_FRAME:
             record = take(sock, FRAME.size)
-        kind, number, index, tag = FRAME.unpack(record)
-        if (number, index) != (item.number, block) or kind not in (DATA, ZERO, KNOWN):
+        kind, number, index, packed, tag = FRAME.unpack(record)
+        if (number, index) != (item.number, block):
             raise Rubbish("a frame is not what was asked for")
+        size = item.length(block)
+        if kind in (DATA, PACKED):
+            self._fetch(sock, seal, item, block, kind, packed)
+            if not seal.fits(tag, number, block, size):
+                raise Rubbish("a block has a wrong tag")
+        elif kind in (KNOWN, ZERO):
+            with local():
+                if not item.holds(kind, block, tag, seal):
+                    raise _Other
+        else:
+            raise Rubbish("a frame is of no known kind")
+        with local():
+            item.take((DATA if kind == KNOWN else kind, tag), seal.view[:size], kind in (DATA, PACKED))
+
+    def _fetch(self, sock: socket.socket, seal: Seal, item: Copy, block: int, kind: int, packed: int) -> None:
+        """The block's bytes, not yet checked."""
         size = item.length(block)
         if kind == DATA:
             read(sock, seal.wire[:size])
             self.received += size
-            if not seal.fits(tag, number, block, size):
-                raise Rubbish("a block has a wrong tag")
-        else:
-            with local():
-                if not item.holds(record, seal):
-                    raise _Other
-            record = bytes([DATA if kind == KNOWN else ZERO]) + record[1:]
-        with local():
-            item.take(record, seal.view[:size], kind == DATA)
+            return
+        if not 0 < packed < size or seal.encrypt or _zstd is None:
+            raise Rubbish("a packed block is not what it should be")
+        data = take(sock, packed)
+        self.received += packed
+        if not seal.unpack(data, size):
+            raise Rubbish("a block cannot be unpacked")
+        self.transfer.recent.put(item.number, block, data)
 
 
 class _Other(Exception):

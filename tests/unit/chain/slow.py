@@ -6,7 +6,7 @@ from vclust_py.chain import hop
 
 
 class Slow(hop.Copy):
-    def take(self, record: bytes, view: memoryview, new: bool) -> None:
+    def take(self, record: hop.Record, view: memoryview, new: bool) -> None:
         time.sleep(len(view) / 2e6)
         super().take(record, view, new)
 

@@ -12,7 +12,7 @@ from hops import Hosts
 from test_module import call
 
 from vclust_py.chain import PORT, File, Hop, Options, Progress, hop, lacking, send
-from vclust_py.chain.head import Source
+from vclust_py.chain.head import Packer, Source
 from vclust_py.errors import VclustError
 
 MB = 1 << 20
@@ -124,6 +124,49 @@ def test_holes_stay_holes(hosts: Hosts, tmp_path: Path) -> None:
         assert status.st_size == (4 << 30) + 3
         assert status.st_blocks * 512 < MB
     assert time.monotonic() - begun < 20
+
+
+def test_what_can_be_packed_travels_packed(hosts: Hosts, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    some = os.urandom(1 << 10).hex().encode()
+    path.write_bytes(some * 1024 + os.urandom(MB) + some[:-5])
+    running = hosts.start(3)
+    hops = [host.hop for host in running]
+    for outcome in send([File(path)], hops, hosts.trust.head, Options(block=1 << 16, compress="on")):
+        assert outcome.failed == ""
+        assert MB < outcome.received < 1.5 * MB
+    for host in running:
+        assert contents(host.folder) == {"image": path.read_bytes()}
+    # The first holds it, and packs what the others lack by itself.
+    for host in running[1:]:
+        (host.folder / "image").unlink()
+    for outcome in send([File(path)], hops, hosts.trust.head, Options(block=1 << 16, compress="on"))[1:]:
+        assert outcome.received > MB
+    for compress, size in (("off", path.stat().st_size), ("auto", path.stat().st_size)):
+        (running[0].folder / "image").unlink()
+        (outcome,) = send([File(path)], hops[:1], hosts.trust.head, Options(compress=compress))
+        assert outcome.received == size  # too little for finding out whether it pays
+
+
+def test_packing_pays_on_slow_links_only() -> None:
+    def packer(seconds: float) -> Packer:
+        one = Packer(bytes(16), bytes(32), 1 << 16, False, [])
+        one.compress = "auto"
+        assert not one.pays()
+        for _ in range(9):
+            one.sent(MB)
+            time.sleep(seconds / 9)
+        return one
+
+    slow, fast = packer(1.0), packer(0.0)
+    seal = slow.seal()
+    seal.view[:] = (b"some words, " * 6000)[: 1 << 16]
+    assert slow.pays()
+    assert slow.pack(0, 0, seal, 1 << 16)
+    assert slow.pays()
+    assert fast.pays()  # to find out what packing takes
+    assert fast.pack(0, 0, seal, 1 << 16)
+    assert not fast.pays()
 
 
 def test_a_partial_file_is_taken_up_again_and_checked(hosts: Hosts, tmp_path: Path) -> None:

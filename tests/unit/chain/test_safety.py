@@ -55,7 +55,7 @@ def commanded(host: hop.Listener, keys: Keys, message: object) -> str:
 
 def test_only_the_site_manager_commands(hosts: Hosts, tmp_path: Path) -> None:
     (host,) = hosts.start(1)
-    assert json.loads(commanded(host, hosts.trust.head, start()).splitlines()[0]) == {"ready": True}
+    assert json.loads(commanded(host, hosts.trust.head, start()).splitlines()[0])["ready"]
     with pytest.raises(OSError, match=GONE):
         commanded(host, hosts.trust.host, start())  # another host of the site
     (tmp_path / "other").mkdir()
@@ -142,7 +142,7 @@ class Bytes(hop.Item):
         for block in range(self.blocks):
             self.load(block, seal.view[: self.length(block)])
             tag = seal.tag(0, block, self.length(block))
-            self.add(hop.FRAME.pack(hop.DATA, 0, block, tag))
+            self.add((hop.DATA, tag))
 
     def load(self, block: int, view: memoryview) -> None:
         view[:] = self.data[block * self.block :][: len(view)]
