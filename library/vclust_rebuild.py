@@ -53,12 +53,12 @@ chosen:
   type: int
   returned: success
 built:
-  description: Digests of the caches that were built; in check mode, what stands for those that would be.
+  description: The caches that were built, each in a few words.
   type: list
   elements: str
   returned: success
 removed:
-  description: Digests of the caches that were dropped.
+  description: What was taken away, a line each; in check mode the caches that would no longer be chosen.
   type: list
   elements: str
   returned: success
@@ -81,7 +81,6 @@ exit_code:
   sample: 4
 """
 
-from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -100,9 +99,17 @@ def rebuild(site: Site, check: bool) -> Outcome:
     rebuilt = manager.rebuild(site, lambda message, done, total: None, check=check)
     if rebuilt.failed:
         raise VclustError(describe.failures(rebuilt))
-    told = asdict(rebuilt)
-    del told["failed"], told["change"]
-    return {**told, **changed(rebuilt.change)}
+    return {
+        "policy": rebuilt.policy,
+        "requests": rebuilt.requests,
+        "chosen": rebuilt.chosen,
+        "built": rebuilt.built,
+        "removed": rebuilt.removed,
+        "stored_bytes": rebuilt.stored_bytes,
+        "space": rebuilt.space,
+        "seconds": rebuilt.seconds,
+        **changed(rebuilt.change),
+    }
 
 
 def main() -> None:

@@ -265,8 +265,10 @@ def show_caches(told: Mapping[str, Any], manager: str) -> None:
                 _kept(cache),
             )
         _print(table)
-    stored = sum(cache["bytes"] for cache in caches)
-    print(f"{len(caches)} caches, {size(stored)} of {size(status['space'])}; {_rebuild(status)}")
+    chosen = [cache["bytes"] for cache in caches if cache["chosen"]]
+    others = [cache["bytes"] for cache in caches if not cache["chosen"]]
+    more = f", and {size(sum(others))} in {len(others)} no longer chosen" if others else ""
+    print(f"{len(chosen)} caches, {size(sum(chosen))} of {size(status['space'])}{more}; {_rebuild(status)}")
     show_usage(told["usage"])
 
 
@@ -382,11 +384,12 @@ def show_verdicts(told: Mapping[str, Any]) -> None:
 
 
 def show_rebuilt(result: Mapping[str, Any], manager: str, *, check: bool) -> None:
-    built, removed = len(result["built"]), len(result["removed"])
-    would = "would be " if check else ""
+    built = f"{len(result['built'])} {'would be ' if check else ''}built"
+    # Those not chosen any more are dropped when their space is needed.
+    removed = f"{len(result['removed'])} {'no longer chosen' if check else 'dropped'}"
     start = f"{manager}: " if manager else ""
     print(
         f"{start}policy {result['policy']}, {result['requests']} requests: {result['chosen']} caches chosen,"
-        f" {built} {would}built, {removed} {would}dropped;"
+        f" {built}, {removed};"
         f" {size(result['stored_bytes'])} of {size(result['space'])}, {result['seconds']:.1f} s"
     )

@@ -248,7 +248,7 @@ def test_cache_list_and_show(copy: Copy) -> None:
     assert [line.split("  ")[0] for line in lines[1:3]] == ["abababababab", ""]
     assert lines[2].startswith("  acacacacacac")
     assert lines[3].endswith("used by demo")
-    assert lines[4].startswith("3 caches, 41 MB of 5.0 GB; last chosen ")
+    assert lines[4].startswith("2 caches, 21 MB of 5.0 GB, and 20 MB in 1 no longer chosen; last chosen ")
     assert lines[4].endswith(": done; 2 requests since")
     assert lines[6] == "100 creations, 66 from a cache; spared 4.0 GB of 10 GB installed (39.6%)"
     assert lines[7].count("·") + lines[7].count("▅") + lines[7].count("▃") == 60
