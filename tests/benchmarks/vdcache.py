@@ -248,8 +248,8 @@ def tell_create(rows: Sequence[Row]) -> None:
             line(name, *(f"{median(map(figure, found)):.1f}" for found in cases.values()))
         for name in ("**request to ready**", "**installing packages**"):
             plain = median(map(figures[name], cases.get("none", [])))
-            ratios = [plain / (median(map(figures[name], found)) or float("nan")) for found in cases.values()]
-            line(f"ratio, {name.strip('*')}", *(f"{ratio:.2f}" for ratio in ratios))
+            others = [median(map(figures[name], found)) for found in cases.values()]
+            line(f"ratio, {name.strip('*')}", *(f"{plain / other:.2f}" if other else "" for other in others))
         line("runs", *(len(found) for found in cases.values()))
         print()
 
@@ -562,8 +562,13 @@ def record(arguments: argparse.Namespace) -> Iterable[Row]:
 def tell_record(rows: Sequence[Row]) -> None:
     line(f"among {rows[-1]['caches']} caches, ms", "median", "most")
     line("---", "---", "---")
-    for step in ("record", "offered", "lookup", "claim"):
-        line(step, f"{median(row[step] for row in rows):.2f}", f"{max(row[step] for row in rows):.2f}")
+    for step, text in (
+        ("record", "record the request in the history"),
+        ("offered", "read which caches there are"),
+        ("lookup", "look up the largest that fits"),
+        ("claim", "claim it, with both once more, and write that down"),
+    ):
+        line(text, f"{median(row[step] for row in rows):.2f}", f"{max(row[step] for row in rows):.2f}")
 
 
 # compress
@@ -619,21 +624,20 @@ def drop_memory(site: Site) -> None:
 
 
 def tell_compress(rows: Sequence[Row]) -> None:
-    line("median", "unpacked", "configured")
-    line("---", "---", "---")
-    for name, factor, digits in (
-        ("build", 1, 1),
-        ("compressing", 1, 1),
-        ("bytes", 1e6, 0),
-        ("plain_bytes", 1e6, 0),
-        ("compressed", 1, 1),
-        ("plain", 1, 1),
-        ("none", 1, 1),
+    states = ("unpacked", "configured")
+    line("", *states)
+    line("---", *("---" for _ in states))
+    for text, name, unit, digits in (
+        ("building the cache without compressing it, s", "build", 1, 1),
+        ("compressing it and taking it in, s", "compressing", 1, 1),
+        ("MB, compressed", "bytes", 1e6, 0),
+        ("MB, not compressed", "plain_bytes", 1e6, 0),
+        ("request layer over the compressed one, s", "compressed", 1, 1),
+        ("request layer over the other, s", "plain", 1, 1),
+        ("request layer without cache, s", "none", 1, 1),
     ):
-        figures = (
-            median(row[name] for row in rows if row["state"] == one) for one in ("unpacked", "configured")
-        )
-        line(name, *(f"{figure / factor:.{digits}f}" for figure in figures))
+        figures = (median(row[name] for row in rows if row["state"] == one) for one in states)
+        line(text, *(f"{figure / unit:.{digits}f}" for figure in figures))
 
 
 # Printing
