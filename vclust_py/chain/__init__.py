@@ -1,7 +1,9 @@
 """The chain: files to many hosts in nearly the time of one (paper 3.3, 4.4; docs/chain.md).
 
-hop   what runs on every host, in one file that needs Python 3.9 and nothing else; the wire format, for both ends
-head  what runs on the site manager: it gives out the files, watches every hop and decides who pulls from whom
+hop        what runs on every host, in one file that needs Python 3.9 and nothing else; the wire format, for both ends
+originals  what the site manager gives out: files as they were at the start
+head       what runs on the site manager: it watches every hop and decides who pulls from whom
+bring      files to a site's hosts as state, for module and command
 
 Every hop pulls the files from a source (at first the hop before it), block by block, and serves the blocks that it
 has to whoever is told to pull from it.  So a slow or dead hop holds up nobody before it, and a hop whose source
@@ -56,6 +58,8 @@ class Options:
     """Bytes that are checked and forwarded as one; by default what suits size and number of hosts."""
     stall: float = 4.0
     """Seconds without a sign of life after which a hop is bypassed."""
+    start: float = 30.0
+    """Seconds that a hop whose machine answers may take to greet: its service may have to be started first."""
     encrypt: bool = False
     compress: str = "auto"
     """`on`, `off`, or `auto`: when it is faster on the network at hand.  Encrypted files are not compressed."""

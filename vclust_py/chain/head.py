@@ -1,19 +1,15 @@
 """The head of a chain: gives out the files, watches every hop, decides who pulls from whom."""
 
-import contextlib
-import hashlib
 import json
 import math
-import os
 import secrets
 import selectors
 import socket
 import ssl
-import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +17,11 @@ from typing import Any
 
 from vclust_py.chain import File, Hop, Keys, Options, Progress, Report
 from vclust_py.chain import hop as wire
+from vclust_py.chain.originals import Original, Sending, Source, together
 from vclust_py.errors import VclustError
 
 HEAD = "the site manager"
 """How the head is called as a source; no host has a space in its name."""
-PACK = 64 << 20
-"""Bytes of small files, smaller than a block, that are sent as one item."""
 _TOGETHER = 32
 """Hosts that are called at once at the start."""
 _TICK = 0.25
@@ -37,197 +32,8 @@ _STUCK = 60.0
 """Seconds that a hop may stand still while its source has more for it, and it says that it lives."""
 _LARGEST = 1 << 20
 """Bytes of a block, unless one is asked for; beyond it little CPU is saved."""
-_BUFFERED, _MEASURED = 4 << 20, 4 << 20
-"""Bytes that may go out before the network takes them; bytes by which its rate is measured then."""
-_AGAIN = 32
-"""Blocks of a file that cannot be packed until it is tried again."""
 _WINDOW = 3.0
 """Seconds over which a rate is measured."""
-
-
-class Original(wire.Item):
-    """Files as they are at the head.  Each block is read and tagged once, when it is first asked for."""
-
-    def __init__(
-        self, number: int, sources: Sequence["Source"], block: int, seal: wire.Seal, packer: "Packer"
-    ) -> None:
-        super().__init__(number, [source.member for source in sources], block)
-        self.sources = sources
-        self.problem: VclustError | None = None
-        """Why it cannot be sent any more."""
-        self._seal = seal
-        self._packer = packer
-        self._poor = 0
-        """The block after which packing is tried again, as it has saved too little."""
-        self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
-        self._lock = threading.Lock()
-        self._digest = hashlib.sha256()
-
-    def record(self, block: int, timeout: float) -> wire.Record:
-        with self._lock:
-            while len(self.records) <= block:
-                self._tag(len(self.records))
-        return self.records[block]
-
-    def _tag(self, block: int) -> None:
-        size = self.length(block)
-        view = self._seal.view[:size]
-        kind = wire.ZERO
-        if not self._hole(block):
-            self.load(block, view)
-            kind = wire.ZERO if self._seal.empty(size) else wire.DATA
-        tag = self._seal.tag(self.number, block, size if kind == wire.DATA else 0)
-        if self.sources[0].digest:
-            self._digest.update(view if kind == wire.DATA else bytes(size))
-            if block == self.blocks - 1:  # without the last block the file appears nowhere
-                self._compare()
-        if kind == wire.DATA and block >= self._poor and self._packer.pays():
-            if self._packer.pack(self.number, block, self._seal, size):
-                kind = wire.PACKED
-            else:
-                self._poor = block + _AGAIN
-        self.add((kind, tag))
-
-    def _compare(self) -> None:
-        source, digest = self.sources[0], self._digest.hexdigest()
-        if digest != source.digest:
-            self.problem = VclustError(f"{source.path}: its sha256 is {digest}, expected {source.digest}")
-            raise ConnectionAbortedError
-
-    def load(self, block: int, view: memoryview) -> None:
-        with self._reading():
-            self._pieces.load(block * self.block, view)
-
-    def _hole(self, block: int) -> bool:
-        with self._reading():
-            return self._pieces.hole(block * self.block, self.length(block))
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """What goes wrong, or is wrong afterwards, ends the whole transfer, and this connection at once."""
-        try:
-            failure: Exception | None = None
-            try:
-                yield
-            except (EOFError, OSError) as error:
-                failure = error
-            if failure is not None or len(self.sources) == 1:
-                for source in self.sources:
-                    source.check()
-            if failure is not None:
-                raise VclustError(f"{self.sources[0].path}: {failure}") from failure
-        except VclustError as error:
-            self.problem = error
-            raise ConnectionAbortedError from error
-
-    def close(self) -> None:
-        self._pieces.close()
-
-
-class Packer(wire.Transfer):
-    """The head's end of a transfer, which finds out whether packing pays.
-
-    At first all is sent as it is, to measure what goes out; from then on a block is packed if that takes less time
-    than the bytes saved would need.
-    """
-
-    compress = "off"
-    """As in Options."""
-    _begun = 0.0
-    _sent = 0
-    _pace = 0.0
-    """Seconds a byte."""
-    _gain = math.inf
-    """Seconds that the last packed block cost for each byte saved."""
-
-    def sent(self, size: int) -> None:
-        if self._pace:
-            return
-        self._sent += size
-        if not self._begun and self._sent >= _BUFFERED:
-            self._begun, self._sent = time.monotonic(), 0
-        elif self._begun and self._sent >= _MEASURED:
-            self._pace = (time.monotonic() - self._begun) / self._sent
-
-    def pays(self) -> bool:
-        if self.compress == "auto":
-            return bool(self._pace) and (self._gain is math.inf or self._gain < self._pace)
-        return self.compress == "on"
-
-    def pack(self, item: int, block: int, seal: wire.Seal, size: int) -> bool:
-        """Whether the block in `seal` is packed now."""
-        begun = time.monotonic()
-        packed = seal.pack(size)
-        if packed is None:
-            return False
-        self._gain = (time.monotonic() - begun) / (size - len(packed))
-        self.recent.put(item, block, packed)
-        return True
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file at the head, as it was at the start."""
-
-    path: Path
-    member: wire.Member
-    status: tuple[int, ...]
-    digest: str
-    """Empty when it is not known."""
-
-    @classmethod
-    def of(cls, file: File, check: bool = False) -> "Source":
-        """`check`: hops check the digest too."""
-        try:
-            status = file.path.stat()
-        except OSError as error:
-            raise VclustError(f"{file.path}: {error.strerror}") from error
-        if not stat.S_ISREG(status.st_mode):
-            raise VclustError(f"{file.path}: not a file")
-        digest = file.digest or ""
-        name = file.name or file.path.name
-        fields = [name, status.st_size, status.st_mode & 0o777, status.st_mtime_ns, digest if check else ""]
-        try:
-            member = wire.member_of(fields)
-        except ValueError as error:
-            raise VclustError(f"{file.path}: {error}") from error
-        return cls(file.path, member, cls._what(status), digest)
-
-    @staticmethod
-    def _what(status: os.stat_result) -> tuple[int, ...]:
-        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-    def check(self) -> None:
-        """Raises VclustError when it is not what it was."""
-        try:
-            same = self._what(self.path.stat()) == self.status
-        except FileNotFoundError:
-            raise VclustError(f"{self.path}: removed while it was sent") from None
-        if not same:
-            raise VclustError(f"{self.path}: changed while it was sent", "send it when nobody writes it")
-
-
-def _block(total: int, hops: int) -> int:
-    """A block's bytes: filling the pipeline, one block a hop, takes 2% of the time; larger ones cost less CPU."""
-    wanted = max(1, total // (50 * max(1, hops)))
-    return min(_LARGEST, max(wire.BLOCKS[0], 1 << (wanted.bit_length() - 1)))
-
-
-def _packed(sources: Sequence[Source], block: int) -> list[list[Source]]:
-    """Small files that follow each other go together."""
-    items: list[list[Source]] = []
-    room = 0
-    for source in sources:
-        size = source.member.size
-        # A digest of its own needs a sequence of its own.
-        small = 0 < size < block and not source.digest
-        if small and size <= room:
-            items[-1].append(source)
-            room -= size
-        else:
-            items.append([source])
-            room = PACK - size if small else 0
-    return items
 
 
 @dataclass
@@ -271,6 +77,12 @@ class _Peer:
         return (last[what] - first[what]) / (last[0] - first[0]) if last[0] > first[0] else 0.0
 
 
+def _block(total: int, hops: int) -> int:
+    """A block's bytes: filling the pipeline, one block a hop, takes 2% of the time; larger ones cost less CPU."""
+    wanted = max(1, total // (50 * max(1, hops)))
+    return min(_LARGEST, max(wire.BLOCKS[0], 1 << (wanted.bit_length() - 1)))
+
+
 class Chain:
     """One transfer to many hops; `run` it once."""
 
@@ -299,11 +111,10 @@ class Chain:
         if not wire.BLOCKS[0] <= block <= wire.BLOCKS[1]:
             raise VclustError(f"block: got {block}, expected {wire.BLOCKS[0]} to {wire.BLOCKS[1]} bytes")
         key, identity = secrets.token_bytes(32), secrets.token_bytes(16)
-        self.transfer = Packer(identity, key, block, options.encrypt, [])
-        seal = self.transfer.seal()
+        self.transfer = Sending(identity, key, block, options.encrypt)
         self.items = [
-            Original(number, sources, block, seal, self.transfer)
-            for number, sources in enumerate(_packed(self.sources, block))
+            Original(number, sources, self.transfer)
+            for number, sources in enumerate(together(self.sources, block))
         ]
         self.transfer.items = self.items
         self.total = sum(item.size for item in self.items)
@@ -371,6 +182,7 @@ class Chain:
             return f"not reached: {_words(error)}"
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(max(self.options.start, self.options.stall))
             tls = self.context.wrap_socket(sock, server_hostname=hop.address)
             tls.sendall(self._start)
         except ssl.SSLCertVerificationError as error:

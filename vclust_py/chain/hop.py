@@ -37,7 +37,7 @@ MANAGER = "vclust site manager"
 
 BEAT = 0.5
 """Seconds between two signs of life, on every connection."""
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds that a stranger has to say who it is."""
 SLOW = 60.0
 """Seconds that a puller may take nothing; it can come back."""
