@@ -12,7 +12,7 @@ from hops import Hosts
 from test_module import call
 
 from vclust_py.chain import PORT, File, Hop, Options, Progress, hop, lacking, send
-from vclust_py.chain.head import Packer, Source
+from vclust_py.chain.originals import Sending, Source
 from vclust_py.errors import VclustError
 
 MB = 1 << 20
@@ -149,8 +149,8 @@ def test_what_can_be_packed_travels_packed(hosts: Hosts, tmp_path: Path) -> None
 
 
 def test_packing_pays_on_slow_links_only() -> None:
-    def packer(seconds: float) -> Packer:
-        one = Packer(bytes(16), bytes(32), 1 << 16, False, [])
+    def sending(seconds: float) -> Sending:
+        one = Sending(bytes(16), bytes(32), 1 << 16, False)
         one.compress = "auto"
         assert not one.pays()
         for _ in range(9):
@@ -158,7 +158,7 @@ def test_packing_pays_on_slow_links_only() -> None:
             time.sleep(seconds / 9)
         return one
 
-    slow, fast = packer(1.0), packer(0.0)
+    slow, fast = sending(1.0), sending(0.0)
     seal = slow.seal()
     seal.view[:] = (b"some words, " * 6000)[: 1 << 16]
     assert slow.pays()

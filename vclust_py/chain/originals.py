@@ -1,0 +1,207 @@
+"""What the head gives out: files as they were at the start, block by block."""
+
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vclust_py.chain import File
+from vclust_py.chain import hop as wire
+from vclust_py.errors import VclustError
+
+PACK = 64 << 20
+"""Bytes of small files, smaller than a block, that are sent as one item."""
+_BUFFERED, _MEASURED = 4 << 20, 4 << 20
+"""Bytes that may go out before the network takes them; bytes by which its rate is measured then."""
+_AGAIN = 32
+"""Blocks of a file that cannot be packed until it is tried again."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file at the head, as it was at the start."""
+
+    path: Path
+    member: wire.Member
+    status: tuple[int, ...]
+    digest: str
+    """Empty when it is not known."""
+
+    @classmethod
+    def of(cls, file: File, check: bool = False) -> "Source":
+        """`check`: hops check the digest too."""
+        try:
+            status = file.path.stat()
+        except OSError as error:
+            raise VclustError(f"{file.path}: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise VclustError(f"{file.path}: not a file")
+        digest = file.digest or ""
+        name = file.name or file.path.name
+        fields = [name, status.st_size, status.st_mode & 0o777, status.st_mtime_ns, digest if check else ""]
+        try:
+            member = wire.member_of(fields)
+        except ValueError as error:
+            raise VclustError(f"{file.path}: {error}") from error
+        return cls(file.path, member, cls._what(status), digest)
+
+    @staticmethod
+    def _what(status: os.stat_result) -> tuple[int, ...]:
+        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raises VclustError when it is not what it was."""
+        try:
+            same = self._what(self.path.stat()) == self.status
+        except FileNotFoundError:
+            raise VclustError(f"{self.path}: removed while it was sent") from None
+        if not same:
+            raise VclustError(f"{self.path}: changed while it was sent", "send it when nobody writes it")
+
+
+def together(sources: Sequence[Source], block: int) -> list[list[Source]]:
+    """Small files that follow each other go together."""
+    items: list[list[Source]] = []
+    room = 0
+    for source in sources:
+        size = source.member.size
+        # A digest of its own needs a sequence of its own.
+        small = 0 < size < block and not source.digest
+        if small and size <= room:
+            items[-1].append(source)
+            room -= size
+        else:
+            items.append([source])
+            room = PACK - size if small else 0
+    return items
+
+
+class Sending(wire.Transfer):
+    """The head's end of a transfer: one block is tagged at a time, and packed if that pays.
+
+    At first all is sent as it is, to measure what goes out; from then on a block is packed if that takes less time
+    than the bytes saved would need.
+    """
+
+    def __init__(self, identity: bytes, key: bytes, block: int, encrypt: bool) -> None:
+        super().__init__(identity, key, block, encrypt, [])
+        self.compress = "off"
+        """As in Options."""
+        self._room = self.seal()
+        self._tagging = threading.Lock()
+        self._begun = 0.0
+        self._sent = 0
+        self._pace = 0.0
+        """Seconds a byte."""
+        self._gain = 0.0
+        """Seconds that the last packed block cost for each byte saved."""
+
+    @contextlib.contextmanager
+    def tagging(self) -> Iterator[wire.Seal]:
+        """Room for one block, while nobody else has it."""
+        with self._tagging:
+            yield self._room
+
+    def sent(self, size: int) -> None:
+        if self._pace:
+            return
+        self._sent += size
+        if not self._begun and self._sent >= _BUFFERED:
+            self._begun, self._sent = time.monotonic(), 0
+        elif self._begun and self._sent >= _MEASURED:
+            self._pace = (time.monotonic() - self._begun) / self._sent
+
+    def pays(self) -> bool:
+        if self.compress == "auto":
+            return self._gain < self._pace
+        return self.compress == "on"
+
+    def pack(self, item: int, block: int, seal: wire.Seal, size: int) -> bool:
+        """Whether the block in `seal` is packed now."""
+        begun = time.monotonic()
+        packed = seal.pack(size)
+        if packed is None:
+            return False
+        self._gain = (time.monotonic() - begun) / (size - len(packed))
+        self.recent.put(item, block, packed)
+        return True
+
+
+class Original(wire.Item):
+    """Files as they are at the head.  Each block is read and tagged once, when it is first asked for."""
+
+    def __init__(self, number: int, sources: Sequence[Source], transfer: Sending) -> None:
+        super().__init__(number, [source.member for source in sources], transfer.block)
+        self.sources = sources
+        self.problem: VclustError | None = None
+        """Why it cannot be sent any more."""
+        self._transfer = transfer
+        self._poor = 0
+        """The block after which packing is tried again, as it has saved too little."""
+        self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
+        self._digest = hashlib.sha256()
+
+    def record(self, block: int, timeout: float) -> wire.Record:
+        with self._transfer.tagging() as seal:
+            while len(self.records) <= block:
+                self._tag(len(self.records), seal)
+        return self.records[block]
+
+    def _tag(self, block: int, seal: wire.Seal) -> None:
+        size = self.length(block)
+        view = seal.view[:size]
+        kind = wire.ZERO
+        if not self._hole(block):
+            self.load(block, view)
+            kind = wire.ZERO if seal.empty(size) else wire.DATA
+        tag = seal.tag(self.number, block, size if kind == wire.DATA else 0)
+        if self.sources[0].digest:
+            self._digest.update(view if kind == wire.DATA else bytes(size))
+            if block == self.blocks - 1:  # without the last block the file appears nowhere
+                self._compare()
+        if kind == wire.DATA and block >= self._poor and self._transfer.pays():
+            if self._transfer.pack(self.number, block, seal, size):
+                kind = wire.PACKED
+            else:
+                self._poor = block + _AGAIN
+        self.add((kind, tag))
+
+    def _compare(self) -> None:
+        source, digest = self.sources[0], self._digest.hexdigest()
+        if digest != source.digest:
+            self.problem = VclustError(f"{source.path}: its sha256 is {digest}, expected {source.digest}")
+            raise ConnectionAbortedError
+
+    def load(self, block: int, view: memoryview) -> None:
+        with self._reading():
+            self._pieces.load(block * self.block, view)
+
+    def _hole(self, block: int) -> bool:
+        with self._reading():
+            return self._pieces.hole(block * self.block, self.length(block))
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What goes wrong, or is wrong afterwards, ends the whole transfer, and this connection at once."""
+        try:
+            failure: Exception | None = None
+            try:
+                yield
+            except (EOFError, OSError) as error:
+                failure = error
+            if failure is not None or len(self.sources) == 1:
+                for source in self.sources:
+                    source.check()
+            if failure is not None:
+                raise VclustError(f"{self.sources[0].path}: {failure}") from failure
+        except VclustError as error:
+            self.problem = error
+            raise ConnectionAbortedError from error
+
+    def close(self) -> None:
+        self._pieces.close()
