@@ -133,6 +133,8 @@ class Chain:
         self.begun = time.monotonic()
         self.order: list[_Peer] = []
         """Who still takes part; each one's source is the one before it."""
+        self.gone: list[_Peer] = []
+        """Who was lost after it had come to its end."""
         self.failed: dict[str, str] = {}
         self._selector = selectors.DefaultSelector()
 
@@ -150,7 +152,7 @@ class Chain:
             self._watch()
             for source in self.sources:
                 source.check()
-            return {peer.hop.name: peer for peer in self.order}, self.failed
+            return {peer.hop.name: peer for peer in self.order + self.gone}, self.failed
         finally:
             self.transfer.close()
             for peer in self.order:
@@ -271,6 +273,7 @@ class Chain:
         self._check()
         source = next((other for other in self.order if other.hop.name == message["source"]), None)
         if message["rubbish"] and source is not None:
+            source.result = None  # whatever it has said
             self._drop(source, f"sends rubbish to {peer.hop.name}: {message['fault']}")
         elif peer.faults >= _TRIES:
             self._drop(peer, f"gets nothing from {message['source']}: {message['fault']}")
@@ -305,7 +308,10 @@ class Chain:
     def _drop(self, peer: _Peer, why: str) -> None:
         if peer in self.order:
             self.order.remove(peer)
-            self.failed[peer.hop.name] = why
+            if peer.result is None:
+                self.failed[peer.hop.name] = why
+            else:
+                self.gone.append(peer)
             self._selector.unregister(peer.lines.sock)
             peer.lines.sock.close()
             self._route()

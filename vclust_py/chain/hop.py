@@ -59,13 +59,9 @@ Message = dict[str, Any]
 class Fault(Exception):
     """What is wrong with a source, or with the way to it; another source may do better."""
 
-    rubbish = False
-
 
 class Rubbish(Fault):
     """A source that sends what it should not."""
-
-    rubbish = True
 
 
 class Failed(Exception):
@@ -88,6 +84,10 @@ WANT = struct.Struct("!IQQ")
 COUNT = struct.Struct("!I")
 
 
+_TIMEOUT = (socket.timeout,)
+"""It is TimeoutError only since Python 3.10."""
+
+
 class Lines:
     """JSON messages, one a line, over a socket that is used by one thread."""
 
@@ -107,7 +107,7 @@ class Lines:
             self.sock.settimeout(max(0.0, deadline - time.monotonic()))
             try:
                 data = self.sock.recv(1 << 16)
-            except (TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, *_TIMEOUT):
                 break
             self._ended = not data
             self._rest += data
@@ -130,6 +130,14 @@ def local() -> Iterator[None]:
         yield
     except OSError as error:
         raise Failed(error.strerror or str(error)) from error
+
+
+def readable(descriptors: Sequence[int], timeout: float) -> list[int]:
+    """Those of them that have something to read, in time."""
+    poll = select.poll()  # select cannot do numbers beyond 1023
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(timeout * 1000)]
 
 
 def hang_up(sock: socket.socket) -> None:
@@ -727,6 +735,9 @@ class Puller:
             self._say(self._work())
         except Failed as error:
             self._say({"failed": str(error)})
+        except Exception as error:  # whatever it is, the head must not wait for us
+            self._say({"failed": f"{type(error).__name__}: {error}"})
+            raise
 
     def _work(self) -> Message:
         lacks = [item for item in self.items if not item.had] if self._dry else []
@@ -901,7 +912,7 @@ class Session:
         heard = time.monotonic()
         told = 0.0
         while True:
-            ready = select.select([self.lines.sock.fileno(), self._woken], [], [], BEAT)[0]
+            ready = readable([self.lines.sock.fileno(), self._woken], BEAT)
             if self.lines.sock.fileno() in ready:
                 heard = time.monotonic()
                 for message in self.lines.receive():
@@ -935,6 +946,10 @@ def member_of(fields: Sequence[Any]) -> Member:
 # ---- The service ----
 
 
+_EXPECTED = (Fault, Failed, OSError, EOFError, ValueError)
+"""What may end a connection; the head hears of it elsewhere, if it is there."""
+
+
 class Listener:
     """Takes connections, each in a thread; `STRANGERS` at most that have not said who they are."""
 
@@ -946,7 +961,10 @@ class Listener:
 
     def accept(self, timeout: float) -> None:
         """Wait for connections, at most that long, and take them."""
-        for listening in select.select(self.sockets, [], [], timeout)[0]:
+        ready = readable([listening.fileno() for listening in self.sockets], timeout)
+        for listening in self.sockets:
+            if listening.fileno() not in ready:
+                continue
             with contextlib.suppress(OSError):
                 sock, _ = listening.accept()
                 if not self._strangers.acquire(blocking=False):
@@ -958,7 +976,11 @@ class Listener:
 
     def _meet(self, sock: socket.socket) -> None:
         try:
-            with sock, contextlib.ExitStack() as stranger, contextlib.suppress(Fault, OSError, ValueError):
+            with (
+                sock,
+                contextlib.ExitStack() as stranger,
+                contextlib.suppress(Fault, Failed, OSError, EOFError, ValueError),
+            ):
                 stranger.callback(self._strangers.release)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.settimeout(PATIENCE)

@@ -109,6 +109,18 @@ def test_a_hop_that_sends_rubbish_is_bypassed_and_named(hosts: Hosts, file: File
         assert (host.folder / "image.qcow2").read_bytes() == file.path.read_bytes()
 
 
+def test_who_has_it_all_may_go(hosts: Hosts, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(6 * MB))
+    running = [*hosts.start(1), *hosts.start(1, program=str(Path(__file__).with_name("slow.py")))]
+    sending = Sending(File(path), running, hosts.trust.head)
+    wait_for((running[0].folder / "image").exists)
+    time.sleep(0.5)
+    running[0].end()
+    outcomes = sending.done()
+    assert [outcome.arrived for outcome in outcomes.values()] == [("image",)] * 2
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_nobody_waits_for_a_slow_hop(
     hosts: Hosts, tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
