@@ -4,6 +4,7 @@
     .venv/bin/python tests/benchmarks/chain.py [--hosts N,…] [--rate 1gbit|none,…] [--size 512MiB,…]
         [--methods vclust,udpcast,…] [--fault none|kill|stop|linkdown|slow@0.5,…] [--files 1] [--content random|system]
         [--block SIZE] [--runs 3] [--limit SECONDS] [--json]
+    .venv/bin/python tests/benchmarks/chain.py --fit ROWS
 
 Without --hosts, --rate and --size: the whole table of docs/chain.md.  Hosts are network namespaces of the testbed
 (tests/testbed/chain), their files on a tmpfs.  For each combination of hosts, rate, size and fault the methods take
@@ -15,10 +16,15 @@ ideal_seconds  size / what TCP can carry on such a link: 1,448 of each packet's 
                null on links without a rate
 cpu_s_per_gb   CPU seconds of all processes in that time for each 10⁹ bytes and host
 memory_mib     the most that a receiving process held (the largest of all hosts); null where they end by themselves
+head_cpu_s     CPU seconds of the sending process; vclust only
 verified       hosts that have the whole content under its name, by SHA-256 afterwards
 failed_hosts   the others, with what the method said of them
 
-Methods: vclust; vclust-tls (encrypted); vclust-nodigest (blocks are checked, the whole file's digest not once more);
+--fit reads rows (--json) and fits  seconds = start + size/bandwidth + hosts x (block/bandwidth + host)  to those of
+vclust on links with a rate and without fault, and says what that comes to for 1,000 and 10,000 hosts.
+
+Methods: vclust; vclust-encrypted; vclust-nodigest (blocks are checked by every hop, the whole file's digest by the head
+alone); vclust-plain (no compression, which only tells with --content system);
 udpcast; nginx (one server, every host fetches with curl); aria2 (a BitTorrent swarm, with a tracker of its own);
 nc (a shell chain, `nc | tee | nc`).  Root.  Debian: udpcast, nginx-light, aria2, netcat-openbsd, curl.
 """
@@ -51,6 +57,7 @@ from chain.hops import Hops
 from chain.host import Host, cpu_seconds, end, peak_memory, wait_for_port
 
 from vclust_py.chain import File
+from vclust_py.chain.head import _block as chosen_block
 from vclust_py.errors import VclustError
 
 PORT = 9000
@@ -73,6 +80,12 @@ class Case:
         return None if self.rate == "none" else self.size * 8 / (_bits(self.rate) * PAYLOAD)
 
     @property
+    def fill(self) -> float:
+        """Seconds until the last host has its first block, on a link with a rate: vclust forwards whole blocks."""
+        block = self.block or chosen_block(self.size, self.hosts)
+        return self.hosts * block * 8 / (_bits(self.rate) * PAYLOAD)
+
+    @property
     def patience(self) -> float:
         """Seconds: what one server needs to feed each host in turn, and more; less where a method may hang for good."""
         ideal = self.ideal or 10
@@ -81,7 +94,7 @@ class Case:
 
 MIB = 1 << 20
 ALL = ("vclust", "nginx", "nc", "aria2", "udpcast")
-OURS = ("vclust", "vclust-tls", "vclust-nodigest")
+OURS = ("vclust", "vclust-encrypted", "vclust-nodigest")
 
 TABLE: tuple[tuple[Case, tuple[str, ...]], ...] = (
     *((Case(hosts, "none", 512 * MIB), (*ALL, *OURS[1:])) for hosts in (1, 4)),
@@ -130,6 +143,9 @@ class Method:
             if (process := self.receivers.get(host.number)) and _ended(process) and process.wait()
         }
 
+    def head_cpu(self) -> float | None:
+        return None
+
     def end(self) -> None:
         for process in self.processes:
             end(process)
@@ -173,10 +189,11 @@ class Vclust(Method):
 
     def said(self) -> dict[str, str]:
         if self._sent is None:
-            return dict.fromkeys(
-                (host.name for host in self.hosts), f"the head ended: {self.head.log()[-500:]}"
-            )
+            return {"head": f"ended without a result: {self.head.log()[-500:]}"}
         return self._sent.failed() or ({"head": self._sent.error} if self._sent.error else {})
+
+    def head_cpu(self) -> float | None:
+        return self._sent.cpu if self._sent else None
 
     def end(self) -> None:
         super().end()
@@ -184,12 +201,16 @@ class Vclust(Method):
             self._thread.join()
 
 
-class VclustTls(Vclust):
+class VclustEncrypted(Vclust):
     options: ClassVar[dict[str, Any]] = {"encrypt": True}
 
 
 class VclustNoDigest(Vclust):
     options: ClassVar[dict[str, Any]] = {"digest": False}
+
+
+class VclustPlain(Vclust):
+    options: ClassVar[dict[str, Any]] = {"compress": "off"}
 
 
 class Udpcast(Method):
@@ -279,8 +300,9 @@ class Nc(Method):
 
 METHODS: dict[str, type[Method]] = {
     "vclust": Vclust,
-    "vclust-tls": VclustTls,
+    "vclust-encrypted": VclustEncrypted,
     "vclust-nodigest": VclustNoDigest,
+    "vclust-plain": VclustPlain,
     "udpcast": Udpcast,
     "nginx": Nginx,
     "aria2": Aria2,
@@ -297,6 +319,7 @@ class Run:
     memory: int
     verified: int
     failed: dict[str, str]
+    head_cpu: float | None
 
 
 @dataclass
@@ -324,6 +347,7 @@ class Row:
             "ideal_seconds": None if self.case.ideal is None else round(self.case.ideal, 3),
             "cpu_s_per_gb": round(statistics.median(run.cpu for run in self.runs) / delivered, 3),
             "memory_mib": round(max(run.memory for run in self.runs) / MIB, 1) or None,
+            "head_cpu_s": worst.head_cpu and round(worst.head_cpu, 3),
             "verified": worst.verified,
             "failed_hosts": worst.failed,
             "runs": [None if second is None else round(second, 3) for second in seconds],
@@ -369,7 +393,7 @@ def measure(method: Method, case: Case, limit: float) -> Run:
         else:
             failed.pop(host.name, None)
         host.empty()
-    return Run(seconds if finished else None, cpu, memory, len(right), failed)
+    return Run(seconds if finished else None, cpu, memory, len(right), failed, method.head_cpu())
 
 
 def _harm(method: Method, kind: str, at: float, over: threading.Event) -> None:
@@ -481,10 +505,44 @@ def rows(cases: Sequence[tuple[Case, tuple[str, ...]]], runs: int, limit: float 
             for number, name in itertools.product(range(runs), methods):
                 method = METHODS[name](hosts[: case.hosts], head, source, pki)
                 table[name].runs.append(measure(method, case, limit or case.patience))
-                print(f"{name} {case} run {number + 1}: {table[name].runs[-1]}", file=sys.stderr, flush=True)
+                got = table[name].runs[-1]
+                print(
+                    f"{name}, {case}, run {number + 1}: {got.seconds} s, {got.verified} whole, {_brief(got.failed)}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             yield from table.values()
     finally:
         bed.down()
+
+
+def fit(rows: Sequence[dict[str, Any]]) -> str:
+    """The growth formula's `start` and `host` by least squares, and what it says."""
+    import numpy as np
+
+    cases = []
+    for row in rows:
+        if row["method"] == "vclust" and row["rate"] != "none" and row["fault"] == "none" and row["seconds"]:
+            case = Case(row["hosts"], row["rate"], row["size"], block=row["block"])
+            cases.append((case, row["seconds"]))
+    shape = np.array([[1.0, case.hosts] for case, _ in cases])
+    rest = np.array([seconds - case.ideal - case.fill for case, seconds in cases])
+    (start, host), *_ = np.linalg.lstsq(shape, rest, rcond=None)
+    lines = [f"start {start:.3f} s, host {host * 1e3:.2f} ms, from {len(cases)} rows"]
+    for case, seconds in cases:
+        said = start + case.ideal + case.fill + host * case.hosts
+        lines.append(
+            f"{case.hosts:6} hosts {case.rate:>8} {case.size / MIB:6.0f} MiB: {seconds:8.2f} s measured,"
+            f" {said:8.2f} s by the formula"
+        )
+    for hosts, size in itertools.product((16, 1000, 10000), (512 * MIB, 8192 * MIB)):
+        case = Case(hosts, "1gbit", size)
+        said = start + case.ideal + case.fill + host * hosts
+        lines.append(
+            f"{hosts:6} hosts    1gbit {size / MIB:6.0f} MiB: size {case.ideal:.1f} s + blocks {case.fill:.1f} s"
+            f" + hosts {host * hosts:.1f} s = {said:.1f} s"
+        )
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -511,8 +569,12 @@ def main() -> int:
     parser.add_argument("--block", type=_bytes, help="of vclust (default: it chooses)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--limit", type=float, help="seconds after which a run is given up")
+    parser.add_argument("--fit", type=Path, metavar="ROWS", help="fit the growth formula to rows of --json")
     parser.add_argument("--json", action="store_true", help="a row of JSON for each method and combination")
     arguments = parser.parse_args()
+    if arguments.fit:
+        print(fit([json.loads(line) for line in arguments.fit.read_text().splitlines()]))
+        return 0
     if unknown := [name for name in arguments.methods if name not in METHODS]:
         parser.error(f"--methods: got {', '.join(unknown)}, expected some of {', '.join(METHODS)}")
     for fault in arguments.fault:

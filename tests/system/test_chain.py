@@ -5,7 +5,6 @@ What arrived is read from the hosts' folders, not taken from what the chain says
 
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from chain.hops import PROGRAM, Hops
 from chain.host import Host
 
 from vclust_py.chain import PORT, File
+from vclust_py.chain.hop import PATIENCE as STRANGERS_STAY
 
 pytestmark = [
     pytest.mark.system,
@@ -31,6 +31,7 @@ SIZE = 24 * MIB
 """One second on these links."""
 RATE = "200mbit"
 STALL = 2.0
+START = 5.0
 PATIENCE = 60.0
 
 
@@ -47,7 +48,7 @@ class Site:
     ) -> Head:
         """The head, ready to go."""
         chosen = [File(path, path.name, digest(path)) for path in files]
-        return Head(self.head, hosts or self.hosts, chosen, pki or self.pki, {"stall": STALL})
+        return Head(self.head, hosts or self.hosts, chosen, pki or self.pki, {"stall": STALL, "start": START})
 
     def send(self, *files: Path, **options: object) -> Sent:
         with self.sending(files, **options) as head:  # type: ignore[arg-type]
@@ -112,6 +113,19 @@ def whole(hosts: Sequence[Host], *files: Path) -> list[str]:
 
 def names(hosts: Sequence[Host]) -> list[str]:
     return [host.name for host in hosts]
+
+
+def altered(folder: Path, *lines: str) -> Path:
+    """A program that is the hop's, but for what the lines do to the module `hop`."""
+    path = folder / "altered.py"
+    begin = (
+        "import importlib.util, sys",
+        f"spec = importlib.util.spec_from_file_location('hop', {str(PROGRAM)!r})",
+        "hop = sys.modules['hop'] = importlib.util.module_from_spec(spec)",
+        "spec.loader.exec_module(hop)",
+    )
+    path.write_text("\n".join((*begin, *lines, "hop.main()")) + "\n")
+    return path
 
 
 def partial(host: Host) -> list[str]:
@@ -259,16 +273,16 @@ def test_a_host_behind_a_slow_link_holds_up_nobody(site: Site, hops: Hops, image
 
 def test_a_host_that_sends_rubbish_is_named(site: Site, image: Path, tmp_path: Path) -> None:
     """Its service has one bit of each later block wrong, on the way out."""
-    text = PROGRAM.read_text()
-    assert text.count("        self.load(block, view)\n        sock.sendall(view)\n") == 1
-    bad = tmp_path / "hop.py"
-    bad.write_text(
-        text.replace(
-            "        self.load(block, view)\n        sock.sendall(view)\n",
-            "        self.load(block, view)\n        view[0] ^= block > 8\n        sock.sendall(view)\n",
-        )
+    bad = altered(
+        tmp_path,
+        "right = hop.Transfer._block",
+        "def wrong(self, item, block, *more):",
+        "    view = right(self, item, block, *more)",
+        "    view[0] ^= block > 8",
+        "    return view",
+        "hop.Transfer._block = wrong",
     )
-    victim = site.hosts[4]
+    victim = site.hosts[2]
     others = [host for host in site.hosts if host is not victim]
     with Hops(others), Hops([victim], program=bad):
         sent = site.send(image)
@@ -347,8 +361,7 @@ def test_a_host_of_another_site_gets_nothing(site: Site, image: Path, tmp_path: 
 
 
 def test_a_hop_of_another_version_is_named(site: Site, image: Path, tmp_path: Path) -> None:
-    old = tmp_path / "hop.py"
-    old.write_text(re.sub(r"^VERSION = \d+$", "VERSION = 0", PROGRAM.read_text(), flags=re.MULTILINE))
+    old = altered(tmp_path, "hop.VERSION = 0")
     victim = site.hosts[3]
     others = [host for host in site.hosts if host is not victim]
     with Hops(others), Hops([victim], program=old):
@@ -397,7 +410,7 @@ def test_strangers_that_say_nothing_do_not_keep_the_chain_out(site: Site, hops: 
     )
     strangers = neighbour.start(["python3", "-c", flood])
     try:
-        time.sleep(8)
+        time.sleep(STRANGERS_STAY + 1)
         sent = site.send(image)
     finally:
         strangers.kill()
