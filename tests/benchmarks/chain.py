@@ -104,10 +104,13 @@ TABLE: tuple[tuple[Case, tuple[str, ...]], ...] = (
     (Case(1, "1gbit", 512 * MIB), ALL),
     (Case(4, "1gbit", 512 * MIB), ALL),
     (Case(16, "200mbit", 256 * MIB), ALL),
-    *((Case(hosts, "100mbit", 64 * MIB), ("vclust",)) for hosts in (1, 4, 16)),
-    (Case(64, "100mbit", 64 * MIB), ("vclust", "nc", "aria2")),
-    (Case(190, "25mbit", 32 * MIB), ("vclust", "nc")),
+    *((Case(hosts, "25mbit", 64 * MIB), ("vclust",)) for hosts in (1, 4, 16)),
+    (Case(64, "25mbit", 64 * MIB), ("vclust", "nc", "aria2")),
+    (Case(190, "10mbit", 32 * MIB), ("vclust", "nc")),
+    *((Case(4, "none", 256 * MIB, files=files), ("vclust",)) for files in (1, 10000)),
+    (Case(4, "200mbit", 128 * MIB, content="system"), ("vclust", "vclust-plain")),
     *((Case(16, "200mbit", 128 * MIB, fault), ALL) for fault in ("kill", "stop", "linkdown")),
+    (Case(16, "200mbit", 128 * MIB, "slow"), ("vclust",)),
 )
 """The whole table.  The more hosts, the slower the links, so that they and not this machine's cores are the limit."""
 
