@@ -294,15 +294,13 @@ class Member(NamedTuple):
     """sha256, hexadecimal; empty when it is not to be checked."""
 
 
+_RECORD = struct.Struct("!B16s")
 Record = tuple[int, bytes]
+"""Of a block that is here and checked: kind (DATA, ZERO, PACKED) and tag."""
 
 
 class Item:
-    """What is sent as one sequence of blocks: a file, or small files one after the other.
-
-    `records` are kind (DATA, ZERO, PACKED) and tag of the blocks that are there and checked.  A block is read by
-    `load`.
-    """
+    """What is sent as one sequence of blocks: a file, or small files one after the other."""
 
     def __init__(self, number: int, members: Sequence[Member], block: int) -> None:
         self.number = number
@@ -310,30 +308,35 @@ class Item:
         self.block = block
         self.size = sum(member.size for member in members)
         self.blocks = -(-self.size // block)
-        self.records: list[Record] = []
-        self.changed = threading.Condition()
+        self.there = 0
+        """How many blocks are here and checked."""
+        self._records = bytearray()  # a million of them are no burden so
+        self._changed = threading.Condition()
 
     @property
     def done(self) -> int:
         """Bytes."""
-        return min(len(self.records) * self.block, self.size)
+        return min(self.there * self.block, self.size)
 
     def length(self, block: int) -> int:
         return min(self.block, self.size - block * self.block)
 
     def record(self, block: int, timeout: float) -> Record | None:
         """The block's record, as soon as it is there; None when it is not in time."""
-        if block >= len(self.records):
-            with self.changed:
-                self.changed.wait_for(lambda: block < len(self.records), timeout)
-        return self.records[block] if block < len(self.records) else None
+        with self._changed:
+            if not self._changed.wait_for(lambda: block < self.there, timeout):
+                return None
+            kind, tag = _RECORD.unpack_from(self._records, block * _RECORD.size)
+            return kind, tag
 
     def add(self, record: Record) -> None:
-        with self.changed:
-            self.records.append(record)
-            self.changed.notify_all()
+        with self._changed:
+            self._records += _RECORD.pack(*record)
+            self.there += 1
+            self._changed.notify_all()
 
     def load(self, block: int, view: memoryview) -> None:
+        """Read the block."""
         raise NotImplementedError
 
 
@@ -492,7 +495,7 @@ class Copy(Item):
 
     def correct(self, seal: Seal) -> None:
         """What is here is right up to `done` only: keep that, forget the rest."""
-        kept = len(self.records)
+        kept = self.there
         if self.had:
             there, self.had = self._there, False
             self.resume()
@@ -507,7 +510,7 @@ class Copy(Item):
     def take(self, record: Record, view: memoryview, new: bool) -> None:
         """A checked block; one of zeros stays a hole."""
         if new:
-            write(self.descriptor, view, len(self.records) * self.block)
+            write(self.descriptor, view, self.there * self.block)
         if self._digest is not None and not self.had:
             self._digest.update(bytes(len(view)) if record[0] == ZERO else view)
         self.add(record)
@@ -783,10 +786,10 @@ class Puller:
         with socket.socket(family, socket.SOCK_STREAM) as sock, self._current(source, sock):
             sock.settimeout(self._stall)
             sock.connect(address)
-            self._introduce(sock, [(item.number, len(item.records), item.known) for item in pending])
+            self._introduce(sock, [(item.number, item.there, item.known) for item in pending])
             while pending:
                 item = pending[0]
-                for block in range(len(item.records), item.blocks):
+                for block in range(item.there, item.blocks):
                     self._block(sock, seal, item, block)
                 with local():
                     item.finish()

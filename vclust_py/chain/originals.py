@@ -146,11 +146,11 @@ class Original(wire.Item):
         self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
         self._digest = hashlib.sha256()
 
-    def record(self, block: int, timeout: float) -> wire.Record:
+    def record(self, block: int, timeout: float) -> wire.Record | None:
         with self._transfer.tagging() as seal:
-            while len(self.records) <= block:
-                self._tag(len(self.records), seal)
-        return self.records[block]
+            while self.there <= block:
+                self._tag(self.there, seal)
+        return super().record(block, timeout)
 
     def _tag(self, block: int, seal: wire.Seal) -> None:
         size = self.length(block)
