@@ -103,7 +103,7 @@ TABLE: tuple[tuple[Case, tuple[str, ...]], ...] = (
     (Case(190, "none", 32 * MIB), ("vclust", "nginx", "nc")),
     (Case(1, "1gbit", 512 * MIB), ALL),
     (Case(4, "1gbit", 512 * MIB), ALL),
-    (Case(16, "200mbit", 256 * MIB), ALL),
+    (Case(16, "200mbit", 128 * MIB), ALL),
     *((Case(hosts, "25mbit", 64 * MIB), ("vclust",)) for hosts in (1, 4, 16)),
     (Case(64, "25mbit", 64 * MIB), ("vclust", "nc", "aria2")),
     (Case(190, "10mbit", 32 * MIB), ("vclust", "nc")),
