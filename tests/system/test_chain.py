@@ -14,8 +14,8 @@ import pytest
 from chain import keys
 from chain.bed import Bed
 from chain.head import Head, Sent
-from chain.hops import PROGRAM, Hops
-from chain.host import Host
+from chain.hops import PROGRAM, PYTHON, Hops
+from chain.host import Host, wait_for_port
 
 from vclust_py.chain import PORT, File
 from vclust_py.chain.hop import PATIENCE as STRANGERS_STAY
@@ -63,7 +63,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    bed = Bed(8, f"vcc-t{os.getpid()}")
+    bed = Bed(8, "vcc-test")
+    bed.down()  # of a test run that was killed
     bed.up()
     try:
         bed.shape(RATE)
@@ -374,7 +375,9 @@ def test_a_hop_of_another_version_is_named(site: Site, image: Path, tmp_path: Pa
 def test_a_port_in_use_is_told_and_somebody_else_there_is_no_hop(site: Site, image: Path) -> None:
     victim = site.hosts[3]
     others = [host for host in site.hosts if host is not victim]
-    other = victim.start(["nc", "-l", "-k", str(PORT)])
+    listen = f"import socket, time; held = socket.create_server(('', {PORT})); time.sleep(600)"
+    other = victim.start([PYTHON, "-c", listen])
+    wait_for_port(victim, other, PORT)
     try:
         with Hops(others):
             with Hops([victim]) as vain:
@@ -388,6 +391,7 @@ def test_a_port_in_use_is_told_and_somebody_else_there_is_no_hop(site: Site, ima
     assert whole(site.hosts, image) == names(others)
 
 
+@pytest.mark.skipif(shutil.which("iptables") is None, reason="no iptables")
 def test_a_host_that_loses_large_packets_is_named(site: Site, image: Path) -> None:
     victim = site.hosts[3]
     victim.lose_large_packets()
@@ -408,7 +412,7 @@ def test_strangers_that_say_nothing_do_not_keep_the_chain_out(site: Site, hops: 
         f"held = [socket.create_connection(({victim.address!r}, {PORT})) for _ in range(40)]\n"
         "time.sleep(60)"
     )
-    strangers = neighbour.start(["python3", "-c", flood])
+    strangers = neighbour.start([PYTHON, "-c", flood])
     try:
         time.sleep(STRANGERS_STAY + 1)
         sent = site.send(image)
@@ -448,7 +452,8 @@ def test_a_file_that_is_removed_while_it_is_sent_appears_nowhere(site: Site, hop
 
 
 def test_over_ipv6_alone() -> None:
-    bed = Bed(3, f"vcc-u{os.getpid()}", family=6)
+    bed = Bed(3, "vcc-test6", family=6)
+    bed.down()
     bed.up()
     try:
         six = Site(bed)
