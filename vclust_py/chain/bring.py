@@ -1,9 +1,14 @@
 """Files to a site's hosts, as state: what they lack before and after."""
 
-from collections.abc import Sequence
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from vclust_py.chain import File, Hop, Outcome, lacking, send
-from vclust_py.distribute import explained, keys
+from vclust_py.chain import File, Hop, Options, Outcome, Progress, Report, lacking, send
+from vclust_py.distribute import explained, keys, rows
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.site import Site
@@ -20,11 +25,40 @@ def bring(site: Site, files: Sequence[File], hosts: Sequence[Host], check: bool 
         lacks, errors = lacking(files, hops, keys(site))
         failures = [Outcome(name, (), (), error) for name, error in errors.items()]
     else:
-        with site.hold("distribute"):
-            outcomes = send(files, hops, keys(site))
+        with site.hold("distribute"), _progress(site) as report:
+            outcomes = send(files, hops, keys(site), Options(), report)
         lacks = {outcome.host: outcome.arrived for outcome in outcomes}
         failures = [outcome for outcome in outcomes if outcome.failed]
     if failures:
         raise VclustError("\n".join(map(explained, failures)))
     before = {host: sorted(names) for host, names in lacks.items()}
     return Change({"lacks": before}, {"lacks": {host: [] for host in before}})
+
+
+@contextlib.contextmanager
+def _progress(site: Site) -> Iterator[Report]:
+    """Keeps the progress in a file, for `progress`, while the body works."""
+    path = _file(site)
+
+    def tell(progress: Progress) -> None:
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(rows(progress)), encoding="utf-8")
+        os.replace(draft, path)
+
+    try:
+        yield tell
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def progress(site: Site) -> list[dict[str, Any]]:
+    """What `bring` is doing now on this site, as displays take it; nothing when it does nothing."""
+    try:
+        told: list[dict[str, Any]] = json.loads(_file(site).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return [{"phase": "send", **row} for row in told]
+
+
+def _file(site: Site) -> Path:
+    return site.root / "send.json"

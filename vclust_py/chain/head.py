@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,7 @@ class Chain:
         self.gone: list[_Peer] = []
         """Who was lost after it had come to its end."""
         self.failed: dict[str, str] = {}
+        self._beaten = 0.0
         self._selector = selectors.DefaultSelector()
 
     # ---- from start to end ----
@@ -167,14 +168,28 @@ class Chain:
             sock.close()
 
     def _call(self) -> None:
-        """Open every hop's control connection."""
+        """Open every hop's control connection; who is there already hears meanwhile that we live."""
         with ThreadPoolExecutor(_TOGETHER) as pool:
-            for hop, peer in zip(self.hops, pool.map(self._open, self.hops), strict=True):
-                if isinstance(peer, str):
-                    self.failed[hop.name] = peer
-                else:
-                    self.order.append(peer)
-                    self._selector.register(peer.lines.sock, selectors.EVENT_READ, peer)
+            calls = {pool.submit(self._open, hop): hop for hop in self.hops}
+            waiting = set(calls)
+            while waiting:
+                answered, waiting = wait(waiting, 2 * wire.BEAT, FIRST_COMPLETED)
+                for call in answered:
+                    peer = call.result()
+                    if isinstance(peer, str):
+                        self.failed[calls[call].name] = peer
+                    else:
+                        self.order.append(peer)
+                        self._selector.register(peer.lines.sock, selectors.EVENT_READ, peer)
+                self._beat()
+        self.order.sort(key=lambda peer: self.hops.index(peer.hop))
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._beaten >= 2 * wire.BEAT:
+            self._beaten = now
+            for peer in list(self.order):
+                self._say(peer, {})
 
     def _open(self, hop: Hop) -> _Peer | str:
         """The hop, or why it is not reached."""
@@ -197,7 +212,7 @@ class Chain:
 
     def _watch(self) -> None:
         """Until every hop has come to its end."""
-        ticked = told = time.monotonic()
+        ticked = time.monotonic()
         for peer in self.order:
             peer.heard = ticked
         while any(peer.result is None for peer in self.order):
@@ -214,10 +229,7 @@ class Chain:
                 raise VclustError("interrupted")
             self._check()
             self._look(now)
-            if now - told > 2 * wire.BEAT:
-                told = now
-                for peer in list(self.order):
-                    self._say(peer, {})
+            self._beat()
 
     def _check(self) -> None:
         for item in self.items:

@@ -46,7 +46,7 @@ STRANGERS = 32
 FORGOTTEN = 7 * 86400.0
 """Seconds after which a partial file is no longer kept."""
 PART = re.compile(r"\.[0-9a-f]{32}(\.[0-9]+)?\.part")
-RECENT = 4 << 20
+RECENT = 2 << 20
 """Bytes of packed blocks that are kept for those who pull, at most."""
 LINE = 32 << 20
 """Bytes of a control message, at most; only who has shown a certificate gets to send one."""

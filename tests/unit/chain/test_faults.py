@@ -109,6 +109,16 @@ def test_a_hop_that_sends_rubbish_is_bypassed_and_named(hosts: Hosts, file: File
         assert (host.folder / "image.qcow2").read_bytes() == file.path.read_bytes()
 
 
+def test_others_wait_for_one_that_does_not_greet(hosts: Hosts, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"image")
+    running = hosts.start(3)
+    running[1].signal(STOP)
+    options = Options(stall=0.7, start=4)  # they would not wait for so long without a sign of life
+    outcomes = Sending(File(path), running, hosts.trust.head, options).done()
+    assert [bool(outcome.failed) for outcome in outcomes.values()] == [False, True, False]
+
+
 def test_who_has_it_all_may_go(hosts: Hosts, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(os.urandom(6 * MB))
