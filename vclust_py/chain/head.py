@@ -24,6 +24,7 @@ HEAD = "the site manager"
 """How the head is called as a source; no host has a space in its name."""
 _TOGETHER = 32
 """Hosts that are called at once at the start."""
+_CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _TICK = 0.25
 """Seconds after which silence, an interruption and a file's change are noticed."""
 _TRIES = 5
@@ -182,7 +183,8 @@ class Chain:
                         self.order.append(peer)
                         self._selector.register(peer.lines.sock, selectors.EVENT_READ, peer)
                 self._beat()
-        self.order.sort(key=lambda peer: self.hops.index(peer.hop))
+        places = {hop: place for place, hop in enumerate(self.hops)}
+        self.order.sort(key=lambda peer: places[peer.hop])
 
     def _beat(self) -> None:
         now = time.monotonic()
@@ -193,22 +195,32 @@ class Chain:
 
     def _open(self, hop: Hop) -> _Peer | str:
         """The hop, or why it is not reached."""
-        try:
-            sock = socket.create_connection((hop.address, hop.port), timeout=self.options.stall)
-        except OSError as error:
-            return f"not reached: {_words(error)}"
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(max(self.options.start, self.options.stall))
-            tls = self.context.wrap_socket(sock, server_hostname=hop.address)
-            tls.sendall(self._start)
-        except ssl.SSLCertVerificationError as error:
-            sock.close()
-            return f"shows a certificate that is not this site's: {error.verify_message}"
-        except OSError as error:
-            sock.close()
-            return f"hangs up: {_words(error)}; does it know this site's authority?"
-        return _Peer(hop, wire.Lines(tls), tls.getpeername()[0], time.monotonic())
+        end = time.monotonic() + 2 * wire.PATIENCE
+        while True:
+            try:
+                sock = socket.create_connection((hop.address, hop.port), timeout=self.options.stall)
+            except OSError as error:
+                return f"not reached: {_words(error)}"
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.settimeout(max(self.options.start, self.options.stall))
+                tls = self.context.wrap_socket(sock, server_hostname=hop.address)
+            except ssl.SSLCertVerificationError as error:
+                sock.close()
+                return f"shows a certificate that is not this site's: {error.verify_message}"
+            except OSError as error:
+                sock.close()
+                # Strangers that say nothing may have taken all its places, for as long as its patience lasts.
+                if time.monotonic() > end or not isinstance(error, _CLOSED) or self.stop.is_set():
+                    return f"hangs up: {_words(error)}"
+                time.sleep(_TICK)
+                continue
+            try:
+                tls.sendall(self._start)
+                return _Peer(hop, wire.Lines(tls), tls.getpeername()[0], time.monotonic())
+            except OSError as error:
+                tls.close()
+                return f"hangs up: {_words(error)}; does it know this site's authority?"
 
     def _watch(self) -> None:
         """Until every hop has come to its end."""

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_an_older_hop_is_told_as_such(hosts: Hosts, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(hop, "VERSION", 2)
     (outcome,) = send([File(path)], [host.hop], hosts.trust.head)
     assert outcome.failed == "speaks version 1 of the chain, not 2"
+
+
+def test_strangers_keep_the_head_out_for_a_while_only(hosts: Hosts, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"x")
+    (host,) = hosts.start(1)
+    strangers = [
+        socket.create_connection((host.hop.address, host.hop.port)) for _ in range(hop.STRANGERS + 5)
+    ]
+    threading.Timer(1.0, lambda: [sock.close() for sock in strangers]).start()
+    (outcome,) = send([File(path)], [host.hop], hosts.trust.head)
+    assert outcome.arrived == ("image",)
+    assert outcome.seconds > 0.9
 
 
 class Strangers:
