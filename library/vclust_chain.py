@@ -67,6 +67,15 @@ EXAMPLES = """
 """
 
 RETURN = """
+lacks:
+  description: By host, the names of the files that it lacked.
+  type: dict
+  returned: success
+  sample: {xen1: [debian.qcow2]}
+site_manager:
+  description: Where this ran, so that its progress can be read.
+  type: dict
+  returned: success
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.
   type: int
@@ -82,7 +91,8 @@ from ansible.module_utils.basic import AnsibleModule
 from vclust_py.chain import File
 from vclust_py.chain.bring import bring
 from vclust_py.hypervisor import Host
-from vclust_py.module import changed, host_options, run_module, site_options
+from vclust_py.module import Outcome, changed, host_options, run_module, site_manager, site_options
+from vclust_py.site import Site
 
 
 def argument_spec() -> dict[str, Any]:
@@ -95,11 +105,16 @@ def argument_spec() -> dict[str, Any]:
     return {**site_options(), **host_options(), "files": files}
 
 
+def work(site: Site, files: list[File], hosts: list[Host], check: bool) -> Outcome:
+    change = bring(site, files, hosts, check)
+    return {**changed(change), **change.before, **site_manager(site)}
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     files = [File(Path(one["path"]), one["name"], one["sha256"] or None) for one in module.params["files"]]
     hosts = [Host.from_mapping(host) for host in module.params["hosts"]]
-    run_module(module, lambda site: changed(bring(site, files, hosts, module.check_mode)))
+    run_module(module, lambda site: work(site, files, hosts, module.check_mode))
 
 
 if __name__ == "__main__":

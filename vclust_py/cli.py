@@ -92,8 +92,38 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("name", metavar="NAME", help="name of the cluster")
     ssh.usage = "vclust ssh NAME [NODE] [-- CMD...]"
     ssh.add_argument("node", nargs="?", metavar="NODE", help="default: the first node that has not failed")
+    send = add("send", _send, "bring files of the site manager to hosts, to the folder of their images")
+    send.add_argument("files", nargs="+", type=Path, metavar="FILE", help="on the site manager")
+    send.add_argument(
+        "--to", default="vm_hosts", metavar="GROUP", help="group or host of the inventory (default: vm_hosts)"
+    )
+    send.add_argument("--check", action="store_true", help="only say which hosts lack what")
+    send.add_argument("--json", action="store_true", help="print JSON")
     cache_cli.add_parser(commands)
     return parser
+
+
+def _send(arguments: argparse.Namespace) -> int:
+    from vclust_py.chain import bring
+
+    variables = {"files": [{"path": str(path.absolute())} for path in arguments.files], "to": arguments.to}
+    outcome = drive.run(
+        "send_files.yml",
+        variables,
+        arguments,
+        phases=("send",),
+        follow=drive.Follow(bring.progress),
+        check=arguments.check,
+    )
+    if outcome.exit_code == 0:
+        lacked = outcome.results["vclust_chain"]["lacks"]
+        if arguments.json:
+            print(json.dumps(lacked, indent=2))
+        else:
+            for host, names in sorted(lacked.items()):
+                said = "lacks" if arguments.check else "got"
+                print(f"{host}: {said} {', '.join(names)}" if names else f"{host}: has them all")
+    return outcome.exit_code
 
 
 def _create(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,11 @@
 """Phase `distribute`: a cluster's images to those of its hosts that are other machines, by the chain."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from vclust_py import chain, hypervisor, state, timing
 from vclust_py.chain import File, Hop, Keys, Outcome, Progress
@@ -88,8 +90,8 @@ def _send(site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[
         record.facts = {"hosts": len(hops)}
 
         def tell(progress: Progress) -> None:
-            for host, done in progress.done.items():
-                record.report("receive, MB", done // 10**6, progress.total // 10**6, node=host)
+            for row in rows(progress):
+                record.report(row["message"], row["done"], row["total"], node=row["node"])
 
         # Creates that run side by side mostly want the same images: the second finds them there.
         record.report("wait for another transfer")
@@ -104,6 +106,20 @@ def _send(site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[
         failures = [explained(outcome) for outcome in outcomes if outcome.failed]
         if failures:
             raise VclustError("\n".join(failures))
+
+
+def rows(progress: Progress) -> list[dict[str, Any]]:
+    """Progress as displays take it: all in one line, then each host."""
+    done, total = min(progress.done.values(), default=0) // 10**6, progress.total // 10**6
+    slowest = f"slowest {progress.slowest}, {progress.rate / 1e6:.0f} MB/s"
+    left = f", {progress.eta:.0f} s left" if math.isfinite(progress.eta) else ""
+    return [
+        {"node": "", "message": f"{slowest}{left}, MB", "done": done, "total": total},
+        *(
+            {"node": host, "message": "receive, MB", "done": count // 10**6, "total": total}
+            for host, count in progress.done.items()
+        ),
+    ]
 
 
 def explained(outcome: Outcome) -> str:
