@@ -314,6 +314,9 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
         finally:
             if process.poll() is None:
                 process.kill()
+                # Its child dies a moment later, and until then writes in the folder that the caller takes away.
+                for _ in process.stdout or ():
+                    pass
     if process.returncode:
         output = "".join(said)
         if os.strerror(errno.ENOSPC) in output and free_bytes(work) > _SPARE:
