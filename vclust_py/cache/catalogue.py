@@ -155,9 +155,10 @@ def claim(site: Site, request: Request, lock: Lock, digest: str, *, check: bool 
     placed keeps what it has.
     """
     with timing.trial(site, request, "cache", check=check) as (cluster, _):
-        if cluster is not None and cluster.nodes:
-            return Claim(Change({"cache": cluster.cache}, {"cache": cluster.cache}), cluster.cache, [])
         known = offered(site, lock, request)
+        if cluster is not None and cluster.nodes:
+            verdicts = [_plain(verdict) for verdict in lookup.explain(closure(lock), known)]
+            return Claim(Change({"cache": cluster.cache}, {"cache": cluster.cache}), cluster.cache, verdicts)
         fits = {cache.digest: cache for cache in known if cache.packages <= closure(lock)}
         best = fits.get(digest) or lookup.find(closure(lock), known)
         spares = spared(lock, best)
