@@ -159,6 +159,7 @@ class Chain:
             self.transfer.close()
             for peer in self.order:
                 peer.lines.sock.close()
+            self._selector.close()
             for item in self.items:
                 item.close()
 
