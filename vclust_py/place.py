@@ -15,7 +15,7 @@ from vclust_py.create import FAN_OUT, Connect, overlay, slowest
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host
 from vclust_py.image import Catalogue, Image
-from vclust_py.image.base import BaseImages, find_base
+from vclust_py.image.base import find_base
 from vclust_py.image.builder import installed_size, layer_key
 from vclust_py.image.store import missing
 from vclust_py.request import Request
@@ -396,6 +396,11 @@ def _plan(
             foretold = 0.0
         if foretold is not None and (phase != "image" or base is not None):
             seconds[phase] = foretold
+    made = [base.base, base.kernel, base.installer] if base else []
+    if layer is not None:
+        made += catalogue.chain(layer)
+    elif start is not None:
+        made += catalogue.chain(catalogue.get(start.digest))
     to_fetch = (*missing(site, left if build else ()), *(() if base else lock.base))
     return Plan(
         name=request.name,
@@ -409,7 +414,7 @@ def _plan(
         cache=_foretold(site, lock, start, strategy),
         download=sum(package.size for package in to_fetch),
         build=build,
-        send=_to_send(base, layer, build, [one for one in surveys if one.host.name in placement.values()]),
+        send=_to_send(made, build, [one for one in surveys if one.host.name in placement.values()]),
         base_there=base is not None,
         layer_there=layer is not None,
         estimate=Estimate(seconds, tuple(name for name in ("image", *_NODE_PHASES) if name not in seconds)),
@@ -417,12 +422,11 @@ def _plan(
     )
 
 
-def _to_send(base: BaseImages | None, layer: Image | None, build: int, surveys: Sequence[_Survey]) -> int:
+def _to_send(made: Sequence[Image], build: int, surveys: Sequence[_Survey]) -> int:
     """Bytes of image files that hosts on other machines lack; what is yet to be built counts as `build` bytes."""
-    made = [base.base, base.kernel, base.installer] if base else []
-    made += [layer] if layer else []
+    sizes = {image.path.name: image.manifest.bytes for image in made}
     return sum(
-        build + sum(image.manifest.bytes for image in made if image.path.name not in survey.images)
+        build + sum(size for name, size in sizes.items() if name not in survey.images)
         for survey in surveys
         if survey.host.machine
     )

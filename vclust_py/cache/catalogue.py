@@ -210,8 +210,6 @@ def _there(site: Site, cache: Stored) -> bool:
 
 def _write(connection: sqlite3.Connection, cluster: Cluster, spares: dict[str, Any]) -> None:
     connection.execute("UPDATE clusters SET cache = ? WHERE id = ?", (json.dumps(spares), cluster.id))
-    if spares:
-        used(connection, [spares["digest"]])
 
 
 def used(connection: sqlite3.Connection, digests: list[str]) -> None:

@@ -218,16 +218,15 @@ def test_the_least_recently_used_go_first(site: Site, base: BaseImages) -> None:
         make_cache(site, a_lock(site, name), base.base, "unpacked") for name in ("full", "exim", "fight-b")
     ]
     everything_old(site)
-    lock, request = a_lock(site, "full"), a_request("one", "full")
-    accept(site, request)
-    claim(site, request, lock, "")
-    state.forget(site, state.get(site, "one"))
+    cluster = accept(site, a_request("one", "full"))
+    hold(site, cluster, {"root": images[0].manifest.digest})
+    state.forget(site, cluster)
     age(site, images[2], 1800)
     room = 2 * images[0].manifest.bytes + 100
     assert len(trim(shrunk(site, layer_space=room))) == 1
     assert contents(site, chosen=False) == {closure(a_lock(site, name)) for name in ("full", "fight-b")}
     assert len(trim(shrunk(site, layer_space=room // 2))) == 1
-    assert contents(site, chosen=False) == {closure(lock)}
+    assert contents(site, chosen=False) == {closure(a_lock(site, "full"))}
 
 
 def test_what_a_cluster_stands_on_stays(
