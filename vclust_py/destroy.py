@@ -1,5 +1,6 @@
 """Takes away what `create` made, whatever state it is in; images stay while the site has space for them."""
 
+import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,8 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor, daemon
 from vclust_py.site import Site
 from vclust_py.state import Change, Node
+
+_log = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 """Seconds to wait for others at work on the cluster: modules whose controller was killed clean up first."""
@@ -61,7 +64,10 @@ def destroy(
         except OSError as error:
             raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
         state.forget(site, cluster)
-    manager.trim(site)
+    try:
+        manager.trim(site)
+    except VclustError as error:  # the cluster is gone all the same
+        _log.warning("images without use are not taken away: %s", error)
     if (here or not cluster.nodes) and idle and not state.clusters(site):
         daemon.stop()
     return Change(before, {})

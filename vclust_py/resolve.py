@@ -254,16 +254,19 @@ def current(
 ) -> tuple[Package, ...]:
     """The packages of these names as the index offers them now; names it no longer knows are left out."""
     root, wanted = AptRoot(site, suite, architecture), set(names)
+    if not wanted:
+        return ()
     with root.hold():
         root.ensure_index(report)
-        text = root.run("apt-cache", "policy", "--", *sorted(wanted)) if wanted else ""
-        offered = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))(\S+)$", text, re.MULTILINE)
-        if not offered:
-            return ()
-        # It does not look at dependencies: these are packages, not requests.
-        words = [f"{name}={version}" for name, version in offered if name in wanted]
-        text = root.run("apt-get", "-q", "download", "--print-uris", "--", *words)
-        return _with_installed_sizes(root, _listed(text))
+    # Reading all these takes seconds, and requests must not wait: an index that is fetched meanwhile is an error here.
+    text = root.run("apt-cache", "policy", "--", *sorted(wanted))
+    offered = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))(\S+)$", text, re.MULTILINE)
+    # It does not look at dependencies: these are packages, not requests.
+    words = [f"{name}={version}" for name, version in offered if name in wanted]
+    if not words:
+        return ()
+    text = root.run("apt-get", "-q", "download", "--print-uris", "--", *words)
+    return _with_installed_sizes(root, _listed(text))
 
 
 def verify(lock: Lock, site: Site, report: Report) -> None:

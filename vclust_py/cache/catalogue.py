@@ -14,7 +14,7 @@ from typing import Any
 from vclust_py import metapackages, state, timing
 from vclust_py.cache import lookup
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image
+from vclust_py.image import RETIRED, Catalogue, Image
 from vclust_py.image.base import find_base
 from vclust_py.request import Request
 from vclust_py.resolve import Lock
@@ -60,7 +60,7 @@ class Claim:
 
 
 def caches(site: Site) -> list[Stored]:
-    """All valid VD caches, oldest first."""
+    """All valid VD caches that a cluster may start from, oldest first."""
     catalogue = Catalogue(site)
     images = {image.manifest.digest: image for image in catalogue.images()}
     if not any(image.manifest.kind == "cache" for image in images.values()):
@@ -101,7 +101,17 @@ def caches(site: Site) -> list[Stored]:
     for image in images.values():
         if image.manifest.kind == "cache":
             add(image)
-    return list(found.values())
+    return [cache for cache in found.values() if not _retired(images, cache.digest)]
+
+
+def _retired(images: Mapping[str, Image], digest: str) -> bool:
+    """Whether the cache, or one that it stands on, has been retired."""
+    below: str | None = digest
+    while below:
+        if images[below].manifest.key == RETIRED:
+            return True
+        below = images[below].manifest.backing
+    return False
 
 
 def users(images: Mapping[str, Image], clusters: list[Cluster]) -> dict[str, set[str]]:

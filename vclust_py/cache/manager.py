@@ -1,13 +1,14 @@
 """The cache manager: learns from past requests which VD caches to keep, builds them, keeps them in their space.
 
 `rebuild` is a function of what is written down (past requests, images), so that a crash at any moment costs no more
-than its time.  In the background it runs with the least priority there is: `python -m vclust_py.cache.manager`, the
-site's settings on standard input.
+than its time.  What takes long in it runs with the least priority there is.  In the background it is
+`python -m vclust_py.cache.manager`, the site's settings on standard input.
 """
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,10 @@ from vclust_py import resolve, state
 from vclust_py.cache import Cache
 from vclust_py.cache.catalogue import caches, users
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image, Report, base_key, file_digest
+from vclust_py.image import RETIRED, Catalogue, Image, Report, base_key, file_digest
 from vclust_py.image.base import RECIPE
-from vclust_py.image.builder import cache_key, ensure_cache
+from vclust_py.image.builder import beyond, cache_key, ensure_cache
+from vclust_py.image.store import fetch
 from vclust_py.resolve import Lock, Package
 from vclust_py.run import keep_interruptions
 from vclust_py.site import PROJECT, Site
@@ -34,6 +36,8 @@ from vclust_py.state import Change
 if TYPE_CHECKING:
     from vclust_py.cache.history import History
 
+_log = logging.getLogger(__name__)
+
 _LOCK = "caches"
 _PATIENCE = 1.0
 """Seconds to wait for the lock: whoever only asks whether it is held has it for a moment."""
@@ -41,6 +45,9 @@ _GRACE = 60.0
 """Seconds that an image stays for the cluster it was made for, which may not have written it down yet."""
 _GROWTH = 1.4
 """Bytes in a cache's file for each byte of its packages' .debs, until caches of the site tell."""
+_NO_SPACE = "more than is left of the space"
+_BATCH = 8
+"""Packages fetched in one go: requests that fetch wait no longer than for these."""
 _DERIVED = ("cache", "layer", "bundle")
 """Kinds of images that can be made again at any time."""
 
@@ -94,7 +101,10 @@ def rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
                 "stored_bytes": result.stored_bytes,
                 "space": result.space,
                 "seconds": result.seconds,
-                "inputs": result.inputs,
+                # What failed for another reason than space may do better the next time.
+                "inputs": result.inputs
+                if all(why.endswith(_NO_SPACE) for why in result.failed.values())
+                else "",
                 "digests": [cache.digest for cache in caches(site) if cache.chosen],
             }
             with state.connect(site) as connection:
@@ -147,7 +157,8 @@ def _rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
         report(f"choosing caches for {len(past.requests)} requests", 0, 0)
         chosen: tuple[Cache, ...] = ()
         if past.requests:
-            chosen = policy(site.cache_policy).choose(_learnable(site, past), site.cache_space, {})
+            with _yielding():
+                chosen = policy(site.cache_policy).choose(_learnable(site, past), site.cache_space, {})
         wanted = [_wanted(past, cache) for cache in chosen]
         if check:
             built = [one.label for one in wanted if one.label not in before]
@@ -157,7 +168,7 @@ def _rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
             built = _build(site, wanted, failed, report)
             after = _chosen(site)
     if not check:
-        removed += trim(site)
+        removed += _trim(site, _DERIVED)
     return Rebuilt(
         policy=site.cache_policy,
         requests=len(past.requests),
@@ -314,22 +325,52 @@ def _build(site: Site, wanted: Sequence[_Wanted], failed: dict[str, str], report
         tell(one.label, 0, 0)
         try:
             known = Catalogue(site).find("cache", cache_key(one.lock, onto, site.cache_state))
-            image = known or ensure_cache(site, one.lock, onto, site.cache_state, tell)
+            image = known or _built(site, one.lock, onto, tell)
         except VclustError as error:
             failed[one.label] = str(error)
             continue
         if known is None:
             built.append(one.label)
         if image.manifest.bytes + sum(other.manifest.bytes for other in made.values()) > site.cache_space:
-            failed[one.label] = f"takes {image.manifest.bytes >> 20} MB, more than is left of the space"
+            failed[one.label] = f"takes {image.manifest.bytes >> 20} MB, {_NO_SPACE}"
         else:
             made[one.cache] = image
     _mark(site, {image.manifest.digest for image in made.values()})
     return built
 
 
+def _built(site: Site, lock: Lock, onto: Image, report: Report) -> Image:
+    """Packages first, a few at a time and at full speed: requests may wait for the same lock."""
+    own = beyond(lock, Catalogue(site), onto)
+    for start in range(0, len(own), _BATCH):
+        fetch(site, replace(lock, packages=own[start : start + _BATCH]), report)
+    with _yielding():
+        return ensure_cache(site, lock, onto, site.cache_state, report)
+
+
+@contextlib.contextmanager
+def _yielding() -> Iterator[None]:
+    """Users' requests come first, on CPUs and disks alike: SCHED_IDLE is both (ioprio_set(2)); children inherit it.
+
+    Each session is a group of its own to the scheduler, whatever the priorities inside (sched(7), autogroup).
+    """
+    alone = os.getsid(0) == os.getpid()
+
+    def be(policy: int, group: str) -> None:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, policy, os.sched_param(0))
+            if alone:
+                Path("/proc/self/autogroup").write_text(group, encoding="ascii")
+
+    be(os.SCHED_IDLE, "19")
+    try:
+        yield
+    finally:
+        be(os.SCHED_OTHER, "0")
+
+
 def _drop_damaged(site: Site, report: Report) -> list[str]:
-    """Read every cache once; one that is not what its manifest says is taken away, with what stands on it."""
+    """Read every cache once.  What is not as its manifest says goes; if a cluster stands on it, once that has gone."""
     catalogue = Catalogue(site)
     said = catalogue.clean()
     images = {image.manifest.digest: image for image in catalogue.images()}
@@ -338,14 +379,27 @@ def _drop_damaged(site: Site, report: Report) -> list[str]:
         if image.manifest.kind != "cache":
             continue
         report("checking the caches", number, len(images))
-        with contextlib.suppress(FileNotFoundError):
-            if file_digest(image.path) != digest:
-                catalogue.remove(image)
-                why = f"{image.path.name}: its content is not what its manifest says"
-                if digest in standing:
-                    why += f"; create these clusters anew: {', '.join(sorted(standing[digest]))}"
-                said.append(why)
+        why = _damage(image)
+        if why and digest in standing and image.manifest.key != RETIRED:
+            catalogue.retire(image)
+            why += f"; create these clusters anew: {', '.join(sorted(standing[digest]))}"
+        elif why and digest not in standing:
+            catalogue.remove(image)
+        if why:
+            said.append(f"{image.path.name}: {why}")
     return said
+
+
+def _damage(image: Image) -> str:
+    """What is wrong with the image's file; empty: nothing."""
+    try:
+        if file_digest(image.path) == image.manifest.digest:
+            return ""
+    except FileNotFoundError:  # somebody has taken it away meanwhile
+        return ""
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "its content is not what its manifest says"
 
 
 def _mark(site: Site, chosen: Collection[str]) -> None:
@@ -360,8 +414,13 @@ def _mark(site: Site, chosen: Collection[str]) -> None:
 def trim(site: Site) -> list[str]:
     """Take away what is too much for the site's spaces, least recently used first; why, a line for each.
 
-    What a live cluster stands on stays, and so does what another image stands on.
+    What a live cluster stands on stays, and so does what another image stands on; and caches, while a recomputation
+    builds some over others.
     """
+    return _trim(site, tuple(kind for kind in _DERIVED if kind != "cache") if _at_work(site) else _DERIVED)
+
+
+def _trim(site: Site, kinds: Collection[str]) -> list[str]:
     catalogue, said = Catalogue(site), []
     with state.connect(site) as connection, state.transaction(connection):
         # Whoever takes up an image does so in a transaction as well, after a look whether it is there.
@@ -375,7 +434,7 @@ def trim(site: Site) -> list[str]:
             (idle - chosen, site.layer_space, "layer_space"),
             (chosen, site.cache_space, "cache_space"),
         ):
-            group = {digest for digest in group if images[digest].manifest.kind in _DERIVED}
+            group = {digest for digest in group if images[digest].manifest.kind in kinds}
             taken = sum(images[digest].manifest.bytes for digest in group)
             while taken > space:
                 backing = {image.manifest.backing for image in images.values()}
@@ -399,10 +458,13 @@ def trim(site: Site) -> list[str]:
 def _last_used(connection: sqlite3.Connection, images: Collection[Image]) -> dict[str, float]:
     """Unix time of each image's last use; at the least that of its making."""
     used = {row["digest"]: row["used"] for row in connection.execute("SELECT digest, used FROM uses")}
-    return {
-        image.manifest.digest: max(used.get(image.manifest.digest, 0.0), image.path.stat().st_mtime)
-        for image in images
-    }
+    last = {}
+    for image in images:
+        made = 0.0
+        with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+            made = image.path.stat().st_mtime
+        last[image.manifest.digest] = max(used.get(image.manifest.digest, 0.0), made)
+    return last
 
 
 def due(site: Site) -> bool:
@@ -488,8 +550,14 @@ def usage(site: Site) -> list[dict[str, Any]]:
 
 def start_if_due(site: Site) -> bool:
     """Start a recomputation that goes on when this process has ended; whether one was started."""
-    if not due(site):
+    try:
+        return due(site) and _start(site)
+    except (OSError, VclustError) as error:  # whose cluster is ready shall not hear of it
+        _log.warning("the caches are not learnt anew: %s", error)
         return False
+
+
+def _start(site: Site) -> bool:
     with open(site.root / "caches.log", "wb") as log, tempfile.TemporaryFile("w+") as settings:
         # Not as arguments, which anybody may read: the proxy's address may hold a password.
         json.dump(site.to_mapping(), settings)
@@ -510,11 +578,6 @@ def main() -> None:
     """The recomputation in the background: the site's settings, JSON, come on standard input."""
     site = Site.from_mapping(json.load(sys.stdin))
     keep_interruptions()
-    # Users' requests come first, on CPUs and disks alike: SCHED_IDLE is both (ioprio_set(2)).  Each session is a
-    # group of its own to the scheduler, whatever the priorities inside (sched(7), autogroup).
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
     try:
         rebuild(site, lambda message, done, total: print(message, flush=True))
     except VclustError as error:

@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from vclust_py.errors import VclustError
@@ -34,6 +34,9 @@ EXTENSIONS = {
     "bundle": "img",
 }
 """Kinds of images and how their files' names end."""
+
+RETIRED = "retired"
+"""The key of images that nothing shall start from any more."""
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +136,7 @@ class Catalogue:
         return [image for _, image in sorted(found, key=lambda pair: (pair[0], pair[1].manifest.digest))]
 
     def find(self, kind: str, key: str) -> Image | None:
-        """The newest valid image of that kind made from `key`, its backing images valid as well."""
+        """The newest valid image of that kind made from `key`, its backing images valid as well, and none retired."""
         for image in reversed(self.images()):
             if (image.manifest.kind, image.manifest.key) == (kind, key) and self._backed(image):
                 return image
@@ -222,6 +225,15 @@ class Catalogue:
         for path in (image.path.with_suffix(".json"), image.path, self.status(image)):
             path.unlink(missing_ok=True)
 
+    def retire(self, image: Image) -> None:
+        """Nobody finds the image by its key any more; what stands on it goes on doing so."""
+        path = image.path.with_suffix(".json")
+        draft = path.with_suffix(".json.tmp")
+        draft.write_text(replace(image.manifest, key=RETIRED).to_json(), encoding="utf-8")
+        sync(draft)
+        with self.site.hold("images"):
+            os.replace(draft, path)
+
     def status(self, image: Image) -> Path:
         """Where a base image's builder keeps the dpkg status of its root, for `resolve`."""
         return self.site.images / f"{image.manifest.digest}.status"
@@ -285,7 +297,7 @@ class Catalogue:
 
     def _backed(self, image: Image) -> bool:
         with contextlib.suppress(VclustError):
-            return bool(self.chain(image))
+            return all(one.manifest.key != RETIRED for one in self.chain(image))
         return False
 
 

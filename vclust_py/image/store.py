@@ -53,10 +53,13 @@ def fetch(site: Site, lock: Lock, report: Report) -> tuple[Path, ...]:
     lock's sha256.  Raises VclustError for what cannot be had.
     """
     site.make_directories()
-    with site.hold("packages"), naming_full_disk(site.packages):
-        wanted = [package for package in lock.packages if not _packed(site, package)]
-        if wanted:
-            _fetch(site, lock, wanted, report)
+    wanted = [package for package in lock.packages if not _packed(site, package)]
+    if wanted:
+        with site.hold("packages"), naming_full_disk(site.packages):
+            # Another fetch may have brought them while this one waited.
+            wanted = [package for package in wanted if not _packed(site, package)]
+            if wanted:
+                _fetch(site, lock, wanted, report)
     return tuple(fast_copy(site, package) for package in lock.packages)
 
 

@@ -48,7 +48,9 @@ def make_base(site: Site) -> BaseImages:
     return BaseImages(base, kernel, installer)
 
 
-def make_cache(site: Site, lock: Lock, onto: Image, state: str, report: object = None) -> Image:
+def make_cache(
+    site: Site, lock: Lock, onto: Image, state: str, report: object = None, note: str = ""
+) -> Image:
     """What `ensure_cache` leaves in the catalogue, without a disk inside."""
     catalogue = Catalogue(site)
     own = beyond(lock, catalogue, onto)
@@ -57,7 +59,7 @@ def make_cache(site: Site, lock: Lock, onto: Image, state: str, report: object =
         site,
         "cache",
         cache_key(lock, onto, state),
-        "cache of " + " ".join(names).ljust(1000),
+        note + "cache of " + " ".join(names).ljust(1000),
         label="toy-amd64",
         backing=onto,
         packages=names,

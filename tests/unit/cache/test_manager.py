@@ -1,6 +1,8 @@
 """The cache manager on a toy site: what it chooses, keeps and lets go.  Caches are small files, built without disks."""
 
 import dataclasses
+import errno
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -211,6 +213,96 @@ def test_a_damaged_cache_is_built_anew(site: Site, base: BaseImages) -> None:
     assert len(result.built) == 1
     assert "its content is not what its manifest says" in result.removed[0]
     assert path.read_bytes() == content
+
+
+def test_a_damaged_cache_that_a_cluster_stands_on_stays_for_it_alone(
+    site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, request = a_lock(site, "hello"), a_request("one", "hello")
+    remember(site, *[lock] * 5)
+    rebuild(site, quiet)
+    cluster = accept(site, request)
+    (before,) = caches(site)
+    layer = an_image(site, "layer", "k", "layer", backing=Catalogue(site).get(before.digest))
+    hold(site, cluster, {"root": layer.manifest.digest})
+    path = Catalogue(site).get(before.digest).path
+    moment = path.stat().st_mtime_ns
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    os.utime(path, ns=(moment, moment))
+    # Disks are never made twice alike.
+    monkeypatch.setattr(manager, "ensure_cache", functools.partial(make_cache, note="again, "))
+    result = rebuild(site, quiet)
+    assert "create these clusters anew: one" in result.removed[0]
+    assert len(result.built) == 1
+    (after,) = caches(site)
+    assert after.packages == before.packages
+    assert path.exists()
+    assert Catalogue(site).chain(layer)[1].path == path
+    assert Catalogue(site).find("layer", "k") is None  # nobody else starts from it
+    assert rebuild(site, quiet).built == ()
+    state.forget(site, state.get(site, "one"))
+    rebuild(site, quiet)
+    assert not path.exists()
+
+
+def test_a_cache_that_cannot_be_read_is_damaged(
+    site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(site, *[a_lock(site, "hello")] * 5)
+    rebuild(site, quiet)
+
+    def bad_sector(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(manager, "file_digest", bad_sector)
+    result = rebuild(site, quiet)
+    assert "cannot be read: Input/output error" in result.removed[0]
+    assert len(result.built) == 1
+
+
+def test_what_could_not_be_built_is_tried_again(
+    site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(site, *[a_lock(site, "hello")] * 5)
+
+    def fail(*arguments: object) -> Image:
+        raise VclustError("the mirror is down")
+
+    with monkeypatch.context() as once:
+        once.setattr(manager, "ensure_cache", fail)
+        assert rebuild(site, quiet).failed
+    result = rebuild(site, quiet)
+    assert (len(result.built), result.failed) == (1, {})
+
+
+def test_caches_are_left_alone_while_some_are_built(site: Site, base: BaseImages) -> None:
+    make_cache(site, a_lock(site, "full"), base.base, "unpacked")
+    layer = an_image(site, "layer", "k", "layer", backing=base.base)
+    everything_old(site)
+    none = shrunk(site, cache_space=0, layer_space=0)
+    with site.hold("caches"):
+        assert [line.partition(":")[0] for line in trim(none)] == [layer.path.name]
+    assert len(trim(none)) == 1
+
+
+def test_a_start_that_fails_costs_nobody_a_cluster(
+    site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(site, *[a_lock(site, "full")] * 5)
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(manager.tempfile, "TemporaryFile", full)
+    assert not start_if_due(site)
+
+
+def test_heavy_work_yields_and_the_rest_does_not() -> None:
+    before = os.sched_getscheduler(0)
+    with manager._yielding():
+        assert os.sched_getscheduler(0) == os.SCHED_IDLE
+    assert os.sched_getscheduler(0) == before == os.SCHED_OTHER
 
 
 def test_the_least_recently_used_go_first(site: Site, base: BaseImages) -> None:
