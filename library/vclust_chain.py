@@ -112,7 +112,9 @@ def work(site: Site, files: list[File], hosts: list[Host], check: bool) -> Outco
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    files = [File(Path(one["path"]), one["name"], one["sha256"] or None) for one in module.params["files"]]
+    files = [
+        File(Path(one["path"]), one["name"], one["sha256"].lower() or None) for one in module.params["files"]
+    ]
     hosts = [Host.from_mapping(host) for host in module.params["hosts"]]
     run_module(module, lambda site: work(site, files, hosts, module.check_mode))
 

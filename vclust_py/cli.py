@@ -116,7 +116,16 @@ def _send(arguments: argparse.Namespace) -> int:
         check=arguments.check,
     )
     if outcome.exit_code == 0:
-        lacked = outcome.results["vclust_chain"]["lacks"]
+        told = [
+            results["vclust_chain"]["lacks"]
+            for results in outcome.hosts.values()
+            if "vclust_chain" in results
+        ]
+        if not told:
+            raise RequestError(
+                [f"{arguments.to}: none of these hosts is another machine than its site manager"]
+            )
+        lacked = {host: names for one in told for host, names in one.items()}
         if arguments.json:
             print(json.dumps(lacked, indent=2))
         else:

@@ -1,14 +1,16 @@
 """Phase `distribute`: a cluster's images to those of its hosts that are other machines, by the chain."""
 
+import contextlib
 import math
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from vclust_py import chain, hypervisor, state, timing
-from vclust_py.chain import File, Hop, Keys, Outcome, Progress
+from vclust_py.chain import File, Hop, Keys, Outcome, Progress, Report
 from vclust_py.create import FAN_OUT, Connect, demand, drivers_of
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import HOST_ROOT
@@ -89,13 +91,9 @@ def _send(site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[
     with timing.phase(site, cluster, "distribute") as record:
         record.facts = {"hosts": len(hops)}
 
-        def tell(progress: Progress) -> None:
-            for row in rows(progress):
-                record.report(row["message"], row["done"], row["total"], node=row["node"])
-
         # Creates that run side by side mostly want the same images: the second finds them there.
         record.report("wait for another transfer")
-        with site.hold("distribute"):
+        with site.hold("distribute"), _telling(record) as tell:
             begun = time.time()
             files = [File(image.path, digest=image.manifest.digest) for image in images]
             outcomes = chain.send(files, hops, keys(site), report=tell)
@@ -106,6 +104,28 @@ def _send(site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[
         failures = [explained(outcome) for outcome in outcomes if outcome.failed]
         if failures:
             raise VclustError("\n".join(failures))
+
+
+@contextlib.contextmanager
+def _telling(record: timing.Recorder) -> Iterator[Report]:
+    """Writes down the last progress once a second, in a thread of its own: the head must not wait for the database."""
+    last: list[Progress] = []
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.wait(1.0):
+            if last:
+                with contextlib.suppress(VclustError):  # only the display is the poorer for it
+                    record.report_all(rows(last.pop()))
+                last.clear()
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield last.append
+    finally:
+        over.set()
+        thread.join()
 
 
 def rows(progress: Progress) -> list[dict[str, Any]]:

@@ -293,7 +293,8 @@ def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
             record.report(found[1], int(found[2]), int(found[3]), node=watch.node.name)
     elif word == "took":
         step, _, seconds = rest.partition(" ")
-        with contextlib.suppress(ValueError):  # a node may say anything
+        # A node may say anything.
+        if re.fullmatch(r"\d{1,6}\.\d\d", seconds):
             watch.took[step] = float(seconds)
     elif word == "failed":
         watch.fail(rest)

@@ -5,7 +5,7 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,27 @@ class Recorder:
                     " VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (self._cluster.id, self._phase, node, message, done, total, now),
                 )
+
+    def report_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Progress of many nodes at once: `node`, `message`, `done`, `total` of each."""
+        now = time.time()
+        with state.connect(self._site) as connection, state.transaction(connection):
+            connection.executemany(
+                "INSERT INTO progress (cluster, phase, node, message, done, total, time)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        self._cluster.id,
+                        self._phase,
+                        row["node"],
+                        row["message"],
+                        row["done"],
+                        row["total"],
+                        now,
+                    )
+                    for row in rows
+                ],
+            )
 
     def node(self, node: str, start: float, end: float, outcome: str = "done", count: int = 0) -> None:
         """One node's part in the phase: Unix times, bytes."""
@@ -141,12 +162,6 @@ def past(site: Site, name: str, **facts: Any) -> list[Run]:
         ).fetchall()
     runs = [Run(row["end"] - row["start"], row["bytes"], json.loads(row["facts"])) for row in rows]
     return [run for run in runs if facts.items() <= run.facts.items()][:20]
-
-
-def median_seconds(site: Site, name: str, **facts: Any) -> float | None:
-    """Median duration of past runs of a phase; None when there are none."""
-    runs = past(site, name, **facts)
-    return statistics.median(run.seconds for run in runs) if runs else None
 
 
 def median_rate(site: Site, name: str, step: str, **facts: Any) -> float | None:

@@ -113,16 +113,16 @@ def test_a_phase_records_its_end_and_its_failure(site: Site, request_: Request) 
 def test_past_runs_foretell_only_the_same_kind(site: Site, request_: Request) -> None:
     state.register(site, request_)
     cluster = state.get(site, "one")
-    assert timing.median_seconds(site, "image", strategy="once") is None
+    assert timing.past(site, "image", strategy="once") == []
     assert timing.median_rate(site, "image", "unpack", strategy="once") is None
     for count in (0, 100, 300):
         with timing.phase(site, cluster, "image") as record:
             record.facts = {"strategy": "once", "unpack": 1.0, "unpack_bytes": count}
     with state.connect(site) as connection:
         connection.execute("UPDATE phases SET start = 0, end = 2")
-    assert timing.median_seconds(site, "image", strategy="once") == 2
+    assert [run.seconds for run in timing.past(site, "image", strategy="once")] == [2, 2, 2]
     assert timing.median_rate(site, "image", "unpack", strategy="once") == 200
-    assert timing.median_seconds(site, "image", strategy="each") is None
+    assert timing.past(site, "image", strategy="each") == []
 
 
 def test_a_state_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from vclust_py.cache import lookup
 from vclust_py.errors import VclustError
 from vclust_py.image import RETIRED, Catalogue, Image
 from vclust_py.image.base import find_base
+from vclust_py.image.builder import contents
 from vclust_py.request import Request
 from vclust_py.resolve import Lock
 from vclust_py.site import Site
@@ -37,6 +38,8 @@ class Stored:
     """Digest of the cache it stands on; empty: the base."""
     base: str
     """Digest of its base image."""
+    contents: str
+    """Digest of the .deb files that it has beyond its parent (`vclust_py.image.builder.contents`)."""
     suite: str
     architecture: str
     state: str
@@ -87,6 +90,7 @@ def caches(site: Site) -> list[Stored]:
             bytes=manifest.bytes,
             parent=parent.digest if parent else "",
             base=parent.base if parent else below.manifest.digest,
+            contents=manifest.contents,
             suite=suite,
             architecture=architecture,
             state=manifest.state,
@@ -133,13 +137,28 @@ def offered(site: Site, lock: Lock, request: Request) -> list[Stored]:
     if base is None:
         return []
     answers = any(meta.debconf for meta in metapackages.expand(request, site))
+    known = {cache.digest: cache for cache in caches(site)}
     return [
         cache
-        for cache in caches(site)
+        for cache in known.values()
         if cache.base == base.base.manifest.digest
+        and _same(lock, cache, known)
         # Answers come too late for what is configured already.
         and not (answers and cache.state == "configured")
     ]
+
+
+def _same(lock: Lock, cache: Stored, known: Mapping[str, Stored]) -> bool:
+    """Whether what the cache shares with the lock are the same .debs: versions alone do not tell, nor does apt."""
+    packages = {f"{package.name}={package.version}": package for package in lock.packages}
+    below: Stored | None = cache
+    while below is not None:
+        parent = known.get(below.parent)
+        own = below.packages - (parent.packages if parent else frozenset())
+        if own <= packages.keys() and contents([packages[name] for name in own]) != below.contents:
+            return False
+        below = parent
+    return True
 
 
 def closure(lock: Lock) -> frozenset[str]:

@@ -74,9 +74,9 @@ class Rebuilt:
     """Digest of all that the choice depends on."""
 
 
-def label(packages: Collection[str], size: int) -> str:
-    """A set of packages in a few words; the digest tells sets of the same size apart."""
-    digest = hashlib.sha256("\n".join(sorted(packages)).encode()).hexdigest()
+def label(packages: Collection[str], size: int, base: str) -> str:
+    """A set of packages in a few words; the digest tells sets of the same size, or over another base, apart."""
+    digest = hashlib.sha256("\n".join([base, *sorted(packages)]).encode()).hexdigest()
     return f"{len(packages)} packages, {size / 1e6:.0f} MB ({digest[:8]})"
 
 
@@ -186,7 +186,9 @@ def _rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
 
 def _chosen(site: Site) -> dict[str, int]:
     """Labels and file bytes of the chosen caches that are there."""
-    return {label(cache.packages, cache.size): cache.bytes for cache in caches(site) if cache.chosen}
+    return {
+        label(cache.packages, cache.size, cache.base): cache.bytes for cache in caches(site) if cache.chosen
+    }
 
 
 def _inputs(site: Site, past: "_Past") -> str:
@@ -304,7 +306,7 @@ def _wanted(past: _Past, cache: Cache) -> _Wanted:
     packages = tuple(sorted((package for _, package in found), key=lambda package: package.name))
     lock = Lock(*group, base=installed, packages=packages, requested=())
     names = [f"{package.name}={package.version}" for package in packages]
-    return _Wanted(cache, lock, base, label(names, cache.size))
+    return _Wanted(cache, lock, base, label(names, cache.size, base.manifest.digest))
 
 
 def _build(site: Site, wanted: Sequence[_Wanted], failed: dict[str, str], report: Report) -> list[str]:

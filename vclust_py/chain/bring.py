@@ -42,8 +42,9 @@ def _progress(site: Site) -> Iterator[Report]:
 
     def tell(progress: Progress) -> None:
         draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(rows(progress)), encoding="utf-8")
-        os.replace(draft, path)
+        with contextlib.suppress(OSError):  # only the display is the poorer for it
+            draft.write_text(json.dumps(rows(progress)), encoding="utf-8")
+            os.replace(draft, path)
 
     try:
         yield tell

@@ -56,6 +56,8 @@ class Manifest:
     """`name=version`, sorted; of this image alone, not of its backing."""
     installed_size: int
     """Bytes of these packages as installed; 0 for a base."""
+    contents: str
+    """Digest of the .deb files in it (`contents`): packages of the same version may yet be others."""
     state: str
     """`configured`, `unpacked`, or `packed` (.deb files)."""
     bytes: int
@@ -82,6 +84,7 @@ class Manifest:
             ("digest", str),
             ("key", str),
             ("backing", str | None),
+            ("contents", str),
             ("state", str),
             ("installed_size", int),
             ("bytes", int),
@@ -180,6 +183,7 @@ class Catalogue:
         backing: Image | None = None,
         packages: tuple[str, ...] = (),
         installed_size: int = 0,
+        contents: str = "",
         state: str = "configured",
         virtual_size: int = 0,
         build_seconds: float = 0.0,
@@ -200,6 +204,7 @@ class Catalogue:
             backing=None if backing is None else backing.manifest.digest,
             packages=tuple(sorted(packages)),
             installed_size=installed_size,
+            contents=contents,
             state=state,
             bytes=temporary.stat().st_size,
             virtual_size=virtual_size,

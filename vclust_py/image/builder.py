@@ -82,6 +82,7 @@ def ensure_cache(site: Site, lock: Lock, onto: Image, state: str, report: Report
             backing=onto,
             packages=_names(own),
             installed_size=installed_size(own),
+            contents=contents(own),
             state=state,
             virtual_size=build,
             build_seconds=time.monotonic() - started,
@@ -103,6 +104,12 @@ def beyond(lock: Lock, catalogue: Catalogue, onto: Image) -> tuple[Package, ...]
         for name in image.manifest.packages
     }
     return tuple(package for package in lock.packages if f"{package.name}={package.version}" not in held)
+
+
+def contents(packages: Sequence[Package]) -> str:
+    """Digest of the packages' own digests, in the order of their names."""
+    digests = [package.sha256 for package in sorted(packages, key=lambda package: package.name)]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def ensure_layer(
@@ -155,7 +162,7 @@ def ensure_bundle(
 ) -> Image:
     """The read-only disk with those packages of the lock that `cache` lacks, for the installer in each node.
 
-    Made where missing.  An ext4 file system labelled `vclust-bundle`: the .debs (fast copies), `debconf` and `lock`.
+    Made where missing.  An ext4 file system labelled `vclust-bundle`: the .debs (fast copies) and `debconf`.
     """
     catalogue = Catalogue(site)
     answers = _answers(meta_packages)
@@ -175,7 +182,6 @@ def ensure_bundle(
             _need(work, size)
             folder = work / "packages"
             _lay_out(site, own, answers, folder)
-            (folder / "lock").write_text(lock.to_json(), encoding="utf-8")
             report("making the package bundle", 0, 0)
             disk = work / "bundle"
             with open(disk, "wb") as file:

@@ -12,7 +12,7 @@ from vclust_py import state
 from vclust_py.image import Catalogue, Image, base_key
 from vclust_py.image.base import RECIPE as BASE_RECIPE
 from vclust_py.image.base import BaseImages, _boot_key
-from vclust_py.image.builder import beyond, cache_key, installed_size
+from vclust_py.image.builder import beyond, cache_key, contents, installed_size
 from vclust_py.request import Request
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
@@ -64,6 +64,7 @@ def make_cache(
         backing=onto,
         packages=names,
         installed_size=installed_size(own),
+        contents=contents(own),
         state=state,
     )
 

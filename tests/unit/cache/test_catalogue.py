@@ -1,5 +1,6 @@
 """What a site has cached, and which cache a cluster claims; caches are small files here."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,22 @@ def test_a_pick_that_does_not_fit_is_not_taken(site: Site, base: BaseImages) -> 
     lock, request = a_lock(site, "hello"), a_request("one", "hello")
     accept(site, request)
     assert claim(site, request, lock, other.manifest.digest).cache == {}
+
+
+def test_other_packages_of_the_same_version_are_not_offered(site: Site, base: BaseImages) -> None:
+    small = make_cache(site, a_lock(site, "libgreet"), base.base, "unpacked")
+    large = make_cache(site, a_lock(site, "hello"), small, "unpacked")
+    lock, request = a_lock(site, "hello"), a_request("one", "hello")
+    assert {cache.digest for cache in offered(site, lock, request)} == {
+        small.manifest.digest, large.manifest.digest
+    }  # fmt: skip
+    for name, left in (("hello", {small.manifest.digest}), ("libgreet", set())):
+        packages = tuple(
+            dataclasses.replace(package, sha256="0" * 64) if package.name == name else package
+            for package in lock.packages
+        )
+        other = dataclasses.replace(lock, packages=packages)
+        assert {cache.digest for cache in offered(site, other, request)} == left
 
 
 def test_caches_of_another_base_are_not_offered(site: Site, base: BaseImages) -> None:

@@ -74,11 +74,14 @@ def test_files_are_sent_and_then_there(host: Running, tmp_path: Path) -> None:
 def test_what_cannot_be_sent_is_said(host: Running, tmp_path: Path) -> None:
     for words, said in (
         ((str(tmp_path / "none"),), f"{tmp_path / 'none'}: No such file or directory"),
-        (("/etc/hosts", "--to", "nobody"), "nobody: got no host of this site that is a machine of its own"),
+        (("/etc/hosts", "--to", "nobody"), "nobody: got no such group or host"),
     ):
         done = vclust(tmp_path, *words)
         assert done.returncode == 4
         assert said in done.stderr
+    done = vclust(tmp_path, "/etc/hosts", "--to", "localhost")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "localhost: none of these hosts is another machine than its site manager" in done.stderr
     host.end()
     done = vclust(tmp_path, "/etc/hosts")
     assert done.returncode == 4

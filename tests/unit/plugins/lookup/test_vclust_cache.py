@@ -20,6 +20,7 @@ def cache(digest: str, size: int, *packages: str) -> dict[str, Any]:
             bytes=size // 3,
             parent="",
             base="b" * 64,
+            contents="",
             suite="bookworm",
             architecture="amd64",
             state="unpacked",
