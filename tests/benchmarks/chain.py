@@ -20,8 +20,8 @@ head_cpu_s     CPU seconds of the sending process; vclust only
 verified       hosts that have the whole content under its name, by SHA-256 afterwards
 failed_hosts   the others, with what the method said of them
 
---fit reads rows (--json) and fits  seconds = start + size/bandwidth + hosts x (block/bandwidth + host)  to those of
-vclust on links with a rate and without fault, and says what that comes to for 1,000 and 10,000 hosts.
+--fit reads rows (--json) and fits  seconds = start + (1 + more) x size/bandwidth + hosts x (block/bandwidth + host)
+to those of vclust on links with a rate and without fault, and says what that comes to for 1,000 and 10,000 hosts.
 
 Methods: vclust; vclust-encrypted; vclust-nodigest (blocks are checked by every hop, the whole file's digest by the head
 alone); vclust-plain (no compression, which only tells with --content system);
@@ -62,6 +62,8 @@ from vclust_py.errors import VclustError
 
 PORT = 9000
 PAYLOAD = 1448 / 1514
+BURST = 256 << 10
+"""Of the testbed's links (bed.py): it hides the filling of the pipeline by blocks that are no larger."""
 BED = "vcc-bench"
 
 
@@ -79,11 +81,13 @@ class Case:
     def ideal(self) -> float | None:
         return None if self.rate == "none" else self.size * 8 / (_bits(self.rate) * PAYLOAD)
 
-    @property
-    def fill(self) -> float:
-        """Seconds until the last host has its first block, on a link with a rate: vclust forwards whole blocks."""
+    def fill(self, burst: int = 0) -> float:
+        """Seconds until the last host has its first block: vclust forwards whole blocks.
+
+        What is within an idle link's `burst` comes at once.
+        """
         block = self.block or chosen_block(self.size, self.hosts)
-        return self.hosts * block * 8 / (_bits(self.rate) * PAYLOAD)
+        return self.hosts * max(0, block - burst) * 8 / (_bits(self.rate) * PAYLOAD)
 
     @property
     def patience(self) -> float:
@@ -520,7 +524,7 @@ def rows(cases: Sequence[tuple[Case, tuple[str, ...]]], runs: int, limit: float 
 
 
 def fit(rows: Sequence[dict[str, Any]]) -> str:
-    """The growth formula's `start` and `host` by least squares, and what it says."""
+    """The growth formula's `start`, `more` and `host` by least squares, and what it says."""
     import numpy as np
 
     cases = []
@@ -528,22 +532,24 @@ def fit(rows: Sequence[dict[str, Any]]) -> str:
         if row["method"] == "vclust" and row["rate"] != "none" and row["fault"] == "none" and row["seconds"]:
             case = Case(row["hosts"], row["rate"], row["size"], block=row["block"])
             cases.append((case, row["seconds"]))
-    shape = np.array([[1.0, case.hosts] for case, _ in cases])
-    rest = np.array([seconds - case.ideal - case.fill for case, seconds in cases])
-    (start, host), *_ = np.linalg.lstsq(shape, rest, rcond=None)
-    lines = [f"start {start:.3f} s, host {host * 1e3:.2f} ms, from {len(cases)} rows"]
+    shape = np.array([[1.0, case.ideal, case.hosts] for case, _ in cases])
+    rest = np.array([seconds - case.ideal - case.fill(BURST) for case, seconds in cases])
+    (start, more, host), *_ = np.linalg.lstsq(shape, rest, rcond=None)
+
+    def say(case: Case, burst: int) -> float:
+        return start + case.ideal * (1 + more) + case.fill(burst) + host * case.hosts
+
+    lines = [f"start {start:.3f} s, more {more:.2%}, host {host * 1e3:.2f} ms, from {len(cases)} rows"]
     for case, seconds in cases:
-        said = start + case.ideal + case.fill + host * case.hosts
         lines.append(
             f"{case.hosts:6} hosts {case.rate:>8} {case.size / MIB:6.0f} MiB: {seconds:8.2f} s measured,"
-            f" {said:8.2f} s by the formula"
+            f" {say(case, BURST):8.2f} s by the formula"
         )
     for hosts, size in itertools.product((16, 1000, 10000), (512 * MIB, 8192 * MIB)):
         case = Case(hosts, "1gbit", size)
-        said = start + case.ideal + case.fill + host * hosts
         lines.append(
-            f"{hosts:6} hosts    1gbit {size / MIB:6.0f} MiB: size {case.ideal:.1f} s + blocks {case.fill:.1f} s"
-            f" + hosts {host * hosts:.1f} s = {said:.1f} s"
+            f"{hosts:6} hosts    1gbit {size / MIB:6.0f} MiB: size {case.ideal:.1f} s, blocks {case.fill():.1f} s,"
+            f" hosts {host * hosts:.1f} s; in all {say(case, 0):.1f} s"
         )
     return "\n".join(lines)
 
