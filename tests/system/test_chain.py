@@ -30,7 +30,7 @@ SIZE = 24 * MIB
 """One second on these links."""
 RATE = "200mbit"
 STALL = 2.0
-START = 3.0
+START = 5.0
 PATIENCE = 60.0
 
 
