@@ -84,6 +84,10 @@ def _block(total: int, hops: int) -> int:
     return min(_LARGEST, max(wire.BLOCKS[0], 1 << (wanted.bit_length() - 1)))
 
 
+_MOST = 1 << 60
+"""More bytes than any hop has received."""
+
+
 class Chain:
     """One transfer to many hops; `run` it once."""
 
@@ -200,7 +204,7 @@ class Chain:
         while True:
             try:
                 sock = socket.create_connection((hop.address, hop.port), timeout=self.options.stall)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # a name that is none
                 return f"not reached: {_words(error)}"
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -256,12 +260,16 @@ class Chain:
             return
         try:
             messages = peer.lines.receive()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._drop(peer, _lost(peer, error))
             return
         now = peer.heard = time.monotonic()
         for message in messages:
-            if "done" in message:
+            if peer not in self.order:  # dropped for what it said before
+                return
+            if not self._sound(message):
+                self._drop(peer, f"talks nonsense: {str(message)[:80]}")
+            elif "done" in message:
                 self._progress(peer, message, now)
             elif "ready" in message:
                 peer.ready = True
@@ -277,6 +285,30 @@ class Chain:
                 peer.result = message
                 peer.received = int(message["received"])
                 peer.seconds = now - self.begun
+
+    def _sound(self, message: wire.Message) -> bool:
+        """Whether a hop may say that: a host that has gone mad shall cost itself only."""
+
+        def counts(name: str, most: int) -> bool:
+            value = message.get(name)
+            return type(value) is int and 0 <= value <= most
+
+        def texts(*names: str) -> bool:
+            return all(isinstance(message.get(name), str) for name in names)
+
+        def lists(*names: str) -> bool:
+            found = [message.get(name) for name in names]
+            return all(isinstance(one, list) and all(isinstance(item, str) for item in one) for one in found)
+
+        if "done" in message:
+            return counts("done", self.total) and counts("received", _MOST)
+        if "ready" in message:
+            return True
+        if "fault" in message:
+            return texts("fault", "source") and isinstance(message.get("rubbish"), bool)
+        if "failed" in message:
+            return texts("failed")
+        return counts("received", _MOST) and lists(*(("lacks",) if self.dry else ("arrived", "had")))
 
     def _progress(self, peer: _Peer, message: wire.Message, now: float) -> None:
         done = int(message["done"])

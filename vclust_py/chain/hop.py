@@ -465,6 +465,8 @@ class Copy(Item):
         if not claimed(self.descriptor, self.part, self.folder):
             raise Failed(f"{self.members[0].name}: another transfer brings it here")
         self.known = os.fstat(self.descriptor).st_size // self.block
+        # A part of a block is nothing to go on with, and in its place there may have to be a hole.
+        os.ftruncate(self.descriptor, self.known * self.block)
 
     def load(self, block: int, view: memoryview) -> None:
         if self.had:
@@ -503,6 +505,8 @@ class Copy(Item):
                 view = seal.view[: self.length(block)]
                 there.load(block * self.block, view)
                 write(self.descriptor, view, block * self.block)
+                if self._digest is not None:
+                    self._digest.update(view)
             there.close()
         os.ftruncate(self.descriptor, kept * self.block)
         self.known = 0
@@ -889,7 +893,8 @@ class Session:
         except (KeyError, TypeError, ValueError) as error:
             self.lines.send({"failed": f"does not understand the head: {error}"})
             return
-        sweep(self._folder)
+        if not start.get("dry"):
+            sweep(self._folder)
         items = [Copy(number, item, block, self._folder) for number, item in enumerate(members)]
         transfer = Transfer(identity, key, block, bool(start.get("encrypt")), items)
         puller = Puller(transfer, items, stall, bool(start.get("dry")), self._say)
@@ -949,7 +954,6 @@ def member_of(fields: Sequence[Any]) -> Member:
 # ---- The service ----
 
 
-_EXPECTED = (Fault, Failed, OSError, EOFError, ValueError)
 """What may end a connection; the head hears of it elsewhere, if it is there."""
 
 

@@ -1,0 +1,25 @@
+"""A hop that tells the head what no hop would; the environment variable WHAT says what."""
+
+import os
+
+from vclust_py.chain import hop
+
+WHAT = os.environ["WHAT"]
+
+
+class Mad(hop.Lines):
+    def send(self, message: hop.Message, patience: float = 10.0) -> None:
+        if WHAT == "arrived" and "arrived" in message:
+            message = {"ok": 1}
+        elif "done" in message and WHAT == "text":
+            message = {"done": "x", "received": 0}
+        elif "done" in message and WHAT == "huge":
+            message = {"done": 10**400, "received": 10**400}
+        elif "done" in message and WHAT == "deep":
+            self.sock.sendall(b"[" * 200000 + b"\n")
+            return
+        super().send(message, patience)
+
+
+hop.Lines = Mad
+hop.main()
