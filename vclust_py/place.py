@@ -383,7 +383,7 @@ def _plan(
         else catalogue.find("layer", layer_key(lock, base.base, metapackages.expand(request, site)))
     )
     held = start.packages if start is not None else frozenset()
-    left = tuple(package for package in lock.packages if f"{package.name}={package.version}" not in held)
+    left = tuple(package for package in lock.packages if package.pinned not in held)
     build = 0 if layer is not None else installed_size(left)
     accelerators = {one.host.name: one.capacity.accelerator for one in surveys if one.capacity}
     used = [accelerators[host] for host in placement.values() if host in accelerators]

@@ -51,6 +51,11 @@ class Package:
     installed_size: int = 0
 
     @property
+    def pinned(self) -> str:
+        """As apt takes it, and as manifests and VD caches name what they hold."""
+        return f"{self.name}={self.version}"
+
+    @property
     def identity(self) -> str:
         return f"{self.name}={self.version}:{self.architecture}"
 
@@ -285,7 +290,7 @@ def verify(lock: Lock, site: Site, report: Report) -> None:
         root.ensure_index(report)
         signed = {
             (record["Package"], record["Version"], record.get("SHA256"))
-            for record in _records(root, [f"{package.name}={package.version}" for package in unknown])
+            for record in _records(root, [package.pinned for package in unknown])
         }
     problems = [
         f"lock: {package.identity}: not in the signed package index of {lock.suite}, not in the package store"
@@ -337,7 +342,7 @@ def _listed(text: str) -> list[Package]:
 
 
 def _with_installed_sizes(root: AptRoot, packages: Sequence[Package]) -> tuple[Package, ...]:
-    records = _records(root, [f"{package.name}={package.version}" for package in packages])
+    records = _records(root, [package.pinned for package in packages])
     sizes = {
         (record["Package"], record["Version"]): int(record.get("Installed-Size", 0)) for record in records
     }
@@ -387,7 +392,7 @@ def _future_base(root: AptRoot, names: Sequence[str]) -> tuple[Path, tuple[Packa
     """
     minimal = "?or(?essential,?priority(required),?exact-name(apt))"
     packages = _install(root, [minimal, *names], None)
-    text = root.run("apt-cache", "show", "--", *(f"{package.name}={package.version}" for package in packages))
+    text = root.run("apt-cache", "show", "--", *(package.pinned for package in packages))
     records = (record for record in text.split("\n\n") if record.strip())
     status = root.path / "base.status"
     status.write_text(

@@ -150,7 +150,7 @@ def offered(site: Site, lock: Lock, request: Request) -> list[Stored]:
 
 def _same(lock: Lock, cache: Stored, known: Mapping[str, Stored]) -> bool:
     """Whether what the cache shares with the lock are the same .debs: versions alone do not tell, nor does apt."""
-    packages = {f"{package.name}={package.version}": package for package in lock.packages}
+    packages = {package.pinned: package for package in lock.packages}
     below: Stored | None = cache
     while below is not None:
         parent = known.get(below.parent)
@@ -163,7 +163,7 @@ def _same(lock: Lock, cache: Stored, known: Mapping[str, Stored]) -> bool:
 
 def closure(lock: Lock) -> frozenset[str]:
     """The lock's packages beyond the base as caches name them."""
-    return frozenset(f"{package.name}={package.version}" for package in lock.packages)
+    return frozenset(package.pinned for package in lock.packages)
 
 
 def to_dict(cache: Stored) -> dict[str, Any]:
@@ -190,15 +190,16 @@ def claim(site: Site, request: Request, lock: Lock, digest: str, *, check: bool 
             return Claim(Change({"cache": cluster.cache}, {"cache": cluster.cache}), cluster.cache, verdicts)
         fits = {cache.digest: cache for cache in known if cache.packages <= closure(lock)}
         best = fits.get(digest) or lookup.find(closure(lock), known)
-        spares = spared(lock, best)
         before = cluster.cache if cluster is not None else {}
         if not check and cluster is not None:
             with state.connect(site) as connection, state.transaction(connection):
                 while best is not None and not _there(site, best):
                     known.remove(best)
                     best = lookup.find(closure(lock), known)
-                    spares = spared(lock, best)
-                _write(connection, cluster, spares)
+                connection.execute(
+                    "UPDATE clusters SET cache = ? WHERE id = ?", (json.dumps(spared(lock, best)), cluster.id)
+                )
+    spares = spared(lock, best)
     verdicts = [_plain(verdict) for verdict in lookup.explain(closure(lock), known)]
     return Claim(Change({"cache": before}, {"cache": spares}), spares, verdicts)
 
@@ -235,10 +236,6 @@ def _there(site: Site, cache: Stored) -> bool:
     except VclustError:
         return False
     return True
-
-
-def _write(connection: sqlite3.Connection, cluster: Cluster, spares: dict[str, Any]) -> None:
-    connection.execute("UPDATE clusters SET cache = ? WHERE id = ?", (json.dumps(spares), cluster.id))
 
 
 def used(connection: sqlite3.Connection, digests: list[str]) -> None:

@@ -278,7 +278,7 @@ def _learnable(site: Site, past: _Past) -> "History":
 
 def _growth(site: Site, past: _Past) -> float:
     """Bytes stored for each byte of .deb, as the site's caches have it: like packages take alike."""
-    sizes = {f"{package.name}={package.version}": package.size for _, package in past.packages.values()}
+    sizes = {package.pinned: package.size for _, package in past.packages.values()}
     stored = fetched = 0
     for image in Catalogue(site).images():
         alike = image.manifest.kind == "cache" and image.manifest.state == site.cache_state
@@ -305,7 +305,7 @@ def _wanted(past: _Past, cache: Cache) -> _Wanted:
     base, installed = past.bases[group]
     packages = tuple(sorted((package for _, package in found), key=lambda package: package.name))
     lock = Lock(*group, base=installed, packages=packages, requested=())
-    names = [f"{package.name}={package.version}" for package in packages]
+    names = [package.pinned for package in packages]
     return _Wanted(cache, lock, base, label(names, cache.size, base.manifest.digest))
 
 

@@ -106,7 +106,7 @@ def _check_versions(site: Site, lock: "Lock", packages: Iterable[str]) -> None:
 
 
 def _wanted(lock: "Lock") -> set[str]:
-    return {f"{package.name}={package.version}" for package in lock.base}
+    return {package.pinned for package in lock.base}
 
 
 def find_base(site: Site, lock: "Lock") -> BaseImages | None:

@@ -103,7 +103,7 @@ def beyond(lock: Lock, catalogue: Catalogue, onto: Image) -> tuple[Package, ...]
         if image.manifest.kind == "cache"
         for name in image.manifest.packages
     }
-    return tuple(package for package in lock.packages if f"{package.name}={package.version}" not in held)
+    return tuple(package for package in lock.packages if package.pinned not in held)
 
 
 def contents(packages: Sequence[Package]) -> str:
@@ -235,7 +235,7 @@ def _build_layer(
 
 
 def _names(packages: Sequence[Package]) -> tuple[str, ...]:
-    return tuple(f"{package.name}={package.version}" for package in packages)
+    return tuple(package.pinned for package in packages)
 
 
 def _key(lock: Lock, held: Sequence[Package], answers: str, onto: str) -> str:
