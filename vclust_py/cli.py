@@ -116,23 +116,34 @@ def _send(arguments: argparse.Namespace) -> int:
         check=arguments.check,
     )
     if outcome.exit_code == 0:
-        told = [
-            results["vclust_chain"]["lacks"]
-            for results in outcome.hosts.values()
-            if "vclust_chain" in results
-        ]
+        told = [results["vclust_chain"] for results in outcome.hosts.values() if "vclust_chain" in results]
         if not told:
             raise RequestError(
                 [f"{arguments.to}: none of these hosts is another machine than its site manager"]
             )
-        lacked = {host: names for one in told for host, names in one.items()}
+        rows = {
+            host: {"files": names, **one["sent"].get(host, {})}
+            for one in told
+            for host, names in one["lacks"].items()
+        }
         if arguments.json:
-            print(json.dumps(lacked, indent=2))
+            print(json.dumps(rows, indent=2))
         else:
-            for host, names in sorted(lacked.items()):
-                said = "lacks" if arguments.check else "got"
-                print(f"{host}: {said} {', '.join(names)}" if names else f"{host}: has them all")
+            for host, row in sorted(rows.items()):
+                print(f"{host}: {_sent(row, arguments.check)}")
     return outcome.exit_code
+
+
+def _sent(row: dict[str, Any], check: bool) -> str:
+    """What a host lacks or got; MB and MB/s as users count, of the files."""
+    if not row["files"]:
+        return "has them all"
+    names = ", ".join(row["files"])
+    if check:
+        return f"lacks {names}"
+    size, came, seconds = row["bytes"], row["received"], row["seconds"]
+    less = f", {came / 1e6:.1f} MB over the network" if came < size else ""
+    return f"got {names}: {size / 1e6:.1f} MB in {seconds:.1f} s, {size / 1e6 / max(seconds, 1e-3):.0f} MB/s{less}"
 
 
 def _create(arguments: argparse.Namespace) -> int:

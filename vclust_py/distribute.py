@@ -25,6 +25,7 @@ _HINTS = {
     "certificate": ROLL_OUT,
     "authority": ROLL_OUT,
     "speaks version": ROLL_OUT,
+    "crawls": "the next run goes on where it is; is something wrong with that host's network or disk?",
     "gets nothing from": "do hosts and site manager let each other in, and are their networks' MTUs the same?",
 }
 """What to do about a host's failure, by a part of its words."""
@@ -40,6 +41,7 @@ def distribute(
 ) -> Change:
     """Send every image of a placed cluster, with all it stands on, to the cluster's hosts that lack it.
 
+    What these hosts were sent once and the site has no more is removed from them before.
     `racks` are the hosts' racks by name.  Raises VclustError naming each host that does not get all of them; the
     others have them then, and what has arrived need not be sent again.
     """
@@ -50,18 +52,36 @@ def distribute(
         if not cluster.images:
             raise VclustError(f"{name}: its images are not made", "run the phase `image` first")
         images = _images(Catalogue(site), cluster)
-        lacking = _lacking(site, cluster, list(machines), images, connect)
-        before = {host: sorted(image.path.name for image in lacking[host]) for host in lacking}
-        after: dict[str, list[str]] = {host: [] for host in lacking}
-        if not check and before != after:
+        with drivers_of(site, cluster, connect) as (drivers, errors):
+            demand(cluster, errors)
+            folder = state.folder(site, cluster).name
+            files = {host: drivers[host].files(folder) for host in machines if host in drivers}
+            with ThreadPoolExecutor(FAN_OUT) as pool:
+                there = dict(zip(files, pool.map(lambda host: host.images(), files.values()), strict=True))
+            old = _superseded(site, there)
+            if not check:
+                with ThreadPoolExecutor(FAN_OUT) as pool:
+                    removed = [
+                        pool.submit(files[host].discard_image, name) for host in old for name in old[host]
+                    ]
+                for one in removed:
+                    one.result()
+        lacking = {
+            host: [image for image in images if has.get(image.path.name) != image.manifest.bytes]
+            for host, has in there.items()
+        }
+        lacks = {host: sorted(image.path.name for image in lacking[host]) for host in lacking}
+        if not check and any(lacks.values()):
             hops = [
                 Hop(host, machines[host], rack=(racks or {}).get(host, ""))
                 for host in lacking
                 if lacking[host]
             ]
             wanted = [image for image in images if any(image in lacking[host] for host in lacking)]
+            _remember(site, images, [hop.name for hop in hops])
             _send(site, cluster, wanted, hops)
-    return Change({"lacks": before}, {"lacks": after})
+    none: dict[str, list[str]] = {host: [] for host in lacks}
+    return Change({"lacks": lacks, "superseded": old}, {"lacks": none, "superseded": none})
 
 
 def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
@@ -73,18 +93,41 @@ def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
     return list(found.values())
 
 
-def _lacking(
-    site: Site, cluster: Cluster, hosts: list[str], images: list[Image], connect: Connect
-) -> dict[str, list[Image]]:
-    folder = state.folder(site, cluster).name
-    with drivers_of(site, cluster, connect) as (drivers, errors), ThreadPoolExecutor(FAN_OUT) as pool:
-        demand(cluster, errors)
-        hosts = [host for host in hosts if host in drivers]
-        there = pool.map(lambda host: drivers[host].files(folder).images(), hosts)
-        return {
-            host: [image for image in images if has.get(image.path.name) != image.manifest.bytes]
-            for host, has in zip(hosts, there, strict=True)
-        }
+def _remember(site: Site, images: Sequence[Image], hosts: Sequence[str]) -> None:
+    """Write down what hosts are sent: only that may be removed there one day."""
+    rows = [
+        (host, image.path.name, image.manifest.digest, image.manifest.backing)
+        for host in hosts
+        for image in images
+    ]
+    with state.connect(site) as connection:
+        connection.executemany("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", rows)
+
+
+def _superseded(site: Site, there: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
+    """By host, images that are there, were sent by this site, are none of its images any more, and in no use.
+
+    In use they may be though the site's own copy is gone: one that was damaged, for instance.
+    """
+    known = {image.path.name for image in Catalogue(site).images()}
+    with state.connect(site) as connection:
+        sent = list(connection.execute("SELECT * FROM sent"))
+    below = {row["digest"]: row["backing"] for row in sent}
+    used = set()
+    for cluster in state.clusters(site):
+        for digest in {*cluster.images.values(), cluster.cache.get("digest")}:
+            while digest and digest not in used:
+                used.add(digest)
+                digest = below.get(digest)
+    old: dict[str, list[str]] = {host: [] for host in there}
+    for row in sent:
+        if (
+            row["name"] in there.get(row["host"], ())
+            and row["name"] not in known
+            and row["digest"] not in used
+        ):
+            old[row["host"]].append(row["name"])
+    return {host: sorted(names) for host, names in old.items()}
 
 
 def _send(site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[Hop]) -> None:

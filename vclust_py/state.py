@@ -123,7 +123,18 @@ CREATE TABLE IF NOT EXISTS rebuilds (
 """
 """History, uses of images, and what the cache manager has done (`vclust_py.cache`)."""
 
-_VERSION = 3
+_SENT = """
+CREATE TABLE IF NOT EXISTS sent (
+    host TEXT NOT NULL,
+    name TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    backing TEXT,
+    PRIMARY KEY (host, name)
+);
+"""
+"""Image files that were sent to hosts, or were about to be, and what each stands on (`vclust_py.distribute`)."""
+
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -206,7 +217,7 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(f"{_SCHEMA}{_CACHES}PRAGMA user_version = {_VERSION};")
+                connection.executescript(f"{_SCHEMA}{_CACHES}{_SENT}PRAGMA user_version = {_VERSION};")
             elif version < _VERSION:
                 _upgrade(connection)
             yield connection
@@ -226,14 +237,17 @@ def connect(site: Site) -> Iterator[sqlite3.Connection]:
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
-    """From version 1 of the database, which knew no Xen, or 2, which knew no caches; whoever comes first does it."""
+    """From version 1 of the database, which knew no Xen, 2, which knew no caches, or 3, which did not know what hosts
+    were sent; whoever comes first does it.
+    """
     with transaction(connection):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 1:
             connection.execute("ALTER TABLE nodes ADD COLUMN guest TEXT NOT NULL DEFAULT ''")
-        if version < _VERSION:
+        if version < 3:
             connection.execute("ALTER TABLE clusters ADD COLUMN cache TEXT NOT NULL DEFAULT '{}'")
-            for statement in _CACHES.split(";"):
+        if version < _VERSION:
+            for statement in (_CACHES + _SENT).split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
 

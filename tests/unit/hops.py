@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -27,12 +28,14 @@ class Trust:
     host: Keys
 
 
-def made(folder: Path) -> Trust:
+def made(folder: Path, ahead: timedelta = timedelta()) -> Trust:
+    """`ahead`: by how much the clock was that they were made by."""
+    folder.mkdir(exist_ok=True)
     site = Site(root=folder / "site")
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     machine = pki.Machine("::1", "127.0.0.1", csr.public_bytes(serialization.Encoding.PEM).decode())
-    _, trust = pki.roll_out(site, machine)
+    _, trust = pki.roll_out(site, machine, now=datetime.now(UTC) + ahead)
     folder.joinpath("cert.pem").write_text(trust.certificate)
     folder.joinpath("key.pem").write_bytes(
         key.private_bytes(

@@ -60,6 +60,9 @@ class Driver:
     def images(self) -> dict[str, int]:
         return {path.name: path.stat().st_size for path in self.folder.iterdir()}
 
+    def discard_image(self, name: str) -> None:
+        (self.folder / name).unlink()
+
     def close(self) -> None:
         pass
 
@@ -106,7 +109,7 @@ def test_phase_four_ways(
     names = sorted(image.path.name for image in Catalogue(site).images())
     would = run(True)
     assert would.changed
-    assert would.before == {"lacks": {"h0": names}}
+    assert would.before == {"lacks": {"h0": names}, "superseded": {"h0": []}}
     assert list(there.iterdir()) == []
     assert run(False) == would
     assert sorted(path.name for path in there.iterdir()) == names
@@ -119,8 +122,47 @@ def test_phase_four_ways(
     assert not run(True).changed
     # One that went is sent again, the others are not.
     (there / names[0]).unlink()
-    assert run(False).before == {"lacks": {"h0": names[:1]}}
+    assert run(False).before["lacks"] == {"h0": names[:1]}
     assert sorted(path.name for path in there.iterdir()) == names
+
+
+def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
+    site: Site, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
+) -> None:
+    def run(cluster: str, check: bool = False) -> Change:
+        return distribute.distribute(site, cluster, check=check, connect=lambda _, host: Driver(host_folder))
+
+    placed(site, {"root": layered["root"]}, "xen+tls://host.example/system")
+    (host,) = hosts.start(1)
+    reach(h0=host)
+    host_folder = host.folder
+    run("pair")
+    sent = {path.name for path in host_folder.iterdir()}
+    (host_folder / "of-somebody-else.qcow2").write_bytes(b"x")
+    catalogue = Catalogue(site)
+    for role in ("root", "middle"):
+        catalogue.remove(catalogue.get(layered[role]))
+    (kept,) = sent & {image.path.name for image in catalogue.images()}
+    # A live cluster stands on both of them, though the site's own copies are gone.
+    state.update(site, state.get(site, "pair"), images={"root": layered["root"]})
+    others = request.from_mapping({"hardware": {"number_of_nodes": 1}, "software": {"name": "other"}}, "test")
+    state.register(site, others)
+    with state.connect(site) as connection:
+        connection.execute(
+            "INSERT INTO nodes VALUES (2, 0, 'n', 'h0', 'xen+tls://host.example/system', 'a', 'm', 'u', 1, 1, 1, "
+            "'placed', '')"
+        )
+    state.update(site, state.get(site, "other"), images={"kernel": layered["kernel"]})
+    assert run("other").before["superseded"] == {"h0": []}
+    # None does any more.
+    state.update(site, state.get(site, "pair"), images={})
+    would = run("other", check=True)
+    assert would.before["superseded"] == {"h0": sorted(sent - {kept})}
+    assert sent < {path.name for path in host_folder.iterdir()}
+    assert run("other") == would
+    left = {path.name for path in host_folder.iterdir()}
+    assert left == {kept, "of-somebody-else.qcow2", Catalogue(site).get(layered["kernel"]).path.name}
+    assert not run("other").changed
 
 
 def test_nothing_to_do_on_the_site_manager(site: Site, layered: dict[str, str]) -> None:

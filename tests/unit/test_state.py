@@ -137,7 +137,7 @@ def test_a_database_that_knew_neither_xen_nor_caches_is_taken_over(tmp_path: Pat
     with state.connect(site) as connection:
         connection.execute("ALTER TABLE nodes DROP COLUMN guest")
         connection.execute("ALTER TABLE clusters DROP COLUMN cache")
-        for table in ("history", "uses", "rebuilds"):
+        for table in ("history", "uses", "rebuilds", "sent"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 1")
     for _ in range(2):
@@ -145,4 +145,4 @@ def test_a_database_that_knew_neither_xen_nor_caches_is_taken_over(tmp_path: Pat
             columns = [row["name"] for row in connection.execute("PRAGMA table_info(nodes)")]
             assert columns[-2:] == ["state", "guest"]
             assert list(connection.execute("SELECT cache FROM clusters")) == []
-            assert list(connection.execute("SELECT * FROM history, uses, rebuilds")) == []
+            assert list(connection.execute("SELECT * FROM history, uses, rebuilds, sent")) == []

@@ -25,12 +25,18 @@ HEAD = "the site manager"
 _TOGETHER = 32
 """Hosts that are called at once at the start."""
 _CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_DATES = (9, 10)
+"""OpenSSL's words for a certificate that is not yet, or no longer, valid."""
+_CLOCKS = "are the clocks right, its and the site manager's?"
+_STRANGE = "does it know this site's authority, and is its clock right?"
 _TICK = 0.25
 """Seconds after which silence, an interruption and a file's change are noticed."""
 _TRIES = 5
 """Faults of its sources, without a byte in between, after which the hop itself is given up."""
 _STUCK = 60.0
 """Seconds that a hop may stand still while its source has more for it, and it says that it lives."""
+_CRAWL = 10.0
+"""A hop is slower than others by so much that it is not waited for, beyond `_STUCK` seconds."""
 _LARGEST = 1 << 20
 """Bytes of a block, unless one is asked for; beyond it little CPU is saved."""
 _WINDOW = 3.0
@@ -78,7 +84,7 @@ class _Peer:
         return (last[what] - first[what]) / (last[0] - first[0]) if last[0] > first[0] else 0.0
 
 
-def _block(total: int, hops: int) -> int:
+def block_for(total: int, hops: int) -> int:
     """A block's bytes: filling the pipeline, one block a hop, takes 2% of the time; larger ones cost less CPU."""
     wanted = max(1, total // (50 * max(1, hops)))
     return min(_LARGEST, max(wire.BLOCKS[0], 1 << (wanted.bit_length() - 1)))
@@ -112,7 +118,7 @@ class Chain:
             raise VclustError(
                 f"two files of one name: {next(name for name in names if names.count(name) > 1)}"
             )
-        block = options.block or _block(sum(source.member.size for source in self.sources), len(self.hops))
+        block = options.block or block_for(sum(source.member.size for source in self.sources), len(self.hops))
         if not wire.BLOCKS[0] <= block <= wire.BLOCKS[1]:
             raise VclustError(f"block: got {block}, expected {wire.BLOCKS[0]} to {wire.BLOCKS[1]} bytes")
         key, identity = secrets.token_bytes(32), secrets.token_bytes(16)
@@ -212,6 +218,8 @@ class Chain:
                 tls = self.context.wrap_socket(sock, server_hostname=hop.address)
             except ssl.SSLCertVerificationError as error:
                 sock.close()
+                if error.verify_code in _DATES:
+                    return f"shows a certificate that is not good now: {error.verify_message}; {_CLOCKS}"
                 return f"shows a certificate that is not this site's: {error.verify_message}"
             except OSError as error:
                 sock.close()
@@ -225,7 +233,7 @@ class Chain:
                 return _Peer(hop, wire.Lines(tls), tls.getpeername()[0], time.monotonic())
             except OSError as error:
                 tls.close()
-                return f"hangs up: {_words(error)}; does it know this site's authority?"
+                return f"hangs up: {_words(error)}; {_STRANGE}"
 
     def _watch(self) -> None:
         """Until every hop has come to its end."""
@@ -391,6 +399,7 @@ class Chain:
                 self._drop(peer, f"no progress for {_STUCK:.0f} s")
             before = peer.done
         self._crawl()
+        self._leave(now)
         if self.order:
             self.report(self._progress_of_all())
 
@@ -421,6 +430,26 @@ class Chain:
                 return
             fastest = max(fastest, peer.best)
 
+    def _leave(self, now: float) -> None:
+        """Wait no longer for hops that crawl, when all others have had their files for a while.
+
+        They keep what they have, so the next transfer goes on there.
+        """
+        late = [peer for peer in self.order if peer.result is None]
+        ended = [peer for peer in self.order + self.gone if peer.result is not None]
+        fastest = max((peer.best for peer in ended), default=0.0)
+        if now - self.begun < max((peer.seconds for peer in ended), default=math.inf) + _STUCK:
+            return
+        for peer in late:
+            rate = peer.rate(2)
+            if not (peer.watched and rate < fastest / _CRAWL and self.total - peer.done > rate * _STUCK):
+                return
+        for peer in late:
+            left = f"{peer.done * 100 // self.total}% are here and are kept for the next time"
+            self._drop(
+                peer, f"crawls: {peer.rate(2) / 1e6:.2f} MB/s, others had {fastest / 1e6:.2f} MB/s; {left}"
+            )
+
     def _progress_of_all(self) -> Progress:
         slowest = min(self.order, key=lambda peer: peer.done)
         rate = slowest.rate(1)
@@ -432,7 +461,7 @@ class Chain:
 
 def _lost(peer: _Peer, error: Exception) -> str:
     what = f"lost: {_words(error)}"
-    return what if peer.ready else f"{what}; does it know this site's authority?"
+    return what if peer.ready else f"{what}; {_STRANGE}"
 
 
 def _words(error: Exception) -> str:

@@ -143,7 +143,9 @@ def readable(descriptors: Sequence[int], timeout: float) -> list[int]:
 def hang_up(sock: socket.socket) -> None:
     """Whoever waits for this connection, in another thread, waits no longer."""
     with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(
+            sock, socket.SHUT_RDWR
+        )  # TLS's own would take its state from under that thread
 
 
 def proof(key: bytes, role: bytes, *parts: bytes) -> bytes:
@@ -527,14 +529,18 @@ class Copy(Item):
             self._split()
             return
         member = self.members[0]
-        if self._digest is not None and self._digest.hexdigest() != member.digest:
-            os.unlink(self.part, dir_fd=self.folder)
-            raise Failed(f"{member.name}: its sha256 is {self._digest.hexdigest()}, not {member.digest}")
+        if self._digest is not None:
+            self._compare(member, self._digest.hexdigest())
         os.ftruncate(self.descriptor, self.size)
         self._settle(self.descriptor, member)
         os.fsync(self.descriptor)
         os.rename(self.part, member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         os.fsync(self.folder)
+
+    def _compare(self, member: Member, digest: str) -> None:
+        if digest != member.digest:
+            os.unlink(self.part, dir_fd=self.folder)
+            raise Failed(f"{member.name}: its sha256 is {digest}, not {member.digest}")
 
     @staticmethod
     def _settle(descriptor: int, member: Member) -> None:
@@ -547,6 +553,8 @@ class Copy(Item):
         for index, member in enumerate(self.members):
             data = os.pread(self.descriptor, member.size, offset)
             offset += member.size
+            if member.digest:
+                self._compare(member, hashlib.sha256(data).hexdigest())
             descriptor = self._open(self._piece(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 write(descriptor, memoryview(data), 0)
@@ -954,7 +962,11 @@ def member_of(fields: Sequence[Any]) -> Member:
 # ---- The service ----
 
 
-"""What may end a connection; the head hears of it elsewhere, if it is there."""
+class Guest:
+    """A connection, and the socket that it goes by now."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
 
 
 class Listener:
@@ -963,7 +975,8 @@ class Listener:
     def __init__(self, sockets: Sequence[socket.socket], find: Find) -> None:
         self.sockets = sockets
         self.find = find
-        self._strangers = threading.BoundedSemaphore(STRANGERS)
+        self._strangers: set[Guest] = set()
+        self._lock = threading.Lock()
         self.threads: set[threading.Thread] = set()
 
     def accept(self, timeout: float) -> None:
@@ -973,33 +986,39 @@ class Listener:
             if listening.fileno() not in ready:
                 continue
             with contextlib.suppress(OSError):
-                sock, _ = listening.accept()
-                if not self._strangers.acquire(blocking=False):
-                    sock.close()
-                    continue
-                thread = threading.Thread(target=self._meet, args=(sock,), daemon=True)
+                guest = Guest(listening.accept()[0])
+                with self._lock:
+                    if len(self._strangers) >= STRANGERS:
+                        # Any of them: who fills the places, however fast, hardly hits one that needs its own for a
+                        # moment only.
+                        out = secrets.choice(tuple(self._strangers))
+                        self._strangers.discard(out)
+                        hang_up(out.sock)
+                    self._strangers.add(guest)
+                thread = threading.Thread(target=self._meet, args=(guest,), daemon=True)
                 self.threads.add(thread)
                 thread.start()
 
-    def _meet(self, sock: socket.socket) -> None:
+    def _meet(self, guest: Guest) -> None:
         try:
-            with (
-                sock,
-                contextlib.ExitStack() as stranger,
-                contextlib.suppress(Fault, Failed, OSError, EOFError, ValueError),
-            ):
-                stranger.callback(self._strangers.release)
+            with guest.sock as sock, contextlib.suppress(Fault, Failed, OSError, EOFError, ValueError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.settimeout(PATIENCE)
-                self.meet(sock, stranger.close)
+                self.meet(guest)
         finally:
+            self.known(guest)
             self.threads.discard(threading.current_thread())
 
-    def meet(self, sock: socket.socket, known: Callable[[], None]) -> None:
+    def known(self, guest: Guest) -> None:
+        """It has said who it is, or is gone."""
+        with self._lock:
+            self._strangers.discard(guest)
+
+    def meet(self, guest: Guest) -> None:
         """Find out who it is, say that it is `known`, and do what it wants."""
-        transfer, wants = admit(sock, self.find)
-        known()
-        transfer.serve(sock, wants)
+        transfer, wants = admit(guest.sock, self.find)
+        self.known(guest)
+        transfer.serve(guest.sock, wants)
 
 
 class Service(Listener):
@@ -1021,15 +1040,17 @@ class Service(Listener):
             elif idle and time.monotonic() - busy > idle:
                 return
 
-    def meet(self, sock: socket.socket, known: Callable[[], None]) -> None:
-        if sock.recv(1, socket.MSG_PEEK) == MAGIC[:1]:
-            super().meet(sock, known)
+    def meet(self, guest: Guest) -> None:
+        if guest.sock.recv(1, socket.MSG_PEEK) == MAGIC[:1]:
+            super().meet(guest)
             return
-        with self._context.wrap_socket(sock, server_side=True) as tls:
+        with self._context.wrap_socket(guest.sock, server_side=True, do_handshake_on_connect=False) as tls:
+            guest.sock = tls
+            tls.do_handshake()
             certificate = tls.getpeercert() or {}
             if certificate.get("subject") != ((("commonName", MANAGER),),):
                 raise Fault("it is not the site manager")
-            known()
+            self.known(guest)
             session = Session(Lines(tls), self._folder, self._transfers)
             try:
                 session.run()

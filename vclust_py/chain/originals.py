@@ -18,8 +18,8 @@ PACK = 64 << 20
 """Bytes of small files, smaller than a block, that are sent as one item."""
 _BUFFERED, _MEASURED = 4 << 20, 4 << 20
 """Bytes that may go out before the network takes them; bytes by which its rate is measured then."""
-_AGAIN = 32
-"""Blocks of a file that cannot be packed until it is tried again."""
+_PAUSE = 32
+"""The most blocks that are not packed, after some that were in vain, until it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def together(sources: Sequence[Source], block: int) -> list[list[Source]]:
     room = 0
     for source in sources:
         size = source.member.size
-        # A digest of its own needs a sequence of its own.
-        small = 0 < size < block and not source.digest
+        small = 0 < size < block
         if small and size <= room:
             items[-1].append(source)
             room -= size
@@ -84,8 +83,8 @@ def together(sources: Sequence[Source], block: int) -> list[list[Source]]:
 class Sending(wire.Transfer):
     """The head's end of a transfer: one block is tagged at a time, and packed if that pays.
 
-    At first all is sent as it is, to measure what goes out; from then on a block is packed if that takes less time
-    than the bytes saved would need.
+    At first all is sent as it is, to measure what goes out; from then on blocks are packed as long as that takes less
+    time than the bytes saved would need.
     """
 
     def __init__(self, identity: bytes, key: bytes, block: int, encrypt: bool) -> None:
@@ -98,8 +97,10 @@ class Sending(wire.Transfer):
         self._sent = 0
         self._pace = 0.0
         """Seconds a byte."""
-        self._gain = 0.0
-        """Seconds that the last packed block cost for each byte saved."""
+        self._pause = 0
+        """How many blocks are let pass after one that was packed in vain: 1, 2, 4 …"""
+        self._pass = 0
+        """How many of them are left."""
 
     @contextlib.contextmanager
     def tagging(self) -> Iterator[wire.Seal]:
@@ -116,18 +117,22 @@ class Sending(wire.Transfer):
         elif self._begun and self._sent >= _MEASURED:
             self._pace = (time.monotonic() - self._begun) / self._sent
 
-    def pays(self) -> bool:
-        if self.compress == "auto":
-            return self._gain < self._pace
-        return self.compress == "on"
-
     def pack(self, item: int, block: int, seal: wire.Seal, size: int) -> bool:
         """Whether the block in `seal` is packed now."""
+        if self.compress == "off" or (self.compress == "auto" and not self._pace):
+            return False
+        if self._pass:
+            self._pass -= 1
+            return False
         begun = time.monotonic()
         packed = seal.pack(size)
+        saved = 0 if packed is None else size - len(packed)
+        if saved and (self.compress == "on" or time.monotonic() - begun < saved * self._pace):
+            self._pause = 0
+        else:
+            self._pass = self._pause = min(2 * self._pause or 1, _PAUSE)
         if packed is None:
             return False
-        self._gain = (time.monotonic() - begun) / (size - len(packed))
         self.recent.put(item, block, packed)
         return True
 
@@ -141,8 +146,6 @@ class Original(wire.Item):
         self.problem: VclustError | None = None
         """Why it cannot be sent any more."""
         self._transfer = transfer
-        self._poor = 0
-        """The block after which packing is tried again, as it has saved too little."""
         self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
         self._digest = hashlib.sha256()
 
@@ -160,22 +163,26 @@ class Original(wire.Item):
             self.load(block, view)
             kind = wire.ZERO if seal.empty(size) else wire.DATA
         tag = seal.tag(self.number, block, size if kind == wire.DATA else 0)
-        if self.sources[0].digest:
+        if len(self.sources) == 1 and self.sources[0].digest:
             self._digest.update(view if kind == wire.DATA else bytes(size))
-            if block == self.blocks - 1:  # without the last block the file appears nowhere
-                self._compare()
-        if kind == wire.DATA and block >= self._poor and self._transfer.pays():
-            if self._transfer.pack(self.number, block, seal, size):
-                kind = wire.PACKED
-            else:
-                self._poor = block + _AGAIN
+        if block == self.blocks - 1:  # without the last block the files appear nowhere
+            self._compare()
+        if kind == wire.DATA and self._transfer.pack(self.number, block, seal, size):
+            kind = wire.PACKED
         self.add((kind, tag))
 
     def _compare(self) -> None:
-        source, digest = self.sources[0], self._digest.hexdigest()
-        if digest != source.digest:
-            self.problem = VclustError(f"{source.path}: its sha256 is {digest}, expected {source.digest}")
-            raise ConnectionAbortedError
+        for source in self.sources:
+            if not source.digest:
+                continue
+            if len(self.sources) == 1:
+                digest = self._digest.hexdigest()
+            else:
+                with self._reading(), open(source.path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != source.digest:
+                self.problem = VclustError(f"{source.path}: its sha256 is {digest}, expected {source.digest}")
+                raise ConnectionAbortedError
 
     def load(self, block: int, view: memoryview) -> None:
         with self._reading():

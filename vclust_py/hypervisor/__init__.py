@@ -128,6 +128,10 @@ class Files(Protocol):
         """Image files that are there, whole: name → bytes."""
         ...
 
+    def discard_image(self, name: str) -> None:
+        """Remove one image file, if it is there."""
+        ...
+
     def put(self, source: Path) -> None:
         """Bring the site manager's file `source` here under its own name; what is there already is replaced."""
         ...

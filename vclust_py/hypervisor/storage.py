@@ -75,6 +75,9 @@ class LocalFiles:
             if not name.endswith((*_DRAFTS, ".json", ".status"))
         }
 
+    def discard_image(self, name: str) -> None:
+        self.image(name).unlink(missing_ok=True)
+
     def put(self, source: Path) -> None:
         target = self.path(source.name)
         if target.exists() and target.samefile(source):
@@ -409,6 +412,9 @@ class RemoteFiles:
     def images(self) -> dict[str, int]:
         sizes = self._images.sizes(written=False)
         return {name: size for name, size in sizes.items() if not name.endswith(_DRAFTS)}
+
+    def discard_image(self, name: str) -> None:
+        self._images.discard(name)
 
     def lacking(self, paths: Iterable[Path]) -> list[Path]:
         """Those of the files that are not there."""

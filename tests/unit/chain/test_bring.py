@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,9 +65,11 @@ def test_files_are_sent_and_then_there(host: Running, tmp_path: Path) -> None:
     would = vclust(tmp_path, str(file), "--check")
     assert (would.returncode, would.stdout) == (0, f"h1: lacks {file.name}\n"), would.stderr
     assert list(host.folder.iterdir()) == []
-    assert vclust(tmp_path, str(file)).stdout == f"h1: got {file.name}\n"
+    got = vclust(tmp_path, str(file)).stdout
+    assert re.fullmatch(rf"h1: got {file.name}: 1\.0 MB in \d+\.\d s, \d+ MB/s\n", got), got
     assert (host.folder / file.name).read_bytes() == file.read_bytes()
-    assert json.loads(vclust(tmp_path, str(file), "--json").stdout) == {"h1": []}
+    rows = json.loads(vclust(tmp_path, str(file), "--json").stdout)
+    assert rows == {"h1": {"files": [], "bytes": 0, "received": 0, "seconds": rows["h1"]["seconds"]}}
     again = vclust(tmp_path, str(file), "--to", "h1")
     assert again.stdout == "h1: has them all\n"
 

@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hops import Hosts
 from test_module import call
 
 from vclust_py.chain import PORT, File, Hop, Options, Progress, hop, lacking, send
+from vclust_py.chain.head import block_for
 from vclust_py.chain.originals import Sending, Source
 from vclust_py.errors import VclustError
 
@@ -78,6 +80,46 @@ def test_small_files_go_together(hosts: Hosts, tmp_path: Path) -> None:
     assert first.received < 1 << 16
     assert (len(first.arrived), len(second.had)) == (399, 399)
     assert (running[0].folder / "file397").read_bytes() == files[396].path.read_bytes()
+
+
+def test_small_files_with_digests_go_together(hosts: Hosts, tmp_path: Path) -> None:
+    def known(file: File) -> File:
+        return File(file.path, digest=hashlib.sha256(file.path.read_bytes()).hexdigest())
+
+    files = [known(made(tmp_path / f"file{number}", number)) for number in range(1, 100)]
+    running = hosts.start(2)
+    hops = [host.hop for host in running]
+    files[50].path.write_bytes(bytes(51))
+    with pytest.raises(VclustError, match=r"file51: its sha256 is [0-9a-f]{64}, expected [0-9a-f]{64}"):
+        send(files, hops, hosts.trust.head, BLOCK)
+    for host in running:
+        assert not list(host.folder.glob("file*"))
+    files[50] = known(files[50])
+    for outcome in send(files, hops, hosts.trust.head, BLOCK):
+        assert len(outcome.arrived) == 99
+    for host in running:
+        there = {name: data for name, data in contents(host.folder).items() if name[0] != "."}
+        assert there == {file.path.name: file.path.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("sizes", [(70_000,), (1, 2, 3)])
+def test_a_hop_does_not_take_what_has_another_digest(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    """Whatever a block's tag says: who has the transfer's key can make tags."""
+    members = [
+        hop.Member(f"file{size}", size, 0o644, 0, hashlib.sha256(b"other").hexdigest()) for size in sizes
+    ]
+    folder = os.open(tmp_path, os.O_RDONLY)
+    copy = hop.Copy(0, members, 1 << 16, folder)
+    try:
+        copy.resume()
+        for block in range(copy.blocks):
+            copy.take((hop.DATA, bytes(16)), memoryview(bytes(copy.length(block))), True)
+        with pytest.raises(hop.Failed, match=rf"file{sizes[0]}: its sha256 is [0-9a-f]{{64}}, not "):
+            copy.finish()
+    finally:
+        copy.close()
+        os.close(folder)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_digest(hosts: Hosts, tmp_path: Path) -> None:
@@ -149,24 +191,29 @@ def test_what_can_be_packed_travels_packed(hosts: Hosts, tmp_path: Path) -> None
 
 
 def test_packing_pays_on_slow_links_only() -> None:
-    def sending(seconds: float) -> Sending:
+    words = (b"some words, " * 6000)[: 1 << 16]
+
+    def packed(seconds: float, contents: Sequence[bytes]) -> list[int]:
+        """Which of these blocks are, if so many seconds pass while the network takes the first megabytes."""
         one = Sending(bytes(16), bytes(32), 1 << 16, False)
         one.compress = "auto"
-        assert not one.pays()
+        seal = one.seal()
+        seal.view[:] = words
+        assert not one.pack(0, 0, seal, 1 << 16)
         for _ in range(9):
             one.sent(MB)
             time.sleep(seconds / 9)
-        return one
+        found = []
+        for block, content in enumerate(contents):
+            seal.view[:] = content
+            if one.pack(0, block, seal, 1 << 16):
+                found.append(block)
+        return found
 
-    slow, fast = sending(1.0), sending(0.0)
-    seal = slow.seal()
-    seal.view[:] = (b"some words, " * 6000)[: 1 << 16]
-    assert slow.pays()
-    assert slow.pack(0, 0, seal, 1 << 16)
-    assert slow.pays()
-    assert fast.pays()  # to find out what packing takes
-    assert fast.pack(0, 0, seal, 1 << 16)
-    assert not fast.pays()
+    noise = os.urandom(1 << 16)
+    assert packed(2.0, [words] * 9) == list(range(9))
+    assert packed(0.0, [words] * 70) == [0, 2, 5, 10, 19, 36, 69]  # to find out whether it would pay now
+    assert packed(2.0, [noise] * 10 + [words] * 3) == [10, 11, 12]  # tried at 0, 2, 5 and 10
 
 
 def test_a_partial_file_is_taken_up_again_and_checked(hosts: Hosts, tmp_path: Path) -> None:
@@ -290,9 +337,7 @@ def test_progress(hosts: Hosts, tmp_path: Path) -> None:
 
 
 def test_blocks_are_small_where_many_hosts_share_little() -> None:
-    from vclust_py.chain.head import _block
-
-    assert [_block(size * MB, hops) for size, hops in [(128, 16), (512, 4), (64, 64), (0, 0), (10**6, 1)]] == [
+    assert [block_for(size * MB, hops) for size, hops in [(128, 16), (512, 4), (64, 64), (0, 0), (10**6, 1)]] == [
         1 << 17, MB, 1 << 16, 1 << 16, MB
     ]  # fmt: skip
 
@@ -318,6 +363,7 @@ def test_module_four_ways(hosts: Hosts, tmp_path: Path) -> None:
     assert contents(host.folder) == {}
     real = call("vclust_chain", arguments)
     assert (real["changed"], real["diff"]) == (True, would["diff"])
+    assert real["sent"]["xen1"]["bytes"] == real["sent"]["xen1"]["received"] == MB
     assert contents(host.folder) == {"base.qcow2": file.path.read_bytes()}
     assert not call("vclust_chain", arguments)["changed"]
     assert not call("vclust_chain", arguments, check=True)["changed"]

@@ -1,6 +1,7 @@
 """Hops that die, freeze or have no room; all the others get the file, and the outcome says who did not and why."""
 
 import os
+import re
 import resource
 import signal
 import threading
@@ -146,6 +147,26 @@ def test_nobody_waits_for_a_slow_hop(
     seconds = {name: outcome.seconds for name, outcome in outcomes.items()}
     assert seconds.pop("host4") > 7
     assert max(seconds.values()) < 4
+
+
+def test_a_hop_that_crawls_is_left_when_all_others_have_it(
+    hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "_WINDOW", 0.5)
+    monkeypatch.setattr(head, "_STUCK", 1.0)
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(16 * MB))
+    running = [*hosts.start(2), *hosts.start(1, program=str(Path(__file__).with_name("slow.py")))]
+    outcomes = Sending(File(path), running, hosts.trust.head).done()
+    assert [outcome.arrived for outcome in outcomes.values()] == [("image",), ("image",), ()]
+    failed = outcomes["host3"].failed
+    assert re.match(r"crawls: [12]\.\d\d MB/s, others had \d+\.\d\d MB/s; \d+% are here and are kept", failed)
+    assert part(running[2].folder) > MB
+    # Where nobody is faster it is waited for.
+    small = tmp_path / "small"
+    small.write_bytes(os.urandom(6 * MB))
+    outcomes = Sending(File(small), running[2:], hosts.trust.head).done()
+    assert outcomes["host3"].arrived == ("small",)
 
 
 def test_a_dead_head_leaves_what_can_be_taken_up_again(hosts: Hosts, file: File) -> None:
