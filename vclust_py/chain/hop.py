@@ -46,6 +46,8 @@ STRANGERS = 32
 FORGOTTEN = 7 * 86400.0
 """Seconds after which a partial file is no longer kept."""
 PART = re.compile(r"\.[0-9a-f]{32}(\.[0-9]+)?\.part")
+SETTLE = 64 << 20
+"""Bytes of small files that are synced together."""
 RECENT = 2 << 20
 """Bytes of packed blocks that are kept for those who pull, at most."""
 LINE = 32 << 20
@@ -113,11 +115,14 @@ class Lines:
             self._rest += data
             if len(self._rest) > LINE:
                 raise ValueError("a message is too long")
-        *lines, rest = self._rest.split(b"\n")
-        self._rest = bytearray(rest)
-        if self._ended and not lines:
+        messages = []
+        while (end := self._rest.find(b"\n")) >= 0:
+            line = self._rest[:end].decode()
+            del self._rest[: end + 1]
+            messages.append(json.loads(line))
+            del line  # with many files it is long
+        if self._ended and not messages:
             raise ConnectionResetError("the connection was closed")
-        messages = [json.loads(line) for line in lines]
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError("not a message")
         return messages
@@ -296,6 +301,33 @@ class Member(NamedTuple):
     """sha256, hexadecimal; empty when it is not to be checked."""
 
 
+class Digests:
+    """SHA-256 of members that come one after the other, compared with what they should be."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = members
+        self.known = any(member.digest for member in members)
+        self._at, self._seen = 0, 0
+        self._digest = hashlib.sha256()
+
+    def feed(self, view: memoryview) -> str:
+        """The next bytes; what is wrong with the first member of them that is not what it should be, or nothing."""
+        while view and self.known:
+            member = self._members[self._at]
+            piece = view[: member.size - self._seen]
+            if member.digest:
+                self._digest.update(piece)
+            view = view[len(piece) :]
+            self._seen += len(piece)
+            if self._seen < member.size:
+                continue
+            digest = self._digest.hexdigest()
+            if member.digest and digest != member.digest:
+                return f"{member.name}: its sha256 is {digest}, expected {member.digest}"
+            self._at, self._seen, self._digest = self._at + 1, 0, hashlib.sha256()
+        return ""
+
+
 _RECORD = struct.Struct("!B16s")
 Record = tuple[int, bytes]
 """Of a block that is here and checked: kind (DATA, ZERO, PACKED) and tag."""
@@ -447,7 +479,9 @@ class Copy(Item):
         self.known = self.blocks
         """Before this block only tags are needed."""
         self._there = Pieces(members, lambda index: self._open(members[index].name, os.O_RDONLY))
-        self._digest = hashlib.sha256() if len(members) == 1 and members[0].digest else None
+        self._digests = Digests(members)
+        self._wrong = ""
+        """Which member has another digest than it should, and what."""
 
     def _open(self, name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=self.folder)
@@ -507,8 +541,7 @@ class Copy(Item):
                 view = seal.view[: self.length(block)]
                 there.load(block * self.block, view)
                 write(self.descriptor, view, block * self.block)
-                if self._digest is not None:
-                    self._digest.update(view)
+                self._hash(view)
             there.close()
         os.ftruncate(self.descriptor, kept * self.block)
         self.known = 0
@@ -517,30 +550,29 @@ class Copy(Item):
         """A checked block; one of zeros stays a hole."""
         if new:
             write(self.descriptor, view, self.there * self.block)
-        if self._digest is not None and not self.had:
-            self._digest.update(bytes(len(view)) if record[0] == ZERO else view)
+        if self._digests.known and not self.had:
+            self._hash(memoryview(bytes(len(view))) if record[0] == ZERO else view)
         self.add(record)
 
+    def _hash(self, view: memoryview) -> None:
+        self._wrong = self._wrong or self._digests.feed(view)
+
     def finish(self) -> None:
-        """All blocks are there: give the files their names."""
+        """All blocks are there: give the file its name; of several, make them, to be given their names by `settle`."""
         if self.had:
             return
+        if self._wrong:
+            os.unlink(self.part, dir_fd=self.folder)
+            raise Failed(self._wrong)
         if len(self.members) > 1:
             self._split()
             return
         member = self.members[0]
-        if self._digest is not None:
-            self._compare(member, self._digest.hexdigest())
         os.ftruncate(self.descriptor, self.size)
         self._settle(self.descriptor, member)
         os.fsync(self.descriptor)
         os.rename(self.part, member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         os.fsync(self.folder)
-
-    def _compare(self, member: Member, digest: str) -> None:
-        if digest != member.digest:
-            os.unlink(self.part, dir_fd=self.folder)
-            raise Failed(f"{member.name}: its sha256 is {digest}, not {member.digest}")
 
     @staticmethod
     def _settle(descriptor: int, member: Member) -> None:
@@ -548,24 +580,22 @@ class Copy(Item):
         os.utime(descriptor, ns=(member.mtime, member.mtime))
 
     def _split(self) -> None:
-        """Many small files: all are on the disk, by one sync, before the first gets its name."""
         offset = 0
         for index, member in enumerate(self.members):
             data = os.pread(self.descriptor, member.size, offset)
             offset += member.size
-            if member.digest:
-                self._compare(member, hashlib.sha256(data).hexdigest())
             descriptor = self._open(self._piece(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 write(descriptor, memoryview(data), 0)
                 self._settle(descriptor, member)
             finally:
                 os.close(descriptor)
-        _crypto.syncfs(self.folder)
+
+    def settle(self) -> None:
+        """The files that `finish` has made are on the disk."""
         for index, member in enumerate(self.members):
             os.rename(self._piece(index), member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         os.unlink(self.part, dir_fd=self.folder)
-        os.fsync(self.folder)
 
     def _piece(self, index: int) -> str:
         return f"{self._stem}.{index}.part"
@@ -729,6 +759,7 @@ class Puller:
         self._source: Message | None = None
         self._sock: socket.socket | None = None
         self._ended = False
+        self._made: list[Copy] = []
         self._changed = threading.Condition()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -805,7 +836,20 @@ class Puller:
                     self._block(sock, seal, item, block)
                 with local():
                     item.finish()
+                    self._settle(item, last=len(pending) == 1)
                 pending.pop(0)
+
+    def _settle(self, item: Copy, *, last: bool) -> None:
+        """Give small files their names, many after one sync: each is on the disk before it appears."""
+        if len(item.members) > 1 and not item.had:
+            self._made.append(item)
+        if self._made and (last or sum(made.size for made in self._made) >= SETTLE):
+            folder = self._made[0].folder
+            _crypto.syncfs(folder)
+            for made in self._made:
+                made.settle()
+            os.fsync(folder)
+            self._made.clear()
 
     @contextlib.contextmanager
     def _current(self, source: Message, sock: socket.socket) -> Iterator[None]:
@@ -893,7 +937,9 @@ class Session:
             self.lines.send({"failed": f"speaks version {VERSION} of the chain, not {start.get('version')}"})
             return
         try:
-            members = [[member_of(fields) for fields in item] for item in start["items"]]
+            members = start.pop("items")
+            for item in members:
+                item[:] = map(member_of, item)
             block, stall = int(start["block"]), float(start["stall"])
             identity, key = bytes.fromhex(start["transfer"]), bytes.fromhex(start["key"])
             if not BLOCKS[0] <= block <= BLOCKS[1] or len(identity) != 16 or len(key) != 32:

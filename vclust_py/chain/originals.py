@@ -14,10 +14,12 @@ from vclust_py.chain import File
 from vclust_py.chain import hop as wire
 from vclust_py.errors import VclustError
 
-PACK = 64 << 20
-"""Bytes of small files, smaller than a block, that are sent as one item."""
+PACK = 8 << 20
+"""Bytes of small files, smaller than a block, that are sent as one item: while a hop makes them the network's buffers
+go on taking."""
 _BUFFERED, _MEASURED = 4 << 20, 4 << 20
 """Bytes that may go out before the network takes them; bytes by which its rate is measured then."""
+_EMPTY = hashlib.sha256().hexdigest()
 _PAUSE = 32
 """The most blocks that are not packed, after some that were in vain, until it is tried again."""
 
@@ -44,6 +46,8 @@ class Source:
         digest = file.digest or ""
         name = file.name or file.path.name
         fields = [name, status.st_size, status.st_mode & 0o777, status.st_mtime_ns, digest if check else ""]
+        if not status.st_size and digest not in ("", _EMPTY):  # there is no block of it to be withheld
+            raise VclustError(f"{file.path}: its sha256 is {_EMPTY}, expected {digest}")
         try:
             member = wire.member_of(fields)
         except ValueError as error:
@@ -147,7 +151,9 @@ class Original(wire.Item):
         """Why it cannot be sent any more."""
         self._transfer = transfer
         self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
-        self._digest = hashlib.sha256()
+        self._digests = wire.Digests(
+            [source.member._replace(name=str(source.path), digest=source.digest) for source in sources]
+        )
 
     def record(self, block: int, timeout: float) -> wire.Record | None:
         with self._transfer.tagging() as seal:
@@ -163,26 +169,14 @@ class Original(wire.Item):
             self.load(block, view)
             kind = wire.ZERO if seal.empty(size) else wire.DATA
         tag = seal.tag(self.number, block, size if kind == wire.DATA else 0)
-        if len(self.sources) == 1 and self.sources[0].digest:
-            self._digest.update(view if kind == wire.DATA else bytes(size))
-        if block == self.blocks - 1:  # without the last block the files appear nowhere
-            self._compare()
+        if self._digests.known:
+            wrong = self._digests.feed(view if kind == wire.DATA else memoryview(bytes(size)))
+            if wrong:  # without this block the file appears nowhere
+                self.problem = VclustError(wrong)
+                raise ConnectionAbortedError
         if kind == wire.DATA and self._transfer.pack(self.number, block, seal, size):
             kind = wire.PACKED
         self.add((kind, tag))
-
-    def _compare(self) -> None:
-        for source in self.sources:
-            if not source.digest:
-                continue
-            if len(self.sources) == 1:
-                digest = self._digest.hexdigest()
-            else:
-                with self._reading(), open(source.path, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != source.digest:
-                self.problem = VclustError(f"{source.path}: its sha256 is {digest}, expected {source.digest}")
-                raise ConnectionAbortedError
 
     def load(self, block: int, view: memoryview) -> None:
         with self._reading():
