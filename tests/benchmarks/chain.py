@@ -113,7 +113,11 @@ TABLE: tuple[tuple[Case, tuple[str, ...]], ...] = (
     *((Case(hosts, "25mbit", 64 * MIB), ("vclust",)) for hosts in (1, 4, 16)),
     (Case(64, "25mbit", 64 * MIB), ("vclust", "nc", "aria2")),
     (Case(190, "10mbit", 32 * MIB), ("vclust", "nc")),
-    *((Case(4, "none", 256 * MIB, files=files), ("vclust",)) for files in (1, 10000)),
+    *(
+        (Case(4, rate, 256 * MIB, files=files), ("vclust",))
+        for rate in ("none", "200mbit")
+        for files in (1, 10000)
+    ),
     (Case(4, "200mbit", 128 * MIB, content="system"), ("vclust", "vclust-plain")),
     *((Case(16, "200mbit", 128 * MIB, fault), AT_FAULT) for fault in ("kill", "stop", "linkdown")),
     (Case(16, "200mbit", 128 * MIB, "slow"), ("vclust",)),
