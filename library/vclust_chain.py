@@ -91,7 +91,6 @@ exit_code:
   sample: 4
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +114,12 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(site: Site, files: list[File], hosts: list[Host], check: bool) -> Outcome:
-    change, sent = bring(site, files, hosts, check)
-    told = {host: asdict(one) for host, one in sent.items()}
-    return {**changed(change), **change.before, "sent": told, **site_manager(site)}
+    change, outcomes = bring(site, files, hosts, check)
+    sent = {
+        outcome.host: {"bytes": outcome.bytes, "received": outcome.received, "seconds": outcome.seconds}
+        for outcome in outcomes
+    }
+    return {**changed(change), **change.before, "sent": sent, **site_manager(site)}
 
 
 def main() -> None:

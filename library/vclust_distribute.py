@@ -13,6 +13,8 @@ description:
   - Sends the images of a placed cluster, and what they stand on, to those of its hosts that are other machines
     and lack them, along the chain (docs/chain.md).
   - Every file is verified by its digest, and there under its name only whole.
+  - What these hosts were sent once and the site has no more is removed from them before, unless a live cluster of the
+    site stands on it. One that cannot be removed is left, and named in the difference.
 extends_documentation_fragment:
   - vclust
   - vclust.hosts

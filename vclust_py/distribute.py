@@ -13,7 +13,7 @@ from vclust_py import chain, hypervisor, state, timing
 from vclust_py.chain import File, Hop, Keys, Outcome, Progress, Report
 from vclust_py.create import FAN_OUT, Connect, demand, drivers_of
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT
+from vclust_py.hypervisor import HOST_ROOT, Files
 from vclust_py.hypervisor.certificates import ROLL_OUT
 from vclust_py.image import Catalogue, Image
 from vclust_py.site import Site
@@ -59,13 +59,7 @@ def distribute(
             with ThreadPoolExecutor(FAN_OUT) as pool:
                 there = dict(zip(files, pool.map(lambda host: host.images(), files.values()), strict=True))
             old = _superseded(site, there)
-            if not check:
-                with ThreadPoolExecutor(FAN_OUT) as pool:
-                    removed = [
-                        pool.submit(files[host].discard_image, name) for host in old for name in old[host]
-                    ]
-                for one in removed:
-                    one.result()
+            left = _discard(files, old if not check else {host: [] for host in old})
         lacking = {
             host: [image for image in images if has.get(image.path.name) != image.manifest.bytes]
             for host, has in there.items()
@@ -78,10 +72,10 @@ def distribute(
                 if lacking[host]
             ]
             wanted = [image for image in images if any(image in lacking[host] for host in lacking)]
-            _remember(site, images, [hop.name for hop in hops])
+            _remember(site, lacking)
             _send(site, cluster, wanted, hops)
     none: dict[str, list[str]] = {host: [] for host in lacks}
-    return Change({"lacks": lacks, "superseded": old}, {"lacks": none, "superseded": none})
+    return Change({"lacks": lacks, "superseded": old}, {"lacks": none, "superseded": left})
 
 
 def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
@@ -93,11 +87,11 @@ def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
     return list(found.values())
 
 
-def _remember(site: Site, images: Sequence[Image], hosts: Sequence[str]) -> None:
+def _remember(site: Site, lacking: Mapping[str, Sequence[Image]]) -> None:
     """Write down what hosts are sent: only that may be removed there one day."""
     rows = [
         (host, image.path.name, image.manifest.digest, image.manifest.backing)
-        for host in hosts
+        for host, images in lacking.items()
         for image in images
     ]
     with state.connect(site) as connection:
@@ -109,17 +103,21 @@ def _superseded(site: Site, there: Mapping[str, Mapping[str, int]]) -> dict[str,
 
     In use they may be though the site's own copy is gone: one that was damaged, for instance.
     """
-    known = {image.path.name for image in Catalogue(site).images()}
+    images = Catalogue(site).images()
+    known = {image.path.name for image in images}
     with state.connect(site) as connection:
         sent = list(connection.execute("SELECT * FROM sent"))
     below = {row["digest"]: row["backing"] for row in sent}
+    below |= {image.manifest.digest: image.manifest.backing for image in images}
+    old: dict[str, list[str]] = {host: [] for host in there}
     used = set()
     for cluster in state.clusters(site):
-        for digest in {*cluster.images.values(), cluster.cache.get("digest")}:
+        for digest in cluster.images.values():
             while digest and digest not in used:
                 used.add(digest)
-                digest = below.get(digest)
-    old: dict[str, list[str]] = {host: [] for host in there}
+                if digest not in below:  # nobody knows what it stands on
+                    return old
+                digest = below[digest]
     for row in sent:
         if (
             row["name"] in there.get(row["host"], ())
@@ -128,6 +126,22 @@ def _superseded(site: Site, there: Mapping[str, Mapping[str, int]]) -> dict[str,
         ):
             old[row["host"]].append(row["name"])
     return {host: sorted(names) for host, names in old.items()}
+
+
+def _discard(files: Mapping[str, Files], old: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Remove these images; those that are left, by host: they take room, and are no reason to fail."""
+
+    def left(host: str) -> list[str]:
+        found = []
+        for name in old[host]:
+            try:
+                files[host].discard_image(name)
+            except VclustError:
+                found.append(name)
+        return found
+
+    with ThreadPoolExecutor(FAN_OUT) as pool:
+        return dict(zip(old, pool.map(left, old), strict=True))
 
 
 def _send(site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[Hop]) -> None:

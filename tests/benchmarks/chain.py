@@ -91,9 +91,13 @@ class Case:
 
     @property
     def patience(self) -> float:
-        """Seconds: what one server needs to feed each host in turn, and more; less where a method may hang for good."""
-        ideal = self.ideal or 10
-        return 60 + 1.5 * ideal * self.hosts if self.fault == "none" else 15 + 3 * ideal
+        """Seconds: what one server needs to feed each host in turn, and more; less where a method may hang for good.
+
+        On links without a rate, those at which all hosts together get 25 MB a second.
+        """
+        if self.ideal is None:
+            return 30 + self.size * self.hosts / 25e6
+        return 60 + 1.5 * self.ideal * self.hosts if self.fault == "none" else 15 + 3 * self.ideal
 
 
 MIB = 1 << 20

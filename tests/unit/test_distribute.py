@@ -127,8 +127,15 @@ def test_phase_four_ways(
 
 
 def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
-    site: Site, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
+    site: Site,
+    layered: dict[str, str],
+    hosts: Hosts,
+    reach: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def refuse(driver: Driver, name: str) -> None:
+        raise VclustError(f"h0: {name}: Read-only file system")
+
     def run(cluster: str, check: bool = False) -> Change:
         return distribute.distribute(site, cluster, check=check, connect=lambda _, host: Driver(host_folder))
 
@@ -154,12 +161,20 @@ def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
         )
     state.update(site, state.get(site, "other"), images={"kernel": layered["kernel"]})
     assert run("other").before["superseded"] == {"h0": []}
+    # Nobody knows what this one stands on: it came by another way.
+    state.update(site, state.get(site, "pair"), images={"root": "0" * 64})
+    assert run("other").before["superseded"] == {"h0": []}
     # None does any more.
     state.update(site, state.get(site, "pair"), images={})
     would = run("other", check=True)
     assert would.before["superseded"] == {"h0": sorted(sent - {kept})}
     assert sent < {path.name for path in host_folder.iterdir()}
-    assert run("other") == would
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "discard_image", refuse)
+        failed = run("other")
+    assert failed.before == would.before
+    assert failed.after["superseded"] == would.before["superseded"]
+    assert run("other").after == would.after
     left = {path.name for path in host_folder.iterdir()}
     assert left == {kept, "of-somebody-else.qcow2", Catalogue(site).get(layered["kernel"]).path.name}
     assert not run("other").changed

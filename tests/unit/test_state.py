@@ -132,14 +132,19 @@ def test_a_state_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
         state.clusters(Site(root=tmp_path / "site"))
 
 
-def test_a_database_that_knew_neither_xen_nor_caches_is_taken_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_an_older_database_is_taken_over(tmp_path: Path, version: int) -> None:
+    """1 knew no Xen, 2 no caches, 3 not what hosts were sent."""
     site = Site(root=tmp_path / "site")
     with state.connect(site) as connection:
-        connection.execute("ALTER TABLE nodes DROP COLUMN guest")
-        connection.execute("ALTER TABLE clusters DROP COLUMN cache")
-        for table in ("history", "uses", "rebuilds", "sent"):
-            connection.execute(f"DROP TABLE {table}")
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute("DROP TABLE sent")
+        if version < 3:
+            connection.execute("ALTER TABLE clusters DROP COLUMN cache")
+            for table in ("history", "uses", "rebuilds"):
+                connection.execute(f"DROP TABLE {table}")
+        if version < 2:
+            connection.execute("ALTER TABLE nodes DROP COLUMN guest")
+        connection.execute(f"PRAGMA user_version = {version}")
     for _ in range(2):
         with state.connect(site) as connection:
             columns = [row["name"] for row in connection.execute("PRAGMA table_info(nodes)")]

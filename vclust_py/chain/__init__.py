@@ -79,8 +79,10 @@ class Outcome:
     """Names of the files that were there before."""
     failed: str = ""
     """Why not all of them are there; empty when they are."""
+    bytes: int = 0
+    """Of the files that arrived: the payload."""
     received: int = 0
-    """Bytes of file contents that came over the network, as compressed as they came."""
+    """Bytes that came over the network for them: less where they were compressed, full of zeros, or partly there."""
     seconds: float = 0.0
     """From the start until its last file was whole."""
 
@@ -122,7 +124,8 @@ def send(
     """
     from vclust_py.chain.head import Chain
 
-    ended, failed = Chain(files, hops, keys, options, report, stop or threading.Event(), False).run()
+    chain = Chain(files, hops, keys, options, report, stop or threading.Event(), False)
+    ended, failed = chain.run()
     outcomes = []
     for hop in dict.fromkeys(hops):
         if hop.name in failed:
@@ -131,7 +134,8 @@ def send(
         peer = ended[hop.name]
         result = peer.result or {}
         arrived, had = tuple(result["arrived"]), tuple(result["had"])
-        outcomes.append(Outcome(hop.name, arrived, had, "", peer.received, peer.seconds))
+        size = sum(chain.sizes[name] for name in arrived)
+        outcomes.append(Outcome(hop.name, arrived, had, "", size, peer.received, peer.seconds))
     return tuple(outcomes)
 
 

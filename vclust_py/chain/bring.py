@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,14 @@ from vclust_py.site import Site
 from vclust_py.state import Change
 
 
-@dataclass(frozen=True)
-class Sent:
-    """What one host was sent."""
-
-    bytes: int
-    """Of the files that arrived: the payload."""
-    received: int
-    """That came over the network for them: less, where they were compressed, full of zeros, or partly there."""
-    seconds: float
-
-
 def bring(
     site: Site, files: Sequence[File], hosts: Sequence[Host], check: bool = False
-) -> tuple[Change, dict[str, Sent]]:
-    """Bring the files to those of the hosts that are other machines and lack them; what each host was sent.
+) -> tuple[Change, tuple[Outcome, ...]]:
+    """Bring the files to those of the hosts that are other machines and lack them; without `check`, what came to each.
 
     Raises VclustError naming each host that has not all of them in the end; all the others have.
     """
-    sent: dict[str, Sent] = {}
+    outcomes: tuple[Outcome, ...] = ()
     hops = [Hop(host.name, host.machine, rack=host.rack) for host in hosts if host.machine is not None]
     if check:
         lacks, errors = lacking(files, hops, keys(site))
@@ -44,14 +32,10 @@ def bring(
             outcomes = send(files, hops, keys(site), Options(), report)
         lacks = {outcome.host: outcome.arrived for outcome in outcomes}
         failures = [outcome for outcome in outcomes if outcome.failed]
-        sizes = {file.name or file.path.name: file.path.stat().st_size for file in files}
-        for outcome in outcomes:
-            size = sum(sizes[name] for name in outcome.arrived)
-            sent[outcome.host] = Sent(size, outcome.received, outcome.seconds)
     if failures:
         raise VclustError("\n".join(map(explained, failures)))
     before = {host: sorted(names) for host, names in lacks.items()}
-    return Change({"lacks": before}, {"lacks": {host: [] for host in before}}), sent
+    return Change({"lacks": before}, {"lacks": {host: [] for host in before}}), outcomes
 
 
 @contextlib.contextmanager

@@ -114,7 +114,9 @@ class Chain:
         self.hops = _each_once(hops)
         self.sources = [Source.of(file, options.digest) for file in files]
         names = [source.member.name for source in self.sources]
-        if len(set(names)) < len(names):
+        self.sizes = {source.member.name: source.member.size for source in self.sources}
+        """By name, bytes."""
+        if len(self.sizes) < len(names):
             raise VclustError(
                 f"two files of one name: {next(name for name in names if names.count(name) > 1)}"
             )
@@ -183,19 +185,24 @@ class Chain:
         """Open every hop's control connection; who is there already hears meanwhile that we live."""
         with ThreadPoolExecutor(_TOGETHER) as pool:
             calls = {pool.submit(self._open, hop): hop for hop in self.hops}
+            first: list[tuple[_Peer, list[wire.Message]]] = []
             waiting = set(calls)
             while waiting:
                 answered, waiting = wait(waiting, 2 * wire.BEAT, FIRST_COMPLETED)
                 for call in answered:
-                    peer = call.result()
-                    if isinstance(peer, str):
-                        self.failed[calls[call].name] = peer
-                    else:
-                        self.order.append(peer)
-                        self._selector.register(peer.lines.sock, selectors.EVENT_READ, peer)
+                    opened = call.result()
+                    if isinstance(opened, str):
+                        self.failed[calls[call].name] = opened
+                        continue
+                    peer, said = opened
+                    self.order.append(peer)
+                    self._selector.register(peer.lines.sock, selectors.EVENT_READ, peer)
+                    first.append((peer, said))
                 self._beat()
         places = {hop: place for place, hop in enumerate(self.hops)}
         self.order.sort(key=lambda peer: places[peer.hop])
+        for peer, said in first:
+            self._heed(peer, said)
 
     def _beat(self) -> None:
         now = time.monotonic()
@@ -204,8 +211,8 @@ class Chain:
             for peer in list(self.order):
                 self._say(peer, {})
 
-    def _open(self, hop: Hop) -> _Peer | str:
-        """The hop, or why it is not reached."""
+    def _open(self, hop: Hop) -> tuple[_Peer, list[wire.Message]] | str:
+        """The hop with its first words, or why it is not reached."""
         end = time.monotonic() + 2 * wire.PATIENCE
         while True:
             try:
@@ -213,27 +220,35 @@ class Chain:
             except (OSError, ValueError) as error:  # a name that is none
                 return f"not reached: {_words(error)}"
             try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.settimeout(max(self.options.start, self.options.stall))
-                tls = self.context.wrap_socket(sock, server_hostname=hop.address)
+                return self._greet(sock, hop)
             except ssl.SSLCertVerificationError as error:
-                sock.close()
                 if error.verify_code in _DATES:
                     return f"shows a certificate that is not good now: {error.verify_message}; {_CLOCKS}"
                 return f"shows a certificate that is not this site's: {error.verify_message}"
+            except (ValueError, RecursionError) as error:
+                return f"talks nonsense: {error}"
             except OSError as error:
-                sock.close()
-                # Strangers that say nothing may have taken all its places, for as long as its patience lasts.
+                # Strangers that fill all its places may have had us sent away.
                 if time.monotonic() > end or not isinstance(error, _CLOSED) or self.stop.is_set():
-                    return f"hangs up: {_words(error)}"
-                time.sleep(_TICK)
-                continue
-            try:
-                tls.sendall(self._start)
-                return _Peer(hop, wire.Lines(tls), tls.getpeername()[0], time.monotonic())
-            except OSError as error:
-                tls.close()
-                return f"hangs up: {_words(error)}; {_STRANGE}"
+                    return f"hangs up: {_words(error)}; {_STRANGE}"
+            finally:
+                sock.close()  # of no effect on what is TLS's by now
+            time.sleep(_TICK)
+
+    def _greet(self, sock: socket.socket, hop: Hop) -> tuple[_Peer, list[wire.Message]]:
+        """The hop, and its first words: not before these has it taken us in."""
+        patience = max(self.options.start, self.options.stall)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(patience)
+        tls = self.context.wrap_socket(sock, server_hostname=hop.address)
+        try:
+            tls.sendall(self._start)
+            lines = wire.Lines(tls)
+            first = lines.receive(patience)
+            return _Peer(hop, lines, tls.getpeername()[0], time.monotonic()), first
+        except BaseException:
+            tls.close()
+            raise
 
     def _watch(self) -> None:
         """Until every hop has come to its end."""
@@ -271,6 +286,9 @@ class Chain:
         except (OSError, ValueError, RecursionError) as error:
             self._drop(peer, _lost(peer, error))
             return
+        self._heed(peer, messages)
+
+    def _heed(self, peer: _Peer, messages: Sequence[wire.Message]) -> None:
         now = peer.heard = time.monotonic()
         for message in messages:
             if peer not in self.order:  # dropped for what it said before
@@ -304,9 +322,12 @@ class Chain:
         def texts(*names: str) -> bool:
             return all(isinstance(message.get(name), str) for name in names)
 
-        def lists(*names: str) -> bool:
+        def files(*names: str) -> bool:
             found = [message.get(name) for name in names]
-            return all(isinstance(one, list) and all(isinstance(item, str) for item in one) for one in found)
+            return all(
+                isinstance(one, list) and all(isinstance(item, str) and item in self.sizes for item in one)
+                for one in found
+            )
 
         if "done" in message:
             return counts("done", self.total) and counts("received", _MOST)
@@ -316,7 +337,7 @@ class Chain:
             return texts("fault", "source") and isinstance(message.get("rubbish"), bool)
         if "failed" in message:
             return texts("failed")
-        return counts("received", _MOST) and lists(*(("lacks",) if self.dry else ("arrived", "had")))
+        return counts("received", _MOST) and files(*(("lacks",) if self.dry else ("arrived", "had")))
 
     def _progress(self, peer: _Peer, message: wire.Message, now: float) -> None:
         done = int(message["done"])
@@ -431,9 +452,9 @@ class Chain:
             fastest = max(fastest, peer.best)
 
     def _leave(self, now: float) -> None:
-        """Wait no longer for hops that crawl, when all others have had their files for a while.
+        """Wait no longer for a hop that crawls, when all others have had their files for a while.
 
-        They keep what they have, so the next transfer goes on there.
+        It keeps what it has, so the next transfer goes on there.  Those behind it may only have had a slow source.
         """
         late = [peer for peer in self.order if peer.result is None]
         ended = [peer for peer in self.order + self.gone if peer.result is not None]
@@ -441,14 +462,15 @@ class Chain:
         if now - self.begun < max((peer.seconds for peer in ended), default=math.inf) + _STUCK:
             return
         for peer in late:
-            rate = peer.rate(2)
+            rate = peer.rate(1)
             if not (peer.watched and rate < fastest / _CRAWL and self.total - peer.done > rate * _STUCK):
                 return
-        for peer in late:
-            left = f"{peer.done * 100 // self.total}% are here and are kept for the next time"
-            self._drop(
-                peer, f"crawls: {peer.rate(2) / 1e6:.2f} MB/s, others had {fastest / 1e6:.2f} MB/s; {left}"
-            )
+        if late:
+            peer, rate = late[0], late[0].rate(1)
+            for other in late:
+                other.past.clear()
+            kept = f"{peer.done * 100 // self.total}% are here and are kept for the next time"
+            self._drop(peer, f"crawls: {rate / 1e6:.2f} MB/s, others had {fastest / 1e6:.2f} MB/s; {kept}")
 
     def _progress_of_all(self) -> Progress:
         slowest = min(self.order, key=lambda peer: peer.done)

@@ -564,11 +564,11 @@ class Copy(Item):
         if self._wrong:
             os.unlink(self.part, dir_fd=self.folder)
             raise Failed(self._wrong)
+        os.ftruncate(self.descriptor, self.size)  # zeros at its end are not written
         if len(self.members) > 1:
             self._split()
             return
         member = self.members[0]
-        os.ftruncate(self.descriptor, self.size)
         self._settle(self.descriptor, member)
         os.fsync(self.descriptor)
         os.rename(self.part, member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
@@ -845,7 +845,8 @@ class Puller:
             self._made.append(item)
         if self._made and (last or sum(made.size for made in self._made) >= SETTLE):
             folder = self._made[0].folder
-            _crypto.syncfs(folder)
+            if _crypto.syncfs(folder) != 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
             for made in self._made:
                 made.settle()
             os.fsync(folder)

@@ -11,6 +11,8 @@ class Mad(hop.Lines):
     def send(self, message: hop.Message, patience: float = 10.0) -> None:
         if WHAT == "arrived" and "arrived" in message:
             message = {"ok": 1}
+        elif WHAT == "other" and "arrived" in message:
+            message = {**message, "arrived": ["of-no-transfer"]}
         elif "done" in message and WHAT == "text":
             message = {"done": "x", "received": 0}
         elif "done" in message and WHAT == "huge":

@@ -122,6 +122,18 @@ def test_a_hop_does_not_take_what_has_another_digest(tmp_path: Path, sizes: tupl
     assert list(tmp_path.iterdir()) == []
 
 
+def test_small_files_of_zeros(hosts: Hosts, tmp_path: Path) -> None:
+    files = []
+    for name, data in (("data", os.urandom(1000)), ("zeros", bytes(9000)), ("more", bytes(60_000))):
+        (tmp_path / name).write_bytes(data)
+        files.append(File(tmp_path / name, digest=hashlib.sha256(data).hexdigest()))
+    (host,) = hosts.start(1)
+    for chosen in (files[1:2], files):
+        (outcome,) = send(chosen, [host.hop], hosts.trust.head, BLOCK)
+        assert outcome.failed == ""
+        assert contents(host.folder) == {file.path.name: file.path.read_bytes() for file in chosen}
+
+
 def test_digest(hosts: Hosts, tmp_path: Path) -> None:
     path = tmp_path / "image"
     good = hashlib.sha256(made(path, MB + 1).path.read_bytes()).hexdigest()

@@ -47,7 +47,7 @@ def test_a_part_of_a_block_does_not_pass_for_a_hole(hosts: Hosts, tmp_path: Path
     assert (host.folder / "image").read_bytes() == content
 
 
-@pytest.mark.parametrize("what", ["text", "huge", "deep", "arrived"])
+@pytest.mark.parametrize("what", ["text", "huge", "deep", "arrived", "other"])
 def test_a_hop_that_talks_nonsense_costs_itself_only(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

@@ -140,29 +140,32 @@ def test_an_older_hop_is_told_as_such(hosts: Hosts, tmp_path: Path, monkeypatch:
     assert outcome.failed == "speaks version 1 of the chain, not 2"
 
 
-def test_strangers_do_not_keep_the_head_out(hosts: Hosts, tmp_path: Path) -> None:
-    """More than there are places, and new ones as fast as they can be opened."""
+@pytest.mark.parametrize("flooded", [False, True])
+def test_strangers_do_not_keep_the_head_out(hosts: Hosts, tmp_path: Path, flooded: bool) -> None:
+    """More than there are places, who say nothing; `flooded`: and new ones as fast as they can be opened."""
     path = tmp_path / "image"
     path.write_bytes(b"x")
     (host,) = hosts.start(1)
-    over = threading.Event()
+    held = [socket.create_connection((host.hop.address, host.hop.port)) for _ in range(2 * hop.STRANGERS)]
+    over, recent = threading.Event(), deque[socket.socket](maxlen=512)
 
     def flood() -> None:
-        held: deque[socket.socket] = deque(maxlen=4 * hop.STRANGERS)
-        while not over.is_set():
+        while flooded and not over.is_set():
             with contextlib.suppress(OSError):
-                held.append(socket.create_connection((host.hop.address, host.hop.port)))
+                recent.append(socket.create_connection((host.hop.address, host.hop.port)))
 
     thread = threading.Thread(target=flood)
     thread.start()
     try:
-        time.sleep(0.5)
         (outcome,) = send([File(path)], [host.hop], hosts.trust.head)
     finally:
         over.set()
         thread.join()
+        for sock in (*held, *recent):
+            sock.close()
     assert outcome.failed == ""
     assert outcome.arrived == ("image",)
+    assert outcome.seconds < hop.PATIENCE / 2  # it did not have to wait until they were sent away
 
 
 class Strangers:
