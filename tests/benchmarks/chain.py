@@ -522,6 +522,7 @@ def rows(cases: Sequence[tuple[Case, tuple[str, ...]]], runs: int, limit: float 
             for number, name in itertools.product(range(runs), methods):
                 method = METHODS[name](hosts[: case.hosts], head, source, pki)
                 table[name].runs.append(measure(method, case, limit or case.patience))
+                bed.calm()
                 got = table[name].runs[-1]
                 print(
                     f"{name}, {case}, run {number + 1}: {got.seconds} s, {got.verified} whole, {_brief(got.failed)}",

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ MTU = 1500
 
 _NETWORKS = {4: ipaddress.ip_network("10.88.0.0/16"), 6: ipaddress.ip_network("fd00:88::/64")}
 _QUEUE = ("burst", "256kb", "limit", "2mb")
+_IDLE = 20_000
+"""Bytes in half a second, on all links together, that are none of a transfer's."""
 _NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
 """How many neighbours the kernel remembers, of all namespaces together."""
 
@@ -106,6 +109,23 @@ class Bed:
     def link(self, number: int, up: bool) -> None:
         """Pull the host's cable out of the switch, or put it back."""
         run(["ip", "-n", self.switch, "link", "set", f"v{number}", "up" if up else "down"])
+
+    def calm(self, patience: float = 60.0) -> None:
+        """Wait until the links are idle, as what ended processes had queued still travels, for seconds on slow links;
+        then let hosts forget how bad the ways to each other were.
+        """
+        deadline = time.monotonic() + patience
+        before, now = -1, self._carried()
+        while now - before > _IDLE and time.monotonic() < deadline:
+            time.sleep(0.5)
+            before, now = now, self._carried()
+        for number in range(self.count + 1):
+            run(["ip", "-n", self.namespace(number), "tcp_metrics", "flush"])
+
+    def _carried(self) -> int:
+        """Bytes that have gone from the switch to hosts."""
+        links = json.loads(run(["ip", "-n", self.switch, "-json", "-stats", "link", "show"]))
+        return sum(link["stats64"]["tx"]["bytes"] for link in links if link["ifname"].startswith("v"))
 
     def down(self) -> None:
         """Take away whatever is left of it: processes in its namespaces, namespaces, files."""
