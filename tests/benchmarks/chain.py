@@ -97,7 +97,9 @@ class Case:
         """
         if self.ideal is None:
             return 30 + self.size * self.hosts / 25e6
-        return 60 + 1.5 * self.ideal * self.hosts if self.fault == "none" else 15 + 3 * self.ideal
+        if self.fault == "none":
+            return 60 + 1.5 * self.ideal * self.hosts
+        return 15 + 3 * self.ideal + 120 * self.fault.startswith("slow")  # that is left after a minute
 
 
 MIB = 1 << 20
@@ -540,7 +542,8 @@ def fit(rows: Sequence[dict[str, Any]]) -> str:
 
     cases = []
     for row in rows:
-        if row["method"] == "vclust" and row["rate"] != "none" and row["fault"] == "none" and row["seconds"]:
+        plain = row["fault"] == "none" and row["files"] == 1 and row["content"] == "random"
+        if row["method"] == "vclust" and row["rate"] != "none" and plain and row["seconds"]:
             case = Case(row["hosts"], row["rate"], row["size"], block=row["block"])
             cases.append((case, row["seconds"]))
     shape = np.array([[1.0, case.ideal, case.hosts] for case, _ in cases])
