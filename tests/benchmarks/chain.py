@@ -24,7 +24,8 @@ failed_hosts   the others, with what the method said of them
 to those of vclust on links with a rate and without fault, and says what that comes to for 1,000 and 10,000 hosts.
 
 Methods: vclust; vclust-encrypted; vclust-nodigest (blocks are checked by every hop, the whole file's digest by the head
-alone); vclust-plain (no compression, which only tells with --content system);
+alone); vclust-unchecked (nobody checks anything, for the sake of that figure only); vclust-plain (no compression, which
+only tells with --content system);
 udpcast; nginx (one server, every host fetches with curl); aria2 (a BitTorrent swarm, with a tracker of its own);
 nc (a shell chain, `nc | tee | nc`).  Root.  Debian: udpcast, nginx-light, aria2, netcat-openbsd, curl.
 """
@@ -53,7 +54,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "testbed"))
 from chain import keys, tracker
 from chain.bed import Bed
 from chain.head import Head
-from chain.hops import Hops
+from chain.hops import PROGRAM, Hops
 from chain.host import Host, cpu_seconds, end, peak_memory, wait_for_port
 
 from vclust_py.chain import File
@@ -65,6 +66,7 @@ PAYLOAD = 1448 / 1514
 BURST = 256 << 10
 """Of the testbed's links (bed.py): it hides the filling of the pipeline by blocks that are no larger."""
 BED = "vcc-bench"
+UNCHECKED = Path(tracker.__file__).with_name("unchecked.py")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ MIB = 1 << 20
 ALL = ("vclust", "nginx", "nc", "aria2", "udpcast")
 AT_FAULT = ("vclust", "nc", "aria2", "udpcast")
 """One server's hosts know nothing of each other."""
-OURS = ("vclust", "vclust-encrypted", "vclust-nodigest")
+OURS = ("vclust", "vclust-encrypted", "vclust-nodigest", "vclust-unchecked")
 
 TABLE: tuple[tuple[Case, tuple[str, ...]], ...] = (
     *((Case(hosts, "none", 512 * MIB), (*ALL, *OURS[1:])) for hosts in (1, 4)),
@@ -184,13 +186,15 @@ class Vclust(Method):
     many_files = True
     block: int | None = None
     options: ClassVar[dict[str, Any]] = {}
+    checked = True
 
     def prepare(self) -> None:
-        self._hops = Hops(self.hosts)
+        self._hops = Hops(self.hosts, program=PROGRAM if self.checked else UNCHECKED)
         self.receivers = self._hops.processes
-        files = [File(path, path.name, _digest(path)) for path in self.source]
+        files = [File(path, path.name, _digest(path) if self.checked else None) for path in self.source]
         options = {**self.options, **({"block": self.block} if self.block else {})}
-        self._head = Head(self.head, self.hosts, files, self.pki, options)
+        module = "chain.head" if self.checked else "chain.unchecked"
+        self._head = Head(self.head, self.hosts, files, self.pki, options, module)
         self.processes = [*self.receivers.values(), self._head.process]
         self._sent = None
 
@@ -226,6 +230,10 @@ class VclustEncrypted(Vclust):
 
 class VclustNoDigest(Vclust):
     options: ClassVar[dict[str, Any]] = {"digest": False}
+
+
+class VclustUnchecked(VclustNoDigest):
+    checked = False
 
 
 class VclustPlain(Vclust):
@@ -321,6 +329,7 @@ METHODS: dict[str, type[Method]] = {
     "vclust": Vclust,
     "vclust-encrypted": VclustEncrypted,
     "vclust-nodigest": VclustNoDigest,
+    "vclust-unchecked": VclustUnchecked,
     "vclust-plain": VclustPlain,
     "udpcast": Udpcast,
     "nginx": Nginx,

@@ -45,7 +45,9 @@ class Head:
         files: Sequence[File],
         pki: Path,
         options: dict[str, Any] | None = None,
+        module: str = "chain.head",
     ) -> None:
+        """`module` is run: this one, or one that calls `main` of this one."""
         told = {
             "files": [{"path": str(file.path), "name": file.name, "digest": file.digest} for file in files],
             "hops": [{"name": host.name, "address": host.address, "port": PORT} for host in hosts],
@@ -57,7 +59,7 @@ class Head:
             "options": options or {},
         }
         self.process = head.start(
-            [sys.executable, "-m", "chain.head"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={"PYTHONPATH": f"{PROJECT}/tests/testbed:{PROJECT}", "PATH": "/usr/sbin:/usr/bin"},
