@@ -59,7 +59,8 @@ def distribute(
             with ThreadPoolExecutor(FAN_OUT) as pool:
                 there = dict(zip(files, pool.map(lambda host: host.images(), files.values()), strict=True))
             old = _superseded(site, there)
-            left = _discard(files, old if not check else {host: [] for host in old})
+            none: dict[str, list[str]] = {host: [] for host in files}
+            left = none if check else _discard(files, old)
         lacking = {
             host: [image for image in images if has.get(image.path.name) != image.manifest.bytes]
             for host, has in there.items()
@@ -74,7 +75,6 @@ def distribute(
             wanted = [image for image in images if any(image in lacking[host] for host in lacking)]
             _remember(site, lacking)
             _send(site, cluster, wanted, hops)
-    none: dict[str, list[str]] = {host: [] for host in lacks}
     return Change({"lacks": lacks, "superseded": old}, {"lacks": none, "superseded": left})
 
 

@@ -120,7 +120,8 @@ class Chain:
             raise VclustError(
                 f"two files of one name: {next(name for name in names if names.count(name) > 1)}"
             )
-        block = options.block or block_for(sum(source.member.size for source in self.sources), len(self.hops))
+        self.total = sum(self.sizes.values())
+        block = options.block or block_for(self.total, len(self.hops))
         if not wire.BLOCKS[0] <= block <= wire.BLOCKS[1]:
             raise VclustError(f"block: got {block}, expected {wire.BLOCKS[0]} to {wire.BLOCKS[1]} bytes")
         key, identity = secrets.token_bytes(32), secrets.token_bytes(16)
@@ -130,7 +131,6 @@ class Chain:
             for number, sources in enumerate(together(self.sources, block))
         ]
         self.transfer.items = self.items
-        self.total = sum(item.size for item in self.items)
         self.context = _context(keys)
         start = {
             "version": wire.VERSION,
@@ -459,18 +459,20 @@ class Chain:
         late = [peer for peer in self.order if peer.result is None]
         ended = [peer for peer in self.order + self.gone if peer.result is not None]
         fastest = max((peer.best for peer in ended), default=0.0)
-        if now - self.begun < max((peer.seconds for peer in ended), default=math.inf) + _STUCK:
+        if not late or now - self.begun < max((peer.seconds for peer in ended), default=math.inf) + _STUCK:
             return
-        for peer in late:
+
+        def crawls(peer: _Peer) -> bool:
             rate = peer.rate(1)
-            if not (peer.watched and rate < fastest / _CRAWL and self.total - peer.done > rate * _STUCK):
-                return
-        if late:
-            peer, rate = late[0], late[0].rate(1)
-            for other in late:
-                other.past.clear()
-            kept = f"{peer.done * 100 // self.total}% are here and are kept for the next time"
-            self._drop(peer, f"crawls: {rate / 1e6:.2f} MB/s, others had {fastest / 1e6:.2f} MB/s; {kept}")
+            return peer.watched and rate < fastest / _CRAWL and self.total - peer.done > rate * _STUCK
+
+        if not all(map(crawls, late)):
+            return
+        peer, rate = late[0], late[0].rate(1)
+        for other in late:
+            other.past.clear()
+        kept = f"{peer.done * 100 // self.total}% are here and are kept for the next time"
+        self._drop(peer, f"crawls: {rate / 1e6:.2f} MB/s, others had {fastest / 1e6:.2f} MB/s; {kept}")
 
     def _progress_of_all(self) -> Progress:
         slowest = min(self.order, key=lambda peer: peer.done)

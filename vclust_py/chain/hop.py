@@ -148,9 +148,8 @@ def readable(descriptors: Sequence[int], timeout: float) -> list[int]:
 def hang_up(sock: socket.socket) -> None:
     """Whoever waits for this connection, in another thread, waits no longer."""
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(
-            sock, socket.SHUT_RDWR
-        )  # TLS's own would take its state from under that thread
+        # Not TLS's own, which would take its state from under that thread.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def proof(key: bytes, role: bytes, *parts: bytes) -> bytes:
@@ -569,13 +568,13 @@ class Copy(Item):
             self._split()
             return
         member = self.members[0]
-        self._settle(self.descriptor, member)
+        self._mark(self.descriptor, member)
         os.fsync(self.descriptor)
         os.rename(self.part, member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         os.fsync(self.folder)
 
     @staticmethod
-    def _settle(descriptor: int, member: Member) -> None:
+    def _mark(descriptor: int, member: Member) -> None:
         os.fchmod(descriptor, member.mode)
         os.utime(descriptor, ns=(member.mtime, member.mtime))
 
@@ -587,7 +586,7 @@ class Copy(Item):
             descriptor = self._open(self._piece(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 write(descriptor, memoryview(data), 0)
-                self._settle(descriptor, member)
+                self._mark(descriptor, member)
             finally:
                 os.close(descriptor)
 
