@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -12,14 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from layers import in_layer, leftovers, lock_of, made, make_site, minimal, put_back, quiet
 
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image, base_key, file_digest
-from vclust_py.image.base import RECIPE
+from vclust_py.image import Catalogue, Image
 from vclust_py.image.builder import ensure_bundle, ensure_layer
-from vclust_py.image.installer import GUEST
 from vclust_py.image.store import fetch
-from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
 
 pytestmark = [
@@ -27,91 +24,14 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root"),
 ]
 
-KERNEL = "linux-image-cloud-amd64"
 FORK = multiprocessing.get_context("fork")
-
-
-def quiet(message: str, done: int, total: int) -> None:
-    pass
-
-
-@pytest.fixture(scope="session")
-def minimal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small base disk and its dpkg status, made without `image.base`: these tests are about what goes over it."""
-    folder = tmp_path_factory.mktemp("minimal")
-    root = folder / "root"
-    suite = Site().default_suite
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, root], check=True, timeout=600)
-    programs = root / "usr/libexec/vclust"
-    programs.mkdir(parents=True)
-    shutil.copy(GUEST / "install-packages", programs)
-    disk = folder / "disk"
-    with open(disk, "wb") as file:
-        file.truncate(3 << 30)
-    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, disk], check=True)
-    subprocess.run(["qemu-img", "convert", "-O", "qcow2", disk, folder / "base.qcow2"], check=True)
-    (folder / "status").write_bytes((root / "var/lib/dpkg/status").read_bytes())
-    disk.unlink()
-    return folder
-
-
-def make_site(root: Path, minimal: Path) -> tuple[Site, Image]:
-    site = Site(root=root)
-    site.make_directories()
-    catalogue = Catalogue(site)
-    key = base_key(site.default_suite, "amd64", KERNEL, RECIPE)
-    with catalogue.building("base", key) as work:
-        (work / "base").write_bytes((minimal / "base.qcow2").read_bytes())
-        base = catalogue.add(work / "base", kind="base", key=key, virtual_size=3 << 30)
-    catalogue.status(base).write_bytes((minimal / "status").read_bytes())
-    return site, base
-
-
-@pytest.fixture
-def made(tmp_path: Path, minimal: Path) -> tuple[Site, Image]:
-    return make_site(tmp_path / "site", minimal)
+__all__ = ["made", "minimal"]  # fixtures
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left(tmp_path: Path) -> Iterator[None]:
     yield
     assert leftovers(tmp_path) == []
-
-
-def leftovers(folder: Path) -> list[str]:
-    """Loop devices, mounts and processes that have to do with `folder`."""
-    found = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout.splitlines()
-    found += Path("/proc/self/mounts").read_text().splitlines()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if int(path.parent.name) != os.getpid():
-                found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [line for line in found if str(folder) in line]
-
-
-def lock_of(site: Site, *names: str) -> Lock:
-    return closure(
-        names, suite=site.default_suite, architecture="amd64", kernel=KERNEL, site=site, report=quiet
-    )
-
-
-def in_layer(image: Image, folder: Path, *argv: str) -> str:
-    """Run a command in the root that a node would see, by another way than the builder's: a raw copy."""
-    raw, root = folder / "raw", folder / "seen"
-    root.mkdir()
-    subprocess.run(["qemu-img", "convert", "-O", "raw", image.path, raw], check=True)
-    subprocess.run(["e2fsck", "-f", "-n", raw], check=True, capture_output=True)
-    script = 'mount -o loop,ro,noload "$0" "$1"; root=$1; shift; chroot "$root" "$@"'
-    try:
-        return subprocess.run(
-            ["unshare", "--mount", "sh", "-ec", script, raw, root, *argv],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-    finally:
-        raw.unlink()
-        root.rmdir()
 
 
 def test_a_layer_holds_what_the_lock_says(made: tuple[Site, Image], tmp_path: Path) -> None:
@@ -247,13 +167,6 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, minimal: Path, late: boo
         assert leftovers(site.images) == []
         fill.unlink()
         assert ensure_layer(site, lock, base, (), quiet).path.exists()
-
-
-def put_back(folder: Path, copy: Path) -> None:
-    """Make an unpacked package the fast copy again, as if it had come so from the archive."""
-    (folder / "DEBIAN/postinst").chmod(0o755)
-    subprocess.run(["dpkg-deb", "-b", folder, copy], check=True, capture_output=True)
-    copy.with_suffix(".sum").write_text(file_digest(copy))
 
 
 def test_a_package_that_fails_is_told_with_what_it_said(made: tuple[Site, Image], tmp_path: Path) -> None:

@@ -6,21 +6,24 @@ compressed: that took as long as unpacking and saves nothing where the file is u
 for it, and the space holds two to three times as many.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image, Report, file_digest
+from vclust_py.image import Catalogue, Image, Report, file_digest, sandbox
 from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
 from vclust_py.image.store import fast_copy, fetch
 from vclust_py.resolve import Lock, Package
@@ -39,8 +42,12 @@ _SECTORS = 1 << 20
 # File systems and dpkg's database take more than the sum of Installed-Size.
 _SLACK = 1.2
 _SPARE = 128 << 20
-_PROGRESS = "vclust: progress "
-_TOOK = "vclust: took "
+_LONGEST = 3600.0
+"""Seconds a build may take; 10 GB of packages take some ten minutes."""
+_LINE = 8192
+"""Bytes of a line that are looked at, of what packages may say."""
+_PROGRESS = re.compile(r"vclust: progress ([a-z]{1,20}) ([0-9]{1,7})/([0-9]{1,7})\n")
+_TOOK = re.compile(r"vclust: took ([a-z]{1,20}) ([0-9]{1,7}\.[0-9]{2})\n")
 
 
 @dataclass
@@ -276,8 +283,12 @@ def _lay_out(site: Site, packages: Sequence[Package], answers: str, folder: Path
         copy, target = fast_copy(site, package), folder / f"{package.name}_{package.architecture}.deb"
         try:
             os.link(copy, target)
-        except OSError:  # the store is on another file system
-            shutil.copyfile(copy, target)
+        except OSError as error:
+            # The store is on another file system, or the file has all the links it may have.
+            if error.errno not in (errno.EXDEV, errno.EMLINK):
+                raise
+            with open(copy, "rb") as source, open(target, "xb") as file:
+                shutil.copyfileobj(source, file)
     (folder / "debconf").write_text(answers, encoding="utf-8")
 
 
@@ -292,37 +303,41 @@ def _create(catalogue: Catalogue, work: Path, onto: Image, size: int) -> None:
 def _install(work: Path, state: str, report: Report) -> dict[str, float]:
     """Run `build-layer`; the seconds of its steps, `unpack` and `configure`."""
     seconds = {}
+    sandbox.write_filter(work / "seccomp")
+    said: deque[str] = deque(maxlen=40)
     argv = [
         *DYING_WITH_PARENT,
         *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
-        *("sh", _SCRIPT, work, state),
+        *("sh", str(_SCRIPT), str(work), state),
     ]
-    said: deque[str] = deque(maxlen=40)
-    with subprocess.Popen(
-        [str(word) for word in argv],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        groups = stack.enter_context(sandbox.control_groups())
+        (work / "groups").write_text("".join(f"{group}\n" for group in groups), encoding="utf-8")
+        process = stack.enter_context(
+            subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
+        deadline = threading.Timer(_LONGEST, process.kill)
+        deadline.start()
         try:
-            for line in process.stdout or ():
-                if line.startswith(_PROGRESS):
-                    word, _, count = line.removeprefix(_PROGRESS).partition(" ")
-                    done, _, total = count.partition("/")
-                    report(f"{word} packages", int(done), int(total))
-                elif line.startswith(_TOOK):
-                    word, _, took = line.removeprefix(_TOOK).partition(" ")
-                    seconds[word] = float(took)
+            for line in _lines(process.stdout):
+                if found := _PROGRESS.fullmatch(line):
+                    report(f"{found[1]} packages", int(found[2]), int(found[3]))
+                elif found := _TOOK.fullmatch(line):
+                    seconds[found[1]] = float(found[2])
                 else:
                     said.append(line)
         finally:
+            late = deadline.finished.is_set()
+            deadline.cancel()
             if process.poll() is None:
                 process.kill()
                 # Its child dies a moment later, and until then writes in the folder that the caller takes away.
-                for _ in process.stdout or ():
+                for _ in _lines(process.stdout):
                     pass
+    if late:
+        raise VclustError(
+            f"build-layer: not done after {_LONGEST:.0f} s: a package does not end its installation"
+        )
     if process.returncode:
         output = "".join(said)
         if os.strerror(errno.ENOSPC) in output and free_bytes(work) > _SPARE:
@@ -330,6 +345,12 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
             raise VclustError(f"the packages do not fit in the layer\n{output}")
         raise CommandError(["build-layer"], "cannot install the packages", output)
     return seconds
+
+
+def _lines(stream: IO[bytes] | None) -> Iterator[str]:
+    """Lines that a build prints; a long one in pieces."""
+    while stream is not None and (line := stream.readline(_LINE)):
+        yield line.decode(errors="replace")
 
 
 def _version(tool: str) -> str:
