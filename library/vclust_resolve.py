@@ -21,7 +21,9 @@ options:
     description:
       - A lock to use as it is, instead of asking the index.
       - It must have been made for the same packages, suite, architecture and kernel.
-    type: dict
+      - Taken from it are names, versions and digests only; the package index or the package store says the rest.
+      - A mapping, or its text (JSON).
+    type: raw
 attributes:
   check_mode:
     support: partial
@@ -42,7 +44,7 @@ EXAMPLES = """
 - name: Take the packages of an earlier cluster
   vclust_resolve:
     request: "{{ vclust_request }}"
-    locked: "{{ lookup('file', 'bio1.lock.json') | from_json }}"
+    locked: "{{ lookup('file', 'bio1.lock.json') }}"
 """
 
 RETURN = """
@@ -90,10 +92,10 @@ from vclust_py.site import Site
 
 
 def argument_spec() -> dict[str, Any]:
-    return {**request_options(), "locked": {"type": "dict"}}
+    return {**request_options(), "locked": {"type": "raw"}}
 
 
-def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None, check: bool) -> Outcome:
+def find(site: Site, values: dict[str, Any], locked: Any, check: bool) -> Outcome:
     asked = request.from_mapping(values, "request")
     with timing.trial(site, asked, "resolve", check=check) as (cluster, report):
         lock = resolve.settle(
@@ -102,7 +104,10 @@ def find(site: Site, values: dict[str, Any], locked: dict[str, Any] | None, chec
             site,
             report,
             cluster=cluster,
-            given=None if locked is None else resolve.Lock.from_json(json.dumps(locked), "locked"),
+            # Text where a file was read: how deep it nests is the lock's to judge.
+            given=None
+            if locked is None
+            else resolve.Lock.from_json(locked if isinstance(locked, str) else json.dumps(locked), "locked"),
         )
     return {
         "changed": False,

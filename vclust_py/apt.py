@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,13 @@ from vclust_py.run import CommandError, run
 from vclust_py.site import Site
 
 MACHINE = Path("/etc/apt")
-_SIGNATURE = re.compile(r"NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|is not signed|signatures? (were|was|could)")
+_REFUSED = re.compile(
+    r"NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|is not signed|signatures? (were|was|could)"
+    r"|is expired|is not valid yet|Hash Sum mismatch|has unexpected size|changed its '"
+)
+"""apt's words for an index that was reached and is not what it should be."""
+_USERINFO = re.compile(r"^([a-z+]+://)([^/@\s]*)@([^/\s]*)(\S*)$")
+"""A URI with a user, and perhaps a password, in it."""
 # One-line sources name their options otherwise than deb822 ones do: sources.list(5).
 _OPTIONS = {"arch": "Architectures", "lang": "Languages", "target": "Targets"}
 
@@ -33,8 +40,44 @@ def sources(site: Site, suite: str) -> str:
     A release counts as the suite's when it is named like it or begins with its name and a dash (`-updates`,
     `-security`); the machine's own are taken for another suite by putting that name in the place of the
     machine's. A repository of the site's file without suites (`./`) counts for all.  Signing keys stay as
-    they are given.
+    they are given.  Users and passwords in URIs are left out: nodes get these sources (see `credentials`).
     """
+    return "\n".join(
+        "".join(
+            f"{name}: {' '.join(map(_public, value.split())) if name == 'URIs' else value}\n"
+            for name, value in stanza.items()
+        )
+        for stanza in _chosen(site, suite)
+    )
+
+
+def credentials(site: Site, suite: str) -> str:
+    """What the URIs of `sources` say of users and passwords, and the machine's own auth.conf, as apt_auth.conf(5).
+
+    Raises VclustError on a URI with a user whose name or password apt could not read there.
+    """
+    lines = []
+    for uri in (uri for stanza in _chosen(site, suite) for uri in stanza["URIs"].split()):
+        found = _USERINFO.match(uri)
+        if found:
+            user, _, password = found[2].partition(":")
+            words = [urllib.parse.unquote(word) for word in (user, password)]
+            if not all(re.fullmatch(r"[!-~]+", word) for word in words):
+                raise VclustError(
+                    f"{_public(uri)}: got a user without a password, or blanks in them, expected USER:PASSWORD@",
+                    "give them in /etc/apt/auth.conf instead (apt_auth.conf(5))",
+                )
+            lines.append(f"machine {_public(uri)} login {words[0]} password {words[1]}\n")
+    own = MACHINE / "auth.conf"
+    return "".join(lines) + (own.read_text(encoding="utf-8") if own.exists() else "")
+
+
+def _public(uri: str) -> str:
+    """The URI without user and password."""
+    return _USERINFO.sub(r"\1\3\4", uri)
+
+
+def _chosen(site: Site, suite: str) -> list[Stanza]:
     given = bool(site.sources)
     paths = (
         [Path(site.sources)]
@@ -47,7 +90,8 @@ def sources(site: Site, suite: str) -> str:
     )
     own = suite if given else Site().default_suite  # the machine's own
     foreign = frozenset() if given else _foreign()
-    chosen, seen = [], set()
+    chosen: list[Stanza] = []
+    seen: set[str] = set()
     for stanza in (stanza for path in paths for stanza in _stanzas(path)):
         names = stanza["Suites"].split()
         seen.update(names)
@@ -67,7 +111,7 @@ def sources(site: Site, suite: str) -> str:
             f"{where}: no package source for suite '{suite}', only for: {', '.join(sorted(seen)) or 'none'}",
             "name another suite in the request, or give the site a `sources` file",
         )
-    return "\n".join("".join(f"{name}: {value}\n" for name, value in stanza.items()) for stanza in chosen)
+    return chosen
 
 
 def _foreign() -> frozenset[tuple[str, str]]:
@@ -145,8 +189,8 @@ class AptRoot:
     def ensure_index(self, report: Report) -> None:
         """Fetch the package index where it is missing, old, or from other sources.  Call it under `hold`.
 
-        Where the sources cannot be reached an older index serves, and `report` is told; a signature that is
-        wrong is an error in any case.
+        Where the sources cannot be reached an older index serves, and `report` is told; an index that was reached and
+        has a wrong signature, has expired or is not what its signature covers is an error in any case.
         """
         stamp = self.path / "fetched"
         settings = f"{self.site.sources}\n{self.site.apt_proxy}\n"
@@ -164,7 +208,7 @@ class AptRoot:
             with naming_full_disk(self.path):
                 self.run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
         except CommandError as error:
-            if not self.names.exists() or _SIGNATURE.search(error.output):
+            if not self.names.exists() or _REFUSED.search(error.output):
                 raise VclustError(
                     f"{self.suite}: cannot fetch the package index\n{_complaints(error.output)}",
                     "check the network, the apt sources and their keys",
@@ -192,6 +236,16 @@ class AptRoot:
         ]
         return run([tool, *start, *words], env={**os.environ, "LC_ALL": "C", "APT_CONFIG": ""})
 
+    def transport(self) -> str:
+        """How packages are got (proxies, passwords), in the form of apt.conf(5), for an apt with another root."""
+        text = self.run("apt-config", "dump", "--format", '%F "%v";%n')
+        proxies = re.findall(r"^Acquire::[a-z]+::Proxy.*$", text, re.MULTILINE | re.IGNORECASE)
+        netrc = [
+            f'Dir::Etc::netrc "{self.path}/auth.conf";',
+            f'Dir::Etc::netrcparts "{MACHINE}/auth.conf.d";',
+        ]
+        return "".join(f"{line}\n" for line in [*proxies, *netrc])
+
     def _sources_newer_than(self, moment: float) -> bool:
         paths = (
             [Path(self.site.sources)]
@@ -209,11 +263,17 @@ class AptRoot:
         for folder in ("lists/partial", "cache/archives/partial", "sources.d", "preferences.d"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         (self.path / "empty").touch()
-        listed = sources(self.site, self.suite)
-        _write(self.path / "sources.d" / "vclust.sources", listed)
         proxy = self.site.apt_proxy
+        if "@" in proxy:
+            # The site's settings are in what Ansible logs.
+            raise VclustError(
+                "vclust_site: apt_proxy: got a URL with a user in it, expected one without",
+                "set Acquire::http::Proxy in /etc/apt/apt.conf.d of the site manager, in a file for root only",
+            )
         if re.search(r'[\s";]', proxy):
             raise VclustError(f"vclust_site: apt_proxy: got '{proxy}', expected a URL")
+        _write(self.path / "sources.d" / "vclust.sources", sources(self.site, self.suite))
+        _write(self.path / "auth.conf", credentials(self.site, self.suite))
         # Read after the machine's own configuration, so what stands here wins over it.
         _write(
             self.path / "apt.conf",
@@ -225,6 +285,7 @@ Dir::Cache "{self.path}/cache";
 Dir::Cache::archives "archives";
 Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
+Dir::Etc::netrc "{self.path}/auth.conf";
 Dir::Etc::sourcelist "/dev/null";
 Dir::Etc::sourceparts "{self.path}/sources.d";
 Dir::Etc::preferences "/dev/null";
@@ -260,6 +321,8 @@ def _write(path: Path, text: str) -> None:
         return
     # apt passes over files that do not end in .sources.
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)  # passwords may be in it
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)
 

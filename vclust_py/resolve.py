@@ -10,6 +10,7 @@ import json
 import os
 import re
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 # Debian policy 5.6.1; apt-get reads a trailing minus sign as "remove", so no name of ours ends with one.
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]")
+MAX_LOCK = 32 << 20
+"""Characters; a lock of 10,000 packages has 4 million."""
+_LARGEST = 1 << 40
+"""Bytes that no package has."""
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
 
 
@@ -97,8 +102,13 @@ class Lock:
 
     @classmethod
     def from_json(cls, text: str, source: str = "lock") -> "Lock":
-        """Raises RequestError, naming `source`, unless `text` is a lock whose every value is of its form."""
+        """Raises RequestError, naming `source`, unless `text` is a lock whose every value is of its form.
+
+        A lock that a user gives may still be wrong in all of it: see `complete`.
+        """
         try:
+            if len(text) > MAX_LOCK:
+                raise ValueError(f"got {len(text)} characters, expected {MAX_LOCK} at most")
             data = json.loads(text)
             lock = cls(
                 suite=data["suite"],
@@ -111,7 +121,12 @@ class Lock:
             for word in (lock.suite, lock.architecture, lock.kernel, *lock.requested):
                 if not _NAME.fullmatch(word):
                     raise ValueError(f"got '{word}', expected a name")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            for packages in (lock.base, lock.packages):
+                if twice := [
+                    name for name, count in Counter(one.name for one in packages).items() if count > 1
+                ]:
+                    raise ValueError(f"{twice[0]}: got it twice, expected each package once")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RequestError([f"{source}: not a lock of vclust: {error}"]) from error
         return lock
 
@@ -147,8 +162,8 @@ def _package(data: dict[str, Any]) -> Package:
         if not re.fullmatch(form, getattr(package, name)):
             raise ValueError(f"{package.name}: {name}: got '{getattr(package, name)}'")
     for size in (package.size, package.installed_size):
-        if type(size) is not int or size < 0:
-            raise ValueError(f"{package.name}: size: got '{size}'")
+        if type(size) is not int or not 0 <= size < _LARGEST:
+            raise ValueError(f"{package.name}: size: got '{size}', expected bytes, fewer than {_LARGEST}")
     return package
 
 
@@ -174,9 +189,9 @@ def settle(
             [f"lock: got {given.digest[:12]}, the cluster {request.name} has {held.digest[:12]} already"],
             f"destroy it first, `vclust destroy {request.name}`, or go on without a lock",
         )
-    verify(given, site, report)
-    given.save(site)
-    return given
+    lock = held or complete(given, site, report)
+    lock.save(site)
+    return lock
 
 
 def _held(site: Site, cluster: "Cluster | None") -> Lock | None:
@@ -266,39 +281,89 @@ def current(
     # Reading all these takes seconds, and requests must not wait: an index that is fetched meanwhile is an error here.
     text = root.run("apt-cache", "policy", "--", *sorted(wanted))
     offered = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))(\S+)$", text, re.MULTILINE)
-    # It does not look at dependencies: these are packages, not requests.
     words = [f"{name}={version}" for name, version in offered if name in wanted]
     if not words:
         return ()
-    text = root.run("apt-get", "-q", "download", "--print-uris", "--", *words)
-    return _with_installed_sizes(root, _listed(text))
+    return _downloads(root, words)
 
 
-def verify(lock: Lock, site: Site, report: Report) -> None:
-    """Raise RequestError unless every package of a lock that came from outside is one the archive signed.
+def complete(lock: Lock, site: Site, report: Report) -> Lock:
+    """A lock that came from outside, with nothing taken from it but which packages there are: the rest is known here.
 
-    A lock names files and digests itself; what the signed index or the package store does not know under that
-    digest is not taken on its word.
+    Names, versions and digests are the lock's; sizes, files and where they come from are those of the signed index or,
+    for what the archive no longer has, of the package store.  Raises RequestError for packages that neither knows by
+    that name, version and digest, and for a base that is neither there nor in the index.
     """
-    from vclust_py.image.store import stored  # it uses this module
+    from vclust_py.image.base import find_base  # it uses this module
 
-    unknown = [package for package in lock.packages if not stored(site, package)]
-    if not unknown:
-        return
     root = AptRoot(site, lock.suite, lock.architecture)
     with root.hold():
         root.ensure_index(report)
-        signed = {
-            (record["Package"], record["Version"], record.get("SHA256"))
-            for record in _records(root, [package.pinned for package in unknown])
+        offered = {
+            (package.name, package.version): package
+            for package in _offered(root, (*lock.packages, *lock.base))
         }
+    known = []
+    for package in lock.packages:
+        found = offered.get((package.name, package.version))
+        same = found is not None and found.sha256 == package.sha256
+        known.append(found if same else _from_store(site, package))
+    made = find_base(site, lock)
+    base = (
+        [offered.get((package.name, package.version)) for package in lock.base]
+        if made is None
+        else list(installed(Catalogue(site).status(made.base)))
+    )
     problems = [
         f"lock: {package.identity}: not in the signed package index of {lock.suite}, not in the package store"
-        for package in unknown
-        if (package.name, package.version, package.sha256) not in signed
+        for package, found in zip(lock.packages, known, strict=True)
+        if found is None
     ]
+    if made is None:
+        problems += [
+            f"lock: base: {package.identity}: not in the signed package index of {lock.suite}, in no base image"
+            for package, found in zip(lock.base, base, strict=True)
+            if found is None
+        ]
     if problems:
         raise RequestError(problems, "create without the lock takes today's versions")
+    packages = sorted((one for one in known if one), key=lambda package: package.name)
+    return replace(lock, base=tuple(one for one in base if one), packages=tuple(packages))
+
+
+def _offered(root: AptRoot, packages: Sequence[Package]) -> tuple[Package, ...]:
+    """Those of these names and versions that the signed index has, as it has them."""
+    records = _records(root, sorted({package.pinned for package in packages}))
+    words = sorted({f"{record['Package']}={record['Version']}" for record in records})
+    if not words:
+        return ()
+    return _downloads(root, words)
+
+
+def _downloads(root: AptRoot, words: Sequence[str]) -> tuple[Package, ...]:
+    """The packages of these `name=version` words, each of which the index has; dependencies are not looked at."""
+    return _with_installed_sizes(
+        root, _listed(root.run("apt-get", "-q", "download", "--print-uris", "--", *words))
+    )
+
+
+def _from_store(site: Site, package: Package) -> Package | None:
+    """The package as its .deb in the package store says; None where there is none of its digest, or another's."""
+    from vclust_py.image.store import control, signed_copy  # it uses this module
+
+    path = signed_copy(site, package)
+    if not package.sha256 or not path.is_file():
+        return None
+    fields = control(path)
+    found = Package(
+        fields["Package"],
+        fields["Version"],
+        fields["Architecture"],
+        path.stat().st_size,
+        package.sha256,
+        installed_size=1024 * int(fields.get("Installed-Size", 0)),
+    )
+    return found if found.identity == package.identity else None
 
 
 def _check_names(root: AptRoot, names: Iterable[str]) -> None:

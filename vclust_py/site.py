@@ -141,7 +141,7 @@ class Site:
         return self.root / "pki"
 
     def make_directories(self) -> None:
-        """The site's folders; what holds keys or hashes is for root only.
+        """The site's folders; others than root may only walk to images and disks.
 
         Raises VclustError when they cannot be made.
         """
@@ -153,9 +153,9 @@ class Site:
             for path, mode in (
                 (self.images, 0o711),
                 (self.clusters, 0o711),
-                (self.packages, 0o755),
-                (self.apt, 0o755),
-                (self.locks, 0o755),
+                (self.packages, 0o700),
+                (self.apt, 0o700),
+                (self.locks, 0o700),
                 (self._held, 0o700),
             ):
                 path.mkdir(mode=mode, exist_ok=True)

@@ -193,24 +193,26 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
 
 def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) -> None:
     """mmdebstrap in namespaces of its own: killed, it leaves neither processes nor mounts behind."""
-    apt_sources = folder / "vclust.sources"
+    apt_sources, settings = folder / "vclust.sources", folder / "apt.conf"
     apt_sources.write_text(listed, encoding="utf-8")
-    options = [
-        'APT::Install-Recommends "false"',
-        # The folder is closed to other users, apt's own included.
-        'APT::Sandbox::User "root"',
-        'Acquire::Languages "none"',
-        'Acquire::Retries "2"',
-    ]
-    if site.apt_proxy:
-        options.append(f'Acquire::http::Proxy "{site.apt_proxy}"')
+    apt = AptRoot(site, lock.suite, lock.architecture)
+    apt.make()
+    # In a file: every user of the machine sees the words of a command.  The folder is closed to other users, apt's own
+    # included.
+    settings.write_text(
+        'APT::Install-Recommends "false";\n'
+        'APT::Sandbox::User "root";\n'
+        'Acquire::Languages "none";\n'
+        'Acquire::Retries "2";\n' + apt.transport(),
+        encoding="utf-8",
+    )
     run(
         [
             *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
             *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
             f"--architectures={lock.architecture}",
             f"--include={','.join([*BASE_PACKAGES, lock.kernel])}",
-            *(f"--aptopt={option}" for option in options),
+            f"--aptopt={settings}",
             # The whole folder goes when anything fails; nothing is worth waiting for the disk.
             "--dpkgopt=force-unsafe-io",
             *(lock.suite, root, apt_sources),

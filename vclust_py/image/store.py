@@ -17,7 +17,7 @@ from vclust_py.errors import VclustError
 from vclust_py.image import Report, file_digest, sync
 from vclust_py.image.space import naming_full_disk
 from vclust_py.resolve import Lock, Package
-from vclust_py.run import DYING_WITH_PARENT, CommandError
+from vclust_py.run import DYING_WITH_PARENT, CommandError, run
 from vclust_py.site import Site
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
@@ -39,6 +39,12 @@ def stored(site: Site, package: Package) -> bool:
     """Whether the package need not be downloaded."""
     path = signed_copy(site, package)
     return bool(package.sha256) and path.exists() and path.stat().st_size == package.size
+
+
+def control(deb: Path) -> dict[str, str]:
+    """The one-line fields of the package's own description, as deb-control(5) names them."""
+    text = run(["dpkg-deb", "--field", deb, "Package", "Version", "Architecture", "Installed-Size"])
+    return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
 
 def missing(site: Site, packages: Iterable[Package]) -> tuple[Package, ...]:
@@ -67,7 +73,7 @@ def _fetch(site: Site, lock: Lock, wanted: Sequence[Package], report: Report) ->
     folder = site.packages / "new.tmp"
     shutil.rmtree(folder, ignore_errors=True)  # of a fetch that was killed
     for path in (folder, site.packages / "signed", site.packages / "fast"):
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
     root = AptRoot(site, lock.suite, lock.architecture)
     downloads = missing(site, wanted)
     total = sum(package.size for package in downloads)
@@ -100,7 +106,9 @@ def _download(site: Site, root: AptRoot, batch: Sequence[Package], folder: Path)
     for package in batch:
         if not package.uri or not package.sha256:
             raise VclustError(f"{package.identity}: the lock does not say where it comes from")
-        words += [package.uri, str(folder / f"{package.sha256}.deb"), f"SHA256:{package.sha256}"]
+        words += [package.uri, str(folder / f"{package.sha256}.deb")]
+        # apt stops a download that is longer than it should be.
+        words += [f"SHA256:{package.sha256}", f"Checksum-FileSize:{package.size}"]
     try:
         root.run(APT_HELPER, "-q", "download-file", *words)
     except CommandError as error:
@@ -111,8 +119,9 @@ def _download(site: Site, root: AptRoot, batch: Sequence[Package], folder: Path)
         if path.is_symlink():  # what apt makes of a file: URI
             source = path.resolve()
             path.unlink()
-            shutil.copyfile(source, path)
-        if not path.exists() or file_digest(path) != package.sha256:
+            if source.is_file() and source.stat().st_size == package.size:
+                shutil.copyfile(source, path)
+        if not path.exists() or path.stat().st_size != package.size or file_digest(path) != package.sha256:
             raise VclustError(f"{package.identity}: what {package.uri} gave is not what the lock names")
         os.replace(path, signed_copy(site, package))
 
