@@ -168,6 +168,7 @@ def create(
                     # Anew, from nothing; later a disk may hold a user's work.
                     files.discard(overlay(node.name))
                 root = images["root"]
+                # Larger only where an earlier version has placed the node.
                 size = max(node.disk, root.manifest.virtual_size)
                 files.overlay(overlay(node.name), root.path.name, size)
                 files.put(folder / seed_disk(node.name))

@@ -204,7 +204,11 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     there = "" if plan["base_there"] else ", after the base image"
     for host, error in plan["unreachable"].items():
         print(f"\n{host} does not answer: {error}")
-    print(f"\n{_cache(plan['cache'])}")
+    more = plan["disk"] - plan["disk_asked"]
+    print(
+        f"\ndisk: {size(plan['disk'])} a node{', for its packages need more than asked for' if more > 0 else ''}"
+    )
+    print(_cache(plan["cache"]))
     print(f"download: {size(plan['download'])}, of {plan['packages']} packages")
     print(f"build: {size(plan['build'])}{there}")
     print(f"send: {size(plan['send'])}")

@@ -16,7 +16,7 @@ from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import find_base
-from vclust_py.image.builder import installed_size, layer_key
+from vclust_py.image.builder import disk_size, installed_size, layer_key
 from vclust_py.image.store import missing
 from vclust_py.request import Request
 from vclust_py.resolve import Lock
@@ -60,6 +60,9 @@ class Plan:
     accelerators: dict[str, str]
     unreachable: dict[str, str]
     """Hosts that did not answer, and what went wrong."""
+    disk: int
+    """Of each node: as asked for, or more where base and packages need it."""
+    disk_asked: int
     packages: int
     cache: dict[str, Any]
     """The VD cache the cluster starts from and what that spares it, as in `Cluster.cache`."""
@@ -112,16 +115,18 @@ def _place(
     surveys = _surveys(site, hosts, connect)
     strategy = cluster.strategy if cluster else ""
     strategy = strategy or choose_strategy(site, request, lock, start)
+    disk = _disk(site, request, lock, start)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not check:
             state.update(site, cluster, lock=lock.digest)  # resolved anew: see vclust_py.resolve
         chosen = {node.name: node.host for node in cluster.nodes}
-        return _plan(site, request, lock, strategy, start, chosen, surveys, changed=False)
+        disk = max(node.disk for node in cluster.nodes)
+        return _plan(site, request, lock, strategy, start, chosen, disk, surveys, changed=False)
     network.check_free(request.software.network)
     with state.connect(site) as connection, state.transaction(connection):
         rooms = [_room(site, connection, one, one.capacity) for one in surveys if one.capacity]
         errors = {survey.host.name: survey.error for survey in surveys if survey.error}
-        nodes = assign(request, rooms, errors, holders=_holders(site, start, surveys))
+        nodes = assign(request, rooms, errors, holders=_holders(site, start, surveys), least_disk=disk)
         if not check and cluster is not None:
             _write(connection, cluster.id, nodes)
             cache = json.dumps(_foretold(site, lock, start, strategy))
@@ -131,7 +136,13 @@ def _place(
             )
             state.remember(connection, cluster.id, lock)
     chosen = {node.name: node.host for node in nodes}
-    return _plan(site, request, lock, strategy, start, chosen, surveys, changed=True)
+    return _plan(site, request, lock, strategy, start, chosen, disk, surveys, changed=True)
+
+
+def _disk(site: Site, request: Request, lock: Lock, start: Stored | None) -> int:
+    """Bytes of a node's disk: what its layer or packages need may be more than was asked for, and is all reserved."""
+    cache = Catalogue(site).get(start.digest) if start is not None else None
+    return max(request.hardware.disk, disk_size(lock, cache))
 
 
 @dataclass(frozen=True)
@@ -208,18 +219,21 @@ def assign(
     errors: Mapping[str, str] | None = None,
     *,
     holders: Set[str] = frozenset(),
+    least_disk: int = 0,
 ) -> list[Node]:
     """Give each node a host: with `Spread: pack` the first one it fits on, else the one with most memory left.
 
-    The `holders`, which have the VD cache, come before others.  Raises CapacityError when not all fit; it says for
+    The `holders`, which have the VD cache, come before others.  `least_disk` are bytes that a node's disk has at least,
+    however few were asked for.  Raises CapacityError when not all fit; it says for
     each host why it takes no more; `errors` are those of hosts that did not answer.  Cost: nodes times hosts.
     """
     hardware, left = request.hardware, sorted(rooms, key=lambda room: room.host.name not in holders)
+    disk = max(hardware.disk, least_disk)
     nodes: list[Node] = []
     for position, (name, address) in enumerate(zip(request.hostnames, request.addresses, strict=True)):
-        fitting = [index for index, room in enumerate(left) if _refusal(request, room, nodes) is None]
+        fitting = [index for index, room in enumerate(left) if _refusal(request, room, disk, nodes) is None]
         if not fitting:
-            reasons = [f"  {room.host.name}: {_refusal(request, room, nodes)}" for room in left]
+            reasons = [f"  {room.host.name}: {_refusal(request, room, disk, nodes)}" for room in left]
             reasons += [f"  {host}: does not answer: {error}" for host, error in (errors or {}).items()]
             raise CapacityError(
                 f"{request.name}: only {position} of {hardware.number_of_nodes} nodes fit:\n"
@@ -235,7 +249,7 @@ def assign(
             room,
             cpus=room.cpus - hardware.cpus,
             memory=room.memory - hardware.ram - OVERHEAD[room.capacity.accelerator],
-            disk=room.disk - hardware.disk,
+            disk=room.disk - disk,
         )
         nodes.append(
             Node(
@@ -248,7 +262,7 @@ def assign(
                 uuid=str(uuid.uuid4()),
                 cpus=hardware.cpus,
                 memory=hardware.ram,
-                disk=hardware.disk,
+                disk=disk,
                 state="placed",
                 guest=_guest(room),
             )
@@ -261,7 +275,7 @@ def _guest(room: Room) -> str:
     return room.host.guest or next((kind for kind in ("pvh", "pv") if kind in room.capacity.guests), "")
 
 
-def _refusal(request: Request, room: Room, nodes: Sequence[Node]) -> str | None:
+def _refusal(request: Request, room: Room, disk: int, nodes: Sequence[Node]) -> str | None:
     """Why the host takes no further node of the request; None when it does."""
     hardware, capacity = request.hardware, room.capacity
     memory = hardware.ram + OVERHEAD[capacity.accelerator]
@@ -278,7 +292,7 @@ def _refusal(request: Request, room: Room, nodes: Sequence[Node]) -> str | None:
     for what, unit, have, need in (
         ("virtual CPUs", 1, room.cpus, hardware.cpus),
         ("MB of memory", 10**6, room.memory, memory),
-        ("MB of disk", 10**6, room.disk, hardware.disk),
+        ("MB of disk", 10**6, room.disk, disk),
     ):
         if have < need:
             return f"has {max(have, 0) // unit} {what} left, a node takes {need // unit}"
@@ -371,6 +385,7 @@ def _plan(
     strategy: str,
     start: Stored | None,
     placement: dict[str, str],
+    disk: int,
     surveys: Sequence[_Survey],
     *,
     changed: bool,
@@ -410,6 +425,8 @@ def _plan(
         addresses=dict(zip(request.hostnames, map(str, request.addresses), strict=True)),
         accelerators=accelerators,
         unreachable={one.host.name: one.error for one in surveys if one.error},
+        disk=disk,
+        disk_asked=request.hardware.disk,
         packages=len(lock.packages),
         cache=_foretold(site, lock, start, strategy),
         download=sum(package.size for package in to_fetch),

@@ -161,9 +161,10 @@ def _package(data: dict[str, Any]) -> Package:
     ):
         if not re.fullmatch(form, getattr(package, name)):
             raise ValueError(f"{package.name}: {name}: got '{getattr(package, name)}'")
-    for size in (package.size, package.installed_size):
+    for name in ("size", "installed_size"):
+        size = getattr(package, name)
         if type(size) is not int or not 0 <= size < _LARGEST:
-            raise ValueError(f"{package.name}: size: got '{size}', expected bytes, fewer than {_LARGEST}")
+            raise ValueError(f"{package.name}: {name}: got '{size}', expected bytes, fewer than {_LARGEST}")
     return package
 
 

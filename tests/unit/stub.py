@@ -93,6 +93,8 @@ class Plan:
             "addresses": {},
             "accelerators": {"localhost": "emulation"},
             "unreachable": {},
+            "disk": 4_294_967_296,
+            "disk_asked": 4_000_000_000,
             "packages": 3,
             "download": 1500,
             "build": 2_000_000,

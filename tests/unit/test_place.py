@@ -12,9 +12,10 @@ from vclust_py import request as requests
 from vclust_py import state
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host
+from vclust_py.image.builder import disk_size
 from vclust_py.place import OVERHEAD, Room, assign, place
 from vclust_py.request import Request
-from vclust_py.resolve import Lock
+from vclust_py.resolve import Lock, Package
 from vclust_py.site import Site
 
 GB = 10**9
@@ -202,6 +203,38 @@ def test_memory_that_running_nodes_may_still_take_is_not_given_twice(site: Site)
             assert not fits
         else:
             assert fits
+
+
+def packages_of(gigabytes: int) -> Lock:
+    return replace(LOCK, packages=(Package("large", "1", "amd64", installed_size=gigabytes * GB),))
+
+
+def test_all_that_a_nodes_disk_may_take_is_reserved(site: Site) -> None:
+    """9 GB of packages need a disk of 11.8 GB, whatever was asked for: what a layer is made of, overlays are too."""
+    request, large = a_request(3, disk="3GB"), packages_of(9)
+    connect = lambda site, host: FixedHost(a_capacity(disk_free=30 * GB))  # noqa: E731
+    state.register(site, request)
+    with pytest.raises(CapacityError, match="has 6377 MB of disk left, a node takes 11811"):
+        place(site, request, large, [Host("a")], connect=connect)  # type: ignore[arg-type,return-value]
+    two = a_request(2, disk="3GB")
+    state.register(site, two)
+    plan = place(site, two, large, [Host("a")], connect=connect)  # type: ignore[arg-type,return-value]
+    assert (plan.disk, plan.disk_asked) == (disk_size(large), 3 * GB)
+    assert [node.disk for node in state.get(site, "test").nodes] == [disk_size(large)] * 2
+    assert plan.disk > 11 * GB
+    third = replace(two, software=replace(two.software, name="third"))
+    state.register(site, third)
+    with pytest.raises(CapacityError, match="has 6377 MB of disk left"):
+        place(site, third, large, [Host("a")], connect=connect)  # type: ignore[arg-type,return-value]
+
+
+def test_a_larger_disk_than_packages_need_is_as_asked_for(site: Site) -> None:
+    request = a_request(1, disk="20GB")
+    state.register(site, request)
+    plan = place(
+        site, request, packages_of(1), [Host("a")], connect=lambda site, host: FixedHost(a_capacity())
+    )  # type: ignore[arg-type,return-value]
+    assert plan.disk == plan.disk_asked == 20 * GB
 
 
 def test_no_hosts(site: Site) -> None:

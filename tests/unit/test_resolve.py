@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import KERNEL, Repository
+from repository import KERNEL, Repository
 
 from vclust_py import apt, state
 from vclust_py import request as requests

@@ -41,6 +41,7 @@ class Checkout:
         (self.path / "vclust").write_text(script)
         (self.path / "vclust").chmod(0o755)
         shutil.copy(PROJECT / "pyproject.toml", self.path)
+        shutil.copytree(PROJECT / "requirements", self.path / "requirements")
 
     def tool(self, name: str, body: str) -> None:
         (self.tools / name).write_text(f"#!/bin/sh\n{body}\n")
@@ -75,13 +76,16 @@ def test_first_and_second_use(checkout: Checkout, tmp_path: Path) -> None:
     assert "installing system packages: qemu-system" in said
     assert "zstd" not in said
     steps = [line for line in calls.splitlines() if line != "sudo"]
-    assert [step.split()[0] for step in steps] == ["apt-get", "apt-get", "pip", "vclust"]
+    assert [step.split()[0] for step in steps] == ["apt-get", "apt-get", "pip", "pip", "vclust"]
     assert calls.count("sudo") == 2
     assert steps[-1] == "vclust list"
+    # Nothing comes in but by a digest: what is listed, and the project itself without anything else.
+    assert f"install --require-hashes --requirement {checkout.path}/requirements/base.txt" in steps[2]
+    assert f"install --no-deps --no-build-isolation --editable {checkout.path}" in steps[3]
 
     assert checkout.run("list") == (0, "", "vclust list\n")
     _, _, calls = checkout.run("test", "-k", "nothing")
-    assert f"install --editable {checkout.path}[test]" in calls
+    assert f"install --require-hashes --requirement {checkout.path}/requirements/test.txt" in calls
     assert calls.endswith("python -m pytest -k nothing\n")
     assert checkout.run("test")[2] == "python -m pytest\n"
 
@@ -95,9 +99,10 @@ def test_an_interrupted_set_up_is_done_again(checkout: Checkout) -> None:
     assert checkout.run("list")[0] == 0
 
 
-def test_changed_requirements_are_installed(checkout: Checkout) -> None:
+@pytest.mark.parametrize("name", ["pyproject.toml", "requirements/base.txt"])
+def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> None:
     assert checkout.run("list")[0] == 0
-    with (checkout.path / "pyproject.toml").open("a") as file:
+    with (checkout.path / name).open("a") as file:
         file.write("# changed\n")
     assert "pip" in checkout.run("list")[2]
 

@@ -72,10 +72,15 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
         """Raises ValueError unless `text` is a manifest, every field there and of its type."""
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deep") from error
         names = {field.name for field in fields(cls)}
-        if not isinstance(data, dict) or set(data) != names or data["kind"] not in EXTENSIONS:
+        if not isinstance(data, dict) or set(data) != names:
             raise ValueError("not a manifest")
+        if not isinstance(data["kind"], str) or data["kind"] not in EXTENSIONS:
+            raise ValueError("kind: not one of an image")
         for name in ("packages", "tools"):
             if not isinstance(data[name], list) or not all(isinstance(item, str) for item in data[name]):
                 raise ValueError(f"{name}: not a list of strings")

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING
 
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, Report, file_digest, sandbox
+from vclust_py.image.base import VIRTUAL_SIZE
 from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
 from vclust_py.image.store import fast_copy, fetch
 from vclust_py.resolve import Lock, Package
@@ -232,7 +233,7 @@ def _build_layer(
     with naming_full_disk(site.images):
         _need(work, int(installed_size(own) * _SLACK) + _SPARE)
         _lay_out(site, own, answers, work / "packages")
-        size = _virtual_size(lock, onto)
+        size = disk_size(lock, onto)
         _create(catalogue, work, onto, size)
         seconds = _install(work, state, report)
     if took is not None:
@@ -260,10 +261,11 @@ def installed_size(packages: Sequence[Package]) -> int:
     return sum(package.installed_size for package in packages)
 
 
-def _virtual_size(lock: Lock, onto: Image) -> int:
+def disk_size(lock: Lock, onto: Image | None = None) -> int:
+    """Bytes of the disk that base and packages of the lock need, over `onto` (a cache; default: the base)."""
     taken = sum(package.installed_size for package in (*lock.base, *lock.packages))
     needed = int(taken * _SLACK) + (_GIB >> 1)
-    return max(onto.manifest.virtual_size, -(-needed // _GIB) * _GIB)
+    return max(onto.manifest.virtual_size if onto else VIRTUAL_SIZE, -(-needed // _GIB) * _GIB)
 
 
 def _need(work: Path, needed: int) -> None:

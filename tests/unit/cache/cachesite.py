@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from conftest import KERNEL
+from repository import KERNEL
 
 from vclust_py import request as requests
 from vclust_py import state

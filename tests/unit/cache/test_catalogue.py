@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cache.cachesite import a_lock, a_request, accept, make_base, make_cache
-from conftest import Repository
+from repository import Repository
 
 from vclust_py import state
 from vclust_py.cache import catalogue

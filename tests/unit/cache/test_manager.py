@@ -21,7 +21,7 @@ from cache.cachesite import (
     remember,
     shrunk,
 )
-from conftest import Repository
+from repository import Repository
 
 from vclust_py import state
 from vclust_py.apt import AptRoot

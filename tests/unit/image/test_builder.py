@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import KERNEL, Repository
+from repository import KERNEL, Repository
 
 from vclust_py.image import Catalogue, Image, Manifest
 from vclust_py.image.builder import ensure_bundle, layer_key

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import KERNEL, Repository
+from repository import KERNEL, Repository
 
 from vclust_py.errors import VclustError
 from vclust_py.image import file_digest, store

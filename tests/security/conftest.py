@@ -1,0 +1,5 @@
+"""The toy repository, for all tests of this folder."""
+
+from repository import toy, toys
+
+__all__ = ["toy", "toys"]
