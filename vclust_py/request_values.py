@@ -11,6 +11,8 @@ from collections.abc import Callable
 from ipaddress import IPv4Network
 from typing import TypeVar
 
+from vclust_py.text import plain
+
 T = TypeVar("T")
 
 MAX_NODES = 4096
@@ -83,7 +85,7 @@ class Wrong(Exception):
 
 def shown(text: str, limit: int = 60) -> str:
     """`text` in quotes, fit for one line of a terminal: control characters escaped, long text cut."""
-    cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:limit])
+    cut = plain(text[:limit], 10 * limit)  # no character takes more
     return f"'{cut}'" if len(text) <= limit else f"'{cut}…' ({len(text)} characters)"
 
 
