@@ -84,6 +84,9 @@ def inventory(arguments: argparse.Namespace) -> Path | None:
     path: Path | None = arguments.inventory
     if path is None:
         return None
+    if os.path.expandvars(whole := str(path.resolve())) != whole:
+        # Ansible takes it for a variable of the environment.
+        raise RequestError([f"{path}: got a name with a $, expected one without"])
     try:
         if path.exists():
             return path

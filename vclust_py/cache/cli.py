@@ -27,7 +27,9 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     inner = caches.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = inner.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added: argparse.ArgumentParser = inner.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + "."
+        )
         added.set_defaults(command=command)
         added.add_argument("--json", action="store_true", help="print JSON")
         return added
