@@ -18,119 +18,27 @@ from vclust_py.system_names import SYSTEM_NAMES
 busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox")
 
 HASH = "$6$salt$" + "a" * 86
-# Accounts that packages of Debian 12 make when they are installed: a random sample, looked up one by one.
-SERVICES = [
-    "ntpsec",
-    "tcpdump",
-    "uuidd",
-    "postfix",
-    "postdrop",
-    "opendkim",
-    "dovecot",
-    "dovenull",
-    "exim",
-    "mysql",
-    "postgres",
-    "redis",
-    "memcache",
-    "mosquitto",
-    "epmd",
-    "rabbitmq",
-    "zookeeper",
-    "munge",
-    "slurm",
-    "libvirt-qemu",
-    "libvirt",
-    "swtpm",
-    "docker",
-    "haproxy",
-    "varnish",
-    "vcache",
-    "squid",
-    "unbound",
-    "pdns",
-    "knot",
-    "nsd",
-    "bind",
-    "frr",
-    "bird",
-    "prometheus",
-    "grafana",
-    "munin",
-    "zabbix",
-    "nagios",
-    "icinga",
-    "collectd",
-    "statd",
-    "nslcd",
-    "sssd",
-    "openldap",
-    "freerad",
-    "ceph",
-    "gluster",
-    "tomcat",
-    "jetty",
-    "tor",
-    "privoxy",
-    "stunnel4",
-    "coturn",
-    "kamailio",
-    "prosody",
-    "ejabberd",
-    "znc",
-    "mumble-server",
-    "clamav",
-    "amavis",
-    "debian-spamd",
-    "greylist",
-    "postgrey",
-    "cyrus",
-    "courier",
-    "arpwatch",
-    "snort",
-    "logcheck",
-    "backuppc",
-    "bacula",
-    "nut",
-    "transmission",
-    "minidlna",
-    "mpd",
-    "icecast2",
-    "colord",
-    "geoclue",
-    "rtkit",
-    "sddm",
-    "lightdm",
-    "saned",
-    "usbmux",
-    "fwupd-refresh",
-    "plocate",
-    "nova",
-    "glance",
-    "cinder",
-    "neutron",
-    "keystone",
-    "swift",
-    "heat",
-    "barbican",
-    "designate",
-    "ironic",
-    "manila",
-    "octavia",
-    "sge",
-    "condor",
-    "ganglia",
-]
+# Accounts that packages of Debian 12 make when they are installed: a sample.
+SERVICES = """
+ntpsec tcpdump uuidd postfix postdrop opendkim dovecot dovenull exim mysql postgres redis memcache mosquitto
+rabbitmq zookeeper munge slurm libvirt-qemu libvirt swtpm docker haproxy varnish vcache squid unbound
+pdns knot nsd bind frr bird prometheus grafana munin zabbix nagios icinga collectd statd nslcd sssd openldap
+freerad ceph gluster tomcat jetty tor privoxy stunnel4 coturn kamailio prosody ejabberd znc mumble-server
+clamav amavis debian-spamd greylist postgrey cyrus courier arpwatch snort logcheck backuppc bacula nut
+transmission minidlna mpd icecast2 colord geoclue rtkit sddm lightdm saned usbmux fwupd-refresh plocate
+nova glance cinder neutron keystone swift heat barbican designate ironic manila octavia sge condor ganglia
+systemd-resolve debian-tor
+"""
 
 
 def a_request(name: str) -> str:
     return f"[Hardware]\nNumberOfNodes: 1\n[Software]\nName: x\nUser: {name}:{HASH}\n"
 
 
-@pytest.mark.parametrize("name", sorted({*SERVICES, *SYSTEM_NAMES, "systemd-x", "debian-x"} - {"epmd"}))
-def test_no_user_is_called_as_a_service(name: str) -> None:
-    with pytest.raises(RequestError, match="a name that Debian does not use"):
-        request.load(a_request(name), "x.ini")
+def test_no_user_is_called_as_a_service() -> None:
+    for name in (*SERVICES.split(), *SYSTEM_NAMES):
+        with pytest.raises(RequestError, match="a name that Debian does not use"):
+            request.load(a_request(name), "x.ini")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +63,7 @@ def test_what_is_no_name_is_no_cluster(tmp_path: Path, name: str) -> None:
         lambda: state.held(site, name).__enter__(),
     ]
     for call in calls:
-        with pytest.raises(RequestError, match="name: got .*, expected up to 31 of a-z"):
+        with pytest.raises(RequestError, match=r"name: got .*, expected up to 31 of a-z"):
             call()
     assert [cluster.name for cluster in state.clusters(site)] == ["x"]
 
@@ -230,8 +138,6 @@ def node(tmp_path: Path) -> Path:
 
 
 def seed(node: Path, name: str, uid: int) -> None:
-    own = os.getuid(), os.getgid()
-    assert own
     (node / f"home/{name}").mkdir(exist_ok=True)
     (node / "seed/passwd").write_text(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash\n")
     (node / "seed/group").write_text(f"{name}:x:{uid}:\n")
@@ -244,7 +150,7 @@ def test_an_identity_is_applied_again(node: Path) -> None:
     seed(node, "alice", 1000)
     for _ in range(2):
         assert identity(node, status=0) == ""
-        assert (node / "etc/passwd").read_text().count("alice:") == 1
+        assert (node / "etc/passwd").read_text().count("\nalice:") == 1
         assert f"alice:{HASH}" in (node / "etc/shadow").read_text()
 
 
