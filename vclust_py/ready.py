@@ -28,7 +28,7 @@ from vclust_py.state import Change, Cluster, Node
 from vclust_py.text import DETAIL, LINE, plain
 
 _LINE = re.compile(rb"vclust: (installer|progress|took|installed|ready|failed)\b ?(.*)", re.DOTALL)
-_LONGEST = 4096  # bytes of a console line that are kept: no line of ours has as many
+_LONGEST = 4096  # bytes of a console line that are kept until it ends
 _OVERLAP = 64  # bytes read again at each look, to see that it is still the same console
 _WORDS = 1 << 16  # bytes at the end of a console that may come into an error
 _STEPS = ("unpack", "configure")
@@ -111,7 +111,7 @@ class _Watch:
         self.position += len(new)
         self.last = (self.last + new)[-_OVERLAP:]
         *lines, rest = (self.rest + new).split(b"\n")
-        self.rest = rest[-_LONGEST:]
+        self.rest = _unfinished(rest)
         return [line for line in map(_ours, lines) if line]
 
     def _new(self) -> bytes:
@@ -136,10 +136,16 @@ class _Watch:
         return "its console ended with:\n    " + "\n    ".join(shown) if shown else "its console said nothing"
 
 
+def _unfinished(line: bytes) -> bytes:
+    """What to keep of a line without an end: the beginning of ours, else the end of others'."""
+    found = _LINE.search(line)
+    return line[found.start() :][:_LONGEST] if found else line[-_LONGEST:]
+
+
 def _ours(line: bytes) -> tuple[str, str] | None:
     """Word and rest of a line of ours, which may follow others' words on the same line."""
     # What a carriage return has overwritten nobody would see either.
-    found = _LINE.search(line[-_LONGEST:].rstrip(b"\r").rpartition(b"\r")[2])
+    found = _LINE.search(line.rstrip(b"\r").rpartition(b"\r")[2])
     return (found[1].decode(), found[2].decode(errors="replace")) if found else None
 
 
