@@ -347,3 +347,16 @@ def test_types_take_no_other_kind(value: object) -> None:
             continue
         with pytest.raises(RequestError):
             arguments.checked("x", kind, value)
+
+
+def test_a_vaulted_value_is_read(copied: Copied) -> None:
+    """Literal is not encrypted: a hash in an inventory may be kept by ansible-vault."""
+    (copied.path / "password").write_text("secret")
+    vault = ["--vault-password-file", "password"]
+    sealed = copied.run("ansible-vault", "encrypt_string", *vault, "nowhere", "--name", "site").stdout
+    indented = sealed.replace("\n", "\n    ")
+    (copied.path / "given.yml").write_text(
+        f"vclust_request:\n  hardware: {{number_of_nodes: 1}}\n  software:\n    name: x\n    {indented}\n"
+    )
+    done = copied.run("ansible-playbook", "playbooks/create_vcluster.yml", "-e", "@given.yml", *vault)
+    assert "Site: got 'nowhere', expected any or one of local" in done.stdout + done.stderr, done
