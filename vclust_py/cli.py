@@ -1,6 +1,7 @@
 """The `vclust` command.  It drives the playbooks and shows what they do; the work is theirs."""
 
 import argparse
+import io
 import json
 import os
 import shlex
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vclust_py import drive
+from vclust_py.arguments import checked, file, typed
 from vclust_py.cache import cli as cache_cli
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.run import keep_interruptions
+from vclust_py.text import MESSAGE, plain
 
 # Everything else is imported where it is used: `vclust --help` must not wait for it.
 
@@ -21,6 +24,10 @@ from vclust_py.run import keep_interruptions
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     keep_interruptions()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe whose encoding lacks a character gets it escaped, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if arguments.root and arguments.inventory is None and os.geteuid() != 0:
             _as_root(sys.argv)
@@ -57,14 +64,21 @@ def _as_root(argv: Sequence[str]) -> NoReturn:
     os.execvp("sudo", ["sudo", "--", str(Path(argv[0]).resolve()), *argv[1:]])  # noqa: S606 - a list, no shell
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors quote what was typed, or what a pattern of the shell has found."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(plain(message, 1000))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vclust",
         description="Virtual clusters on the fly.",
         epilog="Exit status: 0 done, 2 bad usage or request, 3 not enough capacity, 4 failed, 130 Ctrl-C.",
     )
     parser.add_argument(
-        "-i", "--inventory", type=Path, metavar="INVENTORY", help="default: inventories/local"
+        "-i", "--inventory", type=file, metavar="INVENTORY", help="default: inventories/local"
     )
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="show what Ansible prints; -vvv for more"
@@ -80,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     create = add("create", _create, "create a cluster, or take up an interrupted creation")
     plan = add("plan", _plan, "show where the nodes would run, and the bytes and seconds it would take")
     for one in (create, plan):
-        one.add_argument("request", type=Path, metavar="REQUEST", help="request file, INI or YAML")
-        one.add_argument("--locked", type=Path, metavar="FILE", help="use the package versions of this lock")
+        one.add_argument("request", type=file, metavar="REQUEST", help="request file, INI or YAML")
+        one.add_argument("--locked", type=file, metavar="FILE", help="use the package versions of this lock")
     listing = add("list", _list, "list the clusters")
     show = add("show", _show, "show a cluster: nodes, phases with seconds and bytes, the slowest node")
     for one in (plan, listing, show):
@@ -89,13 +103,23 @@ def _parser() -> argparse.ArgumentParser:
     ssh = add("ssh", _ssh, "log in to a node as the first user of the request")
     destroy = add("destroy", _destroy, "remove a cluster, whatever state it is in")
     for one in (show, ssh, destroy):
-        one.add_argument("name", metavar="NAME", help="name of the cluster")
+        one.add_argument("name", type=typed("cluster"), metavar="NAME", help="name of the cluster")
     ssh.usage = "vclust ssh NAME [NODE] [-- CMD...]"
-    ssh.add_argument("node", nargs="?", metavar="NODE", help="default: the first node that has not failed")
+    ssh.add_argument(
+        "node",
+        nargs="?",
+        type=typed("node"),
+        metavar="NODE",
+        help="default: the first node that has not failed",
+    )
     send = add("send", _send, "bring files of the site manager to hosts, to the folder of their images")
-    send.add_argument("files", nargs="+", type=Path, metavar="FILE", help="on the site manager")
+    send.add_argument("files", nargs="+", type=file, metavar="FILE", help="on the site manager")
     send.add_argument(
-        "--to", default="vm_hosts", metavar="GROUP", help="group or host of the inventory (default: vm_hosts)"
+        "--to",
+        type=typed("machines"),
+        default="vm_hosts",
+        metavar="GROUP",
+        help="group or host of the inventory (default: vm_hosts)",
     )
     send.add_argument("--check", action="store_true", help="only say which hosts lack what")
     send.add_argument("--json", action="store_true", help="print JSON")
@@ -106,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
 def _send(arguments: argparse.Namespace) -> int:
     from vclust_py.chain import bring
 
-    variables = {"files": [{"path": str(path.absolute())} for path in arguments.files], "to": arguments.to}
+    files = checked("FILE", "files", [{"path": str(path.absolute())} for path in arguments.files])
+    variables = {"files": files, "to": arguments.to}
     outcome = drive.run(
         "send_files.yml",
         variables,
@@ -129,8 +154,10 @@ def _send(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(rows, indent=2))
         else:
+            from vclust_py.display import say
+
             for host, row in sorted(rows.items()):
-                print(f"{host}: {_sent(row, arguments.check)}")
+                say(f"{host}: {_sent(row, arguments.check)}")
     return outcome.exit_code
 
 
@@ -158,10 +185,8 @@ def _create(arguments: argparse.Namespace) -> int:
         print(f"vclust: interrupted in phase {outcome.phase or 'request'}", file=sys.stderr)
     if outcome.exit_code not in (2, 3) and "vclust_request" in outcome.results:
         again = f"vclust create {shlex.quote(str(arguments.request))}"
-        print(
-            f"{name} is left unfinished: `{again}` takes it up, `vclust destroy {name}` clears it",
-            file=sys.stderr,
-        )
+        unfinished = f"{name} is left unfinished: `{again}` takes it up, `vclust destroy {name}` clears it"
+        print(plain(unfinished, MESSAGE), file=sys.stderr)
     return outcome.exit_code
 
 

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
+
+from vclust_py.text import DETAIL, LINE, plain
 
 PHASES = ("request", "resolve", "cache", "place", "image", "distribute", "create", "install", "ready")
 
@@ -36,7 +39,7 @@ def display(phases: Sequence[str], *, live: bool) -> Display:
 
 def _step(row: Mapping[str, Any]) -> str:
     count = f" {row['done']}/{row['total']}" if row["total"] else ""
-    return f"{row['message']}{count}"
+    return plain(f"{row['message']}{count}", LINE)
 
 
 class PlainDisplay:
@@ -63,7 +66,7 @@ class PlainDisplay:
                 continue
             self._shown[key] = now, row["message"]
             node = f"{row['node']}: " if row["node"] else ""
-            self._line(f"{row['phase']}: {node}{_step(row)}")
+            self._line(f"{row['phase']}: {plain(node, LINE)}{_step(row)}")
 
     def _line(self, text: str) -> None:
         print(f"[{time.monotonic() - self._start:5.1f} s] {text}", file=sys.stderr, flush=True)
@@ -79,7 +82,7 @@ class LiveDisplay:
         self._end: float | None = None
         self._live = Live(
             get_renderable=self._table,
-            console=Console(stderr=True),
+            console=Console(stderr=True, markup=False, emoji=False, highlight=False),
             refresh_per_second=4,
             redirect_stdout=False,
         )
@@ -107,15 +110,15 @@ class LiveDisplay:
         table = Table.grid(padding=(0, 2))
         for name in [*begun, *(one for one in self._phases if one not in self._starts)]:
             if name not in self._starts:
-                table.add_row("·", f"[dim]{name}[/]", "")
+                table.add_row("·", Text(name, "dim"), "")
                 continue
             last = name == begun[-1]
             end = now if last else self._starts[begun[begun.index(name) + 1]]
-            mark = "[bold]>[/]" if last and self._end is None else "[green]✓[/]"
+            mark = Text(">", "bold") if last and self._end is None else Text("✓", "green")
             table.add_row(mark, name, f"{end - self._starts[name]:6.1f} s")
         nodes = Table.grid(padding=(0, 2))
         for node, step in sorted(self._steps.items()):
-            nodes.add_row("", node, step)
+            nodes.add_row("", plain(node, LINE), step)
         return Group(table, nodes)
 
 
@@ -128,8 +131,20 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+class _Table(Table):
+    """Its cells hold text that others have written; none of it is markup."""
+
+    def add(self, *cells: str) -> None:
+        self.add_row(*(Text(plain(cell, DETAIL, lines=True)) for cell in cells))
+
+
+def say(text: str = "") -> None:
+    """Print a line of ours that may quote others."""
+    print(plain(text, 1 << 16, lines=True))
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> _Table:
+    table = _Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
@@ -137,7 +152,9 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 def _print(*parts: object) -> None:
     # In a pipe a table is as wide as its content, not as a terminal that is not there.
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(*parts)
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False).print(
+        *parts
+    )
 
 
 def _when(moment: float) -> str:
@@ -161,12 +178,12 @@ def _cache(cache: Mapping[str, Any]) -> str:
 
 def show_list(clusters: Sequence[Mapping[str, Any]]) -> None:
     if not clusters:
-        print("no clusters")
+        say("no clusters")
         return
     table = _table("NAME", "STATE", "NODES", "CREATED", right=("NODES",))
     for cluster in clusters:
         created = _when(cluster["created"])
-        table.add_row(cluster["name"], cluster["state"], str(len(cluster["nodes"])), created)
+        table.add(cluster["name"], cluster["state"], str(len(cluster["nodes"])), created)
     _print(table)
 
 
@@ -174,55 +191,53 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
     hardware = cluster["request"]["hardware"]
     detail = f" ({cluster['detail']})" if cluster["detail"] else ""
     strategy = f", installed {cluster['strategy']}" if cluster["strategy"] else ""
-    print(f"{cluster['name']}: {cluster['state']}{detail}")
-    print(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}")
-    print(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
+    say(f"{cluster['name']}: {cluster['state']}{detail}")
+    say(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}")
+    say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
     nodes = _table("NODE", "ADDRESS", "HOST", "STATE")
     for node in cluster["nodes"]:
-        nodes.add_row(node["name"], node["address"], node["host"], node["state"])
+        nodes.add(node["name"], node["address"], node["host"], node["state"])
     _print(nodes)
     phases = _table("PHASE", "SECONDS", "BYTES", "OUTCOME", right=("SECONDS", "BYTES"))
     for record in cluster["phases"]:
         moved = size(record["bytes"]) if record["bytes"] else ""
-        phases.add_row(record["phase"], f"{record['seconds']:.1f}", moved, record["outcome"])
-    print()
+        phases.add(record["phase"], f"{record['seconds']:.1f}", moved, record["outcome"])
+    say()
     _print(phases)
     slowest = cluster["slowest_node"]
     if slowest:
         # A cluster that was taken up again has several records of one node and phase: the last one counts.
         latest = {record["phase"]: record for record in cluster["node_phases"] if record["node"] == slowest}
         times = ", ".join(f"{phase} {record['seconds']:.1f} s" for phase, record in latest.items())
-        print(f"\nslowest node: {slowest} ({times})")
+        say(f"\nslowest node: {slowest} ({times})")
 
 
 def show_plan(plan: Mapping[str, Any]) -> None:
     table = _table("NODE", "ADDRESS", "HOST", "RUNS BY")
     for node, host in plan["placement"].items():
         accelerator = plan["accelerators"].get(host, "")
-        table.add_row(node, plan["addresses"].get(node, ""), host, _RUNS_BY.get(accelerator, accelerator))
+        table.add(node, plan["addresses"].get(node, ""), host, _RUNS_BY.get(accelerator, accelerator))
     _print(table)
     there = "" if plan["base_there"] else ", after the base image"
     for host, error in plan["unreachable"].items():
-        print(f"\n{host} does not answer: {error}")
-    more = plan["disk"] - plan["disk_asked"]
-    print(
-        f"\ndisk: {size(plan['disk'])} a node{', for its packages need more than asked for' if more > 0 else ''}"
-    )
-    print(_cache(plan["cache"]))
-    print(f"download: {size(plan['download'])}, of {plan['packages']} packages")
-    print(f"build: {size(plan['build'])}{there}")
-    print(f"send: {size(plan['send'])}")
+        say(f"\n{host} does not answer: {error}")
+    more = ", for its packages need more than asked for" if plan["disk"] > plan["disk_asked"] else ""
+    say(f"\ndisk: {size(plan['disk'])} a node{more}")
+    say(_cache(plan["cache"]))
+    say(f"download: {size(plan['download'])}, of {plan['packages']} packages")
+    say(f"build: {size(plan['build'])}{there}")
+    say(f"send: {size(plan['send'])}")
     seconds, unknown = plan["estimate"]["seconds"], plan["estimate"]["unknown"]
     if seconds:
         rest = f"; no past runs of {', '.join(unknown)}" if unknown else ""
-        print(f"estimate: {sum(seconds.values()):.0f} s{rest}")
+        say(f"estimate: {sum(seconds.values()):.0f} s{rest}")
     else:
-        print("estimate: none, this site has no past runs to go by")
+        say("estimate: none, this site has no past runs to go by")
 
 
 def show_rank(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
-        print("no candidates: no two requests have anything in common")
+        say("no candidates: no two requests have anything in common")
         return
     numbers = ("RANK", "REQUESTS", "SIZE", "SCORE", "PACKAGES")
     table = _table(*numbers, "AMONG THEM", right=numbers)
@@ -230,9 +245,7 @@ def show_rank(rows: Sequence[Mapping[str, Any]]) -> None:
         names = row["packages"]
         among = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
         score = size(row["score"])
-        table.add_row(
-            str(row["rank"]), str(row["frequency"]), size(row["size"]), score, str(len(names)), among
-        )
+        table.add(str(row["rank"]), str(row["frequency"]), size(row["size"]), score, str(len(names)), among)
     _print(table)
 
 
@@ -240,25 +253,25 @@ def show_simulation(result: Mapping[str, Any]) -> None:
     requested, saved = result["bytes_requested"], result["bytes_saved"]
     table = _table("", "", "")
     table.show_header = False
-    table.add_row("policy", result["policy"], "")
-    table.add_row("requests", str(result["requests"]), "after the warm-up")
-    table.add_row("hits", _part(result["hits"], result["requests"]), f"{result['hits']} started from a cache")
-    table.add_row("saved", _part(saved, requested), f"{size(saved)} of {size(requested)} installed")
-    table.add_row("stored", size(result["stored_bytes_max"]), "at most")
-    table.add_row("computing", f"{result['seconds']:.1f} s", "")
+    table.add("policy", result["policy"], "")
+    table.add("requests", str(result["requests"]), "after the warm-up")
+    table.add("hits", _part(result["hits"], result["requests"]), f"{result['hits']} started from a cache")
+    table.add("saved", _part(saved, requested), f"{size(saved)} of {size(requested)} installed")
+    table.add("stored", size(result["stored_bytes_max"]), "at most")
+    table.add("computing", f"{result['seconds']:.1f} s", "")
     _print(table)
 
 
 def show_caches(told: Mapping[str, Any], manager: str) -> None:
     """The caches of a site, each under the one it stands on, and what they were good for."""
     if manager:
-        print(f"{manager}:")
+        say(f"{manager}:")
     caches, status = told["caches"], told["status"]
     if caches:
         right = ("PACKAGES", "SIZE", "FILE", "USES")
         table = _table("DIGEST", *right, "LAST USE", "STATE", "KEPT", right=right)
         for cache in _nested(caches):
-            table.add_row(
+            table.add(
                 "  " * (cache["depth"] - 1) + cache["digest"][:_SHORT],
                 str(cache["packages"]),
                 size(cache["size"]),
@@ -272,7 +285,7 @@ def show_caches(told: Mapping[str, Any], manager: str) -> None:
     chosen = [cache["bytes"] for cache in caches if cache["chosen"]]
     others = [cache["bytes"] for cache in caches if not cache["chosen"]]
     more = f", and {size(sum(others))} in {len(others)} no longer chosen" if others else ""
-    print(f"{len(chosen)} caches, {size(sum(chosen))} of {size(status['space'])}{more}; {_rebuild(status)}")
+    say(f"{len(chosen)} caches, {size(sum(chosen))} of {size(status['space'])}{more}; {_rebuild(status)}")
     show_usage(told["usage"])
 
 
@@ -320,7 +333,7 @@ def show_usage(usage: Sequence[Mapping[str, Any]]) -> None:
         return
     hits = sum(bool(use["cache"]) for use in usage)
     spared, asked = sum(use["bytes"] for use in usage), sum(use["of"] for use in usage)
-    print(
+    say(
         f"\n{len(usage)} creations, {hits} from a cache;"
         f" spared {size(spared)} of {size(asked)} installed ({_part(spared, asked)})"
     )
@@ -331,19 +344,19 @@ def show_usage(usage: Sequence[Mapping[str, Any]]) -> None:
         part = usage[start:end]
         share = sum(use["bytes"] for use in part) / (sum(use["of"] for use in part) or 1)
         bars += _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)] if share else "·"
-    print(f"{_when(usage[0]['time'])} {bars} {_when(usage[-1]['time'])}")
+    say(f"{_when(usage[0]['time'])} {bars} {_when(usage[-1]['time'])}")
 
 
 def show_history(lines: Sequence[Mapping[str, Any]], requests: int) -> None:
     """The tree of what requests have in common, each cluster with what it has beyond the one above it."""
-    print(f"{requests} requests{':' if lines else ''}")
+    say(f"{requests} requests{':' if lines else ''}")
     if not lines:
         return
     table = _table("REQUESTS", "IN COMMON", "PACKAGES", "CACHE", "MORE THAN ABOVE", right=("PACKAGES",))
     for line in lines:
         names = [package.partition("=")[0] for package in line["more"]]
         more = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        table.add_row(
+        table.add(
             "  " * line["depth"] + str(line["requests"]),
             size(line["size"]),
             str(line["packages"]),
@@ -359,32 +372,32 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     base = f"{cache['suite']} {cache['architecture']} {cache['base'][:_SHORT]}"
     used = f"{cache['uses']} times, last {_when(cache['used'])}" if cache["used"] else "never"
     rest = sorted(set(cache["holds"]) - set(cache["own"]))
-    print(f"cache {cache['digest']}")
-    print(f"stands on {under} (layer {cache['depth']} over the base image {base})")
-    print(f"{cache['packages']} packages, {cache['state']}, {size(cache['size'])} as installed")
-    print(f"its own file has {size(cache['bytes'])}")
-    print(f"used {used}; {_kept(cache)}")
+    say(f"cache {cache['digest']}")
+    say(f"stands on {under} (layer {cache['depth']} over the base image {base})")
+    say(f"{cache['packages']} packages, {cache['state']}, {size(cache['size'])} as installed")
+    say(f"its own file has {size(cache['bytes'])}")
+    say(f"used {used}; {_kept(cache)}")
     for title, packages in (("in it", cache["own"]), ("in the caches under it", rest)):
         if packages:
-            print(f"\n{title}:")
+            say(f"\n{title}:")
             for package in packages:
-                print(f"  {package.replace('=', ' ')}")
+                say(f"  {package.replace('=', ' ')}")
 
 
 def show_verdicts(told: Mapping[str, Any]) -> None:
-    print(_cache(told["cache"]))
+    say(_cache(told["cache"]))
     chosen = [verdict["digest"] for verdict in told["verdicts"] if verdict["chosen"]]
     if chosen and chosen != [told["cache"].get("digest")]:
-        print("its cluster is placed and keeps that; a new one would start from the one marked")
+        say("its cluster is placed and keeps that; a new one would start from the one marked")
     if told["verdicts"]:
         table = _table("", "CACHE", "WOULD SPARE", "WHY", right=("WOULD SPARE",))
         for verdict in told["verdicts"]:
             mark = "✓" if verdict["chosen"] else ""
             spares = size(verdict["saves"]) if verdict["saves"] else "-"
-            table.add_row(mark, verdict["digest"][:_SHORT], spares, verdict["reason"])
+            table.add(mark, verdict["digest"][:_SHORT], spares, verdict["reason"])
         _print(table)
     else:
-        print("there is no cache over its base image, or its cluster is placed already")
+        say("there is no cache over its base image, or its cluster is placed already")
 
 
 def show_rebuilt(result: Mapping[str, Any], manager: str, *, check: bool) -> None:
@@ -392,7 +405,7 @@ def show_rebuilt(result: Mapping[str, Any], manager: str, *, check: bool) -> Non
     # Those not chosen any more are dropped when their space is needed.
     removed = f"{len(result['removed'])} {'no longer chosen' if check else 'dropped'}"
     start = f"{manager}: " if manager else ""
-    print(
+    say(
         f"{start}policy {result['policy']}, {result['requests']} requests: {result['chosen']} caches chosen,"
         f" {built}, {removed};"
         f" {size(result['stored_bytes'])} of {size(result['space'])}, {result['seconds']:.1f} s"

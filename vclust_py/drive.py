@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vclust_py.arguments import locked
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.site import Site
+from vclust_py.text import MESSAGE, plain
 
 if TYPE_CHECKING:
     from vclust_py.play import Outcome
@@ -30,10 +32,7 @@ def request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     if arguments.locked:
         from vclust_py.resolve import Lock
 
-        try:
-            Lock.from_json(arguments.locked.read_text(encoding="utf-8"), str(arguments.locked))
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError([f"{arguments.locked}: got {error}, expected a lock (JSON)"]) from error
+        Lock.from_json(locked(arguments.locked), str(arguments.locked))
         variables["locked"] = str(arguments.locked.resolve())
     return asked.name, variables
 
@@ -83,9 +82,18 @@ def status(arguments: argparse.Namespace, variables: Mapping[str, Any], tag: str
 
 def inventory(arguments: argparse.Namespace) -> Path | None:
     path: Path | None = arguments.inventory
-    if path is not None and not path.exists():
-        raise RequestError([f"{path}: got no such file or folder, expected an inventory"])
-    return path
+    if path is None:
+        return None
+    if os.path.expandvars(whole := str(path.resolve())) != whole:
+        # Ansible takes it for a variable of the environment.
+        raise RequestError([f"{path}: got a name with a $, expected one without"])
+    try:
+        if path.exists():
+            return path
+        why = "no such file or folder"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise RequestError([f"{path}: got {why}, expected an inventory"])
 
 
 def run(
@@ -117,7 +125,7 @@ def run(
         )
     if outcome.error and outcome.exit_code != 130:
         where = f"{outcome.phase}: " if outcome.phase else ""
-        print(f"vclust: {where}{outcome.failure}", file=sys.stderr)
+        print(plain(f"vclust: {where}{outcome.failure}", MESSAGE, lines=True), file=sys.stderr)
     return outcome
 
 

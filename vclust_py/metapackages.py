@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from vclust_py import request_forms as forms
 from vclust_py import request_values as values
 from vclust_py.errors import RequestError
 from vclust_py.request import Request
@@ -101,8 +102,16 @@ def load(name: str, directories: Sequence[Path]) -> MetaPackage:
 
 def _parse(name: str, path: Path) -> MetaPackage:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(forms.MAX_TEXT + 1)
+        if len(text) > forms.MAX_TEXT:
+            raise RequestError(
+                [f"{path}: got more than {forms.MAX_TEXT} characters, expected a meta package"]
+            )
+        for _, what in forms.beyond_plain(text):
+            raise RequestError([f"{path}: got {what}"])
+        content = yaml.safe_load(text)
+    except (OSError, ArithmeticError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
         raise RequestError([f"{path}: got {values.shown(str(error), 200)}, expected a YAML file"]) from error
     if not isinstance(content, dict):
         raise RequestError([f"{path}: got no mapping, expected one with description, packages, …"])
@@ -137,7 +146,7 @@ class _Parser:
         return made
 
     def _wrong(self, key: str, got: object, expected: str) -> None:
-        self.problems.append(f"{self.path}: {key}: got {values.shown(str(got))}, expected {expected}")
+        self.problems.append(f"{self.path}: {key}: got {values.shown(_said(got))}, expected {expected}")
 
     def _keys(self, where: str, mapping: dict[Any, Any], known: set[str]) -> None:
         for key in mapping:
@@ -159,7 +168,7 @@ class _Parser:
 
     def _package(self, got: object) -> str:
         try:
-            return values.package(str(got))
+            return values.package(_said(got))
         except values.Wrong as wrong:
             self._wrong("packages", got, wrong.expected)
             return ""
@@ -188,3 +197,10 @@ class _Parser:
         if not isinstance(size, int) or not 16 <= size <= 4096:
             self._wrong("secrets", size, "bytes: from 16 to 4096")
         return Secret(self._text("secrets", item["name"], "a file name", r"[a-z][a-z0-9._-]{0,60}"), size)
+
+
+def _said(got: object) -> str:
+    try:
+        return str(got)
+    except ValueError:  # a number longer than Python writes
+        return "a number"

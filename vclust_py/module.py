@@ -121,7 +121,7 @@ def run_module(module: Module, work: Callable[[Site], Outcome]) -> NoReturn:
         module.fail_json(msg="interrupted", exit_code=130)
     except OSError as error:
         # What no phase has expected of the machine: a file that vanished, a device that fails.
-        module.fail_json(msg=str(error), exit_code=VclustError.exit_code)
+        module.fail_json(msg=str(VclustError(str(error))), exit_code=VclustError.exit_code)
     module.exit_json(**outcome)
 
 

@@ -1,4 +1,7 @@
-"""Playbooks, driven through ansible-runner: events while they run, and how they ended."""
+"""Playbooks, driven through ansible-runner: events while they run, and how they ended.
+
+Variables are handed over as values that Ansible never templates, at every depth.
+"""
 
 import contextlib
 import os
@@ -14,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vclust_py.site import PROJECT
+from vclust_py.text import MESSAGE, plain
 
 Event = Mapping[str, Any]
 
@@ -24,6 +30,7 @@ _PATIENCE = 60
 """Seconds that interrupted modules have for their clean-up."""
 _INTERRUPT = 5
 """Seconds that Ansible has to end when it is interrupted."""
+_ERROR = MESSAGE - 300  # bytes; what may stand before it are names of phase and host
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -85,18 +92,20 @@ def play(
         on_tick()
 
     with tempfile.TemporaryDirectory(prefix="vclust-") as folder:
+        _hand_over(variables, Path(folder))
         options: dict[str, Any] = {
             "private_data_dir": folder,
             "project_dir": str(PROJECT),
             "playbook": f"playbooks/{playbook}",
             "inventory": str((inventory or PROJECT / "inventories/local").resolve()),
-            "extravars": dict(variables),
             "cmdline": " ".join(words) or None,
             "verbosity": verbosity or None,
             "quiet": not verbosity,
             "settings": {"pexpect_timeout": TICK},
             "envvars": {
                 "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+                # Ansible works in UTF-8 only; the caller's locale may be none, or another.
+                "LC_ALL": "C.UTF-8",
                 "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
             },
             "event_handler": keep,
@@ -144,12 +153,12 @@ def _take(
             result = data.get("res") or {}
             outcome.exit_code = int(result.get("exit_code") or 4)
             outcome.host = data["host"]
-            outcome.error = str(result.get("msg") or "the task failed without a word").strip()
+            outcome.error = _plain(str(result.get("msg") or "the task failed without a word"))
 
 
 def _reason(text: str, tasks: int, inventory: str) -> str:
     """The error in what ansible-playbook printed, where no task has failed."""
-    lines = [line.strip() for line in _ANSI.sub("", text).splitlines() if line.strip()]
+    lines = [_plain(line) for line in _ANSI.sub("", text).splitlines() if line.strip()]
     marks = ("[ERROR]:", "ERROR!")
     errors = [line for line in lines if line.startswith(marks)]
     if tasks and not errors:
@@ -158,9 +167,46 @@ def _reason(text: str, tasks: int, inventory: str) -> str:
     for mark in marks:
         reason = reason.replace(mark, "").strip()
     # Ansible does not always say which file it could not read.
-    return (
-        reason if tasks else f"{reason}\n  hint: the inventory is {inventory}; -v shows all that Ansible says"
-    )
+    hint = f"\n  hint: the inventory is {plain(inventory, 600)}; -v shows all that Ansible says"
+    return f"{plain(reason, _ERROR - 800, lines=True)}{'' if tasks else hint}"
+
+
+def _plain(text: str) -> str:
+    """What a module, a host or Ansible said, fit to be shown."""
+    return plain(text.strip(), _ERROR, lines=True)
+
+
+class _Literal(str):
+    """Text that Ansible must not take for a template."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    _Literal, lambda dumper, text: dumper.represent_scalar("!unsafe", str(text), style='"')
+)
+
+
+def _hand_over(variables: Mapping[str, Any], folder: Path) -> None:
+    """Write ansible-runner's file of extra variables, with every text marked `!unsafe`, for the owner only.
+
+    ansible-runner's own option would write JSON, which Ansible takes for templates.
+    """
+    (folder / "env").mkdir(mode=0o700)
+    text = yaml.dump(_literal(variables), Dumper=_Dumper, width=2**30)
+    with open(os.open(folder / "env/extravars", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _literal(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        # Keys are names of our own.
+        return {str(key): _literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(item) for item in value]
+    return _Literal(value) if isinstance(value, str) else value
 
 
 def _interrupt(thread: threading.Thread) -> None:

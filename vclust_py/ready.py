@@ -25,12 +25,21 @@ from vclust_py.resolve import Lock
 from vclust_py.run import run
 from vclust_py.site import Site
 from vclust_py.state import Change, Cluster, Node
+from vclust_py.text import DETAIL, LINE, plain
 
-_LINE = re.compile(rb"vclust: (installer|progress|took|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
+_LINE = re.compile(rb"vclust: (installer|progress|took|installed|ready|failed)\b ?(.*)", re.DOTALL)
+_LONGEST = 4096  # bytes of a console line that are kept until it ends
+_OVERLAP = 64  # bytes read again at each look, to see that it is still the same console
+_WORDS = 1 << 16  # bytes at the end of a console that may come into an error
+_STEPS = ("unpack", "configure")
+_TOLD_IN_FULL = 4
+"""Failed nodes whose reasons are told in full; of more, the names."""
 _POLL = 0.1  # seconds between two looks at the consoles
 _POLL_FAR = 1.0  # where some are on other machines
 _ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
 _LOGIN_TIMEOUT = 300.0
+_LOGIN_OUTPUT = 1 << 20
+"""Bytes that the proof may print: a few lines for each of 4096 nodes."""
 
 _ORDER = ("started", "installer", "installed", "ready")
 
@@ -80,39 +89,64 @@ class _Watch:
 
     node: Node
     console: Callable[[int], bytes]
-    """What the console has said from a byte on."""
+    """What the console has said from a byte on, counted from its end where negative; not all at once."""
     start: float
     state: str
     position: int = 0
     detail: str = ""
     rest: bytes = field(default=b"", repr=False)
+    """The end of what was read: a line that is not yet whole."""
+    last: bytes = field(default=b"", repr=False)
+    """The last bytes read, which the next look must find again."""
     took: dict[str, float] = field(default_factory=dict)
     """Seconds of the steps of installing: unpack, configure."""
 
     def read(self) -> list[tuple[str, str]]:
         """New lines of ours, as (word, rest of the line).  A host that does not answer fails the node."""
         try:
-            new = self.console(self.position)
+            new = self._new()
         except VclustError as error:
             self.fail(str(error))
             return []
         self.position += len(new)
-        text = self.rest + new
-        cut = text.rfind(b"\n") + 1
-        self.rest = text[cut:]
-        return [(word.decode(), rest.decode(errors="replace")) for word, rest in _LINE.findall(text[:cut])]
+        self.last = (self.last + new)[-_OVERLAP:]
+        *lines, rest = (self.rest + new).split(b"\n")
+        self.rest = _unfinished(rest)
+        return [line for line in map(_ours, lines) if line]
+
+    def _new(self) -> bytes:
+        """What was said since the last look; all of it where a log that grew too long was put away for a new one."""
+        begin = self.position - len(self.last)
+        seen = self.console(begin)
+        if seen.startswith(self.last):
+            return seen[len(self.last) :]
+        self.position, self.last, self.rest = 0, b"", b""
+        return self.console(0)
 
     def fail(self, why: str) -> None:
-        self.state, self.detail = "failed", why
+        self.state, self.detail = "failed", plain(why, DETAIL, lines=True)
 
     def last_words(self) -> str:
         """The end of the console, for an error message."""
         try:
-            lines = self.console(0).decode(errors="replace").splitlines()
+            lines = self.console(-_WORDS)[-_WORDS:].decode(errors="replace").splitlines()
         except VclustError as error:
             return f"its console cannot be read: {error}"
-        shown = [line.strip() for line in lines if line.strip()][-5:]
+        shown = [plain(line.strip(), LINE) for line in lines if line.strip()][-5:]
         return "its console ended with:\n    " + "\n    ".join(shown) if shown else "its console said nothing"
+
+
+def _unfinished(line: bytes) -> bytes:
+    """What to keep of a line without an end: the beginning of ours, else the end of others'."""
+    found = _LINE.search(line)
+    return line[found.start() :][:_LONGEST] if found else line[-_LONGEST:]
+
+
+def _ours(line: bytes) -> tuple[str, str] | None:
+    """Word and rest of a line of ours, which may follow others' words on the same line."""
+    # What a carriage return has overwritten nobody would see either.
+    found = _LINE.search(line.rstrip(b"\r").rpartition(b"\r")[2])
+    return (found[1].decode(), found[2].decode(errors="replace")) if found else None
 
 
 def wait_installed(
@@ -236,12 +270,22 @@ def _follow(
     left = sum(node.state != "failed" for node in state.get(site, cluster.name).nodes)
     if left < cluster.request.hardware.min_nodes:
         raise VclustError(
-            "\n".join(f"{cluster.name}: {watch.node.name}: {watch.detail}" for watch in failed)
+            _told(cluster, failed)
             or f"{cluster.name}: {left} of {len(cluster.nodes)} nodes work, MinNodes asks for"
             f" {cluster.request.hardware.min_nodes}",
             f"create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
         )
     return watches
+
+
+def _told(cluster: Cluster, failed: Sequence[_Watch]) -> str:
+    """Why nodes failed; the error has space for the reasons of a few and the names of many."""
+    reasons = [f"{cluster.name}: {watch.node.name}: {watch.detail}" for watch in failed[:_TOLD_IN_FULL]]
+    if others := [watch.node.name for watch in failed[_TOLD_IN_FULL:]]:
+        reasons.insert(
+            0, f"{cluster.name}: {len(failed)} nodes failed, the first as follows; also {', '.join(others)}"
+        )
+    return "\n".join(reasons)
 
 
 def _steps(watches: Sequence[_Watch]) -> dict[str, float]:
@@ -288,13 +332,13 @@ def _wait(
 
 def _take(watch: _Watch, word: str, rest: str, record: timing.Recorder) -> None:
     if word == "progress":
-        found = re.fullmatch(r"(.+) (\d+)/(\d+)", rest)
+        found = re.fullmatch(r"(.+) ([0-9]{1,9})/([0-9]{1,9})", rest)
         if found:
             record.report(found[1], int(found[2]), int(found[3]), node=watch.node.name)
     elif word == "took":
         step, _, seconds = rest.partition(" ")
         # A node may say anything.
-        if re.fullmatch(r"\d{1,6}\.\d\d", seconds):
+        if step in _STEPS and re.fullmatch(r"[0-9]{1,6}\.[0-9]{2}", seconds):
             watch.took[step] = float(seconds)
     elif word == "failed":
         watch.fail(rest)
@@ -347,12 +391,15 @@ def _prove(site: Site, cluster: Cluster, nodes: Sequence[Node]) -> dict[str, obj
     return {"mpi": said["mpi"] != ["none"], "checks": [bundle.name for bundle in checks]}
 
 
+_RANK = re.compile(r"rank ([0-9]{1,9}) of ([0-9]{1,9}) on (\S+)")
+
+
 def mpi_reaches(lines: Sequence[str], names: Sequence[str]) -> bool:
     """Whether `lines` show one MPI program with a rank on each node; other lines are warnings of the MPI.
 
     Without a program to run (no compiler, no Python in the node) mpiexec has run hostname on every node.
     """
-    found = [match for line in lines if (match := re.fullmatch(r"rank (\d+) of (\d+) on (\S+)", line))]
+    found = [match for line in lines if (match := _RANK.fullmatch(line))]
     if not found:
         return set(names) <= set(lines)
     return (
@@ -380,4 +427,4 @@ def _login(site: Site, cluster: Cluster, node: Node, script: str) -> str:
         "sh",
         "-s",
     ]
-    return run(argv, stdin=script, timeout=_LOGIN_TIMEOUT)
+    return run(argv, stdin=script, timeout=_LOGIN_TIMEOUT, limit=_LOGIN_OUTPUT)

@@ -4,8 +4,9 @@ Only the form is looked at here: sections, keys, lines.  What a value means is `
 """
 
 import difflib
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import yaml
@@ -16,6 +17,10 @@ from vclust_py.request_values import shown
 MAX_TEXT = 256 * 1024
 """A request is a page or two; 4096 characters of key for each of 60 users still fit."""
 _MAX_DEPTH = 6
+_MAX_EVENTS = 20_000
+"""Values, and beginnings and ends of lists, in YAML: a list of all packages of a large cluster has a tenth of it."""
+_MAX_PROBLEMS = 100
+"""Nobody reads more; whoever sends more only wants the time that it takes to find them."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,8 @@ class _Node:
 def _read_yaml(text: str, source: str) -> Reading:
     reading = Reading(source, "YAML")
     try:
-        _refuse_yaml_features(text, reading)
+        for line, what in itertools.islice(beyond_plain(text), _MAX_PROBLEMS):
+            reading.problem(line, "YAML", f"got {what}")
         reading.fail_if_wrong()
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -216,25 +222,28 @@ def _read_yaml(text: str, source: str) -> Reading:
     return reading
 
 
-def _refuse_yaml_features(text: str, reading: Reading) -> None:
-    """Anchors, aliases, tags, deep nesting: no request needs them, and all can be turned against a reader."""
+def beyond_plain(text: str) -> Iterator[tuple[int, str]]:
+    """Line and words for what no file of ours needs, and all can be turned against a reader: anchors, aliases, tags,
+    deep nesting, very many values.  Raises as yaml.parse does.
+    """
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > _MAX_DEPTH:
-            reading.problem(line, "YAML", f"got {depth} levels, expected at most {_MAX_DEPTH}")
+            yield line, f"{depth} levels, expected at most {_MAX_DEPTH}"
+            return
+        if number > _MAX_EVENTS:
+            yield line, f"more than {_MAX_EVENTS} values, expected fewer"
             return
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
-            reading.problem(
-                line, "YAML", f"got the anchor or alias {shown(event.anchor)}, expected plain values"
-            )
+            yield line, f"the anchor or alias {shown(event.anchor)}, expected plain values"
         tag = getattr(event, "tag", None)
         if tag is not None:
-            reading.problem(line, "YAML", f"got the tag {shown(tag)}, expected plain values")
+            yield line, f"the tag {shown(tag)}, expected plain values"
 
 
 def _from_yaml(node: yaml.Node) -> _Node:
@@ -290,6 +299,8 @@ def _pairs(reading: Reading, node: _Node, label: str, names: Iterable[str]) -> l
         return []
     taken: dict[str, _Node] = {}
     for key, value in node.pairs:
+        if len(reading.problems) > _MAX_PROBLEMS:
+            break
         path = f"{label}.{key.text}" if label else key.text
         if key.kind != "text":
             reading.problem(key.line, label, f"got {_got(key)} as key, expected one of {', '.join(known)}")

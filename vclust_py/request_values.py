@@ -11,6 +11,9 @@ from collections.abc import Callable
 from ipaddress import IPv4Network
 from typing import TypeVar
 
+from vclust_py.system_names import PREFIXES, SYSTEM_NAMES
+from vclust_py.text import plain
+
 T = TypeVar("T")
 
 MAX_NODES = 4096
@@ -29,20 +32,6 @@ _SIZES = {
 _SPEEDS = {"GHz": 10**9, "MHz": 10**6}
 _TIMES = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _ARCHITECTURES = {"x86": "amd64", "x86_64": "amd64", "amd64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
-
-# Accounts and groups of a Debian system and of services that people put on clusters.  A user of that name
-# would take over the account, or make the package that brings it fail.
-_SYSTEM_NAMES = frozenset(
-    """
-    root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody
-    nogroup adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow
-    utmp video sasl plugdev staff users input kvm render sgx crontab ssh netdev bluetooth lpadmin
-    scanner sshd messagebus polkitd uuidd tss dnsmasq avahi colord ntp ntpsec chrony postfix exim
-    dovecot bind named mysql postgres redis mongodb rabbitmq docker libvirt qemu munge slurm ganglia
-    nagios prometheus grafana statd rpc nslcd sssd ldap openldap ftp tomcat zookeeper hadoop hdfs yarn
-    glance nova vclust admin wheel
-    """.split()  # noqa: SIM905 -- a hundred quoted words are harder to read
-)
 
 _HASHES = (
     re.compile(r"\$6\$(rounds=[1-9][0-9]{3,8}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}"),
@@ -83,7 +72,7 @@ class Wrong(Exception):
 
 def shown(text: str, limit: int = 60) -> str:
     """`text` in quotes, fit for one line of a terminal: control characters escaped, long text cut."""
-    cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:limit])
+    cut = plain(text[:limit], 10 * limit)  # no character takes more
     return f"'{cut}'" if len(text) <= limit else f"'{cut}…' ({len(text)} characters)"
 
 
@@ -253,7 +242,7 @@ def user(text: str) -> tuple[str, str]:
     name, colon, password_hash = text.partition(":")
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", name):
         raise Wrong("name:hash, the name up to 31 of a-z, 0-9, '_' and '-', beginning with a letter")
-    if name in _SYSTEM_NAMES or name.startswith("systemd-"):
+    if name in SYSTEM_NAMES or name.startswith(PREFIXES):
         raise Wrong("a name that Debian does not use for an account or a group of its own")
     if not colon or not any(pattern.fullmatch(password_hash) for pattern in _HASHES):
         raise Wrong(

@@ -1,15 +1,20 @@
 """Processes: one function, argument lists only, never a shell; and interruptions that are not lost."""
 
 import os
+import selectors
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vclust_py.errors import VclustError
+from vclust_py.text import plain
+
+_LINE = 240  # bytes of a line that a command printed, in an error: fifteen must go into it
 
 DYING_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 """Put before a command, the kernel kills it when the process that started it dies.
@@ -19,12 +24,16 @@ lost together with the locks they hold.
 """
 
 
+MOST_OUTPUT = 1 << 28
+"""Bytes that a command may print: the index of a whole archive has a fifth of that."""
+
+
 class CommandError(VclustError):
     """A command failed or ran out of time; `output` is what it printed."""
 
     def __init__(self, argv: Sequence[str], reason: str, output: str) -> None:
         self.output = output
-        tail = "\n".join(output.strip().splitlines()[-15:])
+        tail = "\n".join(plain(line, _LINE) for line in output.strip().splitlines()[-15:])
         super().__init__(f"{argv[0]}: {reason}" + (f"\n{tail}" if tail else ""))
 
 
@@ -35,39 +44,76 @@ def run(
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    limit: int = MOST_OUTPUT,
 ) -> str:
     """Run `argv` to its end and return its standard output.  It dies with its caller.
 
-    Raises CommandError (exit status other than 0, time-out in seconds, command not there); the error ends with
-    the last lines the command printed, standard error included.
+    Raises CommandError (exit status other than 0, time-out in seconds, command not there, more than `limit` bytes of
+    output); the error ends with the last lines the command printed, standard error included.
     """
     words = [str(word) for word in argv]
     if shutil.which(words[0], path=(os.environ if env is None else env).get("PATH")) is None:
         raise CommandError(words, "not found", "")
-    try:
-        done = subprocess.run(
+    output, errors = bytearray(), bytearray()
+    # Kept in memory, so that a command that prints before it reads cannot block.
+    with open(os.memfd_create("stdin"), "wb+", buffering=0) as given:
+        given.write((stdin or "").encode())
+        given.seek(0)
+        process = subprocess.Popen(
             [*DYING_WITH_PARENT, *words],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=env,
             cwd=cwd,
-            check=False,
         )
-    except subprocess.TimeoutExpired as error:
-        text = (error.stderr or b"").decode(errors="replace") if isinstance(error.stderr, bytes) else ""
-        raise CommandError(words, f"not done after {timeout:g} s", text) from error
-    if done.returncode != 0:
-        reason = (
-            f"exit status {done.returncode}"
-            if done.returncode > 0
-            else f"killed by signal {-done.returncode}"
-        )
-        raise CommandError(words, reason, done.stdout + done.stderr)
-    return done.stdout
+    with process:
+        try:
+            reason = _read(process, output, errors, timeout, limit)
+        except BaseException:
+            process.kill()
+            raise
+        if reason:
+            process.kill()
+        elif process.wait() > 0:
+            reason = f"exit status {process.returncode}"
+        elif process.returncode < 0:
+            reason = f"killed by signal {-process.returncode}"
+    if reason:
+        raise CommandError(words, reason, _text(output) + _text(errors))
+    return _text(output)
+
+
+def _read(
+    process: "subprocess.Popen[bytes]",
+    output: bytearray,
+    errors: bytearray,
+    timeout: float | None,
+    limit: int,
+) -> str:
+    """Read until the command has closed both; else why no further."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with selectors.DefaultSelector() as streams:
+        for stream, kept in ((process.stdout, output), (process.stderr, errors)):
+            assert stream is not None  # noqa: S101 - for mypy
+            streams.register(stream, selectors.EVENT_READ, kept)
+        while streams.get_map():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return f"not done after {timeout:g} s"
+            for key, _ in streams.select(left):
+                piece = os.read(key.fd, 1 << 16)
+                if not piece:
+                    streams.unregister(key.fileobj)
+                key.data.extend(piece)
+                if len(output) + len(errors) > limit:
+                    return f"stopped, as it printed more than {limit} bytes"
+    return ""
+
+
+def _text(data: bytearray) -> str:
+    """As text, line ends as Python has them."""
+    return data.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def keep_interruptions() -> None:

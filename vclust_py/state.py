@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vclust_py import request as requests
+from vclust_py.arguments import checked
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image.space import free_bytes, full_disk
 from vclust_py.request import Request
@@ -284,7 +285,8 @@ def _cluster(connection: sqlite3.Connection, row: sqlite3.Row) -> Cluster:
 
 
 def find(site: Site, name: str) -> Cluster | None:
-    """The live cluster of that name."""
+    """The live cluster of that name.  Raises RequestError when it is no name of a cluster, as an empty one."""
+    checked("name", "cluster", name)
     if not site.database.exists():
         return None
     with connect(site) as connection:
@@ -439,7 +441,7 @@ def describe(site: Site, name: str | None = None) -> list[dict[str, Any]]:
 
     Seconds and bytes; times are Unix times.  Raises RequestError when `name` is given and unknown.
     """
-    return [_describe(site, cluster) for cluster in ([get(site, name)] if name else clusters(site))]
+    return [_describe(site, cluster) for cluster in (clusters(site) if name is None else [get(site, name)])]
 
 
 def _describe(site: Site, cluster: Cluster) -> dict[str, Any]:

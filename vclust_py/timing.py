@@ -14,11 +14,19 @@ from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.request import Request
 from vclust_py.site import Site
 from vclust_py.state import Cluster
+from vclust_py.text import DETAIL, LINE, plain
 
 Report = Callable[[str, int, int], None]
 """Progress: message, done, total; a total of 0 means unknown."""
 
 _PROGRESS_INTERVAL = 0.2  # seconds between two progress rows of one node: a display cannot use more
+_MOST = 2**53
+"""A count above this is nonsense that a guest or host said; SQLite and JSON bear it."""
+
+
+_PROGRESS = (
+    "INSERT INTO progress (cluster, phase, node, message, done, total, time) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class Recorder:
@@ -39,39 +47,28 @@ class Recorder:
                 return
             self._last[node] = now
             with state.connect(self._site) as connection:
-                connection.execute(
-                    "INSERT INTO progress (cluster, phase, node, message, done, total, time)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (self._cluster.id, self._phase, node, message, done, total, now),
-                )
+                connection.execute(_PROGRESS, self._row(node, message, done, total, now))
 
     def report_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Progress of many nodes at once: `node`, `message`, `done`, `total` of each."""
         now = time.time()
         with state.connect(self._site) as connection, state.transaction(connection):
             connection.executemany(
-                "INSERT INTO progress (cluster, phase, node, message, done, total, time)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        self._cluster.id,
-                        self._phase,
-                        row["node"],
-                        row["message"],
-                        row["done"],
-                        row["total"],
-                        now,
-                    )
-                    for row in rows
-                ],
+                _PROGRESS,
+                [self._row(row["node"], row["message"], row["done"], row["total"], now) for row in rows],
             )
+
+    def _row(self, node: str, message: str, done: int, total: int, now: float) -> tuple[Any, ...]:
+        """As it is stored: guests and hosts have a part in the message and the counts."""
+        done, total = (min(max(count, 0), _MOST) for count in (done, total))
+        return self._cluster.id, self._phase, node, plain(message, LINE), done, total, now
 
     def node(self, node: str, start: float, end: float, outcome: str = "done", count: int = 0) -> None:
         """One node's part in the phase: Unix times, bytes."""
         with state.connect(self._site) as connection:
             connection.execute(
                 "INSERT INTO phases (cluster, phase, node, start, end, bytes, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (self._cluster.id, self._phase, node, start, end, count, outcome),
+                (self._cluster.id, self._phase, node, start, end, count, plain(outcome, DETAIL, lines=True)),
             )
 
 
@@ -91,7 +88,8 @@ def phase(site: Site, cluster: Cluster, name: str) -> Iterator[Recorder]:
     try:
         yield recorder
     except BaseException as error:
-        outcome = f"failed: {error}" if isinstance(error, Exception) else "interrupted"
+        failure = plain(f"failed: {error}", DETAIL, lines=True)
+        outcome = failure if isinstance(error, Exception) else "interrupted"
         # On a full disk this may fail as well, and must not hide why.
         with contextlib.suppress(VclustError):
             _close(site, cluster, recorder, row, outcome, f"{name} {outcome}")

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 from vclust_py import drive
 from vclust_py import request_values as values
+from vclust_py.arguments import file, typed
 from vclust_py.errors import RequestError
 from vclust_py.site import Site
 
@@ -20,14 +20,16 @@ _REBUILT = ("policy", "requests", "chosen", "built", "removed", "stored_bytes", 
 """What is told of a recomputation."""
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """`vclust cache` with its own commands."""
     text = "what to keep pre-installed: caches learnt from past requests"
     caches = commands.add_parser("cache", help=text, description=text[0].upper() + text[1:] + ".")
     inner = caches.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = inner.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added: argparse.ArgumentParser = inner.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + "."
+        )
         added.set_defaults(command=command)
         added.add_argument("--json", action="store_true", help="print JSON")
         return added
@@ -35,10 +37,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     listing = add("list", _list, "list the caches of the site, and how they were used")
     listing.add_argument("--plot", type=_picture, metavar="FILE", help="draw their use over time (svg, png)")
     show = add("show", _show, "show a cache and what is in it")
-    show.add_argument("id", type=_digest, metavar="ID", help="its digest, or the first few letters of it")
+    show.add_argument(
+        "id", type=typed("cache"), metavar="ID", help="its digest, or the first few letters of it"
+    )
     explain = add("explain", _explain, "say which cache a request would start from, and why not from another")
-    explain.add_argument("request", type=Path, metavar="REQUEST", help="request file, INI or YAML")
-    explain.add_argument("--locked", type=Path, metavar="FILE", help="use the package versions of this lock")
+    explain.add_argument("request", type=file, metavar="REQUEST", help="request file, INI or YAML")
+    explain.add_argument("--locked", type=file, metavar="FILE", help="use the package versions of this lock")
     history = add("history", _history, "show what past requests have in common, with the caches chosen of it")
     history.add_argument("--plot", type=_picture, metavar="FILE", help="draw it as a tree (svg, png)")
     rebuild = add("rebuild", _rebuild, "choose, build and drop the caches of the site now")
@@ -64,8 +68,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     for one, use in ((rank, " of the plot"), (simulate, "")):
         one.set_defaults(root=False)
-        one.add_argument("--packages", type=Path, required=True, metavar="FILE", help="packages of the trace")
-        one.add_argument("--requests", type=Path, required=True, metavar="FILE", help="requests of the trace")
+        one.add_argument("--packages", type=file, required=True, metavar="FILE", help="packages of the trace")
+        one.add_argument("--requests", type=file, required=True, metavar="FILE", help="requests of the trace")
         one.add_argument(
             "--budget",
             type=_size,
@@ -266,14 +270,10 @@ def _value(parse: Callable[[str], int]) -> Callable[[str], int]:
 def _picture(text: str) -> Path:
     """A file name that says what kind of picture it is; told before anything is computed."""
     if not text.endswith((".svg", ".png")):
-        raise argparse.ArgumentTypeError(f"got '{text}', expected a file that ends in .svg or .png")
+        raise argparse.ArgumentTypeError(
+            f"got {values.shown(text)}, expected a file that ends in .svg or .png"
+        )
     return Path(text)
-
-
-def _digest(text: str) -> str:
-    if not re.fullmatch("[0-9a-f]{1,64}", text):
-        raise argparse.ArgumentTypeError(f"got '{text}', expected the digest of a cache or its beginning")
-    return text
 
 
 _size = _value(values.size(1, 10**15, "5GB"))

@@ -32,6 +32,7 @@ from vclust_py.resolve import Lock, Package
 from vclust_py.run import keep_interruptions
 from vclust_py.site import PROJECT, Site
 from vclust_py.state import Change
+from vclust_py.text import DETAIL, LINE, plain
 
 if TYPE_CHECKING:
     from vclust_py.cache.history import History
@@ -122,6 +123,7 @@ def _recorded(site: Site, report: Report) -> Iterator[tuple[int | None, Report]]
         ).lastrowid
 
     def tell(message: str, done: int, total: int) -> None:
+        message = plain(message, LINE)
         report(message, done, total)
         with state.connect(site) as connection:
             connection.execute(
@@ -133,7 +135,8 @@ def _recorded(site: Site, report: Report) -> Iterator[tuple[int | None, Report]]
     try:
         yield row, tell
     except BaseException as error:
-        outcome = f"failed: {error}" if isinstance(error, Exception) else "interrupted"
+        failure = plain(f"failed: {error}", DETAIL, lines=True)
+        outcome = failure if isinstance(error, Exception) else "interrupted"
         raise
     finally:
         with contextlib.suppress(VclustError), state.connect(site) as connection:

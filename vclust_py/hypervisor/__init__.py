@@ -186,7 +186,10 @@ class Hypervisor(Protocol):
         ...
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
-        """What the domain's console has said, from byte `position` on; empty when there is nothing."""
+        """What the domain's console has said, from byte `position` on; empty when there is nothing.
+
+        A negative position counts from the end.  At most 1 MiB: more is for the next look.
+        """
         ...
 
     def clear_console(self, folder: str, domain: str) -> None:

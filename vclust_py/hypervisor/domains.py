@@ -29,9 +29,18 @@ def as_text(xml: Element) -> str:
     return ElementTree.tostring(xml, encoding="unicode")
 
 
+_MOST_XML = 4 << 20  # characters; a domain's definition has some thousand
+
+
 def parsed(text: str) -> Element:
-    """XML that libvirt itself has written."""
-    return ElementTree.fromstring(text)  # noqa: S314
+    """XML that libvirt has written, perhaps on a host that means no good.  Raises VclustError when it is none."""
+    # libvirt writes no document types; without them there are no entities that grow.
+    if len(text) > _MOST_XML or "<!DOCTYPE" in text:
+        raise VclustError(f"libvirt: got {len(text)} characters of XML, expected a plain definition")
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314
+    except ElementTree.ParseError as error:
+        raise VclustError(f"libvirt: got XML that is not well formed: {error}") from error
 
 
 @contextlib.contextmanager

@@ -34,14 +34,27 @@ _GONE = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_OPERATION_INVALID)
 """A pool that is not there any more, or stopped."""
 
 
+LOOK = 1 << 20
+"""Bytes read at one look into a file that others write."""
+_MOST_FILES = 8192
+"""Of one folder: a host that lists more is broken, or wants to keep the site manager busy."""
+
+
 def read_from(path: Path, position: int) -> bytes:
-    """The file's bytes from `position` on; none when it is not there."""
+    """The file's bytes from `position` on, a negative one counted from its end; none when it is not there.
+
+    At most LOOK bytes: more is for the next look.
+    """
     try:
         with open(path, "rb") as file:
-            file.seek(position)
-            return file.read()
+            file.seek(_start(position, os.fstat(file.fileno()).st_size))
+            return file.read(LOOK)
     except FileNotFoundError:
         return b""
+
+
+def _start(position: int, length: int) -> int:
+    return position if position >= 0 else max(length + position, 0)
 
 
 def _sizes(folder: Path) -> dict[str, os.stat_result]:
@@ -192,14 +205,24 @@ class Pool:
             found = {}
             with absent(*_GONE):
                 self.refresh(pool)
-                for volume in pool.listAllVolumes():
+                for volume in self._volumes(pool):
                     with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
                         kind, _, size = volume.infoFlags(flags)
-                        if kind == libvirt.VIR_STORAGE_VOL_FILE:
+                        if kind == libvirt.VIR_STORAGE_VOL_FILE and is_file_name(volume.name()):
                             found[volume.name()] = size
             return found
 
         return self._connection.call(f"list {self.folder}", work)
+
+    def _volumes(self, pool: Any) -> list[Any]:
+        """What the host says is in the folder."""
+        volumes: list[Any] = pool.listAllVolumes()
+        if len(volumes) > _MOST_FILES:
+            raise VclustError(
+                f"{self._host.name}: {self.folder}: got {len(volumes)} files, expected at most {_MOST_FILES}",
+                f"look into that folder on {self._host.name}",
+            )
+        return volumes
 
     def free(self) -> int:
         """Bytes left on the folder's file system."""
@@ -212,7 +235,7 @@ class Pool:
         return self._connection.call(f"free space of {self.folder}", work)
 
     def read(self, name: str, position: int) -> bytes:
-        """The file's bytes from `position` on; none when it is not there."""
+        """As `read_from`, of a file of this folder."""
 
         def work(connection: Any) -> bytes:
             pool = self.open(connection)
@@ -224,16 +247,13 @@ class Pool:
                 return b""
             stream = connection.newStream()
             try:
-                volume.download(stream, position, 0)
+                volume.download(stream, _start(position, _length(volume) if position < 0 else 0), LOOK)
             except libvirt.libvirtError as error:
                 if error.get_int1() == errno.ENOENT:  # taken away by another way
                     self.refresh(pool)
                     return b""
                 raise
-            pieces: list[bytes] = []
-            stream.recvAll(lambda _stream, piece, _: pieces.append(piece), None)
-            stream.finish()
-            return b"".join(pieces)
+            return _received(stream)
 
         return self._connection.call(f"read {self.folder / name}", work)
 
@@ -242,7 +262,7 @@ class Pool:
 
         def work(connection: Any) -> int:
             volume = _volume(self.open(connection), name)
-            return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2]) if volume else 0
+            return _length(volume) if volume else 0
 
         return self._connection.call(f"length of {self.folder / name}", work)
 
@@ -345,7 +365,7 @@ class Pool:
             with contextlib.suppress(FileNotFoundError), absent(*_GONE):  # others may be removing it too
                 pool = self.open(connection, make=False)
                 self.refresh(pool)
-                for volume in pool.listAllVolumes():
+                for volume in self._volumes(pool):
                     _delete(volume)
                 # A transient pool is gone when it stops, and only a stopped one can be deleted.
                 pool = connection.storagePoolDefineXML(pool.XMLDesc())
@@ -366,6 +386,31 @@ def _volume(pool: Any, name: str) -> Any | None:
     with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
         return pool.storageVolLookupByName(name)
     return None
+
+
+def _length(volume: Any) -> int:
+    return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+
+
+def _received(stream: Any) -> bytes:
+    """What comes, and no more than was asked for: the other side may send on for ever."""
+    data = b""
+    while len(data) < LOOK:
+        piece = stream.recv(LOOK - len(data))
+        if not piece:
+            stream.finish()
+            return data
+        data += piece
+    with contextlib.suppress(libvirt.libvirtError):
+        stream.abort()
+    return data
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a host's word for a file is the plain name of one."""
+    return (
+        name not in ("", ".", "..") and "/" not in name and name.isprintable() and len(name.encode()) <= 255
+    )
 
 
 def _there(volume: Any | None) -> bool:

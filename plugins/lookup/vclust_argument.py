@@ -1,0 +1,107 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What was given to a playbook, taken literally: an adapter to `vclust_py.arguments`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+name: vclust_argument
+author: vclust contributors
+version_added: "0.1"
+short_description: A value given to a playbook, never treated as a template
+description:
+  - Reads a variable as it was given with C(-e), by a survey or in the inventory, and checks it by its type.
+  - The variable is not templated, at any depth. What looks like a template in it is refused by its type or stays
+    text.
+  - A playbook that takes a variable from people must not name it elsewhere.
+options:
+  _terms:
+    description: Names of variables; the first one that is given counts.
+    type: list
+    elements: str
+    required: true
+  type:
+    description: What it must be.
+    type: str
+    choices: [cluster, digest, files, flag, lock, machines, path, request, site]
+    required: true
+  default:
+    description: The value where none of the variables is given; without it that is an error.
+    type: raw
+requirements:
+  - vclust_py on the controller
+notes:
+  - The type C(lock) is the name of a file, relative to where the command was given; the value is its content.
+"""
+
+EXAMPLES = """
+- name: Remove the cluster that was named
+  vclust_cluster:
+    name: "{{ lookup('vclust_argument', 'name', type='cluster') }}"
+    state: absent
+
+- name: Show the caches whose digest begins so
+  vclust_caches:
+    digest: "{{ lookup('vclust_argument', 'digest', type='digest', default='') }}"
+"""
+
+RETURN = """
+_list:
+  description: The value.
+  type: list
+  elements: raw
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.parsing.vault import EncryptedString
+from ansible.plugins.lookup import LookupBase
+
+from vclust_py import arguments
+from vclust_py.errors import RequestError
+
+_DEPTH = 20
+"""Levels of mappings and lists; a request has three."""
+
+
+def literal(value: Any, depth: int = _DEPTH) -> Any:
+    """The same in Python's own types: without Ansible's mark that text may be a template."""
+    if not depth:
+        raise AnsibleLookupError(f"got more than {_DEPTH} levels, expected a plain value")
+    if isinstance(value, Mapping):
+        return {literal(key, depth - 1): literal(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(item, depth - 1) for item in value]
+    if isinstance(value, str | EncryptedString):
+        return "".join(str(value))
+    if isinstance(value, bool) or value is None:
+        return value
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return str(value)
+
+
+class LookupModule(LookupBase):  # type: ignore[misc]
+    def run(self, terms: list[Any], variables: Mapping[str, Any] | None = None, **kwargs: Any) -> list[Any]:
+        self.set_options(var_options=None, direct=kwargs)
+        given = variables or {}
+        name = next((str(term) for term in terms if term in given), None)
+        if name is None:
+            if "default" in kwargs:
+                return [kwargs["default"]]
+            raise AnsibleLookupError(
+                f"{' or '.join(map(str, terms))}: got nothing, expected -e {terms[-1]}=…"
+            )
+        kind = self.get_option("type")
+        try:
+            if kind == "lock":
+                # A relative name is relative to where the command was given, as that of the request is.
+                file = arguments.checked(name, "path", literal(given[name]))
+                return [arguments.locked(Path(os.environ.get("PWD", "."), file))]
+            return [arguments.checked(name, kind, literal(given[name]))]
+        except RequestError as error:
+            raise AnsibleLookupError(str(error)) from error

@@ -1,0 +1,32 @@
+"""Text that users, guests and hosts have written, made fit for a terminal, a log and the site's state.
+
+`plain` is used wherever such text is put into an error, shown or stored: nothing else needs to think of it.
+"""
+
+LINE = 200
+"""Bytes of one line of progress, or one cell of a table."""
+DETAIL = 2000
+"""Bytes of why something failed, as the site's state keeps it."""
+MESSAGE = 3900
+"""Bytes of a whole error: with what the command puts before it, it stays under 4 KB."""
+
+
+def plain(text: str, limit: int, *, lines: bool = False) -> str:
+    """`text` without control characters, cut to some `limit` bytes of UTF-8; what was cut is counted.
+
+    Everything that is not printable is escaped as Python does it (`\\x1b`): terminal controls of 7 and 8 bits, line
+    ends (kept with `lines`), what reverses the direction of writing, invisible characters, halves of surrogates.
+    Text that went through here is not changed again.
+    """
+    if len(text) <= limit and text.isprintable() and len(text.encode()) <= limit:
+        return text
+    kept: list[str] = []
+    size = 0
+    for index, character in enumerate(text):
+        if not character.isprintable() and not (lines and character == "\n"):
+            character = character.encode("unicode_escape").decode("ascii")
+        size += len(character.encode())
+        if size > limit:
+            return f"{''.join(kept)}… ({len(text) - index} more characters)"
+        kept.append(character)
+    return "".join(kept)
