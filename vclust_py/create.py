@@ -234,10 +234,10 @@ def slowest(accelerators: Iterable[str]) -> str:
 
 
 def _segments(cluster: Cluster) -> dict[str | None, Segment]:
-    machines = {node.machine for node in cluster.nodes if node.machine is not None}
-    # A number as unlikely to be another site's as the name is: a kernel takes each only once.
-    vni = int(cluster.segment[2:8], 16) or 1
-    return network.segments(cluster.segment, vni, machines)
+    nodes: dict[str | None, list[str]] = {}
+    for node in cluster.nodes:
+        nodes.setdefault(node.machine, []).append(node.mac)
+    return network.segments(cluster.segment, cluster.request.router, nodes)
 
 
 def _domain(
