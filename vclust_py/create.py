@@ -142,13 +142,16 @@ def create(
         up = {node.name for node in nodes if node.state != "failed" and node.uuid in running[node.host]}
         before = {node.name: "running" if node.name in up else "absent" for node in nodes}
         after = {node.name: "running" for node in nodes}
-        if check or before == after:
+        if check:
+            return Change(before, after)
+        tunnels = _segments(cluster)
+        if before == after:
+            network.protect(cluster.segment, tunnels.get(None))
             return Change(before, after)
         with timing.phase(site, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
             images = {role: Catalogue(site).get(digest) for role, digest in cluster.images.items()}
             folder = state.folder(site, cluster)
-            tunnels = _segments(cluster)
             network.ensure(
                 cluster.segment, cluster.request.software.network, cluster.request.router, tunnels.get(None)
             )

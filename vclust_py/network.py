@@ -104,17 +104,15 @@ def ensure(segment: str, network: IPv4Network, router: IPv4Address, tunnel: Segm
     """Make bridge and router namespace, both called `segment`; False when they are there already.
 
     `tunnel` is this machine's end where the segment has nodes on others.  What an interrupted call left is made
-    anew.  The packet filter's rules and the forwarding entries are set in any case: somebody may have flushed them, or
-    the segment may be an earlier version's.
+    anew.  The packet filter's rules and the forwarding entries are set in any case: the segment may be an earlier
+    version's.
     """
     port = f"{segment}r"
     # The port is made a member of the bridge last: see below.
     whole = Path("/run/netns", segment).exists() and Path("/sys/class/net", port, "master").exists()
     if not whole:
         remove(segment)
-    peers = {str(peer): macs for peer, macs in tunnel.peers.items()} if tunnel else {}
-    # Before anything can come in.
-    _filter(_without_earlier(segment) + network_hook.rules(segment, tunnel.vni if tunnel else 0, peers))
+    protect(segment, tunnel)  # before anything can come in
     if not whole:
         _build(segment, network, router, TUNNEL_MTU if tunnel else MTU)
     if tunnel:
@@ -122,6 +120,7 @@ def ensure(segment: str, network: IPv4Network, router: IPv4Address, tunnel: Segm
         there = Path("/sys/class/net", device).exists()
         links = network_hook.links(segment, tunnel.vni, str(tunnel.local), there=there)
         run(["ip", "-batch", "-"], stdin=links)
+        peers = {str(peer): macs for peer, macs in tunnel.peers.items()}
         run(["bridge", "-batch", "-"], stdin=network_hook.entries(segment, peers))
         run(["ip", "link", "set", device, "up"])
     # Last: the port is what says that the segment is whole.
@@ -129,6 +128,16 @@ def ensure(segment: str, network: IPv4Network, router: IPv4Address, tunnel: Segm
     run(["ip", "-netns", segment, "link", "set", "eth0", "address", mac_of(router)])
     run(["bridge", "-batch", "-"], stdin=network_hook.pinned(mac_of(router), port))
     return not whole
+
+
+def protect(segment: str, tunnel: Segment | None = None) -> None:
+    """Load the packet filter's rules for the segment; again to no effect, unless somebody has flushed them."""
+    own = (
+        network_hook.rules(segment, tunnel.vni, map(str, tunnel.peers))
+        if tunnel
+        else network_hook.rules(segment)
+    )
+    _filter(_without_earlier(segment) + own)
 
 
 def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) -> None:

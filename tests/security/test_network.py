@@ -585,7 +585,7 @@ def test_flushed_rules_come_back(site: Site, marker: bytes) -> None:
     rules = site.manager.run("nft", "list", "ruleset")
     site.manager.run("nft", "flush", "ruleset")
     for cluster in (site.a, site.b, site.c):
-        bed.ensure(site.manager, cluster.bridge, RANGE, cluster.ends.get("manager"))
+        bed.on(site.manager, f"network.protect({cluster.bridge!r}, {cluster.ends.get('manager')!r})")
     assert sorted(site.manager.run("nft", "list", "ruleset").split()) == sorted(rules.split())
     outer("other", "manager", NUMBER)(site, marker)
     assert not hears(marker, site.a.heard)
@@ -610,17 +610,13 @@ def test_a_segment_goes_and_the_others_stay(site: Site, marker: bytes) -> None:
 
 
 def test_a_segment_of_an_earlier_version_becomes_as_others(site: Site) -> None:
-    """On the site manager, while nodes run: it learnt, pinned nothing, and had a table and a router's card of its own."""
+    """On the site manager, while nodes run: it learnt, pinned nothing, and its router's card was another."""
     before, name = state(site.manager), network_hook.device(A)
-    macs = {node.mac for node in site.a.nodes.values()} | {bed.mac_of(RANGE.broadcast_address - 1)}
-    forget = "".join(
-        f"fdb delete {mac} dev {name}\n" for mac in macs if mac.endswith(("46:01", "46:02", "46:03"))
-    )
-    forget += "".join(f"fdb delete {mac} dev {A}r master\n" for mac in macs if mac.endswith(":fe"))
-    forget += forget.replace(f"dev {name}\n", f"dev {name} master\n").partition(
-        f"fdb delete 52:54:c0:a8:46:fe"
-    )[0]
-    site.manager.run("bridge", "-force", "-batch", "-", text=forget)
+    router = bed.mac_of(RANGE.broadcast_address - 1)
+    forget = f"fdb delete {router} dev {A}r master\n"
+    for node in site.a.nodes.values():
+        forget += f"fdb delete {node.mac} dev {name}\nfdb delete {node.mac} dev {name} master\n"
+    site.manager.run("bridge", "-batch", "-", text=forget)
     site.manager.run("ip", "link", "set", name, "type", "vxlan", "learning")
     site.manager.run("ip", "link", "set", name, "type", "bridge_slave", "learning", "on")
     site.manager.run("ip", "-n", A, "link", "set", "eth0", "address", "52:54:00:12:34:56")
@@ -630,7 +626,7 @@ def test_a_segment_of_an_earlier_version_becomes_as_others(site: Site) -> None:
     assert state(site.manager) == before
     assert " nolearning " in site.manager.run("ip", "-details", "link", "show", name)
     assert " learning off " in site.manager.run("ip", "-details", "link", "show", name)
-    assert bed.mac_of(RANGE.broadcast_address - 1) in site.manager.run("ip", "-n", A, "link", "show", "eth0")
+    assert router in site.manager.run("ip", "-n", A, "link", "show", "eth0")
 
 
 def test_without_nft_there_is_no_segment(site: Site, tmp_path: Path) -> None:

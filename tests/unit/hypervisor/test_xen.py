@@ -231,10 +231,10 @@ def test_a_hook_of_another_version() -> None:
     """It gives up, as it finds nothing that it knows; the driver says what to do."""
 
     class Refusing:
-        def networkLookupByName(self, name: str) -> None:  # noqa: N802
+        def networkLookupByName(self, name: str) -> None:
             raise refusal(libvirt.VIR_ERR_NO_NETWORK)
 
-        def networkCreateXML(self, text: str) -> None:  # noqa: N802
+        def networkCreateXML(self, text: str) -> None:
             raise refusal(libvirt.VIR_ERR_HOOK_SCRIPT_FAILED)
 
     class Direct:
