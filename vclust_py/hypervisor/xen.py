@@ -265,7 +265,7 @@ def segment_xml(segment: Segment) -> Element:
 
 
 def _same(there: Element, wanted: Element) -> bool:
-    return _end(there) == _end(wanted) is not None
+    return _end(there) == _end(wanted)
 
 
 def _end(network: Element) -> list[dict[str, str]] | None:
