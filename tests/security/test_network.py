@@ -308,6 +308,12 @@ def test_the_trials_are_told_from_what_works(site: Site, marker: bytes) -> None:
     assert arrives(marker + b"-f", site.a.nodes["h1.1"].link.heard)
 
 
+def test_a_forged_address_is_believed(site: Site, marker: bytes) -> None:
+    """What is not refused, and cannot be by this: the switches must, or IPsec (docs/xen.md)."""
+    outer("stranger", "h1", NUMBER, source=str(site.h2.address))(site, marker)
+    assert arrives(marker, site.a.nodes["h1.1"].link.heard)
+
+
 # Nothing moves a node ---------------------------------------------------------------------------------------------
 
 
@@ -350,6 +356,18 @@ def test_a_node_cannot_take_a_place_on_another_machine(site: Site, marker: bytes
     assert not hears(marker, node.link.heard)
     site.a.router.send(frame(bed.mac_of(RANGE.broadcast_address - 1), victim.mac, marker + b"-2"))
     assert arrives(marker + b"-2", victim.link.heard)
+
+
+def test_nodes_of_a_cluster_on_one_machine_trust_each_other(site: Site, marker: bytes) -> None:
+    """Not refused either: a node takes the place of another one of its own cluster on the same machine."""
+    first, second = site.a.nodes["h1.1"], site.a.nodes["h1.2"]
+    claim = arp(second.mac, str(second.address), str(second.address), answer=True)
+    first.link.send(frame(second.mac, BROADCAST, claim, 0x0806))
+    site.a.router.send(frame(bed.mac_of(RANGE.broadcast_address - 1), second.mac, marker))
+    assert arrives(marker, first.link.heard)
+    second.link.send(frame(second.mac, BROADCAST, claim, 0x0806))
+    site.a.router.send(frame(bed.mac_of(RANGE.broadcast_address - 1), second.mac, marker + b"-2"))
+    assert arrives(marker + b"-2", second.link.heard)
 
 
 # From a node to its machine ---------------------------------------------------------------------------------------
