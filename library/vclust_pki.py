@@ -121,11 +121,10 @@ def argument_spec() -> dict[str, Any]:
 def work(site: Site, host: dict[str, Any] | None, machines: list[str], check: bool) -> Outcome:
     machine = None if host is None else pki.Machine(**host)
     change, trust = pki.roll_out(site, machine, check=check)
-    ends = network.segments("", 0, machines).values()
     return {
         **changed(change),
         **dataclasses.asdict(trust),
-        "addresses": sorted(str(end.local) for end in ends),
+        "addresses": sorted(map(str, network.addresses(machines).values())),
     }
 
 

@@ -9,7 +9,8 @@ cache        learning which sets of packages to keep installed, and which of the
 place        which node runs on which host, all or nothing
 image        base image, package store, request layers, package bundles, installer
 seed         the small disk that carries a node's identity
-network      one isolated segment and one router namespace a cluster
+network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
+             roll-out makes libvirt's hook on hosts
 hypervisor   what a host can do: the interface, and one file for each driver
 distribute   images to hosts that are other machines
 create       overlays, seeds, domains

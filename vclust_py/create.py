@@ -142,13 +142,16 @@ def create(
         up = {node.name for node in nodes if node.state != "failed" and node.uuid in running[node.host]}
         before = {node.name: "running" if node.name in up else "absent" for node in nodes}
         after = {node.name: "running" for node in nodes}
-        if check or before == after:
+        if check:
+            return Change(before, after)
+        tunnels = _segments(cluster)
+        if before == after:
+            network.protect(cluster.segment, tunnels.get(None))
             return Change(before, after)
         with timing.phase(site, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
             images = {role: Catalogue(site).get(digest) for role, digest in cluster.images.items()}
             folder = state.folder(site, cluster)
-            tunnels = _segments(cluster)
             network.ensure(
                 cluster.segment, cluster.request.software.network, cluster.request.router, tunnels.get(None)
             )
@@ -235,10 +238,10 @@ def slowest(accelerators: Iterable[str]) -> str:
 
 
 def _segments(cluster: Cluster) -> dict[str | None, Segment]:
-    machines = {node.machine for node in cluster.nodes if node.machine is not None}
-    # A number as unlikely to be another site's as the name is: a kernel takes each only once.
-    vni = int(cluster.segment[2:8], 16) or 1
-    return network.segments(cluster.segment, vni, machines)
+    nodes: dict[str | None, list[str]] = {}
+    for node in cluster.nodes:
+        nodes.setdefault(node.machine, []).append(node.mac)
+    return network.segments(cluster.segment, cluster.request.router, nodes)
 
 
 def _domain(

@@ -4,27 +4,28 @@ The bridge has no address on the host, so that a node can reach neither the host
 ranges of clusters may overlap.  The namespace holds the request's router address; ssh goes through it
 (`ip netns exec`, ip-netns(8)).
 
-Where nodes run on other machines, the segment goes there by VXLAN (RFC 7348): every member sends what it knows no
-better place for to each other member (static forwarding entries), and learns from what comes in.  The members' own
-ends are made by their drivers (`Hypervisor.ensure_segment`).
+Where nodes run on other machines, the segment goes there by VXLAN (RFC 7348).  Every member knows which node is on
+which machine (static forwarding entries); broadcasts go to each other member.  The members' own ends are made by their
+drivers (`Hypervisor.ensure_segment`), with the packet filter rules and entries that the site manager has too
+(`vclust_py.network_hook`).
 """
 
 import contextlib
 import json
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from vclust_py import network_hook
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Segment
-from vclust_py.run import run
+from vclust_py.run import CommandError, run
+from vclust_py.seed import mac_of
 
 MTU = 1500
-TUNNEL_MTU = 1450
-"""Bytes of a packet in the segment: VXLAN takes 50 of an Ethernet's 1500."""
-VXLAN_PORT = 4789
+TUNNEL_MTU = network_hook.MTU
 
 
 def check_free(network: IPv4Network) -> None:
@@ -47,21 +48,45 @@ def filtered() -> bool:
     return setting.exists() and setting.read_text(encoding="ascii").strip() == "1"
 
 
-def segments(name: str, vni: int, machines: Iterable[str]) -> dict[str | None, Segment]:
-    """The ends of a segment with nodes on other `machines` (names or addresses): by machine; the site manager's
-    own is None's.  Empty when there are no others.
+def number(segment: str) -> int:
+    """The segment's VXLAN number.
 
-    Raises VclustError when a name is unknown or there is no IPv4 way to it.
+    As unlikely to be that of another site's segment as the name is: a machine takes each number only once.
     """
-    members: dict[str | None, IPv4Address] = {one: _address(one) for one in sorted(set(machines))}
-    if not members:
-        return {}
-    # The site manager's own address may differ by machine; the one that reaches the first is taken to reach all.
-    way = json.loads(run(["ip", "-json", "-4", "route", "get", str(next(iter(members.values())))]))
-    members[None] = IPv4Address(way[0]["prefsrc"])
+    return int(segment[2:8], 16) or 1
+
+
+def addresses(machines: Iterable[str]) -> dict[str | None, IPv4Address]:
+    """IPv4 addresses of `machines` (names or addresses), and the site manager's own towards them, which is None's.
+
+    Empty when there are no machines.  Raises VclustError when a name is unknown or there is no IPv4 way to it.
+    """
+    found: dict[str | None, IPv4Address] = {machine: _address(machine) for machine in sorted(set(machines))}
+    if found:
+        # The site manager's own address may differ by machine; the one that reaches the first is taken to reach all.
+        way = json.loads(run(["ip", "-json", "-4", "route", "get", str(next(iter(found.values())))]))
+        found[None] = IPv4Address(way[0]["prefsrc"])
+    return found
+
+
+def segments(
+    name: str, router: IPv4Address, nodes: Mapping[str | None, Sequence[str]]
+) -> dict[str | None, Segment]:
+    """The ends of a segment with nodes on other machines, by machine; the site manager's own is None's.
+
+    `nodes` are hardware addresses by machine (name or address).  Empty when no machine is another one.  Raises
+    VclustError as `addresses` does.
+    """
+    members = addresses(machine for machine in nodes if machine is not None)
+    there: dict[IPv4Address, tuple[str, ...]] = {}  # two names may be one machine's
+    for machine, address in members.items():
+        here = (mac_of(router),) if machine is None else ()
+        there[address] = (*there.get(address, ()), *here, *nodes.get(machine, ()))
     return {
-        one: Segment(name, vni, address, tuple(other for other in members.values() if other != address))
-        for one, address in members.items()
+        machine: Segment(
+            name, number(name), address, {peer: macs for peer, macs in there.items() if peer != address}
+        )
+        for machine, address in members.items()
     }
 
 
@@ -79,66 +104,75 @@ def ensure(segment: str, network: IPv4Network, router: IPv4Address, tunnel: Segm
     """Make bridge and router namespace, both called `segment`; False when they are there already.
 
     `tunnel` is this machine's end where the segment has nodes on others.  What an interrupted call left is made
-    anew.
+    anew.  The packet filter's rules and the forwarding entries are set in any case: the segment may be an earlier
+    version's.
     """
     port = f"{segment}r"
     # The port is made a member of the bridge last: see below.
-    if Path("/run/netns", segment).exists() and Path("/sys/class/net", port, "master").exists():
-        return False
-    remove(segment)
+    whole = Path("/run/netns", segment).exists() and Path("/sys/class/net", port, "master").exists()
+    if not whole:
+        remove(segment)
+    protect(segment, tunnel)  # before anything can come in
+    if not whole:
+        _build(segment, network, router, TUNNEL_MTU if tunnel else MTU)
+    if tunnel:
+        device = network_hook.device(segment)
+        there = Path("/sys/class/net", device).exists()
+        links = network_hook.links(segment, tunnel.vni, str(tunnel.local), there=there)
+        run(["ip", "-batch", "-"], stdin=links)
+        peers = {str(peer): macs for peer, macs in tunnel.peers.items()}
+        run(["bridge", "-batch", "-"], stdin=network_hook.entries(segment, peers))
+        run(["ip", "link", "set", device, "up"])
+    # Last: the port is what says that the segment is whole.
+    run(["ip", "link", "set", port, "up", "master", segment])
+    run(["ip", "-netns", segment, "link", "set", "eth0", "address", mac_of(router)])
+    run(["bridge", "-batch", "-"], stdin=network_hook.pinned(mac_of(router), port))
+    return not whole
+
+
+def protect(segment: str, tunnel: Segment | None = None) -> None:
+    """Load the packet filter's rules for the segment; again to no effect, unless somebody has flushed them."""
+    own = (
+        network_hook.rules(segment, tunnel.vni, map(str, tunnel.peers))
+        if tunnel
+        else network_hook.rules(segment)
+    )
+    _filter(_without_earlier(segment) + own)
+
+
+def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) -> None:
+    """The bridge and the namespace, and the port between them, which is not the bridge's member yet."""
     run(["ip", "netns", "add", segment])
     run(["ip", "link", "add", segment, "type", "bridge", "stp_state", "0", "forward_delay", "0"])
-    # The host is not on the users' segment: no link-local address, no answer to ARP for its other addresses, and
-    # what a node sends to them anyway has no way back, so it is dropped (ip-sysctl: rp_filter, arp_ignore).
-    for version, setting, value in (
-        ("ipv6", "disable_ipv6", "1"),
-        ("ipv4", "arp_ignore", "8"),
-        ("ipv4", "rp_filter", "1"),
-        ("ipv4", "forwarding", "0"),
-    ):
+    for setting, value in network_hook.SETTINGS.items():
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
-            Path("/proc/sys/net", version, "conf", segment, setting).write_text(value, encoding="ascii")
-    run(["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", segment])
-    mtu = TUNNEL_MTU if tunnel else MTU
+            Path("/proc/sys/net", setting.format(segment)).write_text(value, encoding="ascii")
+    run(["ip", "link", "add", f"{segment}r", "type", "veth", "peer", "name", "eth0", "netns", segment])
     run(["ip", "-netns", segment, "-batch", "-"], stdin=(
         "link set lo up\n"
         f"address add {router}/{network.prefixlen} dev eth0\n"
         f"link set eth0 mtu {mtu} up\n"
     ))  # fmt: skip
-    if tunnel:
-        _dig(tunnel)
     run(["ip", "link", "set", segment, "up"])
-    # Last: the port is what says that the segment is whole.
-    run(["ip", "link", "set", port, "up", "master", segment])
-    return True
 
 
-def _dig(tunnel: Segment) -> None:
-    device = f"{tunnel.name}x"
-    # Before anything can come in: what bears the segment's number (VXLAN's fifth to seventh byte) and is from nobody
-    # of it is dropped.
-    peers = ", ".join(map(str, tunnel.peers))
-    run(["nft", "-f", "-"], stdin=(
-        f"table inet {tunnel.name} {{\n"
-        "  chain input {\n"
-        "    type filter hook input priority filter - 10; policy accept;\n"
-        f"    udp dport {VXLAN_PORT} @th,96,24 {tunnel.vni} ip saddr != {{ {peers} }} drop\n"
-        f"    udp dport {VXLAN_PORT} @th,96,24 {tunnel.vni} meta nfproto ipv6 drop\n"
-        "  }\n"
-        "}\n"
-    ))  # fmt: skip
-    run(["ip", "link", "add", device, "mtu", str(TUNNEL_MTU), "type", "vxlan", "id", str(tunnel.vni),
-         "local", str(tunnel.local), "dstport", str(VXLAN_PORT)])  # fmt: skip
-    everything = "00:00:00:00:00:00"  # that has no entry of its own
-    for peer in tunnel.peers:
-        run(["bridge", "fdb", "append", everything, "dev", device, "dst", str(peer)])
-    run(["ip", "link", "set", device, "up", "master", tunnel.name])
+def _filter(rules: str) -> None:
+    if shutil.which("nft") is None:
+        raise VclustError(
+            "nft not found, without which clusters are not kept apart", "install it: apt-get install nftables"
+        )
+    run(["nft", "-f", "-"], stdin=rules)
+
+
+def _without_earlier(segment: str) -> str:
+    """Takes away the table that earlier versions of vclust gave each segment; named first, so that it is there."""
+    return f"table inet {segment}\ndelete table inet {segment}\n"
 
 
 def remove(segment: str) -> bool:
     """Take the segment away; False when nothing of it was there."""
     found = False
-    for interface in (f"{segment}r", f"{segment}x", segment):
+    for interface in (f"{segment}r", network_hook.device(segment), segment):
         if Path("/sys/class/net", interface).exists():
             run(["ip", "link", "delete", interface])
             found = True
@@ -146,6 +180,7 @@ def remove(segment: str) -> bool:
         run(["ip", "netns", "delete", segment])
         found = True
     if shutil.which("nft"):
-        # Named first, so that it is there to be deleted.
-        run(["nft", "-f", "-"], stdin=f"table inet {segment}\ndelete table inet {segment}\n")
+        with contextlib.suppress(CommandError):  # the number is another segment's
+            _filter(network_hook.without_number(segment, number(segment)))
+        _filter(_without_earlier(segment) + network_hook.without_bridge(segment))
     return found

@@ -6,6 +6,7 @@ Verified with virsh, ip, ssh, ansible and the nodes' own tools, not with what vc
 import contextlib
 import json
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import segmentbed
 from machine import BIN, Vclust, left_since, output, snapshot
 
 from vclust_py.access import ssh_options
@@ -114,6 +116,10 @@ def test_a_node_is_a_normal_debian(vclust: Vclust, hello: str) -> None:
 
 
 def test_a_second_create_changes_nothing(vclust: Vclust, hello: str) -> None:
+    """But that it brings the packet filter's rules back, which somebody may have flushed."""
+    rules = output("nft", "list", "table", "inet", "vclust_segments")
+    assert vclust.json("show", hello)["ssh"]["netns"] in rules
+    output("nft", "delete", "table", "inet", "vclust_segments")
     create = [BIN / "ansible-playbook", "-i", vclust.inventory, PROJECT / "playbooks/create_vcluster.yml"]
     ids = output("virsh", "-c", "qemu:///system", "list", "--uuid")
     done = subprocess.run(
@@ -126,6 +132,7 @@ def test_a_second_create_changes_nothing(vclust: Vclust, hello: str) -> None:
     assert done.returncode == 0, done.stdout
     assert re.search(r"changed=0 .* failed=0", done.stdout)
     assert output("virsh", "-c", "qemu:///system", "list", "--uuid") == ids
+    assert output("nft", "list", "table", "inet", "vclust_segments") == rules
 
 
 def test_another_request_of_that_name_is_refused(vclust: Vclust, hello: str) -> None:
@@ -178,8 +185,22 @@ def test_nodes_reach_no_address_of_this_machine(vclust: Vclust, hello: str) -> N
             f"ip neighbour replace {address} lladdr {bridge} dev eth0 && "
             f"bash -c 'echo hello > /dev/udp/{address}/{port}' && echo sent"
         )
-        options = ssh_options(cluster, cluster["nodes"][0])
+        node = cluster["nodes"][0]
+        options = ssh_options(cluster, node)
         assert "sent" in output("ssh", *options, "-i", cluster["ssh"]["admin_key"], "root@node", command)
+        with pytest.raises(TimeoutError):
+            listening.recv(100)
+    # Nor from nobody to everybody, by the hardware address for that and by one that bridges do not pass on.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("", 0))
+        listening.settimeout(3)
+        payload = segmentbed.udp(listening.getsockname()[1], b"hello")
+        for card in (segmentbed.BROADCAST, "01:80:c2:00:00:0e"):
+            packet = segmentbed.ip("0.0.0.0", "255.255.255.255", 17, payload)  # noqa: S104
+            data = segmentbed.frame(node["mac"], card, packet).hex()
+            program = f"import socket; s = socket.socket(17, 3); s.bind(('eth0', 0)); s.send(bytes.fromhex('{data}'))"
+            command = f"python3 -c {shlex.quote(program)} && echo sent"
+            assert "sent" in output("ssh", *options, "-i", cluster["ssh"]["admin_key"], "root@node", command)
         with pytest.raises(TimeoutError):
             listening.recv(100)
 

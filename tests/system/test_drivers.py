@@ -124,7 +124,7 @@ def guest(
         bridge=SEGMENT,
         folder=FOLDER,
     )
-    segment = Segment(SEGMENT, 13, IPv4Address("10.77.0.11"), (IPv4Address("10.77.0.1"),))
+    segment = Segment(SEGMENT, 13, IPv4Address("10.77.0.11"), {IPv4Address("10.77.0.1"): ()})
     driver.ensure_segment(segment)
     driver.ensure_segment(segment)
     try:

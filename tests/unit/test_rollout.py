@@ -4,8 +4,10 @@ import json
 import os
 import pwd
 import runpy
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from test_module import call
 
 from vclust_py.site import PROJECT
 
-HOOK = PROJECT / "roles/vm_host/files/network_hook.py"
+HOOK = PROJECT / "vclust_py/network_hook.py"
 SEGMENT = "vc0123456789"
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="root's work")
@@ -117,18 +119,27 @@ def xml(metadata: str, name: str = SEGMENT) -> str:
 
 
 METADATA = (
-    '<segment xmlns="https://vclust.invalid/segment" vni="7" local="{local}" peers="10.77.0.2 10.77.0.3"/>'
+    '<segment xmlns="https://vclust.invalid/segment" number="7" address="{local}">'
+    '<peer address="10.77.0.2" macs="52:54:00:00:00:01 52:54:00:00:00:02"/><peer address="10.77.0.3"/></segment>'
+)
+EARLIER = (
+    '<segment xmlns="https://vclust.invalid/segment" vni="7" local="10.77.0.1" peers="10.77.0.2 10.77.0.3"/>'
 )
 Hook = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def hook(tmp_path: Path) -> Iterator[Hook]:
-    """Runs the hook in a network namespace with an underlay and the segment's bridge; `nft` says when it came."""
+    """Runs the hook in a network namespace with an underlay and the segment's bridge; `nft` says when it came and
+    then does its work, but for the site's rules, which are not on this machine."""
     namespace = f"vclust-hook-{os.getpid()}"
     (tmp_path / "bin").mkdir()
     nft = tmp_path / "bin" / "nft"
-    nft.write_text(f"#!/bin/sh\nls /sys/class/net >{tmp_path}/before\necho $* >{tmp_path}/nft\n")
+    nft.write_text(
+        "#!/bin/sh\n"
+        f"ls /sys/class/net >{tmp_path}/before\necho $* >>{tmp_path}/nft\n"
+        f"[ $2 = /etc/vclust/vxlan.nft ] || exec {shutil.which('nft')} $*\n"
+    )
     nft.chmod(0o755)
     subprocess.run(["ip", "netns", "add", namespace], check=True)
     try:
@@ -174,7 +185,7 @@ def test_hook_joins_and_leaves(hook: Hook, tmp_path: Path) -> None:
         assert (link["master"], link["mtu"]) == (SEGMENT, 1450)
         assert "UP" in link["flags"]
         assert (data["id"], data["local"], data["port"]) == (7, "10.77.0.1", 4789)
-        assert data["learning"]
+        assert not data["learning"]
         for setting, value in (("arp_ignore", "8"), ("rp_filter", "1"), ("forwarding", "0")):
             assert inside(hook, "cat", f"/proc/sys/net/ipv4/conf/{SEGMENT}/{setting}").strip() == value
         entries = json.loads(inside(hook, "bridge", "-json", "fdb", "show", "dev", device))
@@ -182,13 +193,67 @@ def test_hook_joins_and_leaves(hook: Hook, tmp_path: Path) -> None:
             "10.77.0.2",
             "10.77.0.3",
         ]
-    assert (tmp_path / "nft").read_text() == "-f /etc/vclust/vxlan.nft\n"
+        for mac in ("52:54:00:00:00:01", "52:54:00:00:00:02"):
+            there = [one for one in entries if one["mac"] == mac]
+            assert [(one["state"], one["flags"]) for one in there if "master" in one] == [
+                ("static", ["sticky"])
+            ]
+            assert [one["dst"] for one in there if "dst" in one] == ["10.77.0.2"]
+        rules = inside(hook, "nft", "list", "table", "inet", "vclust_segments")
+        assert "elements = { 0x7 : goto vc0123456789 }" in rules
+        assert "ip saddr { 10.77.0.2, 10.77.0.3 } accept" in rules
+    assert "-f /etc/vclust/vxlan.nft\n" in (tmp_path / "nft").read_text()
     assert device not in (tmp_path / "before").read_text(), "the rules come before the device"
 
     for _ in range(2):
         done = hook(SEGMENT, "stopped", "end", "-", text=text)
         assert (done.returncode, done.stderr) == (0, "")
         assert device not in inside(hook, "ip", "link")
+        assert SEGMENT not in inside(hook, "nft", "list", "ruleset")
+
+
+@root
+def test_a_segment_of_an_earlier_version_goes(hook: Hook) -> None:
+    """It was started before this hook was rolled out; what has no other members is not started anew."""
+    device = f"{SEGMENT}x"
+    inside(hook, "ip", "link", "add", device, "type", "vxlan", "id", "7", "dstport", "4789")
+    done = hook(SEGMENT, "started", "begin", "-", text=xml(EARLIER))
+    assert (done.returncode, device in inside(hook, "ip", "link")) == (1, True)
+    assert "made by another version of vclust" in done.stderr
+    done = hook(SEGMENT, "stopped", "end", "-", text=xml(EARLIER))
+    assert (done.returncode, done.stderr, device in inside(hook, "ip", "link")) == (0, "", False)
+
+
+@root
+def test_a_number_that_is_taken(hook: Hook) -> None:
+    """The second segment does not start, and its clean-up does not take the first one's rules."""
+    text = xml(METADATA.format(local="10.77.0.1"))
+    assert hook(SEGMENT, "started", "begin", "-", text=text).returncode == 0
+    rules = inside(hook, "nft", "list", "ruleset")
+    inside(hook, "ip", "link", "add", "vc9999999999", "type", "bridge")
+    done = hook(
+        "second", "started", "begin", "-", text=xml(METADATA.format(local="10.77.0.1"), "vc9999999999")
+    )
+    assert (done.returncode, "File exists" in done.stderr) == (1, True)
+    assert inside(hook, "nft", "list", "ruleset") == rules
+
+
+@root
+def test_a_thousand_nodes(hook: Hook) -> None:
+    macs = [f"52:54:0a:00:{number >> 8:02x}:{number & 255:02x}" for number in range(1000)]
+    peers = "".join(
+        f'<peer address="10.77.1.{n}" macs="{" ".join(macs[n * 10 : n * 10 + 10])}"/>' for n in range(100)
+    )
+    text = xml(
+        f'<segment xmlns="https://vclust.invalid/segment" number="7" address="10.77.0.1">{peers}</segment>'
+    )
+    begun = time.monotonic()
+    done = hook(SEGMENT, "started", "begin", "-", text=text)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - begun < 10  # measured: half a second
+    entries = json.loads(inside(hook, "bridge", "-json", "fdb", "show", "dev", f"{SEGMENT}x"))
+    assert {one["mac"] for one in entries if "dst" in one} == {*macs, "00:00:00:00:00:00"}
+    assert {one["mac"] for one in entries if "sticky" in one["flags"]} == set(macs)
 
 
 @root
@@ -207,8 +272,15 @@ def test_hook_minds_its_own_business(hook: Hook, what: str) -> None:
         ("rubbish", "syntax error"),
         (xml(METADATA.format(local="10.77.0.1; reboot")), "10.77.0.1; reboot"),
         (xml(METADATA.format(local="10.77.0.1").replace('"7"', '"many"')), "many"),
+        (xml(METADATA.format(local="10.77.0.1").replace('"7"', '"16777216"')), "16777216: not the number"),
+        (xml(METADATA.format(local="10.77.0.1").replace("00:01 ", "00:01;")), "not a hardware address"),
+        (
+            xml(METADATA.format(local="10.77.0.1").replace("52:54:00:00:00:01", "01:00:5e:00:00:01")),
+            "not a hardware",
+        ),
+        (xml(METADATA.format(local="10.77.0.1").replace("10.77.0.3", "10.77.0.3 drop")), "10.77.0.3 drop"),
         (xml(METADATA.format(local="10.77.0.1"), "virbr0"), "virbr0: not the bridge of a segment"),
-        (xml(METADATA.format(local="10.77.0.1"), "vc9999999999"), "ip link set vc9999999999x"),
+        (xml(METADATA.format(local="10.77.0.1"), "vc9999999999"), "ip -batch -: "),
     ],
 )
 def test_hook_says_why_a_segment_cannot_start(hook: Hook, text: str, said: str) -> None:

@@ -107,7 +107,8 @@ class Segment:
     name: str
     vni: int
     local: IPv4Address
-    peers: tuple[IPv4Address, ...]
+    peers: Mapping[IPv4Address, tuple[str, ...]]
+    """Addresses of the other machines: hardware addresses of what is there (nodes; on the site manager the router)."""
 
 
 class Files(Protocol):

@@ -18,16 +18,17 @@ import libvirt
 
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import HOST_ROOT, Capacity, Disk, Domain, Files, Host, Segment
+from vclust_py.hypervisor.certificates import ROLL_OUT
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Domains, Element, absent, add, as_text, parsed
 from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
-from vclust_py.network import TUNNEL_MTU
+from vclust_py.network_hook import MTU, SEGMENT
 from vclust_py.site import Site
 
 CONSOLES = Path("/var/log/xen/console")
 """Where xenconsoled writes what guests say; the roll-out tells it to."""
 _LOGS, _LOG = Path("/var/log/libvirt/libxl"), "libxl-driver.log"
-_SEGMENT = "{https://vclust.invalid/segment}segment"
+_PEER = SEGMENT.replace("}segment", "}peer")
 _MACHINES = {"pvh": "xenpvh", "pv": "xenpv"}  # the better one first
 _TYPES = {"pvh": "xenpvh", "pv": "linux"}
 _DOM0 = 0
@@ -96,9 +97,12 @@ class Xen(Domains):
         def work(connection: Any) -> None:
             found = _network(connection, segment.name)
             if found is not None:
-                if _same(parsed(found.XMLDesc()), xml):
+                there = parsed(found.XMLDesc())
+                if _same(there, xml):
                     return
                 if members := _members(connection, segment.name):
+                    if _earlier(there, segment):
+                        return
                     raise VclustError(
                         f"{self._host.name}: segment {segment.name}: its other hosts have changed, and"
                         f" {', '.join(members)} would lose it"
@@ -106,11 +110,17 @@ class Xen(Domains):
                 _stop(found)
             try:
                 connection.networkCreateXML(as_text(xml))
-            except libvirt.libvirtError:
+            except libvirt.libvirtError as error:
                 # Another thread or process may have made it at the same moment.
                 found = _network(connection, segment.name)
-                if found is None or not _same(parsed(found.XMLDesc()), xml):
+                if found is not None and _same(parsed(found.XMLDesc()), xml):
+                    return
+                if error.get_error_code() != libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:
                     raise
+                raise VclustError(
+                    f"{self._host.name}: segment {segment.name}: libvirt: {error}",
+                    f"is the host's hook of another version of vclust?  {ROLL_OUT}",
+                ) from error
 
         self._connection.call(f"segment {segment.name}", work)
 
@@ -246,22 +256,27 @@ def segment_xml(segment: Segment) -> Element:
     """The segment as a libvirt network without addresses; the host's network hook adds the VXLAN device."""
     xml = ElementTree.Element("network")
     add(xml, "name", segment.name)
-    add(
-        add(xml, "metadata"),
-        _SEGMENT,
-        vni=str(segment.vni),
-        local=str(segment.local),
-        peers=" ".join(map(str, sorted(segment.peers))),
-    )
+    end = add(add(xml, "metadata"), SEGMENT, number=str(segment.vni), address=str(segment.local))
+    for peer, macs in sorted(segment.peers.items()):
+        add(end, _PEER, address=str(peer), macs=" ".join(macs))
     add(xml, "bridge", name=segment.name, stp="off", delay="0")
-    add(xml, "mtu", size=str(TUNNEL_MTU))
+    add(xml, "mtu", size=str(MTU))
     return xml
 
 
 def _same(there: Element, wanted: Element) -> bool:
-    path = f"metadata/{_SEGMENT}"
-    found, expected = there.find(path), wanted.find(path)
-    return found is not None and expected is not None and found.attrib == expected.attrib
+    return _end(there) == _end(wanted)
+
+
+def _end(network: Element) -> list[dict[str, str]] | None:
+    found = network.find(f"metadata/{SEGMENT}")
+    return None if found is None else [found.attrib, *(peer.attrib for peer in found)]
+
+
+def _earlier(there: Element, segment: Segment) -> bool:
+    """Whether it is this segment as earlier versions of vclust made it; nodes on it run on with what it has."""
+    peers = " ".join(map(str, sorted(segment.peers)))
+    return _end(there) == [{"vni": str(segment.vni), "local": str(segment.local), "peers": peers}]
 
 
 def _network(connection: Any, name: str) -> Any | None:

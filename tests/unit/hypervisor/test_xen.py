@@ -9,6 +9,7 @@ from typing import Any
 import libvirt
 import pytest
 
+from vclust_py import network_hook
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Disk, Domain, Host, Segment
 from vclust_py.hypervisor.domains import Element, as_text
@@ -31,8 +32,17 @@ DOMAIN = Domain(
     folder="c.1",
 )
 SEGMENT = Segment(
-    "vc0123456789", 7, IPv4Address("10.77.0.11"), (IPv4Address("10.77.0.12"), IPv4Address("10.77.0.1"))
+    "vc0123456789",
+    7,
+    IPv4Address("10.77.0.11"),
+    {
+        IPv4Address("10.77.0.12"): ("52:54:0a:00:00:02", "52:54:0a:00:00:03"),
+        IPv4Address("10.77.0.1"): ("52:54:0a:00:00:fe",),
+    },
 )
+EARLIER = """<network><name>vc0123456789</name>
+<metadata><segment xmlns='https://vclust.invalid/segment' vni='7' local='10.77.0.11' peers='10.77.0.1 10.77.0.12'/>
+</metadata><bridge name='vc0123456789' stp='off' delay='0'/><mtu size='1450'/></network>"""
 
 
 class Pretended(Xen):
@@ -179,9 +189,9 @@ def test_segment(xen: Pretended) -> None:
     assert not made.isPersistent()
     assert "<ip" not in xml
     uuid = made.UUIDString()
-    xen.ensure_segment(replace(SEGMENT, peers=SEGMENT.peers[::-1]))
+    xen.ensure_segment(replace(SEGMENT, peers=dict(reversed(SEGMENT.peers.items()))))
     assert xen.ask(lambda connection: connection.networkLookupByName(SEGMENT.name)).UUIDString() == uuid
-    xen.ensure_segment(replace(SEGMENT, peers=SEGMENT.peers[:1]))
+    xen.ensure_segment(replace(SEGMENT, peers=dict.fromkeys(SEGMENT.peers, ())))
     assert xen.ask(lambda connection: connection.networkLookupByName(SEGMENT.name)).UUIDString() != uuid
     xen.remove_segment(SEGMENT.name)
     xen.remove_segment(SEGMENT.name)
@@ -199,11 +209,60 @@ def test_a_segment_in_use_is_not_cut(xen: Pretended) -> None:
         xen.ensure_segment(replace(SEGMENT, vni=8))
 
 
+def test_a_segment_of_an_earlier_version(xen: Pretended) -> None:
+    """It stays as it is while nodes are on it, and is made anew otherwise."""
+    stored(xen)
+    xen.ask(lambda connection: connection.networkCreateXML(EARLIER))
+
+    def metadata() -> str:
+        return str(xen.ask(lambda connection: connection.networkLookupByName(SEGMENT.name)).XMLDesc())
+
+    xen.start(DOMAIN)
+    xen.ensure_segment(SEGMENT)
+    assert 'vni="7"' in metadata()
+    with pytest.raises(VclustError, match=r"its other hosts have changed, and c.n1 would lose it"):
+        xen.ensure_segment(replace(SEGMENT, peers={IPv4Address("10.77.0.1"): ()}))
+    xen.remove(DOMAIN.uuid)
+    xen.ensure_segment(SEGMENT)
+    assert 'vni="7"' not in metadata()
+
+
+def test_a_hook_of_another_version() -> None:
+    """It gives up, as it finds nothing that it knows; the driver says what to do."""
+
+    class Refusing:
+        def networkLookupByName(self, name: str) -> None:
+            raise refusal(libvirt.VIR_ERR_NO_NETWORK)
+
+        def networkCreateXML(self, text: str) -> None:
+            raise refusal(libvirt.VIR_ERR_HOOK_SCRIPT_FAILED)
+
+    class Direct:
+        def call(self, what: str, function: Any) -> Any:
+            return function(Refusing())
+
+    xen = Xen.__new__(Xen)
+    xen._host, xen._connection = Elsewhere("h1"), Direct()  # type: ignore[assignment]
+    with pytest.raises(
+        VclustError, match=r"^h1: segment vc0123456789: libvirt: .*\n  hint: .*another version"
+    ):
+        xen.ensure_segment(SEGMENT)
+
+
+def refusal(code: int) -> libvirt.libvirtError:
+    error = libvirt.libvirtError("")
+    error.err = (code, 0, "Hook script execution failed", 0, "", None, None, 0, 0)
+    return error
+
+
 def test_segment_as_the_hook_reads_it() -> None:
     xml = segment_xml(SEGMENT)
-    found = xml.find("metadata/{https://vclust.invalid/segment}segment")
-    assert found is not None
-    assert found.attrib == {"vni": "7", "local": "10.77.0.11", "peers": "10.77.0.1 10.77.0.12"}
+    assert network_hook.segment(f"<hookData>{as_text(xml)}</hookData>") == network_hook.End(
+        "vc0123456789",
+        7,
+        "10.77.0.11",
+        {"10.77.0.1": ["52:54:0a:00:00:fe"], "10.77.0.12": ["52:54:0a:00:00:02", "52:54:0a:00:00:03"]},
+    )
     bridge, mtu = xml.find("bridge"), xml.find("mtu")
     assert bridge is not None
     assert mtu is not None

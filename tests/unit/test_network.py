@@ -1,0 +1,45 @@
+"""Which machine is where in a segment; what is made of that is in tests/security/test_network.py."""
+
+import ast
+from ipaddress import IPv4Address
+
+import pytest
+
+from vclust_py import network
+from vclust_py.errors import VclustError
+from vclust_py.site import PROJECT
+
+NAME, ROUTER = "vc0000ff3456", IPv4Address("10.0.0.254")
+ROUTER_MAC = "52:54:0a:00:00:fe"
+
+
+def test_segments() -> None:
+    """Two names of one machine are one member."""
+    nodes = {None: ["mac 0"], "127.0.0.2": ["mac 1", "mac 2"], "127.0.0.3": ["mac 3"], "127.3": ["mac 4"]}
+    found = network.segments(NAME, ROUTER, nodes)
+    second, third, manager = (found[machine] for machine in ("127.0.0.2", "127.0.0.3", None))
+    assert found["127.3"] == third
+    assert {(end.name, end.vni) for end in found.values()} == {(NAME, 255)}
+    here, there = (manager.local, (ROUTER_MAC, "mac 0")), (third.local, ("mac 3", "mac 4"))
+    assert dict(second.peers) == dict([here, there])
+    assert dict(third.peers) == dict([here, (second.local, ("mac 1", "mac 2"))])
+    assert dict(manager.peers) == dict([there, (second.local, ("mac 1", "mac 2"))])
+
+
+def test_no_tunnel_on_one_machine() -> None:
+    assert network.segments(NAME, ROUTER, {None: ["mac 0"]}) == {}
+    assert network.addresses([]) == {}
+
+
+def test_number() -> None:
+    assert network.number("vc123456789a") == 0x123456
+    assert network.number("vc0000000001") == 1, "0 is no number"
+
+
+def test_a_machine_that_nobody_knows() -> None:
+    with pytest.raises(VclustError, match=r"^no-such\.invalid: no IPv4 address"):
+        network.segments(NAME, ROUTER, {"no-such.invalid": []})
+
+
+def test_the_hook_is_for_python_3_9() -> None:
+    ast.parse((PROJECT / "vclust_py/network_hook.py").read_text(), feature_version=(3, 9))
