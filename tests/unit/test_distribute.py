@@ -99,7 +99,7 @@ def test_phase_four_ways(
     site: Site, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
 ) -> None:
     placed(site, {role: layered[role] for role in ("root", "kernel")}, "xen+tls://host.example/system")
-    (host,) = hosts.start(1)
+    (host,) = hosts.start(1, name="h0")
     reach(h0=host)
     there = host.folder
 
@@ -140,7 +140,7 @@ def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
         return distribute.distribute(site, cluster, check=check, connect=lambda _, host: Driver(host_folder))
 
     placed(site, {"root": layered["root"]}, "xen+tls://host.example/system")
-    (host,) = hosts.start(1)
+    (host,) = hosts.start(1, name="h0")
     reach(h0=host)
     host_folder = host.folder
     run("pair")
@@ -194,7 +194,7 @@ def test_one_host_fails_and_the_other_is_supplied(
     site: Site, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
 ) -> None:
     placed(site, {"kernel": layered["kernel"]}, "xen+tls://a.example/system", "xen+tls://b.example/system")
-    good, dead = hosts.start(2)
+    good, dead = hosts.start(1, name="h0") + hosts.start(1, name="h1")
     dead.end()
     reach(h0=good, h1=dead)
     with pytest.raises(VclustError, match=r"^h1: not reached: .*\n  hint: is that machine up\?") as caught:

@@ -39,7 +39,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
         pytest.skip("the site is root's")
     hosts = Hosts(tmp_path, made(tmp_path))
     monkeypatch.setattr("hops.free_port", lambda address: PORT)
-    (host,) = hosts.start(1)
+    (host,) = hosts.start(1, name="h1")
     yield host
     host.end()
 
