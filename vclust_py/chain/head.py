@@ -46,8 +46,6 @@ _CRAWL = 10.0
 """A hop is slower than others by so much that it is not waited for, beyond `_STUCK` seconds."""
 _DEMOTIONS = 3
 """How many sources a hop may have put to the end of the chain by its complaints."""
-_TEXT = 500
-"""Characters of what a hop says that are kept."""
 _MISMATCH = (62, 64)
 """OpenSSL's words for a certificate of another name or address."""
 _LARGEST = 1 << 20
@@ -337,7 +335,7 @@ class Chain:
             elif "fault" in message:
                 self._fault(peer, message)
             elif "failed" in message:
-                self._drop(peer, message["failed"][:_TEXT])
+                self._drop(peer, message["failed"][: wire.TEXT])
             elif peer.result is None:
                 peer.result = message
                 peer.received = int(message["received"])
@@ -394,7 +392,7 @@ class Chain:
             return
         self._check()
         peer.faults += 1
-        why = message["fault"][:_TEXT]
+        why = message["fault"][: wire.TEXT]
         source = self._named(peer.source)
         if message["rubbish"]:
             self._part(peer, _WRONG, why)

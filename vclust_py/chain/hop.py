@@ -67,6 +67,8 @@ RECENT = 2 << 20
 """Bytes of packed blocks that are kept for those who pull, at most."""
 LINE = 32 << 20
 """Bytes of a control message, at most; only who has shown a certificate gets to send one."""
+TEXT = 500
+"""Characters of what went wrong that one end tells the other."""
 BLOCKS = (1 << 16, 4 << 20)
 """The smallest and the largest block."""
 
@@ -144,6 +146,10 @@ class Lines:
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError("not a message")
         return messages
+
+
+def failed(why: object) -> Message:
+    return {"failed": str(why)[:TEXT]}
 
 
 @contextlib.contextmanager
@@ -544,7 +550,7 @@ class Keeper:
             except OSError as error:
                 answer = error.strerror or str(error)
             except (Failed, ValueError, TypeError, RecursionError) as error:
-                answer = str(error)[:500] or type(error).__name__
+                answer = str(error)[:TEXT] or type(error).__name__
             child.send(answer.encode(errors="replace"))
 
     def _do(self, named: Any) -> None:
@@ -998,9 +1004,9 @@ class Puller:
         try:
             self._say(self._work())
         except Failed as error:
-            self._say({"failed": str(error)})
+            self._say(failed(error))
         except Exception as error:  # whatever it is, the head must not wait for us
-            self._say({"failed": f"{type(error).__name__}: {error}"})
+            self._say(failed(f"{type(error).__name__}: {error}"))
             raise
 
     def _work(self) -> Message:
@@ -1028,7 +1034,7 @@ class Puller:
                 with self._changed:
                     if self._source is source:
                         self._source = None
-                        why = str(error) or type(error).__name__
+                        why = (str(error) or type(error).__name__)[:TEXT]
                         self._say(
                             {"fault": why, "source": source["name"], "rubbish": isinstance(error, Rubbish)}
                         )
@@ -1153,14 +1159,14 @@ class Session:
         """Raises OSError or ValueError when the head is gone or talks nonsense."""
         start = self._start()
         if start.get("version") != VERSION:
-            self.lines.send({"failed": f"speaks version {VERSION} of the chain, not {start.get('version')}"})
+            self.lines.send(failed(f"speaks version {VERSION} of the chain, not {start.get('version')}"))
             return
         try:
             terms = terms_of(start)
             if terms.identity in self._transfers:
                 raise ValueError("this transfer is under way")
         except (KeyError, TypeError, ValueError) as error:
-            self.lines.send({"failed": f"does not understand the head: {str(error)[:500]}"})
+            self.lines.send(failed(f"does not understand the head: {error}"))
             return
         identity, stall = terms.identity, terms.stall
         if not terms.dry:
