@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jinja2
 import pytest
-from hops import Hosts, Running, Trust, made, requested, wait_for
+from hops import Hosts, Running, Trust, answers, free_port, made, requested, wait_for
 
 from vclust_py import pki
 from vclust_py.chain import File, Hop, Keys, Options, Outcome, head, hop, identity, send
 from vclust_py.errors import VclustError
-from vclust_py.site import Site
+from vclust_py.site import PROJECT, Site
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
@@ -362,8 +363,13 @@ def test_only_so_many_may_be_unknown(waiting: Waiting, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def kept(hosts: Hosts) -> Running:
-    """A hop of two processes."""
-    return hosts.start(1, options=["--user", NOBODY.pw_name])[0]
+    """A hop of two processes, started with more groups than it is to keep."""
+    before = os.getgroups()
+    os.setgroups([4, 27])
+    try:
+        return hosts.start(1, options=["--user", NOBODY.pw_name])[0]
+    finally:
+        os.setgroups(before)
 
 
 def drafts(host: Running) -> Path:
@@ -570,7 +576,11 @@ def test_what_is_no_file_of_its_own_is_not_taken(pair: Pair, tmp_path: Path) -> 
     precious.write_bytes(b"root's")
     refused = "image: its draft is not a file of the service's own"
     place = pair.path / hop.DRAFTS
+    own = tmp_path / "own"
+    own.write_bytes(b"nobody's")
+    os.chown(own, NOBODY.pw_uid, NOBODY.pw_gid)
     links = {
+        8: lambda path: path.symlink_to(own),
         1: lambda path: path.symlink_to(precious),
         2: lambda path: path.hardlink_to(precious),
         3: lambda path: path.mkdir(),
@@ -661,3 +671,38 @@ def test_systemds_sockets_reach_the_service(tmp_path: Path, hosts: Hosts, file: 
     assert outcome.failed == ""
     assert (host.folder / "image").stat().st_uid == 0
     assert process.wait(10) == 0  # it has been idle, and both have ended
+
+
+def test_the_script_of_a_host_without_systemd(tmp_path: Path, hosts: Hosts, file: File, trust: Trust) -> None:
+    keys, port, pid = trust.hop("host1"), free_port("127.0.0.1"), tmp_path / "pid"
+    (tmp_path / "folder").mkdir()
+    words = ["--folder", tmp_path / "folder", "--user", NOBODY.pw_name, "--ca", keys.ca]
+    words += ["--certificate", keys.certificate, "--key", keys.key]
+    template = (PROJECT / "roles/vm_host/templates/vclust-hop.init.j2").read_text()
+    text = jinja2.Template(template).render(
+        _vm_host_hop=" ".join(map(str, (hop.__file__, *words))),
+        _vm_host_listen="127.0.0.1",
+        _vm_host_chain_port=port,
+    )
+    script = tmp_path / "script"
+    script.write_text(text.replace("/run/vclust-hop.pid", str(pid)))
+    script.chmod(0o755)
+
+    def run(verb: str) -> None:
+        subprocess.run([script, verb], check=True, timeout=30)
+
+    at = Hop("host1", "127.0.0.1", port)
+    try:
+        run("start")
+        wait_for(lambda: answers(at))
+        first = int(pid.read_text())
+        assert status_of(child_of(first), "Uid")[0] == str(NOBODY.pw_uid)
+        run("restart")
+        wait_for(lambda: answers(at))
+        assert not Path(f"/proc/{first}").exists()
+        (outcome,) = send([file], [at], trust.head, QUICK)
+        assert outcome.failed == ""
+    finally:
+        run("stop")
+    assert (tmp_path / "folder/image").stat().st_uid == 0
+    wait_for(lambda: not answers(at))
