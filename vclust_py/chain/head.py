@@ -542,9 +542,11 @@ class Chain:
         if not late or now - self.begun < max((peer.seconds for peer in ended), default=math.inf) + _STUCK:
             return
 
+        share = max(1, sum(peer.source == HEAD for peer in late))
+
         def crawls(peer: _Peer) -> bool:
             rate = peer.rate(1)
-            return peer.watched and rate < fastest / _CRAWL and self.total - peer.done > rate * _STUCK
+            return peer.watched and rate < fastest / (_CRAWL * share) and self.total - peer.done > rate * _STUCK
 
         if not all(map(crawls, late)):
             return
