@@ -18,7 +18,8 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from hops import Hosts, Running, Trust, answers, free_port, made, requested, wait_for
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from hops import Hosts, Running, Trust, answers, free_port, made, private, requested, wait_for
 
 from vclust_py import pki
 from vclust_py.chain import File, Hop, Keys, Options, Outcome, head, hop, identity, send
@@ -182,8 +183,19 @@ def test_only_the_site_manager_commands(hosts: Hosts, tmp_path: Path, trust: Tru
     (host,) = hosts.start(1)
     assert commanded(host.hop, trust.head)
     other = made(tmp_path / "other")
-    for keys in (trust.host, trust.hop("host2"), other.head, other.host):
+    for keys in (trust.host, trust.hop("host2"), other.head, other.host, client(trust, tmp_path)):
         assert not commanded(host.hop, keys)
+
+
+def client(trust: Trust, folder: Path) -> Keys:
+    """Of somebody else than the site manager, though for clients and of the site's authority."""
+    key, _ = requested()
+    now = datetime.now(UTC)
+    authority = pki._authority(pki._Store(trust.head.ca.parent, False), now)
+    issued = pki._issue(authority, "somebody", key.public_key(), ExtendedKeyUsageOID.CLIENT_AUTH, (), now)
+    (folder / "cert.pem").write_text(pki._text(issued))
+    (folder / "key.pem").write_bytes(private(key))
+    return Keys(trust.head.ca, folder / "cert.pem", folder / "key.pem")
 
 
 def test_an_expired_manager_commands_nobody(hosts: Hosts, tmp_path: Path) -> None:
@@ -553,6 +565,10 @@ def test_a_draft_gets_its_name(pair: Pair) -> None:
     status = (pair.path / "image").stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode), status.st_nlink) == (0, 0o555, 1)
     assert not path.exists()
+    (pair.path / "folder").mkdir()
+    assert pair.adopt(pair.draft(), "folder") == "Is a directory"
+    assert pair.adopt(pair.draft(), "image") == hop.DONE
+    assert sorted(entry.name for entry in pair.path.iterdir()) == [hop.DRAFTS, "folder", "image"]
 
 
 def test_a_draft_that_is_open_for_writing_is_not_taken(pair: Pair) -> None:

@@ -12,7 +12,7 @@ from vclust_py.chain import Hop, Keys, Outcome
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor
 from vclust_py.image import Catalogue
-from vclust_py.site import Site
+from vclust_py.site import PROJECT, Site
 from vclust_py.state import Change
 
 
@@ -211,6 +211,34 @@ def test_one_host_fails_and_the_other_is_supplied(
     ]
 
 
+def test_hosts_that_could_not_send_to_each_other_are_named(
+    site: Site,
+    layered: dict[str, str],
+    hosts: Hosts,
+    reach: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    placed(site, {"kernel": layered["kernel"]}, "xen+tls://a.example/system", "xen+tls://b.example/system")
+    monkeypatch.setenv("HONEST", "0")
+    monkeypatch.setenv("ONCE", "1")
+    liar = str(PROJECT / "tests/security/chain_liar.py")
+    first, second = hosts.start(1, name="h0") + hosts.start(1, name="h1", program=liar)
+    reach(h0=first, h1=second)
+    told: list[str] = []
+    distribute.distribute(
+        site,
+        "pair",
+        connect=lambda _, host: Driver((first if host.name == "h0" else second).folder),
+        warn=told.append,
+    )
+    assert told == [
+        "h1 got wrong data from h0: a block has a wrong tag; is the memory, disk or network card of one of them bad?"
+    ]
+    assert [len(list(host.folder.iterdir())) for host in (first, second)] == [1, 1]
+    described = state.describe(site, "pair")[0]
+    assert [row["outcome"] for row in described["node_phases"]] == [f"done; {told[0]}"] * 2
+
+
 def test_racks_reach_the_chain(
     site: Site, layered: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -236,6 +264,8 @@ def test_racks_reach_the_chain(
         ("shows a certificate that is not this site's: x", "playbooks/site.yml"),
         ("speaks version 1 of the chain, not 2", "playbooks/site.yml"),
         ("gets nothing from h1: silent for 4 s", "MTUs"),
+        ("gets wrong data from h1 and the site manager: a block has a wrong tag", "network card bad"),
+        ("shows a certificate that is not for its hop: Hostname mismatch", "playbooks/site.yml"),
         ("lost: it has closed the connection", ""),
     ],
 )

@@ -546,7 +546,9 @@ class Chain:
 
         def crawls(peer: _Peer) -> bool:
             rate = peer.rate(1)
-            return peer.watched and rate < fastest / (_CRAWL * share) and self.total - peer.done > rate * _STUCK
+            return (
+                peer.watched and rate < fastest / (_CRAWL * share) and self.total - peer.done > rate * _STUCK
+            )
 
         if not all(map(crawls, late)):
             return

@@ -600,10 +600,12 @@ class Keeper:
             os.close(descriptor)  # the lease goes with it
 
     def _link(self, inode: str, draft: str, name: str) -> None:
-        """By way of a second name, as a link does not replace what is there."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft, dir_fd=self._folder)
-        os.link(inode, draft, dst_dir_fd=self._folder)
+        """Where a file of that name is there it is replaced by way of a second name, as a link replaces nothing."""
+        try:
+            os.link(inode, name, dst_dir_fd=self._folder)
+            return
+        except FileExistsError:
+            os.link(inode, draft, dst_dir_fd=self._folder)
         try:
             os.rename(draft, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         except OSError:
