@@ -14,6 +14,7 @@ description:
   - What a host has already is checked and not sent again; an interrupted transfer is taken up where it was.
   - A file is there under its name only whole and checked. A host that fails holds up no other; the module fails in
     the end, and names it with the reason.
+  - Hosts that could not send to each other, though each has the files in the end, are named in a warning.
   - In check mode, the difference names which hosts lack what.
 extends_documentation_fragment:
   - vclust
@@ -91,6 +92,7 @@ exit_code:
   sample: 4
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.chain import File
 from vclust_py.chain.bring import bring
+from vclust_py.distribute import warnings
 from vclust_py.hypervisor import Host
 from vclust_py.module import Outcome, changed, host_options, run_module, site_manager, site_options
 from vclust_py.site import Site
@@ -113,8 +116,12 @@ def argument_spec() -> dict[str, Any]:
     return {**site_options(), **host_options(), "files": files}
 
 
-def work(site: Site, files: list[File], hosts: list[Host], check: bool) -> Outcome:
+def work(
+    site: Site, files: list[File], hosts: list[Host], check: bool, warn: Callable[[str], None]
+) -> Outcome:
     change, outcomes = bring(site, files, hosts, check)
+    for warning in warnings(outcomes):
+        warn(warning)
     sent = {
         outcome.host: {"bytes": outcome.bytes, "received": outcome.received, "seconds": outcome.seconds}
         for outcome in outcomes
@@ -128,7 +135,7 @@ def main() -> None:
         File(Path(one["path"]), one["name"], one["sha256"].lower() or None) for one in module.params["files"]
     ]
     hosts = [Host.from_mapping(host) for host in module.params["hosts"]]
-    run_module(module, lambda site: work(site, files, hosts, module.check_mode))
+    run_module(module, lambda site: work(site, files, hosts, module.check_mode, module.warn))
 
 
 if __name__ == "__main__":

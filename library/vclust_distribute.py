@@ -13,6 +13,7 @@ description:
   - Sends the images of a placed cluster, and what they stand on, to those of its hosts that are other machines
     and lack them, along the chain (docs/chain.md).
   - Every file is verified by its digest, and there under its name only whole.
+  - Hosts that could not send to each other, though each has its images in the end, are named in a warning.
   - What these hosts were sent once and the site has no more is removed from them before, unless a live cluster of the
     site stands on it. One that cannot be removed is left, and named in the difference.
 extends_documentation_fragment:
@@ -71,7 +72,10 @@ def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     name, check = module.params["name"], module.check_mode
     racks = {host.name: host.rack for host in map(Host.from_mapping, module.params["hosts"])}
-    run_module(module, lambda site: changed(distribute.distribute(site, name, racks=racks, check=check)))
+    run_module(
+        module,
+        lambda site: changed(distribute.distribute(site, name, racks=racks, check=check, warn=module.warn)),
+    )
 
 
 if __name__ == "__main__":

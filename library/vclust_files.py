@@ -47,6 +47,11 @@ options:
         description: Name of its user, and of its group.
         type: str
         default: root
+      reclaim:
+        description:
+          - Name of a user. Files of that user in this folder become the owner's, and writable for the owner only;
+            what is in folders below stays as it is. Where there is no such user, nobody has such files.
+        type: str
 """
 
 EXAMPLES = """
@@ -84,6 +89,7 @@ def argument_spec() -> dict[str, Any]:
         "content": {"type": "str"},
         "mode": {"type": "str", "required": True},
         "owner": {"type": "str", "default": "root"},
+        "reclaim": {"type": "str"},
     }
     return {"files": {"type": "list", "elements": "dict", "required": True, "options": one}}
 
@@ -95,7 +101,21 @@ def named(lookup: Any, number: int) -> str:
         return str(number)
 
 
-def present(path: str) -> dict[str, Any]:
+def files_of(user: str | None, folder: str) -> list[str]:
+    """Names of that user's files in the folder."""
+    try:
+        number = pwd.getpwnam(user).pw_uid if user else -1
+    except KeyError:
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == number
+        )
+
+
+def present(path: str, reclaim: str | None = None) -> dict[str, Any]:
     """What is at `path`, in the words of `wanted`; empty when there is nothing."""
     try:
         status = os.stat(path)
@@ -110,6 +130,7 @@ def present(path: str) -> dict[str, Any]:
         "content": content,
         "mode": f"{stat.S_IMODE(status.st_mode):04o}",
         "owner": f"{named(pwd.getpwuid, status.st_uid)}:{named(grp.getgrgid, status.st_gid)}",
+        "others": files_of(reclaim, path) if folder and reclaim else [],
     }
 
 
@@ -118,6 +139,7 @@ def wanted(one: dict[str, Any]) -> dict[str, Any]:
         "content": one["content"],
         "mode": f"{int(one['mode'], 8):04o}",
         "owner": f"{one['owner']}:{one['owner']}",
+        "others": [],
     }
 
 
@@ -129,6 +151,11 @@ def make(one: dict[str, Any]) -> None:
         os.makedirs(path, exist_ok=True)
         os.chown(path, *owner)
         os.chmod(path, mode)
+        # Now that the folder is not that user's any more, its names stay what they are.
+        for name in files_of(one["reclaim"], path):
+            other = os.path.join(path, name)
+            os.chown(other, owner[0], -1, follow_symlinks=False)
+            os.chmod(other, os.stat(other).st_mode & 0o755)
         return
     handle, draft = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".vclust-")
     try:
@@ -149,13 +176,13 @@ def shown(state: dict[str, Any]) -> str:
     if not state:
         return ""
     head = f"{'folder' if state['content'] is None else 'file'} {state['mode']} {state['owner']}\n"
-    return head + (state["content"] or "")
+    return head + "".join(f"of another: {name}\n" for name in state["others"]) + (state["content"] or "")
 
 
 def ensure(files: list[dict[str, Any]], check: bool) -> dict[str, Any]:
     diffs, paths = [], []
     for one in files:
-        before, after = present(one["path"]), wanted(one)
+        before, after = present(one["path"], one["reclaim"]), wanted(one)
         if before == after:
             continue
         if before and (before["content"] is None) != (after["content"] is None):

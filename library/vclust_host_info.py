@@ -87,6 +87,14 @@ certificate:
   description: Certificate that libvirt has, PEM; empty where there is none.
   type: str
   returned: always
+hop_csr:
+  description: Signing request for the key of the chain's hop, PEM; empty where there is no key.
+  type: str
+  returned: always
+hop_certificate:
+  description: Certificate of the chain's hop, PEM; empty where there is none.
+  type: str
+  returned: always
 authority:
   description: Subject of the certificate authority that libvirt trusts; empty where there is none.
   type: str
@@ -104,6 +112,8 @@ from ansible.module_utils.basic import AnsibleModule
 CA = "/etc/pki/CA/cacert.pem"
 CERTIFICATE = "/etc/pki/libvirt/servercert.pem"
 KEY = "/etc/pki/libvirt/private/serverkey.pem"
+HOP_CERTIFICATE = "/etc/vclust/hop-cert.pem"
+HOP_KEY = "/etc/vclust/hop-key.pem"
 # All that libvirtd reads at its start only.
 LIBVIRT_SETTINGS = (CA, CERTIFICATE, KEY, "/etc/libvirt/libvirtd.conf")
 GRUB_SETTINGS = "/etc/default/grub.d/vclust.cfg"
@@ -178,6 +188,12 @@ def grub() -> str:
     return "stale" if changed_at(GRUB_MENU) <= changed_at(GRUB_SETTINGS) else "current"
 
 
+def signing_request(key: str) -> str:
+    """Empty where there is no key."""
+    # The subject does not matter, the site's authority names the host itself.
+    return output("openssl", "req", "-new", "-key", key, "-subj", "/CN=host") if os.path.exists(key) else ""
+
+
 def libvirt(systemd: bool) -> str:
     pid_file = "/run/libvirtd.pid"
     tables = read("/proc/net/tcp"), read("/proc/net/tcp6")
@@ -207,11 +223,10 @@ def look(packages: list[str]) -> dict[str, Any]:
         "apparmor": confined(read(APPARMOR)),
         "grub": grub(),
         "libvirt": libvirt(systemd),
-        # The subject does not matter, the site's authority names the host itself.
-        "csr": output("openssl", "req", "-new", "-key", KEY, "-subj", "/CN=host")
-        if os.path.exists(KEY)
-        else "",
+        "csr": signing_request(KEY),
         "certificate": read(CERTIFICATE),
+        "hop_csr": signing_request(HOP_KEY),
+        "hop_certificate": read(HOP_CERTIFICATE),
         "authority": output("openssl", "x509", "-noout", "-subject", "-in", CA).strip()
         if os.path.exists(CA)
         else "",

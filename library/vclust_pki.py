@@ -11,7 +11,8 @@ version_added: "0.1"
 short_description: Trust between a site manager and its hosts
 description:
   - Makes the site's certificate authority and the site manager's client certificate.
-  - With O(host), also issues that host's certificate.
+  - With O(host), also issues that host's certificates, one for libvirt and one for its hop of the chain. Neither can
+    stand in for the other.
   - What is there and good stays. A certificate with less than 60 days left, of another authority or with other
     names is issued again.
   - Private keys never leave the machine they are made on, and are in no result.
@@ -38,11 +39,19 @@ options:
         type: str
         required: true
       csr:
-        description: Its signing request, PEM; empty where it has no key yet (check mode).
+        description: The signing request for libvirt, PEM; empty where it has no key yet (check mode).
         type: str
         default: ''
       certificate:
-        description: The certificate it has, PEM; empty where it has none.
+        description: The certificate that libvirt has, PEM; empty where it has none.
+        type: str
+        default: ''
+      hop_csr:
+        description: The signing request for its hop of the chain, PEM; empty where it has no key yet (check mode).
+        type: str
+        default: ''
+      hop_certificate:
+        description: The certificate that the hop has, PEM; empty where it has none.
         type: str
         default: ''
   machines:
@@ -64,6 +73,7 @@ EXAMPLES = """
       name: xen1
       address: 192.0.2.11
       csr: "{{ csr.stdout }}"
+      hop_csr: "{{ hop_csr.stdout }}"
     machines: [192.0.2.11, 192.0.2.12]
   delegate_to: localhost
 """
@@ -79,7 +89,11 @@ client:
   returned: success
   sample: CN=vclust site manager
 certificate:
-  description: The host's certificate, PEM.
+  description: The certificate of the host's libvirt, PEM.
+  type: str
+  returned: success
+hop_certificate:
+  description: The certificate of the host's hop, PEM.
   type: str
   returned: success
 addresses:
@@ -110,6 +124,8 @@ def argument_spec() -> dict[str, Any]:
         "address": {"type": "str", "required": True},
         "csr": {"type": "str", "default": ""},
         "certificate": {"type": "str", "default": ""},
+        "hop_csr": {"type": "str", "default": ""},
+        "hop_certificate": {"type": "str", "default": ""},
     }
     return {
         **site_options(),

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -151,6 +151,8 @@ def _send(arguments: argparse.Namespace) -> int:
             for one in told
             for host, names in one["lacks"].items()
         }
+        for one in told:
+            _warn(one)
         if arguments.json:
             print(json.dumps(rows, indent=2))
         else:
@@ -159,6 +161,12 @@ def _send(arguments: argparse.Namespace) -> int:
             for host, row in sorted(rows.items()):
                 say(f"{host}: {_sent(row, arguments.check)}")
     return outcome.exit_code
+
+
+def _warn(result: Mapping[str, Any]) -> None:
+    """What a module wants to be known though it did not fail."""
+    for warning in result.get("warnings", ()):
+        print(f"vclust: warning: {warning}", file=sys.stderr)
 
 
 def _sent(row: dict[str, Any], check: bool) -> str:
@@ -176,6 +184,7 @@ def _sent(row: dict[str, Any], check: bool) -> str:
 def _create(arguments: argparse.Namespace) -> int:
     name, variables = drive.request(arguments)
     outcome = drive.create(name, variables, arguments)
+    _warn(outcome.results.get("vclust_distribute", {}))
     if outcome.exit_code == 0:
         lost = outcome.results["vclust_ready"]["lost"]
         without = f" without {', '.join(lost)}, which failed" if lost else ""

@@ -1,10 +1,11 @@
 """Phase `distribute`: a cluster's images to those of its hosts that are other machines, by the chain."""
 
 import contextlib
+import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vclust_py.image import Catalogue, Image
 from vclust_py.site import Site
 from vclust_py.state import Change, Cluster
 
+_log = logging.getLogger(__name__)
 _HINTS = {
     "No space left": f"free some space in {HOST_ROOT} there, or take it out of the site",
     "not reached": f"is that machine up?  Has it been rolled out?  {ROLL_OUT}",
@@ -26,6 +28,7 @@ _HINTS = {
     "authority": ROLL_OUT,
     "speaks version": ROLL_OUT,
     "crawls": "the next run goes on where it is; is something wrong with that host's network or disk?",
+    "gets wrong data from": "is that host's memory, disk or network card bad?",
     "gets nothing from": "do hosts and site manager let each other in, and are their networks' MTUs the same?",
 }
 """What to do about a host's failure, by a part of its words."""
@@ -38,11 +41,13 @@ def distribute(
     racks: Mapping[str, str] | None = None,
     check: bool = False,
     connect: Connect = hypervisor.connect,
+    warn: Callable[[str], None] = _log.warning,
 ) -> Change:
     """Send every image of a placed cluster, with all it stands on, to the cluster's hosts that lack it.
 
     What these hosts were sent once and the site has no more is removed from them before.
-    `racks` are the hosts' racks by name.  Raises VclustError naming each host that does not get all of them; the
+    `racks` are the hosts' racks by name; `warn` is told of hosts that have the images and had trouble with each other.
+    Raises VclustError naming each host that does not get all of them; the
     others have them then, and what has arrived need not be sent again.
     """
     with state.held(site, name) as cluster:
@@ -74,7 +79,7 @@ def distribute(
             ]
             wanted = [image for image in images if any(image in lacking[host] for host in lacking)]
             _remember(site, lacking)
-            _send(site, cluster, wanted, hops)
+            _send(site, cluster, wanted, hops, warn)
     return Change({"lacks": lacks, "superseded": old}, {"lacks": none, "superseded": left})
 
 
@@ -144,7 +149,9 @@ def _discard(files: Mapping[str, Files], old: Mapping[str, Sequence[str]]) -> di
         return dict(zip(old, pool.map(left, old), strict=True))
 
 
-def _send(site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[Hop]) -> None:
+def _send(
+    site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[Hop], warn: Callable[[str], None]
+) -> None:
     with timing.phase(site, cluster, "distribute") as record:
         record.facts = {"hosts": len(hops)}
 
@@ -155,9 +162,11 @@ def _send(site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[
             files = [File(image.path, digest=image.manifest.digest) for image in images]
             outcomes = chain.send(files, hops, keys(site), report=tell)
         for outcome in outcomes:
-            said = outcome.failed or "done"
+            said = outcome.failed or "; ".join(("done", *outcome.warnings))
             record.node(outcome.host, begun, begun + outcome.seconds, said, outcome.received)
         record.bytes = sum(outcome.received for outcome in outcomes)
+        for warning in warnings(outcomes):
+            warn(warning)
         failures = [explained(outcome) for outcome in outcomes if outcome.failed]
         if failures:
             raise VclustError("\n".join(failures))
@@ -197,6 +206,11 @@ def rows(progress: Progress) -> list[dict[str, Any]]:
             for host, count in progress.done.items()
         ),
     ]
+
+
+def warnings(outcomes: Sequence[Outcome]) -> list[str]:
+    """Each once: both hosts that it names have it."""
+    return list(dict.fromkeys(warning for outcome in outcomes for warning in outcome.warnings))
 
 
 def explained(outcome: Outcome) -> str:

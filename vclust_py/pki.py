@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from vclust_py.chain import DOMAIN, identity
 from vclust_py.errors import VclustError
 from vclust_py.image import sync
 from vclust_py.site import Site
@@ -38,13 +39,19 @@ _COMMON_NAME = 64  # characters, X.520
 
 @dataclass(frozen=True)
 class Machine:
-    """What a host shows of itself at the roll-out; texts are PEM, or empty where there is none."""
+    """What a host shows of itself at the roll-out; texts are PEM, or empty where there is none.
+
+    Its libvirt and its hop have a key and a certificate each, and neither can stand in for the other.
+    """
 
     name: str
     address: str
     """Name or address in its libvirt URI."""
     csr: str = ""
+    """libvirt's."""
     certificate: str = ""
+    hop_csr: str = ""
+    hop_certificate: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ class Trust:
     client: str
     """The site manager's subject, as libvirt compares it."""
     certificate: str = ""
-    """The host's own; empty where it has shown no signing request."""
+    """libvirt's; empty where the host has shown no signing request for it."""
+    hop_certificate: str = ""
+    """The hop's; the same."""
 
 
 def roll_out(
@@ -63,17 +72,26 @@ def roll_out(
 ) -> tuple[Change, Trust]:
     """Make what the site lacks, and admit `machine`: its certificate.
 
-    Raises VclustError on a signing request that is none, and on a CA without its key.
+    Raises VclustError on a signing request that is none, on a CA without its key, and on a host's name that only hops
+    have.
     """
     now = now or datetime.now(UTC)
     with _held(site, check):
         store = _Store(site.pki, check)
         authority = _authority(store, now)
         _client(store, authority, now)
-        certificate = ""
+        certificate = hop = ""
         if machine is not None:
-            certificate = _server(store, authority, machine, now)
-        trust = Trust(_text(authority.certificate), f"CN={CLIENT}", certificate)
+            for text in (machine.name, machine.address):
+                if text.lower().rstrip(".").endswith(DOMAIN):
+                    raise VclustError(f"{text}: names that end in {DOMAIN} are those of hops' certificates")
+            names = _names(machine.name, machine.address)
+            asked = (machine.csr, machine.certificate)
+            certificate = _server(store, authority, machine.name, machine.name, names, *asked, now)
+            own = identity(machine.name)
+            asked = (machine.hop_csr, machine.hop_certificate)
+            hop = _server(store, authority, f"{machine.name}, hop", own, _names(own), *asked, now)
+        trust = Trust(_text(authority.certificate), f"CN={CLIENT}", certificate, hop)
     return Change(store.before, store.after), trust
 
 
@@ -171,29 +189,38 @@ def _client(store: _Store, authority: _Authority, now: datetime) -> None:
     store.say("site manager", _refused(old, why), _summary(new))
 
 
-def _server(store: _Store, authority: _Authority, machine: Machine, now: datetime) -> str:
-    if not machine.csr:
+def _server(
+    store: _Store,
+    authority: _Authority,
+    what: str,
+    subject: str,
+    names: tuple[x509.GeneralName, ...],
+    csr: str,
+    certificate: str,
+    now: datetime,
+) -> str:
+    """A certificate for whoever asks by `csr`; `what` is its name in differences and errors."""
+    if not csr:
         # Check mode: the host would make its key first.
-        store.say(machine.name, "", "a certificate")
+        store.say(what, "", "a certificate")
         return ""
     try:
-        request = x509.load_pem_x509_csr(machine.csr.encode())
+        request = x509.load_pem_x509_csr(csr.encode())
     except ValueError as error:
-        raise VclustError(f"{machine.name}: not a signing request: {error}") from error
+        raise VclustError(f"{what}: not a signing request: {error}") from error
     if not request.is_signature_valid:
-        raise VclustError(f"{machine.name}: its signing request is not signed by its own key")
-    names = _names(machine)
-    old = _certificate(machine.certificate)
+        raise VclustError(f"{what}: its signing request is not signed by its own key")
+    old = _certificate(certificate)
     why = _flaw(old, authority, now)
     if old is not None and not why and old.public_key() != request.public_key():
         why = "its key is another's"
     if old is not None and not why and _names_of(old) != set(names):
         why = "the host's name or address is another now"
     if old is not None and not why:
-        store.say(machine.name, _summary(old), _summary(old))
+        store.say(what, _summary(old), _summary(old))
         return _text(old)
-    new = _issue(authority, machine.name, request.public_key(), ExtendedKeyUsageOID.SERVER_AUTH, names, now)
-    store.say(machine.name, _refused(old, why), _summary(new))
+    new = _issue(authority, subject, request.public_key(), ExtendedKeyUsageOID.SERVER_AUTH, names, now)
+    store.say(what, _refused(old, why), _summary(new))
     return _text(new)
 
 
@@ -250,13 +277,15 @@ def _usage(**usages: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: usages.get(name, False) for name in known})
 
 
-def _names(machine: Machine) -> tuple[x509.GeneralName, ...]:
-    """Inventory name and address, each once."""
+def _names(*texts: str) -> tuple[x509.GeneralName, ...]:
+    """Names and addresses, each once."""
     names: list[x509.GeneralName] = []
-    for text in dict.fromkeys((machine.name, machine.address)):
+    for text in dict.fromkeys(texts):
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(text)))
         except ValueError:
+            if not text.isascii():
+                raise VclustError(f"{text}: expected an address, or a name of ASCII characters") from None
             names.append(x509.DNSName(text))
     return tuple(names)
 

@@ -1,11 +1,12 @@
 """Hops as processes of their own on loopback, with keys as the roll-out makes them."""
 
 import contextlib
+import secrets
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,25 +27,51 @@ class Trust:
 
     head: Keys
     host: Keys
+    """libvirt's."""
+    ahead: timedelta = timedelta()
+    ca: Path | None = None
+    """What hops trust, where it is not the site's authority."""
+
+    def hop(self, name: str) -> Keys:
+        """A new key and certificate for the hop of a host of that name."""
+        pki_folder = self.head.ca.parent
+        folder = pki_folder.parents[1] / "hops"
+        folder.mkdir(exist_ok=True)
+        key, csr = requested()
+        machine = pki.Machine(name, "127.0.0.1", hop_csr=csr)
+        _, trust = pki.roll_out(Site(root=pki_folder.parent), machine, now=datetime.now(UTC) + self.ahead)
+        stem = secrets.token_hex(8)
+        (folder / f"{stem}-cert.pem").write_text(trust.hop_certificate)
+        (folder / f"{stem}-key.pem").write_bytes(private(key))
+        return Keys(self.ca or self.head.ca, folder / f"{stem}-cert.pem", folder / f"{stem}-key.pem")
+
+
+def requested() -> tuple[ec.EllipticCurvePrivateKey, str]:
+    """A new key, and a signing request by it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return key, csr.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def made(folder: Path, ahead: timedelta = timedelta()) -> Trust:
     """`ahead`: by how much the clock was that they were made by."""
     folder.mkdir(exist_ok=True)
     site = Site(root=folder / "site")
-    key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    machine = pki.Machine("::1", "127.0.0.1", csr.public_bytes(serialization.Encoding.PEM).decode())
+    key, csr = requested()
+    machine = pki.Machine("::1", "127.0.0.1", csr)
     _, trust = pki.roll_out(site, machine, now=datetime.now(UTC) + ahead)
     folder.joinpath("cert.pem").write_text(trust.certificate)
-    folder.joinpath("key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
+    folder.joinpath("key.pem").write_bytes(private(key))
     return Trust(
         Keys(site.pki / "cacert.pem", site.pki / "clientcert.pem", site.pki / "clientkey.pem"),
         Keys(site.pki / "cacert.pem", folder / "cert.pem", folder / "key.pem"),
+        ahead,
     )
 
 
@@ -79,20 +106,37 @@ class Hosts:
         address: str = "127.0.0.1",
         program: str = service.__file__,
         port: int = 0,
+        name: str = "",
+        options: Sequence[str] = (),
+        keys: Keys | None = None,
     ) -> list[Running]:
-        new = [self._start(trust or self.trust, address, program, port) for _ in range(count)]
+        """`name`: of one host alone; `keys`: what it shows, where that is not a hop's certificate."""
+        new = [
+            self._start(trust or self.trust, address, program, port, name, options, keys)
+            for _ in range(count)
+        ]
         for host in new:
             wait_for(lambda host=host: answers(host.hop))
         return new
 
-    def _start(self, trust: Trust, address: str, program: str, port: int) -> Running:
-        name = f"host{len(self.running) + 1}"
-        folder = self.folder / name
+    def _start(
+        self,
+        trust: Trust,
+        address: str,
+        program: str,
+        port: int,
+        name: str,
+        options: Sequence[str],
+        keys: Keys | None,
+    ) -> Running:
+        folder = self.folder / f"host{len(self.running) + 1}"
+        name = name or folder.name
+        keys = keys or trust.hop(name)
         folder.mkdir(exist_ok=True)
         port = port or free_port(address)
         argv = [
             sys.executable, program, "--listen", f"[{address}]:{port}", "--folder", str(folder),
-            "--ca", str(trust.host.ca), "--certificate", str(trust.host.certificate), "--key", str(trust.host.key),
+            "--ca", str(keys.ca), "--certificate", str(keys.certificate), "--key", str(keys.key), *options,
         ]  # fmt: skip
         host = Running(Hop(name, address, port), folder, subprocess.Popen(argv))
         self.running.append(host)

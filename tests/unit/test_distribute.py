@@ -12,7 +12,7 @@ from vclust_py.chain import Hop, Keys, Outcome
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor
 from vclust_py.image import Catalogue
-from vclust_py.site import Site
+from vclust_py.site import PROJECT, Site
 from vclust_py.state import Change
 
 
@@ -99,7 +99,7 @@ def test_phase_four_ways(
     site: Site, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
 ) -> None:
     placed(site, {role: layered[role] for role in ("root", "kernel")}, "xen+tls://host.example/system")
-    (host,) = hosts.start(1)
+    (host,) = hosts.start(1, name="h0")
     reach(h0=host)
     there = host.folder
 
@@ -140,7 +140,7 @@ def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
         return distribute.distribute(site, cluster, check=check, connect=lambda _, host: Driver(host_folder))
 
     placed(site, {"root": layered["root"]}, "xen+tls://host.example/system")
-    (host,) = hosts.start(1)
+    (host,) = hosts.start(1, name="h0")
     reach(h0=host)
     host_folder = host.folder
     run("pair")
@@ -194,7 +194,7 @@ def test_one_host_fails_and_the_other_is_supplied(
     site: Site, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
 ) -> None:
     placed(site, {"kernel": layered["kernel"]}, "xen+tls://a.example/system", "xen+tls://b.example/system")
-    good, dead = hosts.start(2)
+    good, dead = hosts.start(1, name="h0") + hosts.start(1, name="h1")
     dead.end()
     reach(h0=good, h1=dead)
     with pytest.raises(VclustError, match=r"^h1: not reached: .*\n  hint: is that machine up\?") as caught:
@@ -209,6 +209,34 @@ def test_one_host_fails_and_the_other_is_supplied(
         ("h0", True),
         ("h1", False),
     ]
+
+
+def test_hosts_that_could_not_send_to_each_other_are_named(
+    site: Site,
+    layered: dict[str, str],
+    hosts: Hosts,
+    reach: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    placed(site, {"kernel": layered["kernel"]}, "xen+tls://a.example/system", "xen+tls://b.example/system")
+    monkeypatch.setenv("HONEST", "0")
+    monkeypatch.setenv("ONCE", "1")
+    liar = str(PROJECT / "tests/security/chain_liar.py")
+    first, second = hosts.start(1, name="h0") + hosts.start(1, name="h1", program=liar)
+    reach(h0=first, h1=second)
+    told: list[str] = []
+    distribute.distribute(
+        site,
+        "pair",
+        connect=lambda _, host: Driver((first if host.name == "h0" else second).folder),
+        warn=told.append,
+    )
+    assert told == [
+        "h1 got wrong data from h0: a block has a wrong tag; is the memory, disk or network card of one of them bad?"
+    ]
+    assert [len(list(host.folder.iterdir())) for host in (first, second)] == [1, 1]
+    described = state.describe(site, "pair")[0]
+    assert [row["outcome"] for row in described["node_phases"]] == [f"done; {told[0]}"] * 2
 
 
 def test_racks_reach_the_chain(
@@ -236,6 +264,8 @@ def test_racks_reach_the_chain(
         ("shows a certificate that is not this site's: x", "playbooks/site.yml"),
         ("speaks version 1 of the chain, not 2", "playbooks/site.yml"),
         ("gets nothing from h1: silent for 4 s", "MTUs"),
+        ("gets wrong data from h1 and the site manager: a block has a wrong tag", "network card bad"),
+        ("shows a certificate that is not for its hop: Hostname mismatch", "playbooks/site.yml"),
         ("lost: it has closed the connection", ""),
     ],
 )

@@ -40,8 +40,17 @@ def request(name: str = "host") -> tuple[ec.EllipticCurvePrivateKey, str]:
     return key, csr.public_bytes(serialization.Encoding.PEM).decode()
 
 
+HOP_CSR = request()[1]
+
+
 def xen1(csr: str = "", **values: object) -> Machine:
-    return replace(Machine("xen1", "192.0.2.11", csr), **values)
+    return replace(Machine("xen1", "192.0.2.11", csr, hop_csr=HOP_CSR), **values)
+
+
+def hop_names(trust: pki.Trust) -> list[str]:
+    certificate = x509.load_pem_x509_certificate(trust.hop_certificate.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names]
 
 
 def contents(site: Site) -> dict[str, bytes]:
@@ -57,7 +66,7 @@ def test_four_ways(site: Site) -> None:
     assert real.changed
     assert list(real.after) == list(would.after)
     made = contents(site)
-    again = xen1(csr, certificate=trust.certificate)
+    again = xen1(csr, certificate=trust.certificate, hop_certificate=trust.hop_certificate)
     assert not pki.roll_out(site, again, now=NOW)[0].changed
     assert not pki.roll_out(site, again, check=True, now=NOW)[0].changed
     assert contents(site) == made
@@ -150,6 +159,29 @@ def test_interrupted_renewal_and_lost_key(site: Site) -> None:
     assert not pki.roll_out(site, now=NOW)[0].changed
 
 
+def test_the_hop_has_a_key_and_a_name_of_its_own(site: Site) -> None:
+    _, csr = request()
+    trust = pki.roll_out(site, xen1(csr), now=NOW)[1]
+    hop = x509.load_pem_x509_certificate(trust.hop_certificate.encode())
+    server = x509.load_pem_x509_certificate(trust.certificate.encode())
+    assert hop.public_key() != server.public_key()
+    assert hop.subject.rfc4514_string() == "CN=xen1.hop.vclust.invalid"
+    assert hop_names(trust) == ["xen1.hop.vclust.invalid"]
+    same = xen1(csr, certificate=trust.certificate, hop_certificate=trust.hop_certificate)
+    # Of an earlier release the host has libvirt's alone; that stays.
+    earlier = replace(same, hop_csr="", hop_certificate="")
+    change, new = pki.roll_out(site, replace(earlier, hop_csr=HOP_CSR), check=True, now=NOW)
+    assert (new.certificate, change.before["xen1, hop"]) == (trust.certificate, "")
+    assert pki.roll_out(site, earlier, check=True, now=NOW)[0].after["xen1, hop"] == "a certificate"
+    # A host's other address is nothing to its hop; libvirt's certificate is none for it.
+    moved = pki.roll_out(site, replace(same, address="192.0.2.12"), check=True, now=NOW)[1]
+    assert (moved.hop_certificate, moved.certificate == trust.certificate) == (trust.hop_certificate, False)
+    swapped = replace(same, hop_csr=csr, hop_certificate=trust.certificate)
+    change, new = pki.roll_out(site, swapped, check=True, now=NOW)
+    assert "another now" in change.before["xen1, hop"]
+    assert hop_names(new) == ["xen1.hop.vclust.invalid"]
+
+
 def test_not_a_signing_request(site: Site) -> None:
     with pytest.raises(VclustError, match="xen1: not a signing request"):
         pki.roll_out(site, xen1("rubbish"), now=NOW)
@@ -206,19 +238,22 @@ def test_tls(site: Site, tmp_path: Path) -> None:
 
 def test_module(site: Site) -> None:
     """As the roll-out calls it; the signing request as openssl on a host makes it."""
-    csr = subprocess.run(
-        ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
-         "/CN=host", "-keyout", "/dev/null"], check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+    csr, hop_csr = (
+        subprocess.run(
+            ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
+             "/CN=host", "-keyout", "/dev/null"], check=True, capture_output=True, text=True,
+        ).stdout
+        for _ in range(2)
+    )  # fmt: skip
     arguments = {
         "site": {"root": str(site.root)},
-        "host": {"name": "xen1", "address": "127.0.0.2", "csr": csr},
+        "host": {"name": "xen1", "address": "127.0.0.2", "csr": csr, "hop_csr": hop_csr},
         "machines": ["127.0.0.2", "127.0.0.3"],
     }
     answer = call("vclust_pki", arguments)
     assert answer["changed"]
     assert set(answer["addresses"]) >= {"127.0.0.2", "127.0.0.3"}
     assert answer["client"] == "CN=vclust site manager"
-    arguments["host"]["certificate"] = answer["certificate"]
+    arguments["host"] |= {name: answer[name] for name in ("certificate", "hop_certificate")}
     assert not call("vclust_pki", arguments)["changed"]
     assert not call("vclust_pki", arguments, check=True)["changed"]

@@ -97,6 +97,40 @@ def test_files_four_ways(tmp_path: Path) -> None:
 
 
 @root
+def test_files_of_a_user_become_the_folders(tmp_path: Path) -> None:
+    folder, below = tmp_path / "images", tmp_path / "images" / "below"
+    below.mkdir(parents=True)
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    for name in ("a", "b", "c", "below/d"):
+        (folder / name).write_text(name)
+        (folder / name).chmod(0o666)
+    (folder / "link").symlink_to(precious)
+    daemon = pwd.getpwnam("daemon")
+    for path in (precious, folder, below, folder / "a", folder / "b", below / "d"):
+        os.chown(path, daemon.pw_uid, daemon.pw_gid)
+    os.chown(folder / "link", daemon.pw_uid, daemon.pw_gid, follow_symlinks=False)
+    files = [{"path": str(folder), "mode": "0755", "reclaim": "daemon"}]
+    would = call("vclust_files", {"files": files}, check=True)
+    assert would["diff"][0]["before"] == "folder 0755 daemon:daemon\nof another: a\nof another: b\n"
+    assert would["diff"][0]["after"] == "folder 0755 root:root\n"
+    assert (folder / "a").owner() == "daemon"
+    real = call("vclust_files", {"files": files})
+    assert real["diff"] == would["diff"]
+    assert [(folder / name).owner() for name in ("a", "b", "c", "below", "below/d")] == [
+        "root", "root", "root", "daemon", "daemon"
+    ]  # fmt: skip
+    assert [(folder / name).stat().st_mode & 0o777 for name in ("a", "c")] == [0o644, 0o666]
+    assert precious.owner() == "daemon"
+    assert not call("vclust_files", {"files": files})["changed"]
+    os.chown(folder / "b", daemon.pw_uid, -1)  # the folder alone would not show it
+    assert call("vclust_files", {"files": files}, check=True)["changed"]
+    assert call("vclust_files", {"files": files})["diff"][0]["before"].endswith("root:root\nof another: b\n")
+    nobody = [{**files[0], "reclaim": "no-such-user"}]
+    assert not call("vclust_files", {"files": nobody})["changed"]
+
+
+@root
 def test_files_that_cannot_be(tmp_path: Path) -> None:
     def fails(**one: str) -> str:
         answer = call("vclust_files", {"files": [{"mode": "0644", **one}]})

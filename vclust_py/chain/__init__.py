@@ -10,6 +10,8 @@ has to whoever is told to pull from it.  So a slow or dead hop holds up nobody b
 fails goes on at another from the block it has reached.
 """
 
+import hashlib
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,16 +21,35 @@ PORT = 7365
 """Where a hop listens."""
 
 
+DOMAIN = ".hop.vclust.invalid"
+"""Of the names in hops' certificates.  No other certificate of a site has such a name."""
+
+
+def identity(host: str) -> str:
+    """The only name in the certificate of a host's hop, by the host's name in the inventory.
+
+    It is not the name that libvirt there is called by, so that neither certificate can stand in for the other.
+    """
+    # With the domain it may have 64 characters, as common names may.
+    if len(host) > 45 or not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)*", host):
+        host = hashlib.sha256(host.encode(errors="surrogatepass")).hexdigest()[:40]
+    return host + DOMAIN
+
+
 @dataclass(frozen=True)
 class Hop:
     """A host of the chain: its name in the inventory, and where its service listens."""
 
     name: str
     address: str
-    """Name or address that its certificate bears."""
     port: int = PORT
     rack: str = ""
     """Hosts of one rack follow each other, so that each link between racks is crossed once."""
+
+    @property
+    def identity(self) -> str:
+        """The name that its certificate bears."""
+        return identity(self.name)
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,8 @@ class Outcome:
     """Bytes that came over the network for them: less where they were compressed, full of zeros, or partly there."""
     seconds: float = 0.0
     """From the start until its last file was whole."""
+    warnings: tuple[str, ...] = ()
+    """Other hosts that it had trouble with, or that had with it, in words: one of each two is to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,7 @@ def send(
 
     chain = Chain(files, hops, keys, options, report, stop or threading.Event(), False)
     ended, failed = chain.run()
+    warnings = chain.warnings()
     outcomes = []
     for hop in dict.fromkeys(hops):
         if hop.name in failed:
@@ -135,7 +159,8 @@ def send(
         result = peer.result or {}
         arrived, had = tuple(result["arrived"]), tuple(result["had"])
         size = sum(chain.sizes[name] for name in arrived)
-        outcomes.append(Outcome(hop.name, arrived, had, "", size, peer.received, peer.seconds))
+        told = tuple(warnings.get(hop.name, ()))
+        outcomes.append(Outcome(hop.name, arrived, had, "", size, peer.received, peer.seconds, told))
     return tuple(outcomes)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import reprlib
 import secrets
 import selectors
 import socket
@@ -9,7 +10,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +32,22 @@ _CLOCKS = "are the clocks right, its and the site manager's?"
 _STRANGE = "does it know this site's authority, and is its clock right?"
 _TICK = 0.25
 """Seconds after which silence, an interruption and a file's change are noticed."""
-_TRIES = 5
-"""Faults of its sources, without a byte in between, after which the hop itself is given up."""
+_TRIES, _LAST_TRIES = 3, 2
+"""Complaints without a byte in between after which a hop pulls from the head; and after which it is given up there."""
+_WRONG, _NOTHING, _LITTLE = "wrong data", "nothing", "too little"
+_SUSPECTS = {
+    _WRONG: "is the memory, disk or network card of one of them bad?",
+    _NOTHING: "can these two reach each other?",
+    _LITTLE: "is something wrong with the network between them?",
+}
 _STUCK = 60.0
 """Seconds that a hop may stand still while its source has more for it, and it says that it lives."""
 _CRAWL = 10.0
 """A hop is slower than others by so much that it is not waited for, beyond `_STUCK` seconds."""
+_DEMOTIONS = 3
+"""How many sources a hop may have put to the end of the chain by its complaints."""
+_MISMATCH = (62, 64)
+"""OpenSSL's words for a certificate of another name or address."""
 _LARGEST = 1 << 20
 """Bytes of a block, unless one is asked for; beyond it little CPU is saved."""
 _WINDOW = 3.0
@@ -60,6 +71,15 @@ class _Peer:
     moved: float = 0.0
     """When `done` last grew."""
     faults: int = 0
+    """Complaints about sources since `done` last grew."""
+    demotions: int = 0
+    """How often such a complaint has put a source to the end."""
+    blames: str = ""
+    """With which source it could not go on, for a reason that lies with either: it pulls from the head since."""
+    why: tuple[str, str] = ("", "")
+    """What it got from that source, one of `_SUSPECTS`, and more words about that."""
+    blamed_by: set[str] = field(default_factory=set)
+    """Names of hops that could not go on with it."""
     result: wire.Message | None = None
     seconds: float = 0.0
     past: deque[tuple[float, int, int]] = field(default_factory=deque)
@@ -70,6 +90,11 @@ class _Peer:
     """How often it was put to the end for being slow."""
     slow: int = 0
     """How many of those that pulled from it were."""
+
+    @property
+    def leaf(self) -> bool:
+        """Nobody may pull from it."""
+        return bool(self.blames or self.blamed_by)
 
     @property
     def watched(self) -> bool:
@@ -145,7 +170,7 @@ class Chain:
         self._start = json.dumps(start).encode() + b"\n"
         self.begun = time.monotonic()
         self.order: list[_Peer] = []
-        """Who still takes part; each one's source is the one before it."""
+        """Who still takes part; each one's source is the last before it that is no leaf."""
         self.gone: list[_Peer] = []
         """Who was lost after it had come to its end."""
         self.failed: dict[str, str] = {}
@@ -222,10 +247,12 @@ class Chain:
             try:
                 return self._greet(sock, hop)
             except ssl.SSLCertVerificationError as error:
+                if error.verify_code in _MISMATCH:
+                    return f"shows a certificate that is not for its hop: {error.verify_message}"
                 if error.verify_code in _DATES:
                     return f"shows a certificate that is not good now: {error.verify_message}; {_CLOCKS}"
                 return f"shows a certificate that is not this site's: {error.verify_message}"
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 return f"talks nonsense: {error}"
             except OSError as error:
                 # Strangers that fill all its places may have had us sent away.
@@ -240,7 +267,7 @@ class Chain:
         patience = max(self.options.start, self.options.stall)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(patience)
-        tls = self.context.wrap_socket(sock, server_hostname=hop.address)
+        tls = self.context.wrap_socket(sock, server_hostname=hop.identity)
         try:
             tls.sendall(self._start)
             lines = wire.Lines(tls)
@@ -254,7 +281,7 @@ class Chain:
         """Until every hop has come to its end."""
         ticked = time.monotonic()
         for peer in self.order:
-            peer.heard = ticked
+            peer.heard = peer.moved = ticked
         while any(peer.result is None for peer in self.order):
             for key, _ in self._selector.select(_TICK):
                 self._listen_to(key.data)
@@ -283,7 +310,7 @@ class Chain:
             return
         try:
             messages = peer.lines.receive()
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             self._drop(peer, _lost(peer, error))
             return
         self._heed(peer, messages)
@@ -294,10 +321,12 @@ class Chain:
             if peer not in self.order:  # dropped for what it said before
                 return
             if not self._sound(message):
-                self._drop(peer, f"talks nonsense: {str(message)[:80]}")
+                self._drop(peer, f"talks nonsense: {reprlib.repr(message)}")
             elif "done" in message:
                 self._progress(peer, message, now)
             elif "ready" in message:
+                if peer.ready:
+                    continue
                 peer.ready = True
                 peer.unpacks = bool(message.get("unpacks"))
                 peer.moved = now
@@ -306,8 +335,8 @@ class Chain:
             elif "fault" in message:
                 self._fault(peer, message)
             elif "failed" in message:
-                self._drop(peer, str(message["failed"]))
-            else:
+                self._drop(peer, message["failed"][: wire.TEXT])
+            elif peer.result is None:
                 peer.result = message
                 peer.received = int(message["received"])
                 peer.seconds = now - self.begun
@@ -322,22 +351,29 @@ class Chain:
         def texts(*names: str) -> bool:
             return all(isinstance(message.get(name), str) for name in names)
 
-        def files(*names: str) -> bool:
-            found = [message.get(name) for name in names]
-            return all(
-                isinstance(one, list) and all(isinstance(item, str) and item in self.sizes for item in one)
-                for one in found
-            )
+        def files(*names: str) -> list[str] | None:
+            """Each of them once, or nothing."""
+            found: list[str] = []
+            for name in names:
+                value = message.get(name)
+                if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                    return None
+                found += value
+            return found if len(set(found)) == len(found) and self.sizes.keys() >= set(found) else None
 
         if "done" in message:
-            return counts("done", self.total) and counts("received", _MOST)
+            # Whatever is done has gone out from here before, if only as tags.
+            return counts("done", self.transfer.given) and counts("received", _MOST)
         if "ready" in message:
             return True
         if "fault" in message:
             return texts("fault", "source") and isinstance(message.get("rubbish"), bool)
         if "failed" in message:
             return texts("failed")
-        return counts("received", _MOST) and files(*(("lacks",) if self.dry else ("arrived", "had")))
+        if self.dry:
+            return counts("received", _MOST) and files("lacks") is not None
+        whole = self.transfer.given == self.total and len(files("arrived", "had") or ()) == len(self.sizes)
+        return counts("received", _MOST) and whole
 
     def _progress(self, peer: _Peer, message: wire.Message, now: float) -> None:
         done = int(message["done"])
@@ -351,41 +387,83 @@ class Chain:
             peer.best = max(peer.best, peer.rate(2))
 
     def _fault(self, peer: _Peer, message: wire.Message) -> None:
-        """A hop's source has failed it: find it another one, and find out which of the two is to blame."""
-        if message["source"] != peer.source:
+        """A hop's source has failed it: find it another one."""
+        if message["source"] != peer.source or peer.result is not None:
             return
-        peer.source = ""
-        peer.faults += 1
         self._check()
-        source = next((other for other in self.order if other.hop.name == message["source"]), None)
-        if message["rubbish"] and source is not None:
-            source.result = None  # whatever it has said
-            self._drop(source, f"sends rubbish to {peer.hop.name}: {message['fault']}")
-        elif peer.faults >= _TRIES:
-            self._drop(peer, f"gets nothing from {message['source']}: {message['fault']}")
-        elif peer.faults == 1 and source is not None:
-            self._last(source)
+        peer.faults += 1
+        why = message["fault"][: wire.TEXT]
+        source = self._named(peer.source)
+        if message["rubbish"]:
+            self._part(peer, _WRONG, why)
+        elif peer.faults >= (_LAST_TRIES if peer.blames else _TRIES):
+            self._part(peer, _NOTHING, why)
         else:
-            self._last(peer)
+            peer.source = ""
+            if peer.faults == 1 and source is not None and peer.demotions < _DEMOTIONS:
+                peer.demotions += 1
+                self._last(source)
+            else:
+                self._last(peer)
+            self._route()
+
+    def _part(self, peer: _Peer, what: str, why: str) -> None:
+        """Either this hop or its source is to blame, and only the head itself is above suspicion.
+
+        So it pulls from the head from now on, and if it cannot do that either it is dropped.  Nobody pulls from the two
+        any more, and nobody is dropped for what another says.
+        """
+        name, source = peer.source or HEAD, self._named(peer.source)
+        if peer.blames:
+            both = HEAD if peer.blames == HEAD else f"{peer.blames} and {HEAD}"
+            for other in self.order + self.gone:
+                other.blamed_by.discard(peer.hop.name)
+            self._drop(peer, f"gets {what} from {both}: {why}")
+            return
+        peer.blames, peer.why = name, (what, why)
+        peer.source, peer.faults, peer.moved = "", 0, time.monotonic()
+        peer.past.clear()
+        if source is not None:
+            source.blamed_by.add(peer.hop.name)
         self._route()
 
+    def _named(self, name: str) -> _Peer | None:
+        return next((peer for peer in self.order if peer.hop.name == name), None)
+
+    def warnings(self) -> dict[str, list[str]]:
+        """By host, on both sides: which hops have their files and could not go on with their first source."""
+        told: dict[str, list[str]] = {}
+        for peer in self.order + self.gone:
+            if peer.blames:
+                what, why = peer.why
+                text = f"{peer.hop.name} got {what} from {peer.blames}: {why}; {_SUSPECTS[what]}"
+                for name in (peer.hop.name, peer.blames):
+                    told.setdefault(name, []).append(text)
+        return told
+
     # ---- who pulls from whom ----
+
+    def _pairs(self) -> Iterator[tuple[_Peer | None, _Peer]]:
+        """Each hop with its source; None is the head."""
+        before: _Peer | None = None
+        for peer in list(self.order):
+            yield (None if peer.blames or self.dry else before), peer
+            if not peer.leaf:
+                before = peer
 
     def _route(self) -> None:
         if not all(peer.ready for peer in self.order):
             return
         if not self.options.encrypt and all(peer.unpacks for peer in self.order):
             self.transfer.compress = self.options.compress
-        before: _Peer | None = None
-        for peer in list(self.order):
-            name = HEAD if before is None or self.dry else before.hop.name
+        for source, peer in self._pairs():
+            name = HEAD if source is None else source.hop.name
             if peer.source != name and peer.result is None:
                 peer.source = name
-                if before is None or self.dry:
+                if source is None:
                     self._say(peer, {"name": name, "address": "", "port": self._port})
                 else:
-                    self._say(peer, {"name": name, "address": before.address, "port": before.hop.port})
-            before = peer
+                    self._say(peer, {"name": name, "address": source.address, "port": source.hop.port})
 
     def _last(self, peer: _Peer) -> None:
         self.order.remove(peer)
@@ -411,14 +489,17 @@ class Chain:
     # ---- what can be seen from here ----
 
     def _look(self, now: float) -> None:
-        before = self.total
-        for peer in list(self.order):
-            waits = peer.result is None and peer.ready
+        for source, peer in list(self._pairs()):
+            if peer not in self.order:  # dropped with one before it
+                continue
+            has = self.total if source is None else source.done
+            still = now - peer.moved
             if now - peer.heard > self.options.stall:
                 self._drop(peer, f"silent for {now - peer.heard:.0f} s")
-            elif waits and before > peer.done and now - peer.moved > _STUCK:
-                self._drop(peer, f"no progress for {_STUCK:.0f} s")
-            before = peer.done
+            elif not peer.ready and still > self.options.start:
+                self._drop(peer, f"is not ready after {still:.0f} s")
+            elif peer.ready and peer.result is None and has > peer.done and still > _STUCK:
+                self._part(peer, _NOTHING, f"no progress for {_STUCK:.0f} s")
         self._crawl()
         self._leave(now)
         if self.order:
@@ -432,9 +513,8 @@ class Chain:
         if all takes long, the first hop is put to the end once, to see.
         """
         fastest = 0.0
-        for before, peer in zip(
-            (None, *self.order), self.order[:-1], strict=False
-        ):  # nobody waits for the last
+        waited_for = [(source, peer) for source, peer in self._pairs() if not peer.leaf]
+        for before, peer in waited_for[:-1]:  # nobody waits for the last
             has = self.total if before is None else before.done
             rate = peer.rate(2)
             waiting = peer.watched and peer.result is None and has - peer.done > rate * _WINDOW / 2
@@ -462,17 +542,25 @@ class Chain:
         if not late or now - self.begun < max((peer.seconds for peer in ended), default=math.inf) + _STUCK:
             return
 
+        share = max(1, sum(peer.source == HEAD for peer in late))
+
         def crawls(peer: _Peer) -> bool:
             rate = peer.rate(1)
-            return peer.watched and rate < fastest / _CRAWL and self.total - peer.done > rate * _STUCK
+            return (
+                peer.watched and rate < fastest / (_CRAWL * share) and self.total - peer.done > rate * _STUCK
+            )
 
         if not all(map(crawls, late)):
             return
         peer, rate = late[0], late[0].rate(1)
         for other in late:
             other.past.clear()
+        speeds = f"{rate / 1e6:.2f} MB/s, others had {fastest / 1e6:.2f} MB/s"
+        if peer.source != HEAD:
+            self._part(peer, _LITTLE, speeds)
+            return
         kept = f"{peer.done * 100 // self.total}% are here and are kept for the next time"
-        self._drop(peer, f"crawls: {rate / 1e6:.2f} MB/s, others had {fastest / 1e6:.2f} MB/s; {kept}")
+        self._drop(peer, f"crawls: {speeds}; {kept}")
 
     def _progress_of_all(self) -> Progress:
         slowest = min(self.order, key=lambda peer: peer.done)

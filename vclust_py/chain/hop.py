@@ -1,7 +1,9 @@
 """The hop service of the chain; one file, standard library of Python 3.9 only (docs/chain.md has the protocol).
 
-`python3 hop.py --folder DIR --ca FILE --certificate FILE --key FILE [--listen ADDRESS:PORT]`, or by systemd's socket.
-The head imports the wire format from here, and serves its files by the same code.
+`python3 hop.py --folder DIR --ca FILE --certificate FILE --key FILE [--user NAME] [--listen ADDRESS:PORT]`, or by
+systemd's socket.  With `--user` it is two processes: all that has to do with the network runs as that user, and root's
+part only gives finished files their names.  The head imports the wire format from here, and serves its files by the
+same code.
 """
 
 from __future__ import annotations
@@ -14,18 +16,22 @@ import errno
 import fcntl
 import hashlib
 import hmac
+import ipaddress
 import json
 import mmap
 import os
+import pwd
 import queue
 import re
 import resource
 import secrets
 import select
+import signal
 import socket
 import ssl
 import stat
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,13 +51,24 @@ STRANGERS = 32
 """Connections at a time that have not yet said it."""
 FORGOTTEN = 7 * 86400.0
 """Seconds after which a partial file is no longer kept."""
-PART = re.compile(r"\.[0-9a-f]{32}(\.[0-9]+)?\.part")
+PART = re.compile(r"\.[0-9a-f]{32}(\.[0-9]{1,9})?\.part")
+"""Names of drafts."""
+DRAFTS = ".incoming"
+"""The folder of drafts, inside the folder of files, where these are root's."""
+WRITER = 2.0
+"""Seconds for which root's part waits until nobody has a draft open for writing."""
+ADOPTED = 64
+"""Drafts of one request to root's part."""
+REQUEST = 128 << 10
+"""Bytes of such a request, at most."""
 SETTLE = 64 << 20
 """Bytes of small files that are synced together."""
 RECENT = 2 << 20
 """Bytes of packed blocks that are kept for those who pull, at most."""
 LINE = 32 << 20
 """Bytes of a control message, at most; only who has shown a certificate gets to send one."""
+TEXT = 500
+"""Characters of what went wrong that one end tells the other."""
 BLOCKS = (1 << 16, 4 << 20)
 """The smallest and the largest block."""
 
@@ -119,13 +136,20 @@ class Lines:
         while (end := self._rest.find(b"\n")) >= 0:
             line = self._rest[:end].decode()
             del self._rest[: end + 1]
-            messages.append(json.loads(line))
+            try:
+                messages.append(json.loads(line))
+            except RecursionError:
+                raise ValueError("a message is nested too deeply") from None
             del line  # with many files it is long
         if self._ended and not messages:
             raise ConnectionResetError("the connection was closed")
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError("not a message")
         return messages
+
+
+def failed(why: object) -> Message:
+    return {"failed": str(why)[:TEXT]}
 
 
 @contextlib.contextmanager
@@ -191,6 +215,7 @@ def _libcrypto() -> Any:
         update.argtypes = [pointer, pointer, ctypes.POINTER(number), pointer, number]
         getattr(library, f"EVP_{way}Final_ex").argtypes = [pointer, pointer, ctypes.POINTER(number)]
     library.memcmp.argtypes = [pointer, pointer, ctypes.c_size_t]
+    library.prctl.argtypes = [number, *4 * [ctypes.c_ulong]]
     return library
 
 
@@ -460,15 +485,203 @@ def _age(entry: os.DirEntry[str]) -> float:
         return 0.0
 
 
+# ---- Where files go ----
+
+
+class Store:
+    """The folder of the files, and that of their drafts; here one folder, in one process."""
+
+    def __init__(self, folder: int, drafts: int) -> None:
+        self.folder = folder
+        self.drafts = drafts
+        self.claiming = threading.Lock()
+        """Held while a draft is claimed, or a claim goes from one descriptor to another."""
+
+    def adopt(self, named: Sequence[tuple[str, str]]) -> None:
+        """Give drafts that are whole and synced their names (draft, name), and sync the folder."""
+        for draft, name in named:
+            os.rename(draft, name, src_dir_fd=self.drafts, dst_dir_fd=self.folder)
+        os.fsync(self.folder)
+
+
+class KeptStore(Store):
+    """A folder that is root's: the `Keeper`, another process, gives the names."""
+
+    def __init__(self, folder: int, drafts: int, keeper: socket.socket) -> None:
+        super().__init__(folder, drafts)
+        self._keeper = keeper
+        self._lock = threading.Lock()
+
+    def adopt(self, named: Sequence[tuple[str, str]]) -> None:
+        with self._lock:
+            for first in range(0, len(named), ADOPTED):
+                self._ask(named[first : first + ADOPTED])
+            self._ask([])
+
+    def _ask(self, named: Sequence[tuple[str, str]]) -> None:
+        self._keeper.send(json.dumps(named, ensure_ascii=False).encode())
+        answer = self._keeper.recv(REQUEST).decode()
+        if answer != DONE:
+            raise Failed(answer or "the service has lost its other half")
+
+
+DONE = "done"
+
+
+class Keeper:
+    """Root's part of the service: makes drafts that are whole root's, and gives them their names.
+
+    It hears its own child only, by a socket pair, and believes names only.  Whatever it looks at and changes is one
+    inode that it has open, so that it does not matter what the child does to the drafts' folder meanwhile.
+    """
+
+    def __init__(self, folder: int, drafts: int, user: int, group: int) -> None:
+        self._folder = folder
+        self._drafts = drafts
+        self._user = user
+        self._group = group
+
+    def serve(self, child: socket.socket) -> None:
+        """Until the child has ended."""
+        while request := child.recv(REQUEST):
+            try:
+                self._do(json.loads(request))
+                answer = DONE
+            except OSError as error:
+                answer = error.strerror or str(error)
+            except (Failed, ValueError, TypeError, RecursionError) as error:
+                answer = str(error)[:TEXT] or type(error).__name__
+            child.send(answer.encode(errors="replace"))
+
+    def _do(self, named: Any) -> None:
+        """An empty request: the folder goes to the disk."""
+        for draft, name in named:
+            self._adopt(draft, name)
+        if not named:
+            os.fsync(self._folder)
+
+    def _adopt(self, draft: str, name: str) -> None:
+        if not isinstance(draft, str) or not PART.fullmatch(draft):
+            raise Failed(f"{draft!r}: not a draft")
+        check_name(name)
+        path = os.open(draft, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._drafts)
+        try:
+            status = os.fstat(path)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != self._user:
+                raise Failed(f"{name}: its draft is not a file of the service's own")
+            # A descriptor of O_PATH takes no fchown; this is the same inode, whatever its name is by now.
+            inode = f"/proc/self/fd/{path}"
+            os.chown(inode, 0, self._group)
+            # For the group, so that the service can read what it has to serve.
+            os.chmod(inode, status.st_mode & 0o555 | 0o440)
+            try:
+                self._require_no_writer(inode, name)
+                self._link(inode, draft, name)
+            finally:
+                os.unlink(draft, dir_fd=self._drafts)
+        finally:
+            os.close(path)
+
+    @staticmethod
+    def _require_no_writer(inode: str, name: str) -> None:
+        """Who had it open for writing before it was root's could go on writing: a read lease is not given then."""
+        descriptor = os.open(inode, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            deadline = time.monotonic() + WRITER
+            while True:
+                try:
+                    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Failed(f"{name}: its draft is open for writing") from None
+                time.sleep(0.01)
+        finally:
+            os.close(descriptor)  # the lease goes with it
+
+    def _link(self, inode: str, draft: str, name: str) -> None:
+        """Where a file of that name is there it is replaced by way of a second name, as a link replaces nothing."""
+        try:
+            os.link(inode, name, dst_dir_fd=self._folder)
+            return
+        except FileExistsError:
+            os.link(inode, draft, dst_dir_fd=self._folder)
+        try:
+            os.rename(draft, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError:
+            os.unlink(draft, dir_fd=self._folder)
+            raise
+
+
+def drafts_of(folder: int, group: int) -> int:
+    """The folder of drafts in a folder of root's, made where it is missing; that group may write to it.
+
+    Raises Failed when others than root can change the folder itself: what is in it would be theirs.
+    """
+    status = os.fstat(folder)
+    if status.st_uid != 0 or status.st_mode & 0o022:
+        raise Failed("the folder must be root's, and nobody else's to write to")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(DRAFTS, 0o700, dir_fd=folder)
+    drafts = os.open(DRAFTS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    os.fchown(drafts, 0, group)
+    os.fchmod(drafts, 0o770)
+    # Root's part was killed between two names of one file; or an earlier release had its drafts here.
+    for name in filter(PART.fullmatch, os.listdir(folder)):
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+    return drafts
+
+
+def divide(folder: int, user: str, sockets: Sequence[socket.socket]) -> Store:
+    """Go on as two processes: returns in the one that runs as `user`, and in the other, root's, never.
+
+    To be called before there is any thread.  If one of them ends, so does the other.
+    """
+    person = pwd.getpwnam(user)
+    if person.pw_uid == 0:
+        raise Failed(f"{user}: is root")
+    drafts = drafts_of(folder, person.pw_gid)
+    keeper, service = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        keeper.close()
+        drop(person, parent)
+        return KeptStore(folder, drafts, service)
+    service.close()
+    for sock in sockets:
+        sock.close()
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # of a lease that somebody breaks
+    with contextlib.suppress(ConnectionError):
+        Keeper(folder, drafts, person.pw_uid, person.pw_gid).serve(keeper)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    sys.exit(code if code >= 0 else 1)
+
+
+def drop(person: pwd.struct_passwd, parent: int) -> None:
+    """Be that user for good, and end with `parent`."""
+    os.setgroups([])
+    os.setgid(person.pw_gid)
+    os.setuid(person.pw_uid)
+    no_new_privileges, parent_death_signal = 38, 1  # PR_SET_…; the latter is forgotten when the user changes
+    if _crypto.prctl(no_new_privileges, 1, 0, 0, 0) or _crypto.prctl(
+        parent_death_signal, signal.SIGKILL, 0, 0, 0
+    ):
+        raise OSError(errno.EPERM, "prctl")
+    if os.getresuid() != (person.pw_uid,) * 3 or os.getppid() != parent:
+        raise Failed("root's part has ended")
+
+
 class Copy(Item):
     """An item on this host: first files that may be it already, or what an earlier transfer has left of it.
 
     Neither counts before every block of it has been checked by its tag.
     """
 
-    def __init__(self, number: int, members: Sequence[Member], block: int, folder: int) -> None:
+    def __init__(self, number: int, members: Sequence[Member], block: int, store: Store) -> None:
         super().__init__(number, members, block)
-        self.folder = folder
+        self.store = store
         same = json.dumps([[member.name, member.size, member.digest or member.mtime] for member in members])
         self._stem = "." + hashlib.sha256(same.encode()).hexdigest()[:32]
         self.part = f"{self._stem}.part"
@@ -477,17 +690,20 @@ class Copy(Item):
         """It is all here under its names, as far as we know."""
         self.known = self.blocks
         """Before this block only tags are needed."""
-        self._there = Pieces(members, lambda index: self._open(members[index].name, os.O_RDONLY))
+        self._there = Pieces(
+            members, lambda index: self._open(members[index].name, os.O_RDONLY, store.folder)
+        )
         self._digests = Digests(members)
         self._wrong = ""
         """Which member has another digest than it should, and what."""
 
-    def _open(self, name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=self.folder)
+    @staticmethod
+    def _open(name: str, flags: int, folder: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder)
 
     def _present(self, member: Member) -> bool:
         try:
-            status = os.stat(member.name, dir_fd=self.folder, follow_symlinks=False)
+            status = os.stat(member.name, dir_fd=self.store.folder, follow_symlinks=False)
         except OSError:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == member.size
@@ -496,9 +712,11 @@ class Copy(Item):
         """Look for what an earlier transfer has left, and keep other transfers away from it."""
         if self.had:
             return
-        self.descriptor = self._open(self.part, os.O_RDWR | os.O_CREAT)
-        if not claimed(self.descriptor, self.part, self.folder):
-            raise Failed(f"{self.members[0].name}: another transfer brings it here")
+        drafts = self.store.drafts
+        self.descriptor = self._open(self.part, os.O_RDWR | os.O_CREAT, drafts)
+        with self.store.claiming:
+            if not claimed(self.descriptor, self.part, drafts):
+                raise Failed(f"{self.members[0].name}: another transfer brings it here")
         self.known = os.fstat(self.descriptor).st_size // self.block
         # A part of a block is nothing to go on with, and in its place there may have to be a hole.
         os.ftruncate(self.descriptor, self.known * self.block)
@@ -520,7 +738,7 @@ class Copy(Item):
                 return True
         try:
             self.load(block, view)
-        except (EOFError, FileNotFoundError):
+        except (EOFError, FileNotFoundError, PermissionError):
             return False
         if kind == ZERO:
             return seal.empty(len(view))
@@ -561,17 +779,27 @@ class Copy(Item):
         if self.had:
             return
         if self._wrong:
-            os.unlink(self.part, dir_fd=self.folder)
+            os.unlink(self.part, dir_fd=self.store.drafts)
             raise Failed(self._wrong)
         os.ftruncate(self.descriptor, self.size)  # zeros at its end are not written
         if len(self.members) > 1:
             self._split()
             return
         member = self.members[0]
+        self._write_no_more()
         self._mark(self.descriptor, member)
         os.fsync(self.descriptor)
-        os.rename(self.part, member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        os.fsync(self.folder)
+        self.store.adopt([(self.part, member.name)])
+
+    def _write_no_more(self) -> None:
+        """The draft's descriptor can read only from now on; who serves from it meanwhile sees no difference."""
+        reader = self._open(self.part, os.O_RDONLY, self.store.drafts)
+        try:
+            with self.store.claiming:
+                os.dup2(reader, self.descriptor, inheritable=False)
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(reader)
 
     @staticmethod
     def _mark(descriptor: int, member: Member) -> None:
@@ -583,18 +811,17 @@ class Copy(Item):
         for index, member in enumerate(self.members):
             data = os.pread(self.descriptor, member.size, offset)
             offset += member.size
-            descriptor = self._open(self._piece(index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            descriptor = self._open(self._piece(index), flags, self.store.drafts)
             try:
                 write(descriptor, memoryview(data), 0)
                 self._mark(descriptor, member)
             finally:
                 os.close(descriptor)
 
-    def settle(self) -> None:
-        """The files that `finish` has made are on the disk."""
-        for index, member in enumerate(self.members):
-            os.rename(self._piece(index), member.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        os.unlink(self.part, dir_fd=self.folder)
+    def made(self) -> list[tuple[str, str]]:
+        """The files that `finish` has made of several, as drafts, and their names."""
+        return [(self._piece(index), member.name) for index, member in enumerate(self.members)]
 
     def _piece(self, index: int) -> str:
         return f"{self._stem}.{index}.part"
@@ -779,9 +1006,9 @@ class Puller:
         try:
             self._say(self._work())
         except Failed as error:
-            self._say({"failed": str(error)})
+            self._say(failed(error))
         except Exception as error:  # whatever it is, the head must not wait for us
-            self._say({"failed": f"{type(error).__name__}: {error}"})
+            self._say(failed(f"{type(error).__name__}: {error}"))
             raise
 
     def _work(self) -> Message:
@@ -809,7 +1036,7 @@ class Puller:
                 with self._changed:
                     if self._source is source:
                         self._source = None
-                        why = str(error) or type(error).__name__
+                        why = (str(error) or type(error).__name__)[:TEXT]
                         self._say(
                             {"fault": why, "source": source["name"], "rubbish": isinstance(error, Rubbish)}
                         )
@@ -843,12 +1070,12 @@ class Puller:
         if len(item.members) > 1 and not item.had:
             self._made.append(item)
         if self._made and (last or sum(made.size for made in self._made) >= SETTLE):
-            folder = self._made[0].folder
-            if _crypto.syncfs(folder) != 0:
+            store = item.store
+            if _crypto.syncfs(store.drafts) != 0:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
+            store.adopt([named for made in self._made for named in made.made()])
             for made in self._made:
-                made.settle()
-            os.fsync(folder)
+                os.unlink(made.part, dir_fd=store.drafts)
             self._made.clear()
 
     @contextlib.contextmanager
@@ -919,9 +1146,9 @@ class _Other(Exception):
 class Session:
     """One transfer, as long as the head keeps its control connection open."""
 
-    def __init__(self, lines: Lines, folder: int, transfers: dict[bytes, Transfer]) -> None:
+    def __init__(self, lines: Lines, store: Store, transfers: dict[bytes, Transfer]) -> None:
         self.lines = lines
-        self._folder = folder
+        self._store = store
         self._transfers = transfers
         self._said: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._woken, self._wake = os.pipe()
@@ -934,24 +1161,22 @@ class Session:
         """Raises OSError or ValueError when the head is gone or talks nonsense."""
         start = self._start()
         if start.get("version") != VERSION:
-            self.lines.send({"failed": f"speaks version {VERSION} of the chain, not {start.get('version')}"})
+            self.lines.send(failed(f"speaks version {VERSION} of the chain, not {start.get('version')}"))
             return
         try:
-            members = start.pop("items")
-            for item in members:
-                item[:] = map(member_of, item)
-            block, stall = int(start["block"]), float(start["stall"])
-            identity, key = bytes.fromhex(start["transfer"]), bytes.fromhex(start["key"])
-            if not BLOCKS[0] <= block <= BLOCKS[1] or len(identity) != 16 or len(key) != 32:
-                raise ValueError("its block, transfer or key is of the wrong size")
+            terms = terms_of(start)
+            if terms.identity in self._transfers:
+                raise ValueError("this transfer is under way")
         except (KeyError, TypeError, ValueError) as error:
-            self.lines.send({"failed": f"does not understand the head: {error}"})
+            self.lines.send(failed(f"does not understand the head: {error}"))
             return
-        if not start.get("dry"):
-            sweep(self._folder)
-        items = [Copy(number, item, block, self._folder) for number, item in enumerate(members)]
-        transfer = Transfer(identity, key, block, bool(start.get("encrypt")), items)
-        puller = Puller(transfer, items, stall, bool(start.get("dry")), self._say)
+        identity, stall = terms.identity, terms.stall
+        if not terms.dry:
+            with self._store.claiming:
+                sweep(self._store.drafts)
+        items = [Copy(number, item, terms.block, self._store) for number, item in enumerate(terms.items)]
+        transfer = Transfer(identity, terms.key, terms.block, terms.encrypt, items)
+        puller = Puller(transfer, items, stall, terms.dry, self._say)
         self._transfers[identity] = transfer
         puller.thread.start()
         try:
@@ -979,8 +1204,7 @@ class Session:
                 heard = time.monotonic()
                 for message in self.lines.receive():
                     if "address" in message:
-                        message["address"] = message["address"] or self.lines.sock.getpeername()[0]
-                        puller.turn_to(message)
+                        puller.turn_to(source_of(message, self.lines.sock.getpeername()[0]))
             elif time.monotonic() - heard > patience:
                 raise TimeoutError("the head is silent")
             if self._woken in ready:
@@ -995,14 +1219,65 @@ class Session:
         os.close(self._wake)
 
 
+class Terms(NamedTuple):
+    """What the head says of a transfer at its start."""
+
+    identity: bytes
+    key: bytes
+    block: int
+    stall: float
+    encrypt: bool
+    dry: bool
+    items: list[list[Member]]
+
+
+def terms_of(start: Message) -> Terms:
+    """Raises KeyError, TypeError or ValueError on what is no start of a transfer.  Takes the items out of it."""
+    items = start.pop("items")
+    for item in items:
+        item[:] = map(member_of, item)  # in place, as there may be many
+    block, stall = start["block"], start["stall"]
+    identity, key = bytes.fromhex(start["transfer"]), bytes.fromhex(start["key"])
+    if len(identity) != 16 or len(key) != 32:
+        raise ValueError("its transfer or key is of the wrong size")
+    if type(block) is not int or not BLOCKS[0] <= block <= BLOCKS[1]:
+        raise ValueError("its block is of the wrong size")
+    if type(stall) not in (int, float) or not 0 < stall <= 3600:
+        raise ValueError("stall: expected up to 3600 seconds")
+    if not all(items):
+        raise ValueError("an item without a file")
+    return Terms(identity, key, block, stall, bool(start.get("encrypt")), bool(start.get("dry")), items)
+
+
+def source_of(message: Message, head: str) -> Message:
+    """Whom to pull from; without an address it is the head.  Raises ValueError on what is none."""
+    name, address, port = (message.get(key) for key in ("name", "address", "port"))
+    if not isinstance(name, str) or not isinstance(address, str) or type(port) is not int:
+        raise ValueError("a source without name, address or port")
+    if not 0 < port < 1 << 16:
+        raise ValueError("a source's port is none")
+    return {"name": name, "address": str(ipaddress.ip_address(address)) if address else head, "port": port}
+
+
+def check_name(name: Any) -> None:
+    """Raises ValueError on what is no name of a file that may be in the folder."""
+    if not isinstance(name, str):
+        raise ValueError("a file's name is no text")
+    if not name or name[0] == "." or "/" in name or not name.isprintable() or len(name.encode()) > 255:
+        raise ValueError(f"{name[:300]!r}: not a file name")
+
+
 def member_of(fields: Sequence[Any]) -> Member:
     """Raises ValueError or TypeError on what is no file that may be put into the folder."""
     name, size, mode, mtime, digest = fields
-    if not name or name[0] == "." or "/" in name or not name.isprintable() or len(name.encode()) > 255:
-        raise ValueError(f"{name!r}: not a file name")
+    check_name(name)
+    if not all(type(number) is int for number in (size, mode, mtime)):
+        raise ValueError(f"{name}: its size, mode or time is no number")
     if not 0 <= size < 1 << 62 or not 0 <= mtime < 1 << 63:
         raise ValueError(f"{name}: wrong size or time")
-    return Member(name, int(size), int(mode) & 0o777, int(mtime), str(digest))
+    if not isinstance(digest, str) or not re.fullmatch("([0-9a-f]{64})?", digest):
+        raise ValueError(f"{name}: its sha256 is none")
+    return Member(name, size, mode & 0o777, mtime, digest)
 
 
 # ---- The service ----
@@ -1070,11 +1345,11 @@ class Listener:
 class Service(Listener):
     """A hop: also takes the head's commands."""
 
-    def __init__(self, sockets: Sequence[socket.socket], context: ssl.SSLContext, folder: int) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], context: ssl.SSLContext, store: Store) -> None:
         self._transfers: dict[bytes, Transfer] = {}
         super().__init__(sockets, self._transfers.get)
         self._context = context
-        self._folder = folder
+        self._store = store
 
     def run(self, idle: float) -> None:
         """Returns after `idle` seconds without a connection; 0: never."""
@@ -1097,7 +1372,7 @@ class Service(Listener):
             if certificate.get("subject") != ((("commonName", MANAGER),),):
                 raise Fault("it is not the site manager")
             self.known(guest)
-            session = Session(Lines(tls), self._folder, self._transfers)
+            session = Session(Lines(tls), self._store, self._transfers)
             try:
                 session.run()
             finally:
@@ -1130,6 +1405,7 @@ def main() -> None:
     parser.add_argument("--ca", required=True, help="certificate of the site's authority (PEM)")
     parser.add_argument("--certificate", required=True, help="this host's (PEM)")
     parser.add_argument("--key", required=True, help="this host's (PEM)")
+    parser.add_argument("--user", help="who does all but give finished files, which are root's, their names")
     parser.add_argument("--listen", metavar="ADDRESS:PORT", help="by default systemd's socket")
     parser.add_argument(
         "--idle", type=float, default=0.0, help="seconds without work after which to end; 0: never"
@@ -1145,7 +1421,11 @@ def main() -> None:
     more_files()
     context = tls_context(ssl.Purpose.CLIENT_AUTH, options.ca, options.certificate, options.key)
     folder = os.open(options.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    Service(sockets, context, folder).run(options.idle)
+    try:
+        store = divide(folder, options.user, sockets) if options.user else Store(folder, folder)
+    except (Failed, KeyError) as error:
+        parser.error(f"{options.folder}, {options.user}: {error}")
+    Service(sockets, context, store).run(options.idle)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,8 @@ class Sending(wire.Transfer):
         super().__init__(identity, key, block, encrypt, [])
         self.compress = "off"
         """As in Options."""
+        self.given = 0
+        """Bytes that have been tagged: no hop can have more."""
         self._room = self.seal()
         self._tagging = threading.Lock()
         self._begun = 0.0
@@ -176,6 +178,7 @@ class Original(wire.Item):
                 raise ConnectionAbortedError
         if kind == wire.DATA and self._transfer.pack(self.number, block, seal, size):
             kind = wire.PACKED
+        self._transfer.given += size
         self.add((kind, tag))
 
     def load(self, block: int, view: memoryview) -> None:

@@ -23,9 +23,9 @@ def make(root: Path, hosts: Iterable[Host]) -> Path:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host.name)])
         csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
         asked = csr.public_bytes(serialization.Encoding.PEM).decode()
-        machine = pki.Machine(host.name, host.address, asked)
+        machine = pki.Machine(host.name, host.address, hop_csr=asked)
         _, trust = pki.roll_out(site, machine)
-        (host.folder / "cert.pem").write_text(trust.certificate)
+        (host.folder / "cert.pem").write_text(trust.hop_certificate)
         (host.folder / "ca.pem").write_text(trust.ca)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -39,7 +39,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
         pytest.skip("the site is root's")
     hosts = Hosts(tmp_path, made(tmp_path))
     monkeypatch.setattr("hops.free_port", lambda address: PORT)
-    (host,) = hosts.start(1)
+    (host,) = hosts.start(1, name="h1")
     yield host
     host.end()
 
@@ -72,6 +72,24 @@ def test_files_are_sent_and_then_there(host: Running, tmp_path: Path) -> None:
     assert rows == {"h1": {"files": [], "bytes": 0, "received": 0, "seconds": rows["h1"]["seconds"]}}
     again = vclust(tmp_path, str(file), "--to", "h1")
     assert again.stdout == "h1: has them all\n"
+
+
+def test_trouble_that_passed_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the site is root's")
+    hosts = Hosts(tmp_path, made(tmp_path))
+    monkeypatch.setattr("hops.free_port", lambda address: PORT)
+    monkeypatch.setenv("HONEST", "0")
+    monkeypatch.setenv("ONCE", "1")
+    (host,) = hosts.start(1, name="h1", program=str(PROJECT / "tests/security/chain_liar.py"))
+    try:
+        done = vclust(tmp_path, "/etc/hosts")
+    finally:
+        host.end()
+    assert (done.returncode, done.stdout.startswith("h1: got hosts: ")) == (0, True)
+    assert (
+        "vclust: warning: h1 got wrong data from the site manager: a block has a wrong tag; " in done.stderr
+    )
 
 
 def test_what_cannot_be_sent_is_said(host: Running, tmp_path: Path) -> None:

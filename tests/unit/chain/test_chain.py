@@ -109,7 +109,7 @@ def test_a_hop_does_not_take_what_has_another_digest(tmp_path: Path, sizes: tupl
         hop.Member(f"file{size}", size, 0o644, 0, hashlib.sha256(b"other").hexdigest()) for size in sizes
     ]
     folder = os.open(tmp_path, os.O_RDONLY)
-    copy = hop.Copy(0, members, 1 << 16, folder)
+    copy = hop.Copy(0, members, 1 << 16, hop.Store(folder, folder))
     try:
         copy.resume()
         for block in range(copy.blocks):
@@ -263,7 +263,7 @@ def test_forgotten_parts_go(hosts: Hosts, tmp_path: Path) -> None:
 def part_name(file: File, folder: Path) -> str:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        return hop.Copy(0, [Source.of(file).member], 1 << 16, descriptor).part
+        return hop.Copy(0, [Source.of(file).member], 1 << 16, hop.Store(descriptor, descriptor)).part
     finally:
         os.close(descriptor)
 
@@ -365,7 +365,7 @@ def test_racks_follow_each_other() -> None:
 
 def test_module_four_ways(hosts: Hosts, tmp_path: Path) -> None:
     file = made(tmp_path / "image", MB)
-    (host,) = hosts.start(1, port=PORT)
+    (host,) = hosts.start(1, port=PORT, name="xen1")
     arguments = {
         "site": {"root": str(hosts.trust.head.ca.parents[1])},
         "files": [{"path": str(file.path), "name": "base.qcow2"}],

@@ -47,7 +47,7 @@ def commanded(host: hop.Listener, keys: Keys, message: object) -> str:
     context = hop.tls_context(ssl.Purpose.SERVER_AUTH, *map(str, (keys.ca, keys.certificate, keys.key)))
     with (
         socket.create_connection((host.hop.address, host.hop.port), 5) as sock,
-        context.wrap_socket(sock, server_hostname=host.hop.address) as tls,
+        context.wrap_socket(sock, server_hostname=host.hop.identity) as tls,
     ):
         tls.sendall(json.dumps(message).encode() + b"\n")
         answer = tls.recv(1 << 16).decode()
@@ -95,8 +95,7 @@ def test_clocks_that_differ(hosts: Hosts, tmp_path: Path) -> None:
     # A hop that knows both sites' authorities sees the manager's certificate of the future.
     both = tmp_path / "both.pem"
     both.write_bytes(sites[0].head.ca.read_bytes() + sites[1].head.ca.read_bytes())
-    keys = Keys(both, sites[0].host.certificate, sites[0].host.key)
-    (host,) = hosts.start(1, Trust(sites[0].head, keys))
+    (host,) = hosts.start(1, Trust(sites[0].head, sites[0].host, sites[0].ahead, both))
     (bad,) = send([File(path)], [host.hop], Keys(both, sites[1].head.certificate, sites[1].head.key))
     assert bad.failed.endswith("is its clock right?")
 
