@@ -16,6 +16,8 @@ from vclust_py.request_values import Wrong, shown
 
 MAX_PATH = 4096
 """Bytes, as the kernel has it (PATH_MAX)."""
+MAX_LOCK = 32 << 20
+"""Bytes; one of 10,000 packages has 4 million."""
 _MAX_FILES = 1024
 
 
@@ -172,7 +174,3 @@ def locked(path: Path) -> str:
         return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError([f"{path}: got {error}, expected a lock (JSON)"]) from error
-
-
-MAX_LOCK = 1 << 26
-"""Bytes; a package takes some 300 of them."""

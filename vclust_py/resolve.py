@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vclust_py.apt import AptRoot
 from vclust_py.apt import sources as sources
+from vclust_py.arguments import MAX_LOCK
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image import Catalogue, Report, base_key
 from vclust_py.run import CommandError
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 # Debian policy 5.6.1; apt-get reads a trailing minus sign as "remove", so no name of ours ends with one.
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]")
-MAX_LOCK = 32 << 20
-"""Characters; a lock of 10,000 packages has 4 million."""
 _LARGEST = 1 << 40
 """Bytes that no package has."""
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
