@@ -310,6 +310,7 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
     argv = [
         *DYING_WITH_PARENT,
         *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
+        "--mount-proc",  # bwrap looks its child up in /proc
         *("sh", str(_SCRIPT), str(work), state),
     ]
     with contextlib.ExitStack() as stack:
