@@ -1,7 +1,7 @@
 """vclust: virtual clusters on the fly.  The modules in the order of the flow:
 
 request      a request file (INI or YAML) becomes a frozen `Request`; request_forms reads the two forms,
-             request_values the single values
+             request_values the single values, system_names the accounts that no user may take
 metapackages named bundles of packages, debconf answers and configuration steps
 resolve      `Request` becomes the `Lock`: the package closure, by real apt
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
@@ -22,5 +22,7 @@ timing       start, end, bytes and outcome of each phase and node
 pki          who may talk to whom: the site's authority, keys and certificates
 site         where everything lives; the settings of a site
 run, errors  processes and failures
+text         what users, guests and hosts wrote, made fit to be shown, stored and logged
 cli          the `vclust` command; drive and play run its playbooks, display is what it shows
+arguments    the types of what is typed, for the command and the playbooks
 """

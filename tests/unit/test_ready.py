@@ -1,9 +1,12 @@
 """Reading consoles."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
 from vclust_py.errors import VclustError
-from vclust_py.ready import _Watch, mpi_reaches
+from vclust_py.ready import _told, _Watch, mpi_reaches
 from vclust_py.state import Node
 
 NODE = Node(
@@ -63,3 +66,17 @@ def test_a_host_that_does_not_answer_fails_the_node() -> None:
 )
 def test_mpi_reaches_every_node_only_as_one_program(lines: list[str], reaches: bool) -> None:
     assert mpi_reaches(lines, ["a", "b"]) is reaches
+
+
+def test_many_failed_nodes_are_all_named() -> None:
+    cluster = SimpleNamespace(name="x")
+    watches = [
+        _Watch(replace(NODE, name=f"n{number}"), lambda position: b"", 0.0, "failed") for number in range(9)
+    ]
+    for watch in watches:
+        watch.fail(f"seed: no disk; {'y' * 1000}")
+    told = _told(cluster, watches)  # type: ignore[arg-type]
+    assert told.splitlines()[0] == "x: 9 nodes failed, the first as follows; also n4, n5, n6, n7, n8"
+    assert [line[:20] for line in told.splitlines()[1:]] == [
+        f"x: n{number}: seed: no disk"[:20] for number in range(4)
+    ]
