@@ -29,7 +29,6 @@ def test_no_input_does_harm(case: str, request: pytest.FixtureRequest) -> None:
         max_examples=count,
         derandomize=usual,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(inputs)

@@ -720,7 +720,7 @@ def any_request(draw: st.DrawFn) -> Request:
 
 
 @given(any_request())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_round_trip_of_all_forms(request: Request) -> None:
     from_ini = requests.load(requests.to_ini(request), "x.ini")
     from_yaml = requests.load(requests.to_yaml(from_ini), "x.yml")
@@ -736,7 +736,7 @@ _texts = st.text() | st.lists(_line | st.text(max_size=30), max_size=12).map("\n
 
 
 @given(_texts, st.sampled_from(["x.ini", "x.yml", "x", "ä/.", ""]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_arbitrary_text_gives_a_request_or_a_request_error(text: str, source: str) -> None:
     found: list[str] | None = None
     try:
@@ -765,7 +765,7 @@ _tree = st.recursive(
 
 
 @given(_tree)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_arbitrary_variables_raise_nothing_but_request_errors(tree: object) -> None:
     with contextlib.suppress(RequestError):
         requests.from_mapping(tree, "vclust_request")  # type: ignore[arg-type]

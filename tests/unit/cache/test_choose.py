@@ -33,7 +33,7 @@ def sets(offered: Sets, taught: History) -> list[frozenset[str]]:
     return [named(taught.names(taught.columns(unpack(row, width)))) for row in offered.bits]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(REQUESTS)
 def test_chains(requests: list[frozenset[str]]) -> None:
     taught = history(requests, SIZES, COSTS)
@@ -58,7 +58,7 @@ def test_packages_without_bytes_are_held_or_not_all_the_same(requests: list[froz
         assert sum(one <= request for request in requests) == taught.counts[members].sum()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(REQUESTS, BUDGET, st.integers(0, 2))
 def test_nested(requests: list[frozenset[str]], budget: int, doubt: int) -> None:
     for costs in (SIZES, COSTS):
@@ -69,7 +69,7 @@ def test_nested(requests: list[frozenset[str]], budget: int, doubt: int) -> None
         assert taken == twin.greedy(requests, found, SIZES, costs, budget, nested=True, doubt=doubt)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(REQUESTS, BUDGET)
 def test_greedily(requests: list[frozenset[str]], budget: int) -> None:
     taught = history(requests, SIZES, COSTS)
@@ -79,7 +79,7 @@ def test_greedily(requests: list[frozenset[str]], budget: int) -> None:
     assert taken == twin.greedy(requests, found, SIZES, COSTS, budget, nested=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(REQUESTS, BUDGET, st.integers(1, 4), st.integers(1, 3))
 def test_limits_hold(requests: list[frozenset[str]], budget: int, limit: int, depth: int) -> None:
     taught = history(requests, SIZES)

@@ -42,7 +42,7 @@ def test_thousands_of_histories_are_ranked_as_by_the_twin() -> None:
         assert ranking(history(requests, sizes)) == twin.rank(requests, sizes), (requests, sizes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(REQUESTS, SIZES)
 def test_same_as_the_twin(requests: list[frozenset[str]], weights: list[int]) -> None:
     sizes = dict(zip(NAMES, weights, strict=True))
@@ -51,7 +51,7 @@ def test_same_as_the_twin(requests: list[frozenset[str]], weights: list[int]) ->
     assert ranking(taught) == twin.rank(requests, sizes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.frozensets(st.integers(0, 39), min_size=1), min_size=20, max_size=40),
     st.permutations(range(40)),
@@ -72,7 +72,7 @@ def test_larger_histories_and_permuted_packages(requests: list[frozenset[int]], 
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(REQUESTS.filter(bool), SIZES, st.data())
 def test_duplicates_change_counts_only(
     requests: list[frozenset[str]], weights: list[int], data: st.DataObject
@@ -86,7 +86,7 @@ def test_duplicates_change_counts_only(
     assert after.frequencies[: after.leaves].sum() == len(requests) + len(again)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(REQUESTS, SIZES)
 def test_linkage_is_what_scipy_takes(requests: list[frozenset[str]], weights: list[int]) -> None:
     tree = learn.cluster(history(requests, dict(zip(NAMES, weights, strict=True))).table)

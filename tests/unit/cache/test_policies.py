@@ -32,7 +32,7 @@ def sets(*words: str) -> list[frozenset[str]]:
     st.integers(0, 300),
     st.integers(1, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_always(name: str, requests: list[frozenset[str]], budget: int, every: int) -> None:
     taught = history(requests, SIZES)
     chooser = policies.policy(name)
