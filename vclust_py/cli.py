@@ -16,7 +16,7 @@ from vclust_py.arguments import checked, file, typed
 from vclust_py.cache import cli as cache_cli
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.run import keep_interruptions
-from vclust_py.text import MESSAGE, plain
+from vclust_py.text import DETAIL, MESSAGE, plain
 
 # Everything else is imported where it is used: `vclust --help` must not wait for it.
 
@@ -166,7 +166,7 @@ def _send(arguments: argparse.Namespace) -> int:
 def _warn(result: Mapping[str, Any]) -> None:
     """What a module wants to be known though it did not fail."""
     for warning in result.get("warnings", ()):
-        print(f"vclust: warning: {warning}", file=sys.stderr)
+        print(plain(f"vclust: warning: {warning}", DETAIL), file=sys.stderr)
 
 
 def _sent(row: dict[str, Any], check: bool) -> str:

@@ -88,7 +88,7 @@ def test_dead_and_frozen_hops_are_bypassed(
             assert outcome.failed == ""
             assert (host.folder / "image.qcow2").read_bytes() == file.path.read_bytes()
             assert outcome.received < file.path.stat().st_size + 20 * MB  # it went on where it was
-            assert outcome.seconds < 8
+            assert outcome.seconds < 30  # long before a hop counts as stuck
 
 
 def test_a_hop_without_room_is_bypassed(hosts: Hosts, file: File) -> None:
