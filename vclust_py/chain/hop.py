@@ -796,8 +796,10 @@ class Copy(Item):
         reader = self._open(self.part, os.O_RDONLY, self.store.drafts)
         try:
             with self.store.claiming:
+                # The claim goes over first: a thread that reads at this moment keeps the old descriptor's file open.
+                fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+                fcntl.flock(reader, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.dup2(reader, self.descriptor, inheritable=False)
-                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.close(reader)
 
