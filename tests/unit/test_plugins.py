@@ -94,10 +94,10 @@ def test_host_manager(filters: dict[str, Callable[..., Any]]) -> None:
         manager("h9", GROUPS)
 
 
-def inventory(folder: Path, *words: str) -> Any:
+def inventory(folder: Path, *words: str, name: str = "vclust.yml") -> Any:
     (folder / "vclust.yml").write_text(f"plugin: vclust\nsite: {{root: {folder / 'site'}}}\n")
     done = subprocess.run(
-        [Path(sys.executable).parent / "ansible-inventory", "-i", folder / "vclust.yml", *words],
+        [Path(sys.executable).parent / "ansible-inventory", "-i", folder / name, *words],
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -109,6 +109,17 @@ def inventory(folder: Path, *words: str) -> Any:
 
 def test_inventory_without_state(tmp_path: Path) -> None:
     assert inventory(tmp_path, "--list")["_meta"]["hostvars"] == {}
+
+
+def test_an_inventory_may_be_a_program(tmp_path: Path) -> None:
+    """As AWX hands it over."""
+    content = {"site_a": {"hosts": ["m1"]}, "_meta": {"hostvars": {"m1": {"vclust_site": {}}}}}
+    program = tmp_path / "hosts"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(content)}\nEND\n")
+    program.chmod(0o755)
+    listed = inventory(tmp_path, "--list", name="hosts")
+    assert listed["site_a"] == {"hosts": ["m1"]}
+    assert listed["_meta"]["hostvars"] == {"m1": {"vclust_site": {}}}
 
 
 def test_inventory_of_ready_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
