@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vclust_py import image as images
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, Manifest
 from vclust_py.site import Site
@@ -69,6 +70,24 @@ def test_a_damaged_image_is_refused_and_cleaned(catalogue: Catalogue, harm: str)
     else:
         assert catalogue.clean()
         assert list(catalogue.site.images.iterdir()) == []
+
+
+def test_an_image_without_its_times_is_read_once(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make(catalogue, "k", b"content")
+    later = time.time_ns() + 10**9
+    os.utime(image.path, ns=(later, later))
+    read: list[Path] = []
+    digest = images.file_digest
+    monkeypatch.setattr(images, "file_digest", lambda path: read.append(path) or digest(path))
+    for _ in range(3):
+        assert catalogue.find("layer", "k") == image
+    assert read == [image.path]
+    os.chmod(image.path, 0o644)
+    image.path.write_bytes(b"CONTENT")
+    os.utime(image.path, ns=(later + 1, later + 1))
+    assert catalogue.find("layer", "k") is None
 
 
 def test_an_image_counts_only_with_its_backing(catalogue: Catalogue) -> None:
