@@ -293,8 +293,8 @@ class Catalogue:
             return f"{path.name} refused: its image is not there"
         if status.st_size != manifest.bytes:
             return f"{image.path.name} refused: {status.st_size} bytes, its manifest says {manifest.bytes}"
-        # Reading every image at every look would cost a second; one touched after its manifest is read, once: images that
-        # were copied or restored without their times would be read for ever.
+        # Reading every image at every look would cost a second; one touched after its manifest is read, once, as images
+        # that were copied or restored without their times would be read for ever.
         if status.st_mtime_ns > path.stat().st_mtime_ns:
             if file_digest(image.path) != manifest.digest:
                 return f"{image.path.name} refused: its content is not what its manifest says"
