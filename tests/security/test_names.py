@@ -83,6 +83,9 @@ def test_modules_take_no_empty_name(tmp_path: Path) -> None:
         def exit_json(self, **values: Any) -> None:
             pytest.fail(f"{self.params}: {values}")
 
+        def warn(self, message: str) -> None:
+            pytest.fail(message)
+
         def fail_json(self, msg: str, **values: Any) -> None:
             assert "name: got ''" in msg
             assert values["exit_code"] == 2

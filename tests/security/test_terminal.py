@@ -317,6 +317,8 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "addresses": {},
         "accelerators": {text: text},
         "unreachable": {text: text},
+        "disk": 1,
+        "disk_asked": 1,
         "cache": {},
         "packages": 1,
         "download": 1,
