@@ -1,9 +1,6 @@
-"""The toy repository, for all tests of this folder."""
+"""Options of these tests."""
 
 import pytest
-from repository import toy, toys
-
-__all__ = ["toy", "toys"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
