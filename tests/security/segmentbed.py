@@ -42,6 +42,7 @@ _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
 _HOLD = """
 mount --make-rprivate /
+mount -t tmpfs work {work}
 mkdir -p {work}/upper {work}/work
 mount -t overlay -o lowerdir=/etc,upperdir={work}/upper,workdir={work}/work overlay /etc
 mkdir -p /run/netns /etc/vclust
