@@ -9,7 +9,7 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,24 +40,28 @@ def sources(site: Site, suite: str) -> str:
     A release counts as the suite's when it is named like it or begins with its name and a dash (`-updates`,
     `-security`); the machine's own are taken for another suite by putting that name in the place of the
     machine's. A repository of the site's file without suites (`./`) counts for all.  Signing keys stay as
-    they are given.  Users and passwords in URIs are left out: nodes get these sources (see `credentials`).
+    they are given.  Users and passwords in URIs are left out: nodes get these sources (see `_credentials`).
     """
+    return _written(_chosen(site, suite))
+
+
+def _written(stanzas: Iterable[Stanza]) -> str:
     return "\n".join(
         "".join(
             f"{name}: {' '.join(map(_public, value.split())) if name == 'URIs' else value}\n"
             for name, value in stanza.items()
         )
-        for stanza in _chosen(site, suite)
+        for stanza in stanzas
     )
 
 
-def credentials(site: Site, suite: str) -> str:
-    """What the URIs of `sources` say of users and passwords, and the machine's own auth.conf, as apt_auth.conf(5).
+def _credentials(stanzas: Iterable[Stanza]) -> str:
+    """What the URIs of sources say of users and passwords, and the machine's own auth.conf, as apt_auth.conf(5).
 
     Raises VclustError on a URI with a user whose name or password apt could not read there.
     """
     lines = []
-    for uri in (uri for stanza in _chosen(site, suite) for uri in stanza["URIs"].split()):
+    for uri in (uri for stanza in stanzas for uri in stanza["URIs"].split()):
         found = _USERINFO.match(uri)
         if found:
             user, _, password = found[2].partition(":")
@@ -272,8 +276,9 @@ class AptRoot:
             )
         if re.search(r'[\s";]', proxy):
             raise VclustError(f"vclust_site: apt_proxy: got '{proxy}', expected a URL")
-        _write(self.path / "sources.d" / "vclust.sources", sources(self.site, self.suite))
-        _write(self.path / "auth.conf", credentials(self.site, self.suite))
+        chosen = _chosen(self.site, self.suite)
+        _write(self.path / "sources.d" / "vclust.sources", _written(chosen))
+        _write(self.path / "auth.conf", _credentials(chosen))
         # Read after the machine's own configuration, so what stands here wins over it.
         _write(
             self.path / "apt.conf",

@@ -115,34 +115,30 @@ def _place(
     surveys = _surveys(site, hosts, connect)
     strategy = cluster.strategy if cluster else ""
     strategy = strategy or choose_strategy(site, request, lock, start)
-    disk = _disk(site, request, lock, start)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not check:
             state.update(site, cluster, lock=lock.digest)  # resolved anew: see vclust_py.resolve
         chosen = {node.name: node.host for node in cluster.nodes}
-        disk = max(node.disk for node in cluster.nodes)
+        disk = cluster.nodes[0].disk
         return _plan(site, request, lock, strategy, start, chosen, disk, surveys, changed=False)
     network.check_free(request.software.network)
+    # What the layer or the packages need may be more than was asked for, and all of it is reserved.
+    cache = Catalogue(site).get(start.digest) if start is not None else None
+    least_disk = disk_size(lock, cache)
     with state.connect(site) as connection, state.transaction(connection):
         rooms = [_room(site, connection, one, one.capacity) for one in surveys if one.capacity]
         errors = {survey.host.name: survey.error for survey in surveys if survey.error}
-        nodes = assign(request, rooms, errors, holders=_holders(site, start, surveys), least_disk=disk)
+        nodes = assign(request, rooms, errors, holders=_holders(site, start, surveys), least_disk=least_disk)
         if not check and cluster is not None:
             _write(connection, cluster.id, nodes)
-            cache = json.dumps(_foretold(site, lock, start, strategy))
+            foretold = json.dumps(_foretold(site, lock, start, strategy))
             connection.execute(
                 "UPDATE clusters SET state = 'placed', lock = ?, strategy = ?, cache = ? WHERE id = ?",
-                (lock.digest, strategy, cache, cluster.id),
+                (lock.digest, strategy, foretold, cluster.id),
             )
             state.remember(connection, cluster.id, lock)
-    chosen = {node.name: node.host for node in nodes}
+    chosen, disk = {node.name: node.host for node in nodes}, nodes[0].disk
     return _plan(site, request, lock, strategy, start, chosen, disk, surveys, changed=True)
-
-
-def _disk(site: Site, request: Request, lock: Lock, start: Stored | None) -> int:
-    """Bytes of a node's disk: what its layer or packages need may be more than was asked for, and is all reserved."""
-    cache = Catalogue(site).get(start.digest) if start is not None else None
-    return max(request.hardware.disk, disk_size(lock, cache))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from repository import KERNEL, Repository
+from repository import KERNEL, Repository, quiet
 
 from vclust_py import apt, state
 from vclust_py import request as requests
@@ -239,10 +239,6 @@ def test_a_lock_from_outside_is_checked_against_the_signed_index(toy: Repository
     data["packages"][1]["sha256"] = "0" * 64
     with pytest.raises(RequestError, match=r"libgreet=1\.5\+dfsg~1:all: not in the signed"):
         complete(Lock.from_json(json.dumps(data)), site, quiet)
-
-
-def quiet(message: str, done: int, total: int) -> None:
-    pass
 
 
 def a_request(*packages: str, **values: str) -> requests.Request:

@@ -5,17 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from repository import KERNEL, Repository
+from repository import Repository, lock_of, quiet
 
 from vclust_py.image import Catalogue, Image, Manifest
 from vclust_py.image.builder import ensure_bundle, layer_key
 from vclust_py.metapackages import MetaPackage
-from vclust_py.resolve import Lock, closure
+from vclust_py.resolve import Lock
 from vclust_py.site import Site
-
-
-def quiet(message: str, done: int, total: int) -> None:
-    pass
 
 
 @pytest.fixture
@@ -25,9 +21,7 @@ def site(toy: Repository, tmp_path: Path) -> Site:
 
 @pytest.fixture
 def lock(site: Site) -> Lock:
-    return closure(
-        ["hello", "full"], suite="toy", architecture="amd64", kernel=KERNEL, site=site, report=quiet
-    )
+    return lock_of(site, "hello", "full")
 
 
 def meta(*debconf: str) -> MetaPackage:

@@ -4,25 +4,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from repository import KERNEL, Repository
+from repository import Repository, lock_of, quiet
 
 from vclust_py.errors import VclustError
 from vclust_py.image import file_digest, store
-from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
-
-
-def quiet(message: str, done: int, total: int) -> None:
-    pass
 
 
 @pytest.fixture
 def site(toy: Repository, tmp_path: Path) -> Site:
     return toy.site(tmp_path / "site")
-
-
-def lock_of(site: Site, *names: str) -> Lock:
-    return closure(names, suite="toy", architecture="amd64", kernel=KERNEL, site=site, report=quiet)
 
 
 def output(*argv: object) -> str:
