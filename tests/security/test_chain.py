@@ -1,6 +1,7 @@
 """What a host of the site, a machine on the network and a hop that was taken over can do to the chain, and cannot."""
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
@@ -389,7 +390,21 @@ def drafts(host: Running) -> Path:
 
 
 def child_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    """It listens a moment before it divides."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    wait_for(lambda: bool(children.read_text()))
+    return int(children.read_text().split()[0])
+
+
+def unclaimed(folder: Path) -> bool:
+    """Whether no transfer is at work on a draft: a hop lets go a moment after its head is gone."""
+    for path in folder.iterdir():
+        with open(path, "rb") as draft:
+            try:
+                fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+    return True
 
 
 def status_of(pid: int, field: str) -> list[str]:
@@ -510,6 +525,7 @@ def test_an_interrupted_transfer_goes_on_where_it_was(kept: Running, file: File,
     with pytest.raises(VclustError, match="interrupted"):
         send([file], [kept.hop], trust.head, QUICK, stop=stop)
     thread.join()
+    wait_for(lambda: unclaimed(drafts(kept)))
     (outcome,) = send([file], [kept.hop], trust.head, QUICK)
     assert outcome.failed == ""
     assert outcome.received <= 248 * MB
