@@ -121,7 +121,7 @@ def tell(site: Site, params: dict[str, Any]) -> Outcome:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: tell(site, module.params))
+    run_module(module, lambda session, params, check: tell(session.site, params))
 
 
 if __name__ == "__main__":

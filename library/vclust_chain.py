@@ -100,7 +100,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.chain import File
 from vclust_py.chain.bring import bring
-from vclust_py.distribute import warnings
+from vclust_py.phases.distribute import warnings
 from vclust_py.hypervisor import Host
 from vclust_py.module import Outcome, changed, host_options, run_module, site_manager, site_options
 from vclust_py.site import Site
@@ -135,7 +135,7 @@ def main() -> None:
         File(Path(one["path"]), one["name"], one["sha256"].lower() or None) for one in module.params["files"]
     ]
     hosts = [Host.from_mapping(host) for host in module.params["hosts"]]
-    run_module(module, lambda site: work(site, files, hosts, module.check_mode, module.warn))
+    run_module(module, lambda session, params, check: work(session.site, files, hosts, check, module.warn))
 
 
 if __name__ == "__main__":

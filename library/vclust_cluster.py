@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The state of a virtual cluster as a whole: an adapter to `vclust_py.destroy`."""
+"""The state of a virtual cluster as a whole: an adapter to `vclust_py.phases.destroy`."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import destroy
-from vclust_py.module import changed, cluster_options, run_module
+from vclust_py.module import Outcome, cluster_options, run_module, run_phase
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
@@ -67,10 +67,13 @@ def argument_spec() -> dict[str, Any]:
     return {**cluster_options(), "state": state}
 
 
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    return run_phase("destroy", session, params, check)
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    name, check = module.params["name"], module.check_mode
-    run_module(module, lambda site: changed(destroy.destroy(site, name, check=check)))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

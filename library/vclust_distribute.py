@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The phase `distribute`: an adapter to `vclust_py.distribute.distribute`."""
+"""The phase `distribute`: an adapter to `vclust_py.phases.distribute`."""
 
 from __future__ import annotations
 
@@ -59,23 +59,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import distribute
-from vclust_py.hypervisor import Host
-from vclust_py.module import changed, cluster_options, host_options, run_module
+from vclust_py.module import Outcome, cluster_options, host_options, run_module, run_phase
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
     return {**cluster_options(), **host_options()}
 
 
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    return run_phase("distribute", session, params, check)
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    name, check = module.params["name"], module.check_mode
-    racks = {host.name: host.rack for host in map(Host.from_mapping, module.params["hosts"])}
-    run_module(
-        module,
-        lambda site: changed(distribute.distribute(site, name, racks=racks, check=check, warn=module.warn)),
-    )
+    run_module(module, work)
 
 
 if __name__ == "__main__":

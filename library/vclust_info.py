@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a site knows of its clusters: an adapter to `vclust_py.state.describe`."""
+"""What a site knows of its clusters: an adapter to `vclust_py.site.describe`."""
 
 from __future__ import annotations
 
@@ -49,18 +49,22 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import state
-from vclust_py.module import run_module, site_options
+from vclust_py.module import Outcome, run_module, site_options
+from vclust_py.site.describe import describe
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
     return {**site_options(), "name": {"type": "str"}}
 
 
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    return {"changed": False, "clusters": describe(session.store, params["name"])}
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    name = module.params["name"]
-    run_module(module, lambda site: {"changed": False, "clusters": state.describe(site, name)})
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The phase `install`: an adapter to `vclust_py.ready.wait_installed`."""
+"""The phase `install`: an adapter to `vclust_py.phases.install`."""
 
 from __future__ import annotations
 
@@ -49,18 +49,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import ready
-from vclust_py.module import changed, cluster_options, run_module
+from vclust_py.module import Outcome, cluster_options, run_module, run_phase
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
     return cluster_options()
 
 
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    return run_phase("install", session, params, check)
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    name, check = module.params["name"], module.check_mode
-    run_module(module, lambda site: changed(ready.wait_installed(site, name, check=check)))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def work(site: Site, host: dict[str, Any] | None, machines: list[str], check: bo
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     host, machines = module.params["host"], module.params["machines"]
-    run_module(module, lambda site: work(site, host, machines, module.check_mode))
+    run_module(module, lambda session, params, check: work(session.site, host, machines, check))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The phase `place`: an adapter to `vclust_py.place.place`."""
+"""The phase `place`: an adapter to `vclust_py.phases.place`."""
 
 from __future__ import annotations
 
@@ -75,9 +75,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import place, request, resolve
-from vclust_py.module import Outcome, given, host_options, request_options, run_module
-from vclust_py.site import Site
+from vclust_py.module import Outcome, host_options, request_options, run_module, run_phase
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
@@ -89,18 +88,13 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-def choose(site: Site, params: dict[str, Any], check: bool) -> Outcome:
-    asked = request.from_mapping(given(params["request"]), "request")
-    hosts = [place.Host.from_mapping(host) for host in params["hosts"]]
-    lock = resolve.Lock.load(site, params["lock"])
-    plan = place.place(site, asked, lock, hosts, cache=params["cache"], check=check)
-    diff = {"before": {} if plan.changed else plan.placement, "after": plan.placement}
-    return {"plan": plan.to_dict(), "changed": plan.changed, "diff": diff}
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    return run_phase("place", session, params, check)
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: choose(site, module.params, module.check_mode))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def rebuild(site: Site, check: bool) -> Outcome:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: rebuild(site, module.check_mode))
+    run_module(module, lambda session, params, check: rebuild(session.site, check))
 
 
 if __name__ == "__main__":

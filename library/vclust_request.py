@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The phase `request`: an adapter to `vclust_py.state.register`."""
+"""The phase `request`: an adapter to `vclust_py.phases.request`."""
 
 from __future__ import annotations
 
@@ -67,25 +67,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import request, state
-from vclust_py.module import Outcome, changed, given, request_options, run_module, site_manager
-from vclust_py.site import Site
+from vclust_py.module import Outcome, request_options, run_module, run_phase, site_manager
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
     return request_options()
 
 
-def register(site: Site, values: dict[str, Any], check: bool) -> Outcome:
-    asked = request.from_mapping(values, "request")
-    change = state.register(site, asked, check=check)
-    return {"name": asked.name, **site_manager(site), **changed(change)}
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    return {**run_phase("request", session, params, check), **site_manager(session.site)}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    values = given(module.params["request"])
-    run_module(module, lambda site: register(site, values, module.check_mode))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

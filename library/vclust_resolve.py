@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The phase `resolve`: an adapter to `vclust_py.resolve`."""
+"""The phase `resolve`: an adapter to `vclust_py.phases.resolve`."""
 
 from __future__ import annotations
 
@@ -80,48 +80,25 @@ problems:
   returned: failure
 """
 
-import json
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import metapackages, request, resolve, timing
-from vclust_py.cache import catalogue
-from vclust_py.module import Outcome, given, request_options, run_module
-from vclust_py.site import Site
+from vclust_py.module import Outcome, request_options, run_module, run_phase
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
     return {**request_options(), "locked": {"type": "raw"}}
 
 
-def find(site: Site, values: dict[str, Any], locked: Any, check: bool) -> Outcome:
-    asked = request.from_mapping(values, "request")
-    with timing.trial(site, asked, "resolve", check=check) as (cluster, report):
-        lock = resolve.settle(
-            asked,
-            metapackages.expand(asked, site),
-            site,
-            report,
-            cluster=cluster,
-            # Text where a file was read: how deep it nests is the lock's to judge.
-            given=None
-            if locked is None
-            else resolve.Lock.from_json(locked if isinstance(locked, str) else json.dumps(locked), "locked"),
-        )
-    return {
-        "changed": False,
-        "lock": lock.digest,
-        "packages": sorted(catalogue.closure(lock)),
-        "bytes": sum(package.size for package in lock.packages),
-        "caches": [catalogue.to_dict(cache) for cache in catalogue.offered(site, lock, asked)],
-    }
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    return run_phase("resolve", session, params, check)
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    values = given(module.params["request"])
-    run_module(module, lambda site: find(site, values, module.params["locked"], module.check_mode))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -196,16 +196,8 @@ class AptRoot:
         Where the sources cannot be reached an older index serves, and `report` is told; an index that was reached and
         has a wrong signature, has expired or is not what its signature covers is an error in any case.
         """
-        stamp = self.path / "fetched"
-        settings = f"{self.site.sources}\n{self.site.apt_proxy}\n"
-        with contextlib.suppress(FileNotFoundError):
-            fetched = stamp.stat().st_mtime
-            if (
-                time.time() - fetched < self.site.index_max_age
-                and stamp.read_text(encoding="utf-8") == settings
-                and not self._sources_newer_than(fetched)
-            ):
-                return
+        if self._is_current():
+            return
         self.make()
         report(f"fetching the package index of {self.suite}", 0, 0)
         try:
@@ -224,11 +216,39 @@ class AptRoot:
         draft = self.names.with_suffix(".tmp")
         draft.write_text("\n" + text, encoding="utf-8")
         os.replace(draft, self.names)
-        stamp.write_text(settings, encoding="utf-8")
+        self._stamp.write_text(self._settings, encoding="utf-8")
+
+    @property
+    def _stamp(self) -> Path:
+        """Written when the index has been fetched: from which sources, and when."""
+        return self.path / "fetched"
+
+    @property
+    def _settings(self) -> str:
+        return f"{self.site.sources}\n{self.site.apt_proxy}\n"
+
+    def _is_current(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            fetched = self._stamp.stat().st_mtime
+            return (
+                time.time() - fetched < self.site.index_max_age
+                and self._stamp.read_text(encoding="utf-8") == self._settings
+                and not self._sources_newer_than(fetched)
+            )
+        return False
+
+    def state(self) -> list[list[str | int]]:
+        """What apt's answers depend on, as files with times and sizes; empty when the index must be fetched first."""
+        if not self._is_current():
+            return []
+        machine = sorted((MACHINE / "apt.conf.d").glob("*"))
+        own = [self._stamp, self.names, self.path / "apt.conf", *sorted((self.path / "preferences.d").glob("*"))]
+        found = [(path, path.stat()) for path in (*own, MACHINE / "apt.conf", *machine) if path.exists()]
+        return [[str(path), status.st_mtime_ns, status.st_size] for path, status in found]
 
     def expire(self) -> None:
         """The archive no longer has what the index names: the next resolve looks again."""
-        (self.path / "fetched").unlink(missing_ok=True)
+        self._stamp.unlink(missing_ok=True)
 
     def run(self, tool: str, *words: str | Path, status: Path | None = None) -> str:
         """Run an apt tool in this root; `status` is the dpkg status file to start from (default: empty)."""

@@ -30,7 +30,7 @@ def request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     asked = request.read(arguments.request)
     variables = {"request": str(arguments.request.resolve())}
     if arguments.locked:
-        from vclust_py.resolve import Lock
+        from vclust_py.lock import Lock
 
         Lock.from_json(locked(arguments.locked), str(arguments.locked))
         variables["locked"] = str(arguments.locked.resolve())
@@ -159,10 +159,15 @@ def cluster_progress(name: str) -> Callable[[Site], Rows]:
     last = 0
 
     def read(site: Site) -> Rows:
-        from vclust_py import state
+        from vclust_py.site import records
+        from vclust_py.site.store import Store
 
         nonlocal last
-        rows = state.progress(site, name, last)
+        store = Store(site)
+        try:
+            rows = records.progress(store, name, last)
+        finally:
+            store.close()
         if rows:
             last = rows[-1]["id"]
         return rows

@@ -4,6 +4,8 @@ Nothing of Ansible is imported here: a site manager needs none.
 """
 
 import contextlib
+import json
+import logging
 import os
 import select
 import signal
@@ -13,11 +15,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
+from vclust_py import request as requests
+from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
+from vclust_py.hypervisor import Host
+from vclust_py.lock import Lock
+from vclust_py.phases import Inputs, phase
 from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
+from vclust_py.site.session import Session
 
 Outcome = Mapping[str, Any]
+Work = Callable[[Session, dict[str, Any], bool], Outcome]
+"""What a module does: session, parameters, check mode → what it returns."""
+
+_log = logging.getLogger(__name__)
 
 _CONTROLLERS = ("ansible-playboo", "vclust")
 """Names of the processes that a module works for, as the kernel keeps them (15 characters)."""
@@ -35,17 +47,6 @@ class Module(Protocol):
 
     def exit_json(self, **values: Any) -> NoReturn: ...
     def fail_json(self, msg: str, **values: Any) -> NoReturn: ...
-
-
-class Change(Protocol):
-    """State before and after, as the phases return it."""
-
-    @property
-    def before(self) -> dict[str, Any]: ...
-    @property
-    def after(self) -> dict[str, Any]: ...
-    @property
-    def changed(self) -> bool: ...
 
 
 def site_options() -> dict[str, Any]:
@@ -108,11 +109,33 @@ def given(value: Any) -> Any:
     return [given(item) for item in value] if isinstance(value, list) else value
 
 
-def run_module(module: Module, work: Callable[[Site], Outcome]) -> NoReturn:
+def run_phase(name: str, session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    """A module's outcome from one phase, its parameters being the phase's inputs."""
+    asked = requests.from_mapping(given(params["request"]), "request") if "request" in params else None
+    locked = params.get("locked")
+    # Text where a file was read: how deep it nests is the lock's to judge.
+    text = locked if locked is None or isinstance(locked, str) else json.dumps(locked)
+    inputs = Inputs(
+        name=params["name"] if asked is None else asked.name,
+        check=check,
+        request=asked,
+        locked=None if text is None else Lock.from_json(text, "locked"),
+        lock=params.get("lock", ""),
+        cache=params.get("cache", ""),
+        hosts=tuple(Host.from_mapping(host) for host in params.get("hosts", ())),
+    )
+    result = phase(name)(session, inputs)
+    for warning in result.warnings:
+        _log.warning(warning)
+    return {**changed(result.change), **result.facts}
+
+
+def run_module(module: Module, work: Work) -> NoReturn:
     """Do `work` on the module's site and end the module with its outcome, or with the error."""
     try:
         stop_with_controller()
-        outcome = work(Site.from_mapping(module.params["site"]))
+        with Session(Site.from_mapping(module.params["site"])) as session:
+            outcome = work(session, module.params, module.check_mode)
     except RequestError as error:
         module.fail_json(msg=str(error), exit_code=error.exit_code, problems=error.problems)
     except VclustError as error:

@@ -48,14 +48,6 @@ def filtered() -> bool:
     return setting.exists() and setting.read_text(encoding="ascii").strip() == "1"
 
 
-def number(segment: str) -> int:
-    """The segment's VXLAN number.
-
-    As unlikely to be that of another site's segment as the name is: a machine takes each number only once.
-    """
-    return int(segment[2:8], 16) or 1
-
-
 def addresses(machines: Iterable[str]) -> dict[str | None, IPv4Address]:
     """IPv4 addresses of `machines` (names or addresses), and the site manager's own towards them, which is None's.
 
@@ -70,12 +62,12 @@ def addresses(machines: Iterable[str]) -> dict[str | None, IPv4Address]:
 
 
 def segments(
-    name: str, router: IPv4Address, nodes: Mapping[str | None, Sequence[str]]
+    name: str, number: int, router: IPv4Address, nodes: Mapping[str | None, Sequence[str]]
 ) -> dict[str | None, Segment]:
     """The ends of a segment with nodes on other machines, by machine; the site manager's own is None's.
 
-    `nodes` are hardware addresses by machine (name or address).  Empty when no machine is another one.  Raises
-    VclustError as `addresses` does.
+    `number` is its VXLAN network number, `nodes` are hardware addresses by machine (name or address).  Empty when no
+    machine is another one.  Raises VclustError as `addresses` does.
     """
     members = addresses(machine for machine in nodes if machine is not None)
     there: dict[IPv4Address, tuple[str, ...]] = {}  # two names may be one machine's
@@ -84,7 +76,7 @@ def segments(
         there[address] = (*there.get(address, ()), *here, *nodes.get(machine, ()))
     return {
         machine: Segment(
-            name, number(name), address, {peer: macs for peer, macs in there.items() if peer != address}
+            name, number, address, {peer: macs for peer, macs in there.items() if peer != address}
         )
         for machine, address in members.items()
     }
@@ -100,7 +92,9 @@ def _address(machine: str) -> IPv4Address:
     return IPv4Address(found[0][4][0])
 
 
-def ensure(segment: str, network: IPv4Network, router: IPv4Address, tunnel: Segment | None = None) -> bool:
+def ensure(
+    segment: str, number: int, network: IPv4Network, router: IPv4Address, tunnel: Segment | None = None
+) -> bool:
     """Make bridge and router namespace, both called `segment`; False when they are there already.
 
     `tunnel` is this machine's end where the segment has nodes on others.  What an interrupted call left is made
@@ -111,7 +105,7 @@ def ensure(segment: str, network: IPv4Network, router: IPv4Address, tunnel: Segm
     # The port is made a member of the bridge last: see below.
     whole = Path("/run/netns", segment).exists() and Path("/sys/class/net", port, "master").exists()
     if not whole:
-        remove(segment)
+        remove(segment, number)
     protect(segment, tunnel)  # before anything can come in
     if not whole:
         _build(segment, network, router, TUNNEL_MTU if tunnel else MTU)
@@ -169,8 +163,8 @@ def _without_earlier(segment: str) -> str:
     return f"table inet {segment}\ndelete table inet {segment}\n"
 
 
-def remove(segment: str) -> bool:
-    """Take the segment away; False when nothing of it was there."""
+def remove(segment: str, number: int) -> bool:
+    """Take the segment with that VXLAN network number away; False when nothing of it was there."""
     found = False
     for interface in (f"{segment}r", network_hook.device(segment), segment):
         if Path("/sys/class/net", interface).exists():
@@ -181,6 +175,6 @@ def remove(segment: str) -> bool:
         found = True
     if shutil.which("nft"):
         with contextlib.suppress(CommandError):  # the number is another segment's
-            _filter(network_hook.without_number(segment, number(segment)))
+            _filter(network_hook.without_number(segment, number))
         _filter(_without_earlier(segment) + network_hook.without_bridge(segment))
     return found

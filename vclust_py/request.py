@@ -335,3 +335,11 @@ def to_ini(request: Request) -> str:
             else:
                 lines.append(f"{key.ini}: {' '.join(value) if key.words else value}")
     return "\n".join(lines) + "\n"
+
+
+def stored(request: Request) -> dict[str, Any]:
+    return to_mapping(request)
+
+
+def from_stored(mapping: Mapping[str, Any]) -> Request:
+    return from_mapping(mapping, "stored")

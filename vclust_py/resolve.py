@@ -1,258 +1,33 @@
-"""`Request` becomes the `Lock`: the package closure with versions, sizes and digests, by real apt.
+"""A set of package names becomes its closure with versions, sizes and digests, by real apt.
 
 apt works in a private root (`vclust_py.apt`) whose dpkg status is that of the base image, so that the
 closure is just what the base lacks.
 """
 
 import difflib
-import hashlib
-import json
-import os
 import re
 import urllib.parse
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from vclust_py.apt import AptRoot
 from vclust_py.apt import sources as sources
-from vclust_py.arguments import MAX_LOCK
-from vclust_py.errors import RequestError, VclustError
+from vclust_py.errors import RequestError
 from vclust_py.image import Catalogue, Report, base_key
+from vclust_py.image.base import BASE_PACKAGES, RECIPE, find_base
+from vclust_py.image.store import control, signed_copy
+from vclust_py.lock import NAME, Lock, Package
 from vclust_py.run import CommandError
 from vclust_py.site import Site
 
-if TYPE_CHECKING:
-    from vclust_py.metapackages import MetaPackage
-    from vclust_py.request import Request
-    from vclust_py.state import Cluster
-
-# Debian policy 5.6.1; apt-get reads a trailing minus sign as "remove", so no name of ours ends with one.
-_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]")
-_LARGEST = 1 << 40
-"""Bytes that no package has."""
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
-
-
-@dataclass(frozen=True)
-class Package:
-    """One binary package; sizes in bytes.
-
-    Packages of a base image that is there already are known by name, version and architecture only: the rest
-    is empty or 0 for them.
-    """
-
-    name: str
-    version: str
-    architecture: str
-    size: int = 0
-    sha256: str = ""
-    uri: str = ""
-    filename: str = ""
-    """What apt calls the file: name_version_architecture.deb, the version's colon as %3a."""
-    installed_size: int = 0
-
-    @property
-    def pinned(self) -> str:
-        """As apt takes it, and as manifests and VD caches name what they hold."""
-        return f"{self.name}={self.version}"
-
-    @property
-    def identity(self) -> str:
-        return f"{self.name}={self.version}:{self.architecture}"
-
-
-@dataclass(frozen=True)
-class Lock:
-    """Exactly what a cluster's nodes hold: enough to make the same ones again."""
-
-    suite: str
-    architecture: str
-    kernel: str
-    """The package of the nodes' kernel; part of the base."""
-    base: tuple[Package, ...]
-    packages: tuple[Package, ...]
-    """The closure of the request beyond the base, sorted by name."""
-    requested: tuple[str, ...]
-
-    @property
-    def digest(self) -> str:
-        """sha256 of what the nodes will hold, whatever mirror it came from."""
-        data = [
-            [self.suite, self.architecture, self.kernel, list(self.requested)],
-            [package.identity for package in self.base],
-            [[package.identity, package.sha256] for package in self.packages],
-        ]
-        return hashlib.sha256(json.dumps(data).encode()).hexdigest()
-
-    @property
-    def installed_bytes(self) -> int:
-        """Of the closure beyond the base, on disk."""
-        return sum(package.installed_size for package in self.packages)
-
-    def installed(self) -> dict[str, str]:
-        """Version by name of all a node holds: the closure may upgrade packages of the base."""
-        return {package.name: package.version for package in (*self.base, *self.packages)}
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str, source: str = "lock") -> "Lock":
-        """Raises RequestError, naming `source`, unless `text` is a lock whose every value is of its form.
-
-        A lock that a user gives may still be wrong in all of it: see `complete`.
-        """
-        try:
-            if len(text) > MAX_LOCK:
-                raise ValueError(f"got {len(text)} characters, expected {MAX_LOCK} at most")
-            data = json.loads(text)
-            lock = cls(
-                suite=data["suite"],
-                architecture=data["architecture"],
-                kernel=data["kernel"],
-                base=tuple(_package(item) for item in data["base"]),
-                packages=tuple(_package(item) for item in data["packages"]),
-                requested=tuple(data["requested"]),
-            )
-            for word in (lock.suite, lock.architecture, lock.kernel, *lock.requested):
-                if not _NAME.fullmatch(word):
-                    raise ValueError(f"got '{word}', expected a name")
-            for packages in (lock.base, lock.packages):
-                if twice := [
-                    name for name, count in Counter(one.name for one in packages).items() if count > 1
-                ]:
-                    raise ValueError(f"{twice[0]}: got it twice, expected each package once")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise RequestError([f"{source}: not a lock of vclust: {error}"]) from error
-        return lock
-
-    def save(self, site: Site) -> Path:
-        """Keep the lock in the site, under its digest."""
-        site.make_directories()
-        path = site.locks / f"{self.digest}.json"
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(self.to_json(), encoding="utf-8")
-        os.replace(draft, path)
-        return path
-
-    @classmethod
-    def load(cls, site: Site, digest: str) -> "Lock":
-        """Raises VclustError when the site has no such lock."""
-        path = site.locks / f"{digest}.json"
-        try:
-            return cls.from_json(path.read_text(encoding="utf-8"), str(path))
-        except FileNotFoundError:
-            raise VclustError(f"{path}: no such lock") from None
-
-
-def _package(data: dict[str, Any]) -> Package:
-    package = Package(**data)
-    for name, form in (
-        ("name", _NAME.pattern),
-        ("version", r"[A-Za-z0-9.+:~-]+"),
-        ("architecture", r"[a-z0-9-]+"),
-        ("sha256", r"([0-9a-f]{64})?"),
-        ("uri", r"((https?|tor\+https?|mirror\+https?|mirror\+file|file|copy):/[!-~]+)?"),
-        ("filename", r"([A-Za-z0-9][A-Za-z0-9.+~_%-]*\.deb)?"),
-    ):
-        if not re.fullmatch(form, getattr(package, name)):
-            raise ValueError(f"{package.name}: {name}: got '{getattr(package, name)}'")
-    for name in ("size", "installed_size"):
-        size = getattr(package, name)
-        if type(size) is not int or not 0 <= size < _LARGEST:
-            raise ValueError(f"{package.name}: {name}: got '{size}', expected bytes, fewer than {_LARGEST}")
-    return package
-
-
-def settle(
-    request: "Request",
-    meta_packages: "Sequence[MetaPackage]",
-    site: Site,
-    report: Report,
-    *,
-    cluster: "Cluster | None",
-    given: Lock | None,
-) -> Lock:
-    """The lock of the request's cluster: the one `given`, or that of an interrupted creation, or a new one.
-
-    Raises RequestError when the given lock is not one of this request, or the cluster holds another one already.
-    """
-    held = _held(site, cluster)
-    if given is None:
-        return held or resolve(request, meta_packages, site, report)
-    _check_fit(given, request, meta_packages, site)
-    if held is not None and held.digest != given.digest:
-        raise RequestError(
-            [f"lock: got {given.digest[:12]}, the cluster {request.name} has {held.digest[:12]} already"],
-            f"destroy it first, `vclust destroy {request.name}`, or go on without a lock",
-        )
-    lock = held or complete(given, site, report)
-    lock.save(site)
-    return lock
-
-
-def _held(site: Site, cluster: "Cluster | None") -> Lock | None:
-    """The lock that an interrupted creation goes on with."""
-    from vclust_py.image.base import find_base  # it uses this module
-    from vclust_py.image.store import missing
-
-    if cluster is None or not cluster.lock:
-        return None
-    lock = Lock.load(site, cluster.lock)
-    if cluster.images:
-        return lock
-    # The archive may have moved on meanwhile: what is not here yet may be nowhere.
-    return lock if find_base(site, lock) and not missing(site, lock.packages) else None
-
-
-def _asked(request: "Request", meta_packages: "Sequence[MetaPackage]", site: Site) -> dict[str, Any]:
-    """What the request leaves to be resolved: the arguments of `closure`."""
-    software, architecture = request.software, request.hardware.architecture
-    return {
-        "names": {*software.packages, *(name for meta in meta_packages for name in meta.packages)},
-        "suite": software.suite or site.default_suite,
-        "architecture": architecture,
-        "kernel": software.kernel or f"linux-image-cloud-{architecture}",
-    }
-
-
-def _check_fit(lock: Lock, request: "Request", meta_packages: "Sequence[MetaPackage]", site: Site) -> None:
-    asked = _asked(request, meta_packages, site)
-    problems = [
-        f"lock: {name}: got '{getattr(lock, name)}', the request asks for '{asked[name]}'"
-        for name in ("suite", "architecture", "kernel")
-        if getattr(lock, name) != asked[name]
-    ]
-    for names, said in (
-        (asked["names"] - set(lock.requested), "was made without"),
-        (set(lock.requested) - asked["names"], "was made with, and the request is without,"),
-    ):
-        if names:
-            problems.append(f"lock: {said} {', '.join(sorted(names))}")
-    if problems:
-        raise RequestError(problems, "a lock serves requests for the same packages only")
-
-
-def resolve(request: "Request", meta_packages: "Sequence[MetaPackage]", site: Site, report: Report) -> Lock:
-    """The lock of `request` with its meta packages expanded, saved in the site.
-
-    Fetches the package index first where it is missing or old.  Raises RequestError for names the index does
-    not know and for packages that cannot be installed together.
-    """
-    lock = closure(**_asked(request, meta_packages, site), site=site, report=report)
-    lock.save(site)
-    return lock
 
 
 def closure(
     names: Iterable[str], *, suite: str, architecture: str, kernel: str, site: Site, report: Report
 ) -> Lock:
     """What installing `names` over the base image takes."""
-    from vclust_py.image.base import BASE_PACKAGES, RECIPE  # it uses this module
-
     requested = sorted(set(names))
     site.make_directories()
     root = AptRoot(site, suite, architecture)
@@ -294,8 +69,6 @@ def complete(lock: Lock, site: Site, report: Report) -> Lock:
     for what the archive no longer has, of the package store.  Raises RequestError for packages that neither knows by
     that name, version and digest, and for a base that is neither there nor in the index.
     """
-    from vclust_py.image.base import find_base  # it uses this module
-
     root = AptRoot(site, lock.suite, lock.architecture)
     with root.hold():
         root.ensure_index(report)
@@ -349,8 +122,6 @@ def _downloads(root: AptRoot, words: Sequence[str]) -> tuple[Package, ...]:
 
 def _from_store(site: Site, package: Package) -> Package | None:
     """The package as its .deb in the package store says; None where there is none of its digest, or another's."""
-    from vclust_py.image.store import control, signed_copy  # it uses this module
-
     path = signed_copy(site, package)
     if not package.sha256 or not path.is_file():
         return None
@@ -369,7 +140,7 @@ def _from_store(site: Site, package: Package) -> Package | None:
 def _check_names(root: AptRoot, names: Iterable[str]) -> None:
     # Before apt sees them: it would take an unknown `lib.c` for a regular expression and `foo+` for `foo`.
     known = root.names.read_text(encoding="utf-8")
-    unknown = [name for name in names if not _NAME.fullmatch(name) or f"\n{name}\n" not in known]
+    unknown = [name for name in names if not NAME.fullmatch(name) or f"\n{name}\n" not in known]
     if unknown:
         everything = known.split()
         raise RequestError([_unknown(name, everything, root) for name in unknown])

@@ -1,7 +1,6 @@
-"""Start, end, bytes and outcome of every phase and node, in the site's state; and what past runs foretell."""
+"""Start, end, bytes and outcome of every phase and node, in the site's store; and what past runs let expect."""
 
 import contextlib
-import json
 import statistics
 import threading
 import time
@@ -9,117 +8,155 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vclust_py import state
 from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.request import Request
-from vclust_py.site import Site
-from vclust_py.state import Cluster
+from vclust_py.site import clusters, records
+from vclust_py.site.clusters import Cluster
+from vclust_py.site.states import NodeState
+from vclust_py.site.store import Store
 from vclust_py.text import DETAIL, LINE, plain
 
 Report = Callable[[str, int, int], None]
 """Progress: message, done, total; a total of 0 means unknown."""
 
-_PROGRESS_INTERVAL = 0.2  # seconds between two progress rows of one node: a display cannot use more
+_INTERVAL = 0.2  # seconds between two progress rows of one node, and between two writes: a display cannot use more
 _MOST = 2**53
 """A count above this is nonsense that a guest or host said; SQLite and JSON bear it."""
 
 
-_PROGRESS = (
-    "INSERT INTO progress (cluster, phase, node, message, done, total, time) VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
-
-
 class Recorder:
-    """Records one run of one phase; made by `phase`.  Threads may share it."""
+    """Records one run of one phase; made by `phase`.  Threads may share it.
 
-    def __init__(self, site: Site, cluster: Cluster, name: str) -> None:
-        self._site, self._cluster, self._phase = site, cluster, name
+    Rows are written in batches: what comes within an interval goes in one transaction.
+    """
+
+    def __init__(self, store: Store, cluster: Cluster, name: str) -> None:
+        self._store, self._cluster, self._phase = store, cluster, name
         self._last: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._mutex, self._writing = threading.Lock(), threading.Lock()
+        self._progress: list[records.Row] = []
+        self._nodes: list[records.Row] = []
+        self._states: dict[str, NodeState] = {}
+        self._timer: threading.Timer | None = None
+        self._failure: VclustError | None = None
         self.bytes = 0
         self.facts: dict[str, Any] = {}
 
     def report(self, message: str, done: int = 0, total: int = 0, *, node: str = "") -> None:
         """Progress for the live display; too frequent calls are dropped, the last of a count never is."""
         now = time.time()
-        with self._lock:
-            if now - self._last.get(node, 0) < _PROGRESS_INTERVAL and (total == 0 or done < total):
+        with self._mutex:
+            if now - self._last.get(node, 0) < _INTERVAL and (total == 0 or done < total):
                 return
             self._last[node] = now
-            with state.connect(self._site) as connection:
-                connection.execute(_PROGRESS, self._row(node, message, done, total, now))
+            self._progress.append(self._row(node, message, done, total, now))
+            self._later()
 
     def report_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Progress of many nodes at once: `node`, `message`, `done`, `total` of each."""
         now = time.time()
-        with state.connect(self._site) as connection, state.transaction(connection):
-            connection.executemany(
-                _PROGRESS,
-                [self._row(row["node"], row["message"], row["done"], row["total"], now) for row in rows],
-            )
+        with self._mutex:
+            self._progress += [
+                self._row(row["node"], row["message"], row["done"], row["total"], now) for row in rows
+            ]
+            self._later()
 
-    def _row(self, node: str, message: str, done: int, total: int, now: float) -> tuple[Any, ...]:
+    def _row(self, node: str, message: str, done: int, total: int, now: float) -> records.Row:
         """As it is stored: guests and hosts have a part in the message and the counts."""
         done, total = (min(max(count, 0), _MOST) for count in (done, total))
         return self._cluster.id, self._phase, node, plain(message, LINE), done, total, now
 
-    def node(self, node: str, start: float, end: float, outcome: str = "done", count: int = 0) -> None:
-        """One node's part in the phase: Unix times, bytes."""
-        with state.connect(self._site) as connection:
-            connection.execute(
-                "INSERT INTO phases (cluster, phase, node, start, end, bytes, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (self._cluster.id, self._phase, node, start, end, count, plain(outcome, DETAIL, lines=True)),
-            )
+    def node(
+        self,
+        node: str,
+        start: float,
+        end: float,
+        outcome: str = "done",
+        count: int = 0,
+        *,
+        state: NodeState | None = None,
+    ) -> None:
+        """One node's (or host's) part in the phase: Unix times, bytes; and the state the node is in now."""
+        outcome = plain(outcome, DETAIL, lines=True)
+        with self._mutex:
+            self._nodes.append((self._cluster.id, self._phase, node, start, end, count, outcome))
+            if state is not None:
+                self._states[node] = state
+            self._later()
+
+    def _later(self) -> None:
+        """Write what is waiting, an interval from now at the latest."""
+        if self._failure is not None:
+            raise self._failure
+        if self._timer is None:
+            self._timer = threading.Timer(_INTERVAL, self._in_time)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _in_time(self) -> None:
+        try:
+            self.flush()
+        except VclustError as error:  # for the thread that does the work
+            self._failure = error
+
+    def flush(self) -> None:
+        """Write all rows that are waiting."""
+        with self._writing:  # in the order in which they came
+            with self._mutex:
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+                progress, self._progress = self._progress, []
+                nodes, self._nodes = self._nodes, []
+                states, self._states = self._states, {}
+            # Without the mutex: who reports may be in a transaction, which this one waits for.
+            if progress or nodes:
+                with self._store.transaction():
+                    records.add(self._store, progress, nodes)
+                    if states:
+                        clusters.observe_nodes(self._store, self._cluster, states)
 
 
 @contextlib.contextmanager
-def phase(site: Site, cluster: Cluster, name: str) -> Iterator[Recorder]:
+def phase(store: Store, cluster: Cluster, name: str) -> Iterator[Recorder]:
     """Record the phase around the body, also when it fails; a failure is written to the cluster's row too."""
-    with state.connect(site) as connection:
-        # Whoever holds the cluster now is the only one at work: what was never ended was killed.
-        connection.execute(
-            "UPDATE phases SET end = start, outcome = 'killed' WHERE cluster = ? AND end IS NULL",
-            (cluster.id,),
-        )
-        row = connection.execute(
-            "INSERT INTO phases (cluster, phase, start) VALUES (?, ?, ?)", (cluster.id, name, time.time())
-        ).lastrowid
-    recorder, outcome = Recorder(site, cluster, name), "done"
+    row = records.begin(store, cluster.id, name)
+    recorder, outcome = Recorder(store, cluster, name), "done"
     try:
         yield recorder
+        recorder.flush()
     except BaseException as error:
         failure = plain(f"failed: {error}", DETAIL, lines=True)
         outcome = failure if isinstance(error, Exception) else "interrupted"
         # On a full disk this may fail as well, and must not hide why.
         with contextlib.suppress(VclustError):
-            _close(site, cluster, recorder, row, outcome, f"{name} {outcome}")
+            recorder.flush()
+        with contextlib.suppress(VclustError):
+            _close(store, cluster, recorder, row, outcome, f"{name} {outcome}")
         raise
-    _close(site, cluster, recorder, row, outcome, "")
+    _close(store, cluster, recorder, row, outcome, "")
 
 
 def _close(
-    site: Site, cluster: Cluster, recorder: Recorder, row: int | None, outcome: str, detail: str
+    store: Store, cluster: Cluster, recorder: Recorder, row: int, outcome: str, detail: str
 ) -> None:
-    with state.connect(site) as connection, state.transaction(connection):
-        connection.execute("UPDATE clusters SET detail = ? WHERE id = ?", (detail, cluster.id))
-        connection.execute(
-            "UPDATE phases SET end = ?, bytes = ?, outcome = ?, facts = ? WHERE id = ?",
-            (time.time(), recorder.bytes, outcome, json.dumps(recorder.facts), row),
-        )
+    with store.transaction():
+        clusters.update(store, cluster, detail=detail)
+        records.end(store, row, recorder.bytes, outcome, recorder.facts)
 
 
 @contextlib.contextmanager
 def trial(
-    site: Site, request: Request, name: str, *, check: bool = False
+    store: Store, request: Request, name: str, *, check: bool = False
 ) -> Iterator[tuple[Cluster | None, Report]]:
-    """Hold the request's cluster and record a phase that may yet find it unfit; the site then forgets it.
+    """Lock the request's cluster and record a phase that may yet find it unfit; the site then forgets it.
 
-    Nothing is held in check mode, and nothing recorded for a cluster that was accepted before.
+    Nothing is locked in check mode, and nothing recorded for a cluster that was accepted before.
     """
     if check:
-        yield state.find(site, request.name), _silent
+        yield clusters.find(store, request.name), _silent
         return
-    with state.held(site, request.name) as cluster:
+    with clusters.locked(store, request.name) as cluster:
         if cluster.request.digest != request.digest:
             raise VclustError(
                 f"{request.name}: another create of that name, with another request, came first"
@@ -128,10 +165,10 @@ def trial(
             yield cluster, _silent
             return
         try:
-            with phase(site, cluster, name) as recorder:
+            with phase(store, cluster, name) as recorder:
                 yield cluster, recorder.report
         except (RequestError, CapacityError):
-            state.forget(site, cluster)
+            clusters.forget(store, cluster)
             raise
 
 
@@ -148,28 +185,20 @@ class Run:
     facts: dict[str, Any]
 
 
-def past(site: Site, name: str, **facts: Any) -> list[Run]:
+def past(store: Store, name: str, **facts: Any) -> list[Run]:
     """The latest 20 finished runs of a phase with these facts."""
-    if not site.database.exists():
-        return []
-    with state.connect(site) as connection:
-        rows = connection.execute(
-            "SELECT start, end, bytes, facts FROM phases"
-            " WHERE phase = ? AND node = '' AND outcome = 'done' ORDER BY id DESC LIMIT 200",
-            (name,),
-        ).fetchall()
-    runs = [Run(row["end"] - row["start"], row["bytes"], json.loads(row["facts"])) for row in rows]
+    runs = (Run(*row) for row in records.past(store, name))
     return [run for run in runs if facts.items() <= run.facts.items()][:20]
 
 
-def median_rate(site: Site, name: str, step: str, **facts: Any) -> float | None:
+def median_rate(store: Store, name: str, step: str, **facts: Any) -> float | None:
     """Median bytes a second of a step, `unpack` or `configure`, in past runs of a phase; None when there are none.
 
     A run's facts name the step's seconds, and its bytes as `<step>_bytes`.
     """
     rates: list[float] = [
         run.facts[f"{step}_bytes"] / run.facts[step]
-        for run in past(site, name, **facts)
+        for run in past(store, name, **facts)
         if run.facts.get(step) and run.facts.get(f"{step}_bytes")
     ]
     return float(statistics.median(rates)) if rates else None

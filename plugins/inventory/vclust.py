@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Inventory of running nodes: an adapter to `vclust_py.state.describe`."""
+"""Inventory of running nodes: an adapter to `vclust_py.site.describe`."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ from typing import Any
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
-from vclust_py import state
 from vclust_py.access import ssh_options
 from vclust_py.errors import VclustError
 from vclust_py.site import Site
+from vclust_py.site.describe import describe
+from vclust_py.site.store import Store
 
 
 def connection(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +77,11 @@ class InventoryModule(BaseInventoryPlugin):
         self._read_config_data(path)
         try:
             site = Site.from_mapping(self.get_option("site"))
-            clusters = state.describe(site) if os.access(site.database, os.R_OK) else []
+            store = Store(site)
+            try:
+                clusters = describe(store) if os.access(site.database, os.R_OK) else []
+            finally:
+                store.close()
         except VclustError as error:
             raise AnsibleParserError(f"{path}: {error}") from error
         for cluster in clusters:

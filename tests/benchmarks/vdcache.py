@@ -54,7 +54,7 @@ from vclust_py.image.builder import Took, beyond, cache_key, ensure_cache, ensur
 from vclust_py.image.store import fetch
 from vclust_py.place import place
 from vclust_py.request import Request
-from vclust_py.resolve import Lock, Package
+from vclust_py.lock import Lock, Package
 from vclust_py.run import run
 from vclust_py.site import PROJECT, Site
 

@@ -9,7 +9,7 @@ from hypothesis.strategies import SearchStrategy
 
 from vclust_py.errors import RequestError
 from vclust_py.image import Manifest
-from vclust_py.resolve import Lock
+from vclust_py.lock import Lock
 
 PACKAGE = {
     "name": "hello", "version": "2:1.5-1", "architecture": "all", "size": 1, "sha256": "0" * 64,

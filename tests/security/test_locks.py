@@ -16,7 +16,7 @@ from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image.builder import ensure_bundle
 from vclust_py.image.store import fetch, signed_copy
-from vclust_py.resolve import Lock, Package, complete, settle
+from vclust_py.lock import Lock, Package, complete, settle
 from vclust_py.site import Site
 
 

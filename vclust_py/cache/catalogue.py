@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vclust_py import metapackages, state, timing
-from vclust_py.cache import lookup
+from vclust_py import metapackages, state
 from vclust_py.errors import VclustError
 from vclust_py.image import RETIRED, Catalogue, Image
 from vclust_py.image.base import find_base
 from vclust_py.image.builder import contents
 from vclust_py.request import Request
-from vclust_py.resolve import Lock
+from vclust_py.lock import Lock
 from vclust_py.site import Site
-from vclust_py.state import Change, Cluster
+from vclust_py.site.clusters import Cluster
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +50,6 @@ class Stored:
     """By the last recomputation; others stay until their space is needed."""
     clusters: tuple[str, ...]
     """Live clusters that stand on it."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    change: Change
-    cache: dict[str, Any]
-    """As in `Cluster.cache`."""
-    verdicts: list[dict[str, Any]]
-    """What the request thinks of every cache offered: `vclust_py.cache.lookup.Verdict` as plain data."""
 
 
 def caches(site: Site) -> list[Stored]:
@@ -177,33 +167,6 @@ def from_dict(data: Mapping[str, Any]) -> Stored:
     return Stored(**{**data, "packages": packages, "clusters": clusters})
 
 
-def claim(site: Site, request: Request, lock: Lock, digest: str, *, check: bool = False) -> Claim:
-    """Phase `cache`: write down that the request's cluster starts from the cache `digest`; empty: from the base.
-
-    A cache that went away meanwhile, or does not fit, is replaced by the best one that is there.  A cluster that is
-    placed keeps what it has.
-    """
-    with timing.trial(site, request, "cache", check=check) as (cluster, _):
-        known = offered(site, lock, request)
-        if cluster is not None and cluster.nodes:
-            verdicts = [_plain(verdict) for verdict in lookup.explain(closure(lock), known)]
-            return Claim(Change({"cache": cluster.cache}, {"cache": cluster.cache}), cluster.cache, verdicts)
-        fits = {cache.digest: cache for cache in known if cache.packages <= closure(lock)}
-        best = fits.get(digest) or lookup.find(closure(lock), known)
-        before = cluster.cache if cluster is not None else {}
-        if not check and cluster is not None:
-            with state.connect(site) as connection, state.transaction(connection):
-                while best is not None and not _there(site, best):
-                    known.remove(best)
-                    best = lookup.find(closure(lock), known)
-                connection.execute(
-                    "UPDATE clusters SET cache = ? WHERE id = ?", (json.dumps(spared(lock, best)), cluster.id)
-                )
-    spares = spared(lock, best)
-    verdicts = [_plain(verdict) for verdict in lookup.explain(closure(lock), known)]
-    return Claim(Change({"cache": before}, {"cache": spares}), spares, verdicts)
-
-
 def spared(lock: Lock, cache: Stored | None) -> dict[str, Any]:
     """What starting from the cache spares, installed bytes; phase `place` foretells the seconds."""
     if cache is None:
@@ -230,14 +193,6 @@ def hold(site: Site, cluster: Cluster, images: Mapping[str, str]) -> bool:
     return True
 
 
-def _there(site: Site, cache: Stored) -> bool:
-    try:
-        Catalogue(site).chain(Catalogue(site).get(cache.digest))
-    except VclustError:
-        return False
-    return True
-
-
 def used(connection: sqlite3.Connection, digests: list[str]) -> None:
     """Note that these images have been used now: the least recently used go first."""
     connection.executemany(
@@ -245,16 +200,3 @@ def used(connection: sqlite3.Connection, digests: list[str]) -> None:
         " ON CONFLICT (digest) DO UPDATE SET used = excluded.used, count = count + 1",
         [(digest, time.time()) for digest in digests],
     )
-
-
-def _plain(verdict: lookup.Verdict) -> dict[str, Any]:
-    cache = verdict.cache
-    digest = cache.digest if isinstance(cache, Stored) else ""
-    return {
-        "digest": digest,
-        "chosen": verdict.chosen,
-        "foreign": list(verdict.foreign),
-        "other_version": list(verdict.other_version),
-        "saves": verdict.saves,
-        "reason": verdict.reason,
-    }

@@ -28,10 +28,10 @@ from vclust_py.image import RETIRED, Catalogue, Image, Report, base_key, file_di
 from vclust_py.image.base import RECIPE
 from vclust_py.image.builder import beyond, cache_key, ensure_cache
 from vclust_py.image.store import fetch
-from vclust_py.resolve import Lock, Package
+from vclust_py.lock import Lock, Package
 from vclust_py.run import keep_interruptions
 from vclust_py.site import PROJECT, Site
-from vclust_py.state import Change
+from vclust_py.change import Change
 from vclust_py.text import DETAIL, LINE, plain
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from vclust_py.run import run
 from vclust_py.site import Site
 
 if TYPE_CHECKING:
-    from vclust_py.resolve import Lock
+    from vclust_py.lock import Lock
 
 BASE_PACKAGES = (
     "acpid",

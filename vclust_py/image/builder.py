@@ -27,7 +27,7 @@ from vclust_py.image import Catalogue, Image, Report, file_digest, sandbox
 from vclust_py.image.base import VIRTUAL_SIZE
 from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
 from vclust_py.image.store import fast_copy, fetch
-from vclust_py.resolve import Lock, Package
+from vclust_py.lock import Lock, Package
 from vclust_py.run import DYING_WITH_PARENT, CommandError, run
 from vclust_py.site import Site
 

@@ -16,7 +16,7 @@ from vclust_py.apt import AptRoot
 from vclust_py.errors import VclustError
 from vclust_py.image import Report, file_digest, sync
 from vclust_py.image.space import naming_full_disk
-from vclust_py.resolve import Lock, Package
+from vclust_py.lock import Lock, Package
 from vclust_py.run import DYING_WITH_PARENT, CommandError, run
 from vclust_py.site import Site
 

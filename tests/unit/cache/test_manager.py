@@ -31,7 +31,7 @@ from vclust_py.cache.manager import due, rebuild, start_if_due, status, trim, us
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import BaseImages
-from vclust_py.resolve import Lock
+from vclust_py.lock import Lock
 from vclust_py.site import Site
 
 

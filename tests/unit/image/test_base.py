@@ -6,7 +6,7 @@ import pytest
 
 from vclust_py.errors import VclustError
 from vclust_py.image import base, tuning
-from vclust_py.resolve import Lock, Package
+from vclust_py.lock import Lock, Package
 from vclust_py.site import Site
 
 SOURCES = "Types: deb\nURIs: http://example.org/debian\nSuites: bookworm\nSigned-By: {key}\n"

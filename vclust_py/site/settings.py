@@ -15,7 +15,7 @@ from vclust_py import request_values as requested
 from vclust_py.errors import VclustError
 from vclust_py.request_values import Wrong
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent.parent.parent
 
 _LOCK_POLL = 0.05  # seconds between two tries for a lock
 

@@ -1,26 +1,27 @@
 """Phase `distribute`: a cluster's images to those of its hosts that are other machines, by the chain."""
 
 import contextlib
-import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vclust_py import chain, hypervisor, state, timing
+from vclust_py import chain, timing
 from vclust_py.chain import File, Hop, Keys, Outcome, Progress, Report
-from vclust_py.create import FAN_OUT, Connect, demand, drivers_of
+from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import HOST_ROOT, Files
 from vclust_py.hypervisor.certificates import ROLL_OUT
 from vclust_py.image import Catalogue, Image
-from vclust_py.site import Site
-from vclust_py.state import Change, Cluster
+from vclust_py.nodes import drivers_of, require_min_nodes
+from vclust_py.phases import Inputs, Result
+from vclust_py.site import clusters
+from vclust_py.site.clusters import Cluster
+from vclust_py.site.session import Session
+from vclust_py.site.settings import Site
 
-_log = logging.getLogger(__name__)
 _HINTS = {
     "No space left": f"free some space in {HOST_ROOT} there, or take it out of the site",
     "not reached": f"is that machine up?  Has it been rolled out?  {ROLL_OUT}",
@@ -34,53 +35,51 @@ _HINTS = {
 """What to do about a host's failure, by a part of its words."""
 
 
-def distribute(
-    site: Site,
-    name: str,
-    *,
-    racks: Mapping[str, str] | None = None,
-    check: bool = False,
-    connect: Connect = hypervisor.connect,
-    warn: Callable[[str], None] = _log.warning,
-) -> Change:
+def run(session: Session, inputs: Inputs) -> Result:
     """Send every image of a placed cluster, with all it stands on, to the cluster's hosts that lack it.
 
-    What these hosts were sent once and the site has no more is removed from them before.
-    `racks` are the hosts' racks by name; `warn` is told of hosts that have the images and had trouble with each other.
-    Raises VclustError naming each host that does not get all of them; the
-    others have them then, and what has arrived need not be sent again.
+    What these hosts were sent once and the site has no more is removed from them before.  The result warns of hosts
+    that have the images and had trouble with each other.  Raises VclustError naming each host that does not get all of
+    them; the others have them then, and what has arrived need not be sent again.
     """
-    with state.held(site, name) as cluster:
+    name = inputs.name
+    racks = {host.name: host.rack for host in inputs.hosts}
+    said: list[str] = []
+    with clusters.locked(session.store, name) as cluster:
         machines = {node.host: node.machine for node in cluster.nodes if node.machine is not None}
         if not machines:
-            return Change({}, {})
+            return Result(Change({}, {}))
         if not cluster.images:
             raise VclustError(f"{name}: its images are not made", "run the phase `image` first")
-        images = _images(Catalogue(site), cluster)
-        with drivers_of(site, cluster, connect) as (drivers, errors):
-            demand(cluster, errors)
-            folder = state.folder(site, cluster).name
-            files = {host: drivers[host].files(folder) for host in machines if host in drivers}
-            with ThreadPoolExecutor(FAN_OUT) as pool:
-                there = dict(zip(files, pool.map(lambda host: host.images(), files.values()), strict=True))
-            old = _superseded(site, there)
-            none: dict[str, list[str]] = {host: [] for host in files}
-            left = none if check else _discard(files, old)
+        images = _images(session.images, cluster)
+        drivers, errors = drivers_of(session, cluster)
+        require_min_nodes(cluster, errors)
+        folder = clusters.folder(session.store, cluster).name
+        files = {host: drivers[host].files(folder) for host in machines if host in drivers}
+        hosts = list(files)
+        there = dict(zip(hosts, session.side_by_side(lambda host: files[host].images(), hosts), strict=True))
+        old = _superseded(session, there)
+        none: dict[str, list[str]] = {host: [] for host in files}
+        left = none if inputs.check else _discard(session, files, old)
         lacking = {
             host: [image for image in images if has.get(image.path.name) != image.manifest.bytes]
             for host, has in there.items()
         }
         lacks = {host: sorted(image.path.name for image in lacking[host]) for host in lacking}
-        if not check and any(lacks.values()):
-            hops = [
-                Hop(host, machines[host], rack=(racks or {}).get(host, ""))
-                for host in lacking
-                if lacking[host]
-            ]
+        if not inputs.check and any(lacks.values()):
+            hops = [Hop(host, machines[host], rack=racks.get(host, "")) for host in lacking if lacking[host]]
             wanted = [image for image in images if any(image in lacking[host] for host in lacking)]
-            _remember(site, lacking)
-            _send(site, cluster, wanted, hops, warn)
-    return Change({"lacks": lacks, "superseded": old}, {"lacks": none, "superseded": left})
+            clusters.record_sent(
+                session.store,
+                [
+                    (host, image.path.name, image.manifest.digest, image.manifest.backing)
+                    for host in lacking
+                    for image in lacking[host]
+                ],
+            )
+            said = _send(session, cluster, wanted, hops)
+    change = Change({"lacks": lacks, "superseded": old}, {"lacks": none, "superseded": left})
+    return Result(change, warnings=tuple(said))
 
 
 def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
@@ -92,37 +91,26 @@ def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
     return list(found.values())
 
 
-def _remember(site: Site, lacking: Mapping[str, Sequence[Image]]) -> None:
-    """Write down what hosts are sent: only that may be removed there one day."""
-    rows = [
-        (host, image.path.name, image.manifest.digest, image.manifest.backing)
-        for host, images in lacking.items()
-        for image in images
-    ]
-    with state.connect(site) as connection:
-        connection.executemany("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", rows)
-
-
-def _superseded(site: Site, there: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
+def _superseded(session: Session, there: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
     """By host, images that are there, were sent by this site, are none of its images any more, and in no use.
 
     In use they may be though the site's own copy is gone: one that was damaged, for instance.
     """
-    images = Catalogue(site).images()
+    images = session.images.images()
     known = {image.path.name for image in images}
-    with state.connect(site) as connection:
-        sent = list(connection.execute("SELECT * FROM sent"))
+    sent = clusters.sent_images(session.store)
     below = {row["digest"]: row["backing"] for row in sent}
     below |= {image.manifest.digest: image.manifest.backing for image in images}
     old: dict[str, list[str]] = {host: [] for host in there}
     used = set()
-    for cluster in state.clusters(site):
-        for digest in cluster.images.values():
-            while digest and digest not in used:
-                used.add(digest)
-                if digest not in below:  # nobody knows what it stands on
+    for digests in clusters.images_in_use(session.store).values():
+        for digest in digests:
+            one: str | None = digest
+            while one and one not in used:
+                used.add(one)
+                if one not in below:  # nobody knows what it stands on
                     return old
-                digest = below[digest]
+                one = below[one]
     for row in sent:
         if (
             row["name"] in there.get(row["host"], ())
@@ -133,7 +121,9 @@ def _superseded(site: Site, there: Mapping[str, Mapping[str, int]]) -> dict[str,
     return {host: sorted(names) for host, names in old.items()}
 
 
-def _discard(files: Mapping[str, Files], old: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _discard(
+    session: Session, files: Mapping[str, Files], old: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
     """Remove these images; those that are left, by host: they take room, and are no reason to fail."""
 
     def left(host: str) -> list[str]:
@@ -145,14 +135,13 @@ def _discard(files: Mapping[str, Files], old: Mapping[str, Sequence[str]]) -> di
                 found.append(name)
         return found
 
-    with ThreadPoolExecutor(FAN_OUT) as pool:
-        return dict(zip(old, pool.map(left, old), strict=True))
+    return dict(zip(old, session.side_by_side(left, list(old)), strict=True))
 
 
-def _send(
-    site: Site, cluster: Cluster, images: Sequence[Image], hops: Sequence[Hop], warn: Callable[[str], None]
-) -> None:
-    with timing.phase(site, cluster, "distribute") as record:
+def _send(session: Session, cluster: Cluster, images: Sequence[Image], hops: Sequence[Hop]) -> list[str]:
+    """What hosts that have the images now had to say of each other."""
+    site = session.site
+    with timing.phase(session.store, cluster, "distribute") as record:
         record.facts = {"hosts": len(hops)}
 
         # Creates that run side by side mostly want the same images: the second finds them there.
@@ -165,11 +154,10 @@ def _send(
             said = outcome.failed or "; ".join(("done", *outcome.warnings))
             record.node(outcome.host, begun, begun + outcome.seconds, said, outcome.received)
         record.bytes = sum(outcome.received for outcome in outcomes)
-        for warning in warnings(outcomes):
-            warn(warning)
         failures = [explained(outcome) for outcome in outcomes if outcome.failed]
         if failures:
             raise VclustError("\n".join(failures))
+    return warnings(outcomes)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,146 @@
+"""The database: who may read it, how it fails, transactions of threads, and every earlier form of it."""
+
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vclust_py.errors import VclustError
+from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.migrations import STEPS
+from vclust_py.site.store import Store, migrate
+
+REQUEST = (
+    '{"hardware": {"number_of_nodes": 2, "cpu_arch": "x86", "cpus": 1, "ram": "512000000B", "disk": "4000000000B",'
+    ' "spread": "any", "min_nodes": 2}, "software": {"name": "%s", "users": [], "ssh_keys": [], "hostname": "n%%02d",'
+    ' "network": "10.0.0.0/24", "packages": [], "meta_packages": [], "install": "auto"}}'
+)
+"""As versions before 5 of the database have it."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(Site(root=tmp_path / "site"))
+    yield store
+    store.close()
+
+
+def test_the_database_is_for_root_only(store: Store) -> None:
+    store.execute("SELECT 1")
+    assert stat.S_IMODE(store.site.database.stat().st_mode) == 0o600
+
+
+def test_reading_makes_no_database(store: Store) -> None:
+    assert clusters.live(store) == []
+    assert clusters.find(store, "one") is None
+    assert not store.site.database.exists()
+
+
+def test_a_state_that_cannot_be_read_is_one_clear_error(store: Store) -> None:
+    store.site.make_directories()
+    store.site.database.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(VclustError, match=r"state\.db: file is not a database"):
+        clusters.live(store)
+
+
+def test_a_database_of_a_later_version_is_left_alone(store: Store) -> None:
+    store.execute(f"PRAGMA user_version = {len(STEPS) + 1}")
+    store.close()
+    with pytest.raises(VclustError, match="a newer vclust has worked here"):
+        store.execute("SELECT 1")
+
+
+def test_a_transaction_is_all_or_nothing_and_nests(store: Store) -> None:
+    store.execute("CREATE TABLE t (n INTEGER)")
+    with store.transaction():
+        store.execute("INSERT INTO t VALUES (1)")
+        with store.transaction():
+            store.execute("INSERT INTO t VALUES (2)")
+    with pytest.raises(KeyError), store.transaction():
+        store.execute("INSERT INTO t VALUES (3)")
+        with store.transaction():
+            raise KeyError
+    with sqlite3.connect(store.site.database) as connection:
+        assert connection.execute("SELECT n FROM t ORDER BY n").fetchall() == [(1,), (2,)]
+
+
+def test_threads_share_the_connection_without_sharing_transactions(store: Store) -> None:
+    store.execute("CREATE TABLE t (thread INTEGER, n INTEGER)")
+
+    def work(thread: int) -> None:
+        for number in range(20):
+            with store.transaction():
+                store.execute("INSERT INTO t VALUES (?, ?)", (thread, number))
+                row = store.row("SELECT count(*) AS c FROM t WHERE thread = ?", (thread,))
+                assert row is not None
+                assert row["c"] == number + 1
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [row["c"] for row in store.rows("SELECT count(*) AS c FROM t GROUP BY thread")] == [20] * 8
+
+
+@pytest.mark.parametrize("version", range(1, len(STEPS)))
+def test_a_database_of_every_earlier_version_is_taken_over(store: Store, version: int) -> None:
+    """1 knew no Xen, 2 no caches, 3 not what hosts were sent, 4 no spec apart from what was seen."""
+    store.site.make_directories()
+    with sqlite3.connect(store.site.database, isolation_level=None) as connection:
+        migrate(connection, version)
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
+        for number, (name, state, destroyed) in enumerate((("one", "ready", None), ("gone", "ready", 9.0), ("two", "placed", None)), 1):
+            connection.execute(
+                "INSERT INTO clusters (id, name, request, digest, state, created, destroyed) VALUES (?, ?, ?, 'd', ?, 1.5, ?)",
+                (number, name, "" if destroyed else REQUEST % name, state, destroyed),
+            )
+            if not destroyed:
+                guest = "" if version < 2 else ", 'pv'"
+                connection.execute(
+                    f"INSERT INTO nodes VALUES (?, 0, 'n01', 'h', 'xen:///system', '10.0.0.1', 'm', ?, 1, 2, 3, 'ready'{guest})",
+                    (number, f"uuid {number}"),
+                )
+        connection.execute("INSERT INTO phases (cluster, phase, start, end, outcome) VALUES (2, 'image', 1, 3, 'done')")
+    connection.close()
+    for _ in range(2):
+        one, two = clusters.live(store)
+        assert (one.name, two.name) == ("one", "two")
+        assert one.request.hardware.ram == 512_000_000
+        # As the earlier versions reckoned them: its bridges and tunnels go on being its own.
+        assert one.segment.startswith("vc")
+        assert one.network == (int(one.segment[2:8], 16) or 1)
+        assert one.network != two.network
+        assert [(node.name, node.state, node.guest) for node in one.nodes] == [
+            ("n01", "ready", "" if version < 2 else "pv")
+        ]
+        assert store.row("SELECT state FROM clusters WHERE id = 2")["state"] == "destroyed"  # type: ignore[index]
+        assert store.rows("SELECT * FROM history, uses, rebuilds, sent, resolutions") == []
+        clusters.observe_nodes(store, one, {"n01": one.nodes[0].state})
+        store.close()
+
+
+def test_a_new_database_is_as_one_that_was_taken_over(store: Store, tmp_path: Path) -> None:
+    store.execute("SELECT 1")
+    with sqlite3.connect(tmp_path / "other.db", isolation_level=None) as connection:
+        for version in range(1, len(STEPS) + 1):
+            migrate(connection, version)
+        form = connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    connection.close()
+    assert [tuple(row) for row in store.rows("SELECT sql FROM sqlite_master ORDER BY name")] == form
+
+
+def test_all_sql_is_in_the_store() -> None:
+    homes = {"store.py", "migrations.py", "clusters.py", "records.py", "learning.py"}
+    words = ("SELECT ", "INSERT ", "UPDATE ", "DELETE FROM", ".execute(", "sqlite3")
+    outside = [
+        str(path.relative_to(PROJECT))
+        for folder in ("vclust_py", "library", "plugins")
+        for path in (PROJECT / folder).rglob("*.py")
+        if not (path.parent.name == "site" and path.name in homes)
+        and any(word in path.read_text(encoding="utf-8") for word in words)
+    ]
+    assert outside == []

@@ -1,0 +1,64 @@
+"""What phases know of a cluster's nodes: their hosts, the names of their files, and what their duration depends on."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Host, Hypervisor
+from vclust_py.site import clusters
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.session import Session
+
+ACCELERATORS = ("tcg", "xen", "kvm")
+"""Slowest first."""
+
+
+def domain_name(cluster: Cluster, node: Node) -> str:
+    return f"{cluster.name}.{node.name}"
+
+
+# Names of a node's files.  libvirt's AppArmor helper lets QEMU read those that end in .qcow2, .img or .iso.
+
+
+def overlay(node: str) -> str:
+    return f"{node}.qcow2"
+
+
+def seed_disk(node: str) -> str:
+    return f"{node}.iso"
+
+
+def drivers_of(session: Session, cluster: Cluster) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:
+    """The drivers of the cluster's hosts that answer, and why the others do not; by the hosts' names."""
+    return session.drivers(Host(node.host, node.uri, node.guest) for node in cluster.nodes)
+
+
+def require_min_nodes(cluster: Cluster, errors: Mapping[str, VclustError]) -> None:
+    """Raises VclustError when too few nodes are left (MinNodes) without those on hosts that do not answer."""
+    left = sum(node.host not in errors for node in cluster.nodes)
+    if errors and left < max(cluster.request.hardware.min_nodes, 1):
+        raise VclustError("\n".join(map(str, errors.values())))
+
+
+def facts(cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> dict[str, Any]:
+    """What a phase's duration depends on; `vclust_py.estimate` looks for past runs with the same facts."""
+    return {
+        "nodes": len(cluster.nodes),
+        "strategy": cluster.strategy,
+        "accelerator": slowest(driver.accelerator for driver in drivers.values()),
+    }
+
+
+def slowest(accelerators: Iterable[str]) -> str:
+    """The one that decides how long a cluster on such hosts takes."""
+    return min(accelerators, key=ACCELERATORS.index)
+
+
+@contextlib.contextmanager
+def placed_cluster(session: Session, name: str) -> Iterator[Cluster]:
+    """The cluster, locked.  Raises VclustError when its nodes have no hosts yet."""
+    with clusters.locked(session.store, name) as cluster:
+        if not cluster.nodes:
+            raise VclustError(f"{name}: not placed", "run the phase `place` first")
+        yield cluster

@@ -1,0 +1,176 @@
+"""Phase `create`: overlays, seeds, the cluster's network, and running domains."""
+
+import shutil
+import time
+from ipaddress import IPv4Address
+
+from vclust_py import metapackages, network, seed, timing
+from vclust_py.change import Change
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Disk, Domain, Files, Segment
+from vclust_py.image import Image, installer
+from vclust_py.lock import Lock
+from vclust_py.nodes import (
+    domain_name,
+    drivers_of,
+    facts,
+    overlay,
+    placed_cluster,
+    require_min_nodes,
+    seed_disk,
+)
+from vclust_py.phases import Inputs, Result
+from vclust_py.site import clusters
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.session import Session
+from vclust_py.site.settings import Site
+from vclust_py.site.states import ClusterState, NodeState
+
+
+def run(session: Session, inputs: Inputs) -> Result:
+    """Overlays, seeds, network and running domains for every node; what is there already stays.
+
+    Raises VclustError naming host and node; what was made until then goes with `destroy`.
+    """
+    with placed_cluster(session, inputs.name) as cluster:
+        drivers, errors = drivers_of(session, cluster)
+        require_min_nodes(cluster, errors)
+        if not cluster.images:
+            raise VclustError(f"{inputs.name}: its images are not made", "run the phase `image` first")
+        hosts = list(drivers)
+        running = dict(zip(hosts, session.side_by_side(lambda host: drivers[host].running(), hosts), strict=True))
+        nodes = [node for node in cluster.nodes if node.host in drivers]
+        up = {
+            node.name
+            for node in nodes
+            if node.state is not NodeState.FAILED and node.uuid in running[node.host]
+        }
+        change = Change(
+            {node.name: "running" if node.name in up else "absent" for node in nodes},
+            {node.name: "running" for node in nodes},
+        )
+        if inputs.check:
+            return Result(change)
+        tunnels = _segments(cluster)
+        if not change.changed:
+            network.protect(cluster.segment, tunnels.get(None))
+            return Result(change)
+        with timing.phase(session.store, cluster, "create") as record:
+            record.facts = facts(cluster, drivers)
+            images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
+            folder = clusters.folder(session.store, cluster)
+            asked = cluster.request
+            network.ensure(
+                cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
+            )
+            _identities(session, cluster, network.TUNNEL_MTU if tunnels else network.MTU)
+            for node in cluster.nodes:
+                if node.host in errors:  # MinNodes allows it
+                    now, why = time.time(), str(errors[node.host])
+                    record.node(node.name, now, now, why, state=NodeState.FAILED)
+            if tunnels:
+                ends = {node.host: tunnels[node.machine] for node in nodes}
+                session.side_by_side(lambda host: drivers[host].ensure_segment(ends[host]), list(ends))
+            # What does not change with the node is asked once for each host.
+            files = {host: driver.files(folder.name) for host, driver in drivers.items()}
+            waiting = [node for node in nodes if node.name not in up]
+            started: list[str] = []
+
+            def start(node: Node) -> None:
+                begun, driver, own = time.time(), drivers[node.host], files[node.host]
+                if node.state is NodeState.FAILED:
+                    driver.remove(node.uuid)
+                if node.state in (NodeState.PLACED, NodeState.FAILED) and cluster.ready is None:
+                    # Anew, from nothing; later a disk may hold a user's work.
+                    own.discard(overlay(node.name))
+                root = images["root"]
+                # Larger only where an earlier version has placed the node.
+                size = max(node.disk, root.manifest.virtual_size)
+                own.overlay(overlay(node.name), root.path.name, size)
+                own.put(folder / seed_disk(node.name))
+                # What an earlier start wrote must not pass for this one's report.
+                driver.clear_console(folder.name, domain_name(cluster, node))
+                driver.start(_domain(session.site, cluster, node, images, own, folder.name, driver.accelerator))
+                record.node(node.name, begun, time.time(), state=NodeState.STARTED)
+                started.append(node.name)
+                record.report("start", len(started), len(waiting))
+
+            session.side_by_side(start, waiting)
+            clusters.update(session.store, cluster, state=ClusterState.CREATED)
+    return Result(change)
+
+
+def _segments(cluster: Cluster) -> dict[str | None, Segment]:
+    nodes: dict[str | None, list[str]] = {}
+    for node in cluster.nodes:
+        nodes.setdefault(node.machine, []).append(node.mac)
+    return network.segments(cluster.segment, cluster.network, cluster.request.router, nodes)
+
+
+def _domain(
+    site: Site,
+    cluster: Cluster,
+    node: Node,
+    images: dict[str, Image],
+    files: Files,
+    folder: str,
+    accelerator: str,
+) -> Domain:
+    disks = [
+        Disk(files.path(overlay(node.name)), "qcow2"),
+        Disk(files.path(seed_disk(node.name)), "raw", readonly=True),
+    ]
+    if "bundle" in images:
+        disks.append(Disk(files.image(images["bundle"].path.name), "raw", readonly=True))
+    return Domain(
+        name=domain_name(cluster, node),
+        uuid=node.uuid,
+        architecture=cluster.request.hardware.architecture,
+        cpus=node.cpus,
+        memory=node.memory,
+        kernel=files.image(images["kernel"].path.name),
+        initrd=files.image(images["installer"].path.name),
+        command_line=" ".join(
+            [
+                installer.command_line(cluster.request.hardware.architecture, accelerator),
+                *site.kernel_options.split(),
+            ]
+        ),
+        disks=tuple(disks),
+        mac=node.mac,
+        bridge=cluster.segment,
+        folder=folder,
+        guest=node.guest,
+    )
+
+
+def _identities(session: Session, cluster: Cluster, mtu: int) -> None:
+    """Keys and seeds of all nodes, made once; `keys/known_hosts`, written last, says that they are whole."""
+    folder, site = clusters.folder(session.store, cluster), session.site
+    known_hosts = folder / "keys" / "known_hosts"
+    if known_hosts.exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # nothing can have started without whole seeds
+    folder.mkdir()
+    folder.chmod(0o711)  # whatever the umask: hypervisor processes walk through it as a user of their own
+    known_hosts.parent.mkdir(mode=0o700)
+    lock, bundles = Lock.load(site, cluster.lock), metapackages.expand(cluster.request, site)
+    user_key, admin_key = seed.cluster_keys()
+    identities = tuple(seed.new_node(node.name, IPv4Address(node.address)) for node in cluster.nodes)
+    shared = seed.ClusterIdentity(
+        request=cluster.request,
+        nodes=identities,
+        user_key=user_key,
+        admin_key=admin_key.public,
+        # A package of the base that the closure upgrades is there in its newer version only.
+        packages=tuple(f"{name}={version}" for name, version in lock.installed().items()),
+        meta_packages=bundles,
+        secrets=seed.new_secrets(bundles),
+        mtu=mtu,
+    )
+    seed.build_all(shared, folder)
+    for name, key in (("user", user_key), ("admin", admin_key)):
+        path = known_hosts.with_name(name)
+        path.touch(mode=0o600)
+        path.write_text(key.private, encoding="ascii")
+    known_hosts.write_text(seed.known_hosts(identities), encoding="ascii")

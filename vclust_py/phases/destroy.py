@@ -1,0 +1,71 @@
+"""`destroy`: takes away what the phases made, whatever state it is in; images stay while the site has space for them."""
+
+import logging
+import shutil
+
+from vclust_py import network
+from vclust_py.cache import manager
+from vclust_py.change import Change
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Hypervisor, daemon
+from vclust_py.nodes import domain_name, drivers_of
+from vclust_py.phases import Inputs, Result
+from vclust_py.site import clusters
+from vclust_py.site.clusters import Node
+from vclust_py.site.session import Session
+
+_log = logging.getLogger(__name__)
+
+TIMEOUT = 30.0
+"""Seconds to wait for others at work on the cluster: modules whose controller was killed clean up first."""
+
+
+def run(session: Session, inputs: Inputs) -> Result:
+    """Remove domains, disks, keys and network of the live cluster; an unknown name changes nothing.
+
+    Raises VclustError when a host does not answer: the cluster stays in the store and can be destroyed again.
+    """
+    name, store = inputs.name, session.store
+    cluster = clusters.find(store, name)
+    if cluster is None:
+        return Result(Change({}, {}))
+    change = Change(
+        {"name": name, "state": cluster.state, "nodes": [node.name for node in cluster.nodes]}, {}
+    )
+    if inputs.check:
+        return Result(change)
+    with clusters.locked(store, name, timeout=TIMEOUT) as cluster:
+        folder = clusters.folder(store, cluster)
+
+        def clear(node: Node) -> None:
+            driver = drivers[node.host]
+            driver.remove(node.uuid)
+            driver.clear_console(folder.name, domain_name(cluster, node))
+
+        def leave(driver: Hypervisor) -> None:
+            driver.remove_segment(cluster.segment)
+            driver.files(folder.name).remove()
+
+        drivers, errors = drivers_of(session, cluster)
+        nodes = [node for node in cluster.nodes if node.host in drivers]
+        session.side_by_side(clear, nodes)
+        session.side_by_side(leave, list(drivers.values()))
+        if errors:  # the others are free already; what is on these must not be forgotten
+            raise VclustError("\n".join(map(str, errors.values())))
+        here = [drivers[host] for host in {node.host for node in nodes if node.machine is None}]
+        idle = not any(driver.running() for driver in here)
+        network.remove(cluster.segment, cluster.network)
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
+        clusters.forget(store, cluster)
+    try:
+        manager.trim(session.site)
+    except VclustError as error:  # the cluster is gone all the same
+        _log.warning("images without use are not taken away: %s", error)
+    if (here or not cluster.nodes) and idle and not clusters.names(store):
+        daemon.stop()
+    return Result(change)

@@ -1,0 +1,14 @@
+"""A site: one site manager and its hosts.  The modules from the settings to what uses them:
+
+settings    where everything lives under the site's root, and what the inventory sets
+store       the site's SQLite database: one connection a process, transactions; migrations has its forms
+states      the states of clusters, nodes and hosts, and which may follow which
+clusters    rows of clusters and nodes: what they should be, and what they were last seen to be
+records     rows of timings and progress
+describe    clusters as plain data, for people and scripts
+session     what a process works with: the store, the images, connections to hosts
+"""
+
+from vclust_py.site.settings import PROJECT, Site
+
+__all__ = ["PROJECT", "Site"]

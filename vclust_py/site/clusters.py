@@ -1,0 +1,364 @@
+"""Clusters and their nodes: what they should be, and apart from it what they were last seen to be.
+
+A cluster's spec is its request with a generation number that grows with every change of it.  Rows are trusted data:
+what was accepted once stays readable, whatever later versions accept.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vclust_py import request as requests
+from vclust_py.arguments import checked
+from vclust_py.change import Change
+from vclust_py.errors import CapacityError, RequestError, VclustError
+from vclust_py.request import Request
+from vclust_py.site.states import ClusterState, HostState, NodeState, follow
+from vclust_py.site.store import Store, audit
+
+NETWORKS = 2**24 - 1
+"""VXLAN network numbers from 1 on (RFC 7348, section 5)."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node as placed, and the state it was last seen in; memory and disk in bytes."""
+
+    position: int
+    name: str
+    host: str
+    uri: str
+    address: str
+    mac: str
+    uuid: str
+    cpus: int
+    memory: int
+    disk: int
+    guest: str = ""
+    """Xen: pv or pvh."""
+    state: NodeState = NodeState.PLACED
+    seen: float = 0.0
+    """Unix time at which it was in that state."""
+
+    @property
+    def machine(self) -> str | None:
+        """The host's name or address; None when it is the site manager itself."""
+        return urlsplit(self.uri).hostname
+
+
+_PLACED = tuple(one.name for one in fields(Node) if one.name not in ("state", "seen"))
+"""The columns of a node's placement."""
+_NODE = ", ".join([f"nodes.{name}" for name in _PLACED if name != "position"])
+_NODE += ", position, observed_nodes.state, observed_nodes.seen"
+"""The columns of `Node`, of both tables."""
+
+
+def _node(row: sqlite3.Row) -> Node:
+    values = {name: row[name] for name in (*_PLACED, "seen")}
+    return Node(state=NodeState(row["state"]), **values)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One live virtual cluster.  `images` maps a role (base, kernel, installer, root, bundle) to an image digest."""
+
+    id: int
+    name: str
+    request: Request
+    generation: int
+    """Grows with every change of the request."""
+    segment: str
+    """Name of the cluster's bridge and router namespace."""
+    network: int
+    """The VXLAN network number of the segment."""
+    state: ClusterState
+    lock: str
+    strategy: str
+    images: dict[str, str]
+    detail: str
+    created: float
+    ready: float | None
+    nodes: tuple[Node, ...]
+    cache: dict[str, Any] = field(default_factory=dict)
+    """The VD cache it starts from and what that saves; {}: none."""
+
+
+def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
+    """The clusters of these rows with their nodes: two statements, however many there are."""
+    nodes: dict[int, list[Node]] = {row["id"]: [] for row in rows}
+    # Not by a list of numbers: SQLite takes so many only.
+    low, high = min(nodes, default=0), max(nodes, default=0)
+    for row in store.rows(
+        f"SELECT {_NODE}, cluster FROM nodes JOIN observed_nodes USING (cluster, position)"  # noqa: S608
+        " WHERE cluster BETWEEN ? AND ? ORDER BY cluster, position",
+        (low, high),
+    ):
+        nodes[row["cluster"]].append(_node(row))
+    return [
+        Cluster(
+            id=row["id"],
+            name=row["name"],
+            request=requests.from_stored(json.loads(row["spec"])),
+            generation=row["generation"],
+            segment=row["segment"],
+            network=row["network"],
+            state=ClusterState(row["state"]),
+            lock=row["lock"],
+            strategy=row["strategy"],
+            images=json.loads(row["images"]),
+            detail=row["detail"],
+            created=row["created"],
+            ready=row["ready"],
+            nodes=tuple(nodes[row["id"]]),
+            cache=json.loads(row["cache"]),
+        )
+        for row in rows
+    ]
+
+
+def find(store: Store, name: str) -> Cluster | None:
+    """The live cluster of that name.  Raises RequestError when it is no name of a cluster, as an empty one."""
+    checked("name", "cluster", name)
+    if not store.exists:
+        return None
+    with store.transaction():
+        rows = store.rows("SELECT * FROM clusters WHERE name = ? AND destroyed IS NULL", (name,))
+        return next(iter(_read(store, rows)), None)
+
+
+def get(store: Store, name: str) -> Cluster:
+    """Like `find`; raises RequestError when there is none."""
+    cluster = find(store, name)
+    if cluster is None:
+        known = ", ".join(names(store)) or "none"
+        raise RequestError([f"{name}: no such cluster; there are: {known}"])
+    return cluster
+
+
+def live(store: Store) -> list[Cluster]:
+    """All live clusters, by name."""
+    if not store.exists:
+        return []
+    with store.transaction():
+        return _read(store, store.rows("SELECT * FROM clusters WHERE destroyed IS NULL ORDER BY name"))
+
+
+def names(store: Store) -> list[str]:
+    """The names of all live clusters."""
+    if not store.exists:
+        return []
+    return [row["name"] for row in store.rows("SELECT name FROM clusters WHERE destroyed IS NULL ORDER BY name")]
+
+
+def images_in_use(store: Store) -> dict[str, set[str]]:
+    """By name of each live cluster the digests of its images."""
+    return {name: set(json.loads(images).values()) for name, images in _column(store, "images")}
+
+
+def reserved_caches(store: Store) -> dict[str, str]:
+    """By name of each live cluster the digest of the VD cache it has reserved, where it has."""
+    found = {name: json.loads(cache).get("digest", "") for name, cache in _column(store, "cache")}
+    return {name: digest for name, digest in found.items() if digest}
+
+
+def _column(store: Store, column: str) -> list[tuple[str, str]]:
+    if not store.exists:
+        return []
+    rows = store.rows(f"SELECT name, {column} FROM clusters WHERE destroyed IS NULL ORDER BY name")  # noqa: S608
+    return [(row["name"], row[column]) for row in rows]
+
+
+@contextlib.contextmanager
+def locked(store: Store, name: str, *, timeout: float = math.inf) -> Iterator[Cluster]:
+    """The live cluster `name` as it is once nobody else works on it, and nobody else does until the end.
+
+    Raises RequestError when there is none, VclustError when somebody still works on it after `timeout` seconds.
+    """
+    get(store, name)  # only names that are clusters become names of file locks
+    with store.site.hold(_mutex(name), patience=timeout):
+        try:
+            yield get(store, name)
+        finally:
+            with contextlib.suppress(VclustError):
+                if find(store, name) is None:
+                    store.site.drop(_mutex(name))
+
+
+def _mutex(name: str) -> str:
+    return f"cluster-{name}"
+
+
+def register(store: Store, request: Request, *, check: bool = False) -> Change:
+    """Write the request into the store, so that nothing that was accepted is lost.
+
+    Registering an equal request again changes nothing.  Raises RequestError when a cluster of that name exists with
+    a different request.
+    """
+    present = find(store, request.name)
+    after = {"name": request.name, "digest": request.digest}
+    if present is not None and present.request.digest != request.digest and present.nodes:
+        raise RequestError(
+            [f"{request.name}: a cluster of that name exists with a different request"],
+            f"choose another name, or first: vclust destroy {request.name}",
+        )
+    if check or (present is not None and present.request.digest == request.digest):
+        before = {} if present is None else {"name": present.name, "digest": present.request.digest}
+        return Change(before, after)
+    with store.site.hold(_mutex(request.name)):
+        if find(store, request.name) == present:
+            with store.transaction():
+                if present is not None:
+                    forget(store, present)  # a create of another request ended before anything was made
+                _insert(store, request)
+            return Change({}, after)
+    return register(store, request)  # somebody else was quicker: what is there now decides
+
+
+def _insert(store: Store, request: Request) -> None:
+    created = time.time()
+    number = store.execute(
+        "INSERT INTO clusters (name, spec, digest, state, created) VALUES (?, ?, ?, ?, ?)",
+        (
+            request.name,
+            json.dumps(requests.stored(request)),
+            request.digest,
+            ClusterState.REQUESTED,
+            created,
+        ),
+    ).lastrowid
+    # Not the cluster's number alone: several sites may be on one machine, which takes each segment and each network
+    # number once.  An interface name holds 15 bytes (IFNAMSIZ).
+    segment = "vc" + hashlib.sha256(f"{number} {request.name} {created!r}".encode()).hexdigest()[:10]
+    store.execute(
+        "UPDATE clusters SET segment = ?, network = ? WHERE id = ?",
+        (segment, _free_network(store, int(segment[2:8], 16) or 1), number),
+    )
+    audit(store, "create", request.name, request.digest)
+
+
+def _free_network(store: Store, wanted: int) -> int:
+    """`wanted`, or the next network number that no live cluster of the site has."""
+    for first, last in ((wanted, NETWORKS), (1, wanted - 1)):
+        taken = {
+            row["network"]
+            for row in store.rows(
+                "SELECT network FROM clusters WHERE network BETWEEN ? AND ? ORDER BY network LIMIT 4096", (first, last)
+            )
+        }
+        for number in range(first, last + 1):
+            if number not in taken:
+                return number
+    raise CapacityError(f"all {NETWORKS} network numbers of the site are in use")
+
+
+def update(store: Store, cluster: Cluster, *, state: ClusterState | None = None, **values: Any) -> None:
+    """Set columns of the cluster's row; mappings become JSON.  Raises VclustError when `state` may not follow."""
+    values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+    with store.transaction():
+        if state is not None:
+            row = store.row("SELECT state FROM clusters WHERE id = ?", (cluster.id,))
+            assert row is not None
+            values["state"] = follow(cluster.name, ClusterState(row["state"]), state)
+        assignments = ", ".join(f"{column} = ?" for column in values)
+        store.execute(
+            f"UPDATE clusters SET {assignments} WHERE id = ?",  # noqa: S608 - columns are named by our own code
+            (*values.values(), cluster.id),
+        )
+
+
+def place(store: Store, cluster: Cluster, nodes: Sequence[Node], **values: Any) -> None:
+    """Write down where all nodes of a cluster are to run, and more columns of its row, in one transaction."""
+    columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
+    with store.transaction():
+        rows = [asdict(node) for node in nodes]
+        store.executemany(
+            f"INSERT INTO nodes (cluster, {columns}) VALUES (?, {marks})",  # noqa: S608 - Node's own fields
+            [(cluster.id, *(row[column] for column in _PLACED)) for row in rows],
+        )
+        store.executemany(
+            "INSERT INTO observed_nodes VALUES (?, ?, ?, ?)",
+            [(cluster.id, node.position, node.state, time.time()) for node in nodes],
+        )
+        update(store, cluster, state=ClusterState.PLACED, **values)
+
+
+def placed(store: Store) -> dict[str, list[tuple[str, Node]]]:
+    """By host the nodes of live clusters, each with the name of its cluster's folder."""
+    found: dict[str, list[tuple[str, Node]]] = {}
+    if store.exists:
+        for row in store.rows(
+            f"SELECT {_NODE}, cluster, clusters.name AS owner FROM nodes"  # noqa: S608 - Node's own fields
+            " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
+            " WHERE destroyed IS NULL ORDER BY cluster, position"
+        ):
+            found.setdefault(row["host"], []).append((_folder(row["owner"], row["cluster"]), _node(row)))
+    return found
+
+
+def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState]) -> None:
+    """Write down what nodes, by name, are seen to be now.  Raises VclustError when a state may not follow."""
+    now, positions = time.time(), {node.name: node.position for node in cluster.nodes}
+    with store.transaction():
+        before = {
+            row["position"]: NodeState(row["state"])
+            for row in store.rows("SELECT position, state FROM observed_nodes WHERE cluster = ?", (cluster.id,))
+        }
+        store.executemany(
+            "UPDATE observed_nodes SET state = ?, seen = ? WHERE cluster = ? AND position = ?",
+            [
+                (follow(name, before[positions[name]], state), now, cluster.id, positions[name])
+                for name, state in states.items()
+            ],
+        )
+
+
+def observe_hosts(store: Store, hosts: Mapping[str, tuple[HostState, Mapping[str, Any]]]) -> None:
+    """Write down what hosts, by name, are seen to be now, and facts of those that answer."""
+    now = time.time()
+    store.executemany(
+        "INSERT INTO observed_hosts (host, state, seen, facts) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen,"
+        " facts = CASE WHEN excluded.state = 'reachable' THEN excluded.facts ELSE facts END",
+        [(host, state, now, json.dumps(facts)) for host, (state, facts) in hosts.items()],
+    )
+
+
+def forget(store: Store, cluster: Cluster) -> None:
+    """The cluster is destroyed: its name and network are free again; its timings stay, to estimate later ones."""
+    with store.transaction():
+        update(store, cluster, state=ClusterState.DESTROYED)
+        # The request holds password hashes, which nobody needs any more.
+        store.execute(
+            "UPDATE clusters SET destroyed = ?, spec = '', segment = NULL, network = NULL WHERE id = ?",
+            (time.time(), cluster.id),
+        )
+        store.execute("DELETE FROM progress WHERE cluster = ?", (cluster.id,))
+        store.execute("DELETE FROM nodes WHERE cluster = ?", (cluster.id,))
+        audit(store, "destroy", cluster.name)
+
+
+def folder(store: Store, cluster: Cluster) -> Path:
+    """The cluster's own folder; the number keeps a new cluster apart from a destroyed one of the same name."""
+    return store.site.clusters / _folder(cluster.name, cluster.id)
+
+
+def _folder(name: str, number: int) -> str:
+    return f"{name}.{number}"
+
+
+def sent_images(store: Store) -> list[dict[str, Any]]:
+    """Image files that hosts were sent: host, name, digest, backing."""
+    return [dict(row) for row in store.rows("SELECT * FROM sent")]
+
+
+def record_sent(store: Store, rows: Iterable[tuple[str, str, str, str | None]]) -> None:
+    """Write down what hosts are sent (host, name, digest, backing): only that may be removed there one day."""
+    store.executemany("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", rows)

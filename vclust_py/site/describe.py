@@ -1,0 +1,66 @@
+"""Clusters as plain data for people and scripts; password hashes are left out."""
+
+from typing import Any
+
+from vclust_py import request as requests
+from vclust_py.site import clusters, records
+from vclust_py.site.clusters import Cluster
+from vclust_py.site.store import Store
+
+
+def describe(store: Store, name: str | None = None) -> list[dict[str, Any]]:
+    """Live clusters, or the one of that name.  Seconds and bytes; times are Unix times.
+
+    Raises RequestError when `name` is given and unknown.
+    """
+    found = clusters.live(store) if name is None else [clusters.get(store, name)]
+    return [_describe(store, cluster) for cluster in found]
+
+
+def way_in(store: Store, cluster: Cluster) -> dict[str, str]:
+    """How ssh(1) reaches the nodes: user, network namespace, and the files with keys and known hosts."""
+    keys = clusters.folder(store, cluster) / "keys"
+    users = cluster.request.software.users
+    return {
+        "user": users[0].name if users else "root",
+        "netns": cluster.segment,
+        "key": str(keys / "user"),
+        "admin_key": str(keys / "admin"),
+        "known_hosts": str(keys / "known_hosts"),
+    }
+
+
+def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
+    rows = records.phases(store, cluster.id)
+    per_node = [row for row in rows if row["node"]]
+    mapping = requests.to_mapping(cluster.request)
+    mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
+    started = [row for row in per_node if row["phase"] == "ready"]
+    return {
+        "name": cluster.name,
+        "state": cluster.state,
+        "generation": cluster.generation,
+        "detail": cluster.detail,
+        "created": cluster.created,
+        "ready": cluster.ready,
+        "strategy": cluster.strategy,
+        "lock": cluster.lock,
+        "cache": cluster.cache,
+        "images": cluster.images,
+        "request": mapping,
+        "nodes": [
+            {
+                "name": node.name,
+                "address": node.address,
+                "host": node.host,
+                "state": node.state,
+                "seen": node.seen,
+                "mac": node.mac,
+            }
+            for node in cluster.nodes
+        ],
+        "phases": [row for row in rows if not row["node"]],
+        "node_phases": per_node,
+        "slowest_node": max(started, key=lambda row: row["seconds"])["node"] if started else None,
+        "ssh": way_in(store, cluster),
+    }

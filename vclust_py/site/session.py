@@ -1,0 +1,87 @@
+"""What a process works with: one connection to the store, one look at the images, one connection to each host."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from types import TracebackType
+from typing import TypeVar
+
+from vclust_py import hypervisor
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Host, Hypervisor
+from vclust_py.image import Catalogue
+from vclust_py.site.settings import Site
+from vclust_py.site.store import Store
+
+FAN_OUT = 16
+"""Calls under way at once to one site's hosts."""
+
+Connect = Callable[[Site, Host], Hypervisor]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Session:
+    """A context manager: its end closes what was opened, in one place.  Threads may share it, processes may not."""
+
+    def __init__(self, site: Site, *, connect: Connect = hypervisor.connect) -> None:
+        self.site = site
+        self.store = Store(site)
+        self._connect = connect
+        self._drivers: dict[Host, Hypervisor] = {}
+        self._mutex = threading.Lock()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._mutex:
+            drivers, self._drivers = list(self._drivers.values()), {}
+        for driver in drivers:
+            with contextlib.suppress(VclustError):  # a host that has gone closes by itself
+                driver.close()
+        self.store.close()
+
+    @cached_property
+    def images(self) -> Catalogue:
+        return Catalogue(self.site)
+
+    def drivers(
+        self, hosts: Iterable[Host]
+    ) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:
+        """The drivers of those of the hosts that answer, and why the others do not, by name; each connected once."""
+        wanted = list(dict.fromkeys(hosts))
+        drivers, errors = dict[str, Hypervisor](), dict[str, VclustError]()
+        for host, found in zip(wanted, self.side_by_side(self._driver, wanted), strict=True):
+            if isinstance(found, VclustError):
+                errors[host.name] = found
+            else:
+                drivers[host.name] = found
+        return drivers, errors
+
+    def _driver(self, host: Host) -> Hypervisor | VclustError:
+        with self._mutex:
+            known = self._drivers.get(host)
+        if known is not None:
+            return known
+        try:
+            driver = self._connect(self.site, host)
+        except VclustError as error:
+            return error
+        with self._mutex:
+            self._drivers[host] = driver
+        return driver
+
+    def side_by_side(self, work: Callable[[T], R], items: Sequence[T] | Mapping[T, object]) -> list[R]:
+        """`work` on each item, `FAN_OUT` at a time; in the items' order.  The first error, in that order, is raised."""
+        if len(items) < 2:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(min(FAN_OUT, len(items))) as pool:
+            return list(pool.map(work, items))

@@ -1,0 +1,159 @@
+"""The site's store: one SQLite database on the site manager (clusters, nodes, timings, past requests, audit).
+
+Several processes work on it at once, each by one connection; every change is one short `BEGIN IMMEDIATE`
+transaction.  It holds password hashes, so it is for root only.  All SQL is in this folder: its modules have functions
+that take a `Store`.
+"""
+
+import contextlib
+import getpass
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from vclust_py.errors import VclustError
+from vclust_py.image.space import free_bytes, full_disk
+from vclust_py.site.migrations import STEPS
+from vclust_py.site.settings import Site
+
+_LEAST_FREE = 1 << 20  # bytes without which the database cannot work
+_BUSY = 30.0  # seconds to wait for another process's transaction
+
+Values = Sequence[Any] | Mapping[str, Any]
+
+
+class Store:
+    """The connection of this process, opened when it is first needed; its threads may share it.
+
+    Every method raises VclustError when the database cannot be opened, read or written.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self._connection: sqlite3.Connection | None = None
+        self._mutex = threading.RLock()
+        self._depth = 0
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever written; reading must not make a database."""
+        return self._connection is not None or self.site.database.exists()
+
+    def execute(self, statement: str, values: Values = ()) -> sqlite3.Cursor:
+        with self._mutex, self._failures():
+            return self._open().execute(statement, values)
+
+    def executemany(self, statement: str, rows: Iterable[Values]) -> None:
+        """All rows in one transaction."""
+        with self.transaction(), self._failures():
+            self._open().executemany(statement, rows)
+
+    def rows(self, statement: str, values: Values = ()) -> list[sqlite3.Row]:
+        with self._mutex, self._failures():
+            return self._open().execute(statement, values).fetchall()
+
+    def row(self, statement: str, values: Values = ()) -> sqlite3.Row | None:
+        """The first row, if there is one."""
+        with self._mutex, self._failures():
+            found: sqlite3.Row | None = self._open().execute(statement, values).fetchone()
+            return found
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Around statements that hold together; within another one, part of that one.  Other threads wait."""
+        with self._mutex:
+            if self._depth:
+                yield
+                return
+            with self._failures():
+                self._open().execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+                    self._open().execute("ROLLBACK")
+                raise
+            else:
+                with self._failures():
+                    self._open().execute("COMMIT")
+            finally:
+                self._depth = 0
+
+    def close(self) -> None:
+        with self._mutex:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self.site.make_directories()
+            if not self.site.database.exists():
+                self.site.database.touch(mode=0o600)
+            connection = sqlite3.connect(
+                self.site.database, timeout=_BUSY, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.row_factory = sqlite3.Row
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(STEPS):
+            raise VclustError(
+                f"{self.site.database}: got version {version} of the state, expected {len(STEPS)} at most",
+                "a newer vclust has worked here: use that one",
+            )
+        if version < len(STEPS):
+            connection.execute("PRAGMA journal_mode = WAL")
+            migrate(connection)
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Makes errors of the database plain ones."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            # Some of SQLite's errors on a full disk do not say so.
+            if code == sqlite3.SQLITE_FULL or free_bytes(self.site.root) < _LEAST_FREE:
+                raise full_disk(self.site.root) from error
+            hint = (
+                "the site's state is damaged: put a copy back, or move it away and remove its domains with virsh"
+                if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+                else "are you root, and is the disk in order?"
+            )
+            raise VclustError(f"{self.site.database}: {error}", hint) from error
+
+
+def migrate(connection: sqlite3.Connection, steps: int = len(STEPS)) -> None:
+    """Bring the database to version `steps`; whoever comes first does it, in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for step in STEPS[version:steps]:
+            step(connection)
+        connection.execute(f"PRAGMA user_version = {max(version, steps)}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def audit(store: Store, action: str, cluster: str, detail: str = "") -> None:
+    """Note who has done what; part of the transaction that does it."""
+    who = os.environ.get("SUDO_USER") or getpass.getuser()
+    store.execute(
+        "INSERT INTO audit (time, who, action, cluster, detail) VALUES (?, ?, ?, ?, ?)",
+        (time.time(), who, action, cluster, detail),
+    )
