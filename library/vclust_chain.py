@@ -100,9 +100,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.chain import File
 from vclust_py.chain.bring import bring
-from vclust_py.phases.distribute import warnings
 from vclust_py.hypervisor import Host
 from vclust_py.module import Outcome, changed, host_options, run_module, site_manager, site_options
+from vclust_py.phases.distribute import warnings
 from vclust_py.site import Site
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 
 def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
-    """Options of ssh(1) that reach `node`, without user and key; the arguments are parts of `vclust_py.site.describe.describe`.
+    """Options of ssh(1) that reach `node`, without user and key; the arguments are parts of what
+    `vclust_py.site.describe` gives.
 
     The name given to ssh is free: the address is in the proxy command, as networks of clusters may overlap.
     """

@@ -242,7 +242,12 @@ class AptRoot:
         if not self._is_current():
             return []
         machine = sorted((MACHINE / "apt.conf.d").glob("*"))
-        own = [self._stamp, self.names, self.path / "apt.conf", *sorted((self.path / "preferences.d").glob("*"))]
+        own = [
+            self._stamp,
+            self.names,
+            self.path / "apt.conf",
+            *sorted((self.path / "preferences.d").glob("*")),
+        ]
         found = [(path, path.stat()) for path in (*own, MACHINE / "apt.conf", *machine) if path.exists()]
         return [[str(path), status.st_mtime_ns, status.st_size] for path, status in found]
 

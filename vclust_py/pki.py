@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vclust_py.chain import DOMAIN, identity
+from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.image import sync
 from vclust_py.site import Site
-from vclust_py.change import Change
 
 CLIENT = "vclust site manager"
 """The common name that hosts let in.  It is the whole subject: libvirt compares that as one text."""

@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Iterator
 
 from vclust_py.change import Change as Change
-from vclust_py.site import Site, clusters as _clusters
+from vclust_py.site import Site
+from vclust_py.site import clusters as _clusters
 from vclust_py.site.clusters import Cluster as Cluster
 from vclust_py.site.store import Store
 

@@ -19,7 +19,9 @@ from vclust_py.text import DETAIL, LINE, plain
 Report = Callable[[str, int, int], None]
 """Progress: message, done, total; a total of 0 means unknown."""
 
-_INTERVAL = 0.2  # seconds between two progress rows of one node, and between two writes: a display cannot use more
+_INTERVAL = (
+    0.2  # seconds between two progress rows of one node, and between two writes: a display cannot use more
+)
 _MOST = 2**53
 """A count above this is nonsense that a guest or host said; SQLite and JSON bear it."""
 
@@ -137,9 +139,7 @@ def phase(store: Store, cluster: Cluster, name: str) -> Iterator[Recorder]:
     _close(store, cluster, recorder, row, outcome, "")
 
 
-def _close(
-    store: Store, cluster: Cluster, recorder: Recorder, row: int, outcome: str, detail: str
-) -> None:
+def _close(store: Store, cluster: Cluster, recorder: Recorder, row: int, outcome: str, detail: str) -> None:
     with store.transaction():
         clusters.update(store, cluster, detail=detail)
         records.end(store, row, recorder.bytes, outcome, recorder.facts)

@@ -37,6 +37,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vclust_py.create import prepare_images
+from vclust_py.place import place
+
 from vclust_py import metapackages, request, resolve, state, timing
 from vclust_py.cache import lookup
 from vclust_py.cache.catalogue import claim, offered
@@ -45,16 +48,14 @@ from vclust_py.cache.history import History
 from vclust_py.cache.manager import rebuild
 from vclust_py.cache.policies import policy
 from vclust_py.cache.simulate import simulate
-from vclust_py.create import prepare_images
 from vclust_py.errors import RequestError
 from vclust_py.hypervisor import Host
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import ensure_base, find_base
 from vclust_py.image.builder import Took, beyond, cache_key, ensure_cache, ensure_layer
 from vclust_py.image.store import fetch
-from vclust_py.place import place
-from vclust_py.request import Request
 from vclust_py.lock import Lock, Package
+from vclust_py.request import Request
 from vclust_py.run import run
 from vclust_py.site import PROJECT, Site
 

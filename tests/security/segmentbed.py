@@ -24,7 +24,6 @@ from xml.etree import ElementTree
 
 from jinja2 import Template
 
-from vclust_py import network
 from vclust_py.hypervisor import Segment
 from vclust_py.hypervisor.xen import segment_xml
 from vclust_py.seed import mac_of
@@ -270,7 +269,7 @@ class Cluster:
 
     @property
     def number(self) -> int:
-        return network.number(self.bridge)
+        return number_of(self.bridge)
 
     @property
     def links(self) -> list[Link]:
@@ -278,6 +277,11 @@ class Cluster:
 
     def heard(self) -> list[bytes]:
         return [frame for link in self.links for frame in link.heard()]
+
+
+def number_of(bridge: str) -> int:
+    """The VXLAN network number that these tests give a segment."""
+    return int(bridge[2:8], 16) or 1
 
 
 def on(manager: Machine, expression: str, *, path: Path | None = None, fails: bool = False) -> Any:
@@ -296,7 +300,12 @@ def on(manager: Machine, expression: str, *, path: Path | None = None, fails: bo
 
 def ensure(manager: Machine, bridge: str, cluster_network: IPv4Network, segment: Segment | None) -> bool:
     router = cluster_network.broadcast_address - 1
-    return bool(on(manager, f"network.ensure({bridge!r}, {cluster_network!r}, {router!r}, {segment!r})"))
+    return bool(
+        on(
+            manager,
+            f"network.ensure({bridge!r}, {number_of(bridge)}, {cluster_network!r}, {router!r}, {segment!r})",
+        )
+    )
 
 
 def cluster(
@@ -310,7 +319,7 @@ def cluster(
         macs.setdefault(None if machine is manager else str(machine.address), []).append(
             mac_of(cluster_network[number])
         )
-    found = on(manager, f"network.segments({bridge!r}, {router!r}, {macs!r})")
+    found = on(manager, f"network.segments({bridge!r}, {number_of(bridge)}, {router!r}, {macs!r})")
     others = {machine.name: machine for machine in places if machine is not manager}
     assert ensure(manager, bridge, cluster_network, found.get(None))
     for machine in others.values():

@@ -12,23 +12,34 @@ import libvirt
 import pytest
 
 from vclust_py.errors import VclustError
+from vclust_py.guest.console import _LONGEST, Watch
 from vclust_py.hypervisor import Host
 from vclust_py.hypervisor.domains import parsed
 from vclust_py.hypervisor.storage import LOOK, Pool, is_file_name, read_from
-from vclust_py.ready import _LONGEST, _Watch
 from vclust_py.run import CommandError, run
-from vclust_py.state import Node
+from vclust_py.site.clusters import Node
+from vclust_py.site.states import NodeState
 
 NODE = Node(
-    0, "n1", "h", "qemu:///system", "192.168.77.1", "52:54:00:00:00:01", "u", 1, 2**29, 2**32, "started"
+    0,
+    "n1",
+    "h",
+    "qemu:///system",
+    "192.168.77.1",
+    "52:54:00:00:00:01",
+    "u",
+    1,
+    2**29,
+    2**32,
+    state=NodeState.STARTED,
 )
 
 
-def a_watch(path: Path) -> _Watch:
-    return _Watch(NODE, lambda position: read_from(path, position), 0.0, "started")
+def a_watch(path: Path) -> Watch:
+    return Watch(NODE, lambda position: read_from(path, position), 0.0, NodeState.STARTED)
 
 
-def everything(watch: _Watch, looks: int) -> list[tuple[str, str]]:
+def everything(watch: Watch, looks: int) -> list[tuple[str, str]]:
     return [line for _ in range(looks) for line in watch.read()]
 
 
@@ -46,9 +57,10 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from vclust_py.hypervisor.storage import read_from
-from vclust_py.ready import _Watch
+from vclust_py.guest.console import Watch
+from vclust_py.site.states import NodeState
 path = Path(sys.argv[1])
-watch = _Watch(None, lambda position: read_from(path, position), 0.0, "started")
+watch = Watch(None, lambda position: read_from(path, position), 0.0, NodeState.STARTED)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for _ in range(200):
     watch.read()

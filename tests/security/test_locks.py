@@ -16,8 +16,11 @@ from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image.builder import ensure_bundle
 from vclust_py.image.store import fetch, signed_copy
-from vclust_py.lock import Lock, Package, complete, settle
+from vclust_py.lock import Lock, Package
+from vclust_py.phases.resolve import find_lock
+from vclust_py.resolve import complete
 from vclust_py.site import Site
+from vclust_py.site.session import Session
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_no_lock_says_where_files_come_from(site: Site, tmp_path: Path, uri: str
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         given = changed(lock, uri=uri.format(secret=secret, port=server.getsockname()[1]))
-        taken = settle(asked("hello"), [], site, quiet, cluster=None, given=given)
+        taken = find_lock(Session(site), asked("hello"), [], quiet, cluster=None, given=given)
         fetch(site, taken, quiet)
         with pytest.raises(TimeoutError):
             server.accept()
@@ -63,7 +66,7 @@ def test_an_honest_lock_of_the_same_digest_stays_what_it_is(site: Site) -> None:
         lock, uri="http://192.0.2.1/x.deb", size=1, installed_size=1 << 39, filename="x_1_all.deb"
     )
     assert given.digest == lock.digest
-    settle(asked("hello"), [], site, quiet, cluster=None, given=given)
+    find_lock(Session(site), asked("hello"), [], quiet, cluster=None, given=given)
     assert Lock.load(site, lock.digest) == lock
 
 

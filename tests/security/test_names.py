@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from vclust_py import destroy, request, state
+from vclust_py import request
 from vclust_py.errors import RequestError
 from vclust_py.image import installer
-from vclust_py.site import PROJECT, Site
+from vclust_py.phases import Inputs, destroy
+from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.describe import describe
+from vclust_py.site.session import Session
+from vclust_py.site.store import Store
 from vclust_py.system_names import SYSTEM_NAMES
 
 busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox")
@@ -52,20 +56,21 @@ def test_people_may_be_called_as_they_are(name: str) -> None:
 @pytest.mark.parametrize("name", ["", " ", "x\n", "../x", "X", "{{ x }}", "%", "x" * 40])
 def test_what_is_no_name_is_no_cluster(tmp_path: Path, name: str) -> None:
     """With a cluster that could be taken for it."""
-    site = Site(root=tmp_path / "site")
-    state.register(site, request.load(a_request("alice"), "x.ini"))
+    session = Session(Site(root=tmp_path / "site"))
+    store = session.store
+    clusters.register(store, request.load(a_request("alice"), "x.ini"))
     calls: list[Any] = [
-        lambda: state.find(site, name),
-        lambda: state.get(site, name),
-        lambda: state.describe(site, name),
-        lambda: destroy.destroy(site, name),
-        lambda: destroy.destroy(site, name, check=True),
-        lambda: state.held(site, name).__enter__(),
+        lambda: clusters.find(store, name),
+        lambda: clusters.get(store, name),
+        lambda: describe(store, name),
+        lambda: destroy.run(session, Inputs(name)),
+        lambda: destroy.run(session, Inputs(name, check=True)),
+        lambda: clusters.locked(store, name).__enter__(),
     ]
     for call in calls:
         with pytest.raises(RequestError, match=r"name: got .*, expected up to 31 of a-z"):
             call()
-    assert [cluster.name for cluster in state.clusters(site)] == ["x"]
+    assert [cluster.name for cluster in clusters.live(store)] == ["x"]
 
 
 def test_modules_take_no_empty_name(tmp_path: Path) -> None:
@@ -93,7 +98,7 @@ def test_modules_take_no_empty_name(tmp_path: Path) -> None:
 
     tried = 0
     site = {"root": str(tmp_path / "site")}
-    state.register(Site.from_mapping(site), request.load(a_request("alice"), "x.ini"))
+    clusters.register(Store(Site.from_mapping(site)), request.load(a_request("alice"), "x.ini"))
     for path in (PROJECT / "library").glob("vclust_*.py"):
         module = runpy.run_path(str(path), run_name=path.stem)
         spec = module["argument_spec"]()

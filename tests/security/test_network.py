@@ -39,7 +39,7 @@ from segmentbed import (
     vxlan,
 )
 
-from vclust_py import network, network_hook
+from vclust_py import network_hook
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
@@ -250,7 +250,7 @@ def by_device(machine: str, target: str, number: int) -> Send:
     return send
 
 
-NUMBER, OTHER_NUMBER = network.number(A), network.number(B)
+NUMBER, OTHER_NUMBER = bed.number_of(A), bed.number_of(B)
 
 INJECTIONS: dict[str, Send] = {
     **{
@@ -435,7 +435,7 @@ def datagram6(source: str, destination: str, to: str = "") -> Up:
 def into(cluster: str, source: str, to: str) -> Up:
     """A node that speaks VXLAN to the machine under it."""
     broadcast = frame("52:54:00:00:00:09", BROADCAST, arp("52:54:00:00:00:09", "1.2.3.4", "1.2.3.4"), 0x0806)
-    number = network.number(cluster)
+    number = bed.number_of(cluster)
     return Up(
         lambda m, at: ip(source or at.address, at.host, 17, udp(VXLAN, vxlan(number, broadcast + m))), to
     )
@@ -618,7 +618,7 @@ def test_a_segment_goes_and_the_others_stay(site: Site, marker: bytes) -> None:
     assert arrives(marker, cluster.router.heard)
     cluster.router.close()
     for _ in range(2):
-        bed.on(site.manager, f"network.remove({bridge!r})")
+        bed.on(site.manager, f"network.remove({bridge!r}, 15)")
     site.h1.run("ip", "link", "delete", bridge)
     for _ in range(2):
         site.h1.hook("stopped", cluster.ends["h1"])
@@ -649,7 +649,7 @@ def test_a_segment_of_an_earlier_version_becomes_as_others(site: Site) -> None:
 def test_without_nft_there_is_no_segment(site: Site, tmp_path: Path) -> None:
     for program in ("ip", "bridge", "setpriv", "nsenter"):
         (tmp_path / program).symlink_to(str(shutil.which(program)))
-    said = bed.on(site.manager, "network.ensure('vc0000000000', None, None)", path=tmp_path, fails=True)
+    said = bed.on(site.manager, "network.ensure('vc0000000000', 1, None, None)", path=tmp_path, fails=True)
     assert "nft not found, without which clusters are not kept apart" in said
     assert "apt-get install nftables" in said
     assert "vc0000000000" not in site.manager.run("ip", "link")

@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 
-from vclust_py import display, play, ready, request, state, timing
+from vclust_py import display, play, request, timing
 from vclust_py.errors import CapacityError, RequestError, VclustError
+from vclust_py.guest.console import Watch, _take
 from vclust_py.request_values import shown
 from vclust_py.run import CommandError, run
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import PROJECT, Site, clusters, records
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.describe import describe
+from vclust_py.site.states import NodeState
+from vclust_py.site.store import Store
 from vclust_py.text import DETAIL, LINE, plain
 
 ESCAPES = {
@@ -109,30 +114,40 @@ def test_the_errors_of_commands(tmp_path: Path) -> None:
 # From a node's console to the terminal ----------------------------------------------------------------------------
 
 
-def a_cluster(site: Site) -> state.Cluster:
+def a_cluster(store: Store) -> Cluster:
     text = "[Hardware]\nNumberOfNodes: 1\n[Software]\nName: x\n"
-    state.register(site, request.load(text, "x.ini"))
-    return state.get(site, "x")
+    clusters.register(store, request.load(text, "x.ini"))
+    return clusters.get(store, "x")
 
 
-NODE = state.Node(
-    0, "n1", "h", "qemu:///system", "192.168.77.1", "52:54:00:00:00:01", "u", 1, 2**29, 2**32, "started"
+NODE = Node(
+    0,
+    "n1",
+    "h",
+    "qemu:///system",
+    "192.168.77.1",
+    "52:54:00:00:00:01",
+    "u",
+    1,
+    2**29,
+    2**32,
+    state=NodeState.STARTED,
 )
 
 
-def said(lines: list[bytes], site: Site) -> tuple[list[dict[str, Any]], ready._Watch]:
+def said(lines: list[bytes], store: Store) -> tuple[list[dict[str, Any]], Watch]:
     """Let `ready` read these lines and record them in a real state; the rows that a display reads."""
     console = b"".join(line + b"\r\n" for line in lines)
-    watch = ready._Watch(NODE, lambda position: console[position:], 0.0, "started")
-    cluster = a_cluster(site)
-    with timing.phase(site, cluster, "install") as record:
+    watch = Watch(NODE, lambda position: console[position:], 0.0, NodeState.STARTED)
+    cluster = a_cluster(store)
+    with timing.phase(store, cluster, "install") as record:
         record._last = _Never()  # type: ignore[assignment]  # no row is left out for coming too soon
         for word, rest in watch.read():
-            ready._take(watch, word, rest, record)
+            _take(watch, word, rest, record)
         if watch.state == "failed":
             record.node("n1", 0.0, 1.0, watch.detail)
             record.report(f"failed: {watch.detail.splitlines()[0]}", node="n1")
-    return state.progress(site, "x"), watch
+    return records.progress(store, "x"), watch
 
 
 class _Never(dict[str, float]):
@@ -156,14 +171,14 @@ def hostile_lines() -> list[bytes]:
 
 @root
 def test_a_console_is_stored_as_plain_text(tmp_path: Path) -> None:
-    site = Site(root=tmp_path / "site")
-    rows, watch = said([*hostile_lines(), b"vclust: failed \x1b[31m\x9b [/bold] " + b"y" * 10**5], site)
+    store = Store(Site(root=tmp_path / "site"))
+    rows, watch = said([*hostile_lines(), b"vclust: failed \x1b[31m\x9b [/bold] " + b"y" * 10**5], store)
     assert len(rows) > 20
     for row in rows:
         assert row["message"].isprintable()
         assert len(row["message"].encode()) <= LINE + 40
     assert watch.state == "failed"
-    described = state.describe(site, "x")[0]
+    described = describe(store, "x")[0]
     outcome = described["node_phases"][0]["outcome"]
     assert fit(outcome)
     assert len(outcome.encode()) <= DETAIL + 40
@@ -189,18 +204,18 @@ def test_a_console_is_stored_as_plain_text(tmp_path: Path) -> None:
 )
 def test_numbers_on_a_console(tmp_path: Path, line: bytes) -> None:
     """Too large for SQLite, or digits of other scripts: no traceback, and nothing that is no number of ours."""
-    rows, watch = said([b"vclust: " + line], Site(root=tmp_path / "site"))
+    rows, watch = said([b"vclust: " + line], Store(Site(root=tmp_path / "site")))
     assert all(0 <= row["done"] <= 2**53 and 0 <= row["total"] <= 2**53 for row in rows)
     assert watch.took == {}
 
 
 @root
 def test_counts_of_hosts_are_bounded(tmp_path: Path) -> None:
-    site = Site(root=tmp_path / "site")
-    with timing.phase(site, a_cluster(site), "distribute") as record:
+    store = Store(Site(root=tmp_path / "site"))
+    with timing.phase(store, a_cluster(store), "distribute") as record:
         record.report("x\x1b", 10**400, -(10**400))
         record.report_all([{"node": "h", "message": "\x9b", "done": 2**64, "total": 2**70}])
-    assert [(row["message"], row["done"], row["total"]) for row in state.progress(site, "x")] == [
+    assert [(row["message"], row["done"], row["total"]) for row in records.progress(store, "x")] == [
         ("x\\x1b", 2**53, 0),
         ("\\x9b", 2**53, 2**53),
     ]
@@ -208,11 +223,11 @@ def test_counts_of_hosts_are_bounded(tmp_path: Path) -> None:
 
 @root
 def test_failures_are_stored_as_plain_text(tmp_path: Path) -> None:
-    site = Site(root=tmp_path / "site")
-    cluster = a_cluster(site)
-    with pytest.raises(OSError, match="x"), timing.phase(site, cluster, "create"):
+    store = Store(Site(root=tmp_path / "site"))
+    cluster = a_cluster(store)
+    with pytest.raises(OSError, match="x"), timing.phase(store, cluster, "create"):
         raise OSError("x\x1b]52;c;eA==\x07" + "y" * 10**6)
-    described = state.describe(site, "x")[0]
+    described = describe(store, "x")[0]
     assert fit(described["detail"])
     assert len(described["detail"].encode()) < 4096
     assert fit(described["phases"][0]["outcome"])

@@ -17,18 +17,18 @@ from pathlib import Path
 
 import pytest
 from machine import Vclust, left_since, output, snapshot
+from vclust_py.create import prepare_images
+from vclust_py.destroy import destroy
+from vclust_py.place import place
 
 from vclust_py import request as requests
 from vclust_py import state
 from vclust_py.cache.catalogue import Stored, caches, claim, closure
 from vclust_py.cache.manager import due, rebuild, status
-from vclust_py.create import prepare_images
-from vclust_py.destroy import destroy
 from vclust_py.hypervisor import Host
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import ensure_base, find_base
 from vclust_py.image.builder import ensure_cache, ensure_layer
-from vclust_py.place import place
 from vclust_py.resolve import Lock, resolve
 from vclust_py.resolve import closure as resolved
 from vclust_py.site import PROJECT, Site

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from vclust_py import module, request, state
-from vclust_py.site import PROJECT, Site
+from vclust_py import module, request
+from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.store import Store
 
 HASH = "$6$abcdefgh$" + 86 * "x"
 ASKED = {
@@ -57,7 +58,7 @@ def test_request_four_ways(tmp_path: Path) -> None:
     assert not call("vclust_request", arguments)["changed"]
     assert not call("vclust_request", arguments, check=True)["changed"]
 
-    cluster = state.get(Site.from_mapping(site), "pair")
+    cluster = clusters.get(Store(Site.from_mapping(site)), "pair")
     assert cluster.request == request.from_mapping(ASKED, "test")
     assert HASH not in json.dumps([would, real])
 

@@ -16,7 +16,7 @@ ROUTER_MAC = "52:54:0a:00:00:fe"
 def test_segments() -> None:
     """Two names of one machine are one member."""
     nodes = {None: ["mac 0"], "127.0.0.2": ["mac 1", "mac 2"], "127.0.0.3": ["mac 3"], "127.3": ["mac 4"]}
-    found = network.segments(NAME, ROUTER, nodes)
+    found = network.segments(NAME, 255, ROUTER, nodes)
     second, third, manager = (found[machine] for machine in ("127.0.0.2", "127.0.0.3", None))
     assert found["127.3"] == third
     assert {(end.name, end.vni) for end in found.values()} == {(NAME, 255)}
@@ -27,18 +27,13 @@ def test_segments() -> None:
 
 
 def test_no_tunnel_on_one_machine() -> None:
-    assert network.segments(NAME, ROUTER, {None: ["mac 0"]}) == {}
+    assert network.segments(NAME, 255, ROUTER, {None: ["mac 0"]}) == {}
     assert network.addresses([]) == {}
-
-
-def test_number() -> None:
-    assert network.number("vc123456789a") == 0x123456
-    assert network.number("vc0000000001") == 1, "0 is no number"
 
 
 def test_a_machine_that_nobody_knows() -> None:
     with pytest.raises(VclustError, match=r"^no-such\.invalid: no IPv4 address"):
-        network.segments(NAME, ROUTER, {"no-such.invalid": []})
+        network.segments(NAME, 255, ROUTER, {"no-such.invalid": []})
 
 
 def test_the_hook_is_for_python_3_9() -> None:

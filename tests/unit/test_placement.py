@@ -60,7 +60,7 @@ def test_every_node_has_its_own_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hardware", "room", "said"),
+    ("hardware", "left", "said"),
     [
         ({"ram": "20GB"}, {}, "memory left, a node takes 20067"),
         ({"disk": "200GB"}, {}, "has 100000 MB of disk left, a node takes 200000"),
@@ -72,7 +72,7 @@ def test_every_node_has_its_own_identity() -> None:
 )
 def test_what_a_host_lacks_is_named(hardware: dict[str, object], left: dict[str, int], said: str) -> None:
     with pytest.raises(CapacityError, match=said) as caught:
-        assign(a_request(1, **hardware), [free("alpha", **room)])
+        assign(a_request(1, **hardware), [free("alpha", **left)])
     assert "alpha: " in str(caught.value)
     assert caught.value.exit_code == 3
 
@@ -109,11 +109,11 @@ def test_all_nodes_are_placed_exactly_when_some_placement_exists(
     [("", ("pv", "pvh"), "pvh"), ("", ("pv",), "pv"), ("pv", ("pv", "pvh"), "pv"), ("", (), "")],
 )
 def test_kind_of_xen_guest(wanted: str, guests: tuple[str, ...], found: str) -> None:
-    room = replace(free("a", accelerator="xen", guests=guests), host=Host("a", "xen:///system", wanted))
-    assert assign(a_request(1), [room])[0].guest == found
+    host = replace(free("a", accelerator="xen", guests=guests), host=Host("a", "xen:///system", wanted))
+    assert assign(a_request(1), [host])[0].guest == found
 
 
 def test_a_kind_of_guest_that_the_host_cannot_run() -> None:
-    room = replace(free("a", accelerator="xen", guests=("pv",)), host=Host("a", "xen:///system", "pvh"))
+    host = replace(free("a", accelerator="xen", guests=("pv",)), host=Host("a", "xen:///system", "pvh"))
     with pytest.raises(CapacityError, match="runs pv guests, vclust_xen_guest says pvh"):
-        assign(a_request(1), [room])
+        assign(a_request(1), [host])

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 from repository import KERNEL, Repository, quiet
 
-from vclust_py import apt, state
-from vclust_py import request as requests
+from vclust_py import apt
 from vclust_py.errors import RequestError, VclustError
-from vclust_py.image import Catalogue, base_key, store
-from vclust_py.image import base as base_images
+from vclust_py.image import Catalogue, base_key
 from vclust_py.image.base import BASE_PACKAGES, RECIPE
-from vclust_py.metapackages import MetaPackage
-from vclust_py.resolve import Lock, closure, complete, settle, sources
+from vclust_py.lock import Lock
+from vclust_py.resolve import closure, complete, sources
 from vclust_py.site import Site
 
 
@@ -239,87 +237,6 @@ def test_a_lock_from_outside_is_checked_against_the_signed_index(toy: Repository
     data["packages"][1]["sha256"] = "0" * 64
     with pytest.raises(RequestError, match=r"libgreet=1\.5\+dfsg~1:all: not in the signed"):
         complete(Lock.from_json(json.dumps(data)), site, quiet)
-
-
-def a_request(*packages: str, **values: str) -> requests.Request:
-    software = {"name": "test", "packages": list(packages), **values}
-    return requests.from_mapping({"hardware": {"number_of_nodes": 1}, "software": software}, "test")
-
-
-def test_a_lock_serves_only_a_request_for_the_same(toy: Repository, tmp_path: Path) -> None:
-    site = toy.site(tmp_path / "site")
-    meta = MetaPackage("greeter", "", ("libgreet",))
-    lock = lock_of(toy, tmp_path / "site", "hello", "libgreet")
-    asked = a_request("hello")
-    assert settle(asked, [meta], site, quiet, cluster=None, given=lock) == lock
-    assert Lock.load(site, lock.digest) == lock
-    with pytest.raises(RequestError, match="made with, and the request is without, libgreet"):
-        settle(asked, [], site, quiet, cluster=None, given=lock)
-    other = a_request("hello", "either", suite="trixie", kernel="linux-image-amd64")
-    with pytest.raises(RequestError) as caught:
-        settle(other, [meta], site, quiet, cluster=None, given=lock)
-    assert [problem for problem in caught.value.problems if "either" not in problem] == [
-        "lock: suite: got 'toy', the request asks for 'trixie'",
-        f"lock: kernel: got '{KERNEL}', the request asks for 'linux-image-amd64'",
-    ]
-    assert "made without either" in str(caught.value)
-
-
-def test_a_cluster_with_images_keeps_its_lock(toy: Repository, tmp_path: Path) -> None:
-    site = toy.site(tmp_path / "site")
-    asked = a_request("libgreet")
-    first = settle(asked, [], site, quiet, cluster=None, given=None)
-    state.register(site, asked)
-    state.update(site, state.get(site, "test"), lock=first.digest, images={"base": "0" * 64})
-    cluster = state.get(site, "test")
-    toy.add("libgreet", "1.6")
-    toy.publish()
-    today = toy.site(tmp_path / "site", index_max_age=0)
-    assert settle(asked, [], today, quiet, cluster=cluster, given=None) == first
-    assert settle(asked, [], today, quiet, cluster=cluster, given=first) == first
-    newer = settle(asked, [], today, quiet, cluster=None, given=None)
-    with pytest.raises(RequestError, match="destroy it first"):
-        settle(asked, [], today, quiet, cluster=cluster, given=newer)
-
-
-def test_a_cluster_whose_base_cannot_be_made_is_resolved_anew(
-    toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = toy.site(tmp_path / "site")
-    asked = a_request("libgreet")
-    first = settle(asked, [], site, quiet, cluster=None, given=None)
-    state.register(site, asked)
-    state.update(site, state.get(site, "test"), lock=first.digest)
-    cluster = state.get(site, "test")
-    toy.add("libgreet", "1.6")
-    toy.publish()
-    (toy.pool / "libgreet_1.5+dfsg~1_all.deb").unlink()
-    # The index says nothing of it yet, the download does; after that the index is fetched again.
-    assert settle(asked, [], site, quiet, cluster=cluster, given=None) == first
-    with pytest.raises(VclustError, match="cannot download packages"):
-        store.fetch(site, first, quiet)
-    # With its base there, but its packages neither here nor there, the lock is of no use either.
-    monkeypatch.setattr(base_images, "find_base", lambda site, lock: True)
-    assert settle(asked, [], site, quiet, cluster=cluster, given=None).packages[0].version == "1.6"
-
-
-def test_an_interrupted_creation_goes_on_with_its_lock(
-    toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = toy.site(tmp_path / "site")
-    asked = a_request("libgreet")
-    first = settle(asked, [], site, quiet, cluster=None, given=None)
-    store.fetch(site, first, quiet)
-    state.register(site, asked)
-    state.update(site, state.get(site, "test"), lock=first.digest)
-    cluster = state.get(site, "test")
-    toy.add("libgreet", "1.6")
-    toy.publish()
-    today = toy.site(tmp_path / "site", index_max_age=0)
-    monkeypatch.setattr(base_images, "find_base", lambda site, lock: True)
-    assert settle(asked, [], today, quiet, cluster=cluster, given=None) == first
-    monkeypatch.undo()
-    assert settle(asked, [], today, quiet, cluster=cluster, given=None) != first
 
 
 def test_the_machines_apt_is_not_touched(toy: Repository, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from vclust_py.errors import VclustError
 from vclust_py.image import RETIRED, Catalogue, Image
 from vclust_py.image.base import find_base
 from vclust_py.image.builder import contents
-from vclust_py.request import Request
 from vclust_py.lock import Lock
+from vclust_py.request import Request
 from vclust_py.site import Site
 from vclust_py.site.clusters import Cluster
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from vclust_py import resolve, state
 from vclust_py.cache import Cache
 from vclust_py.cache.catalogue import caches, users
+from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.image import RETIRED, Catalogue, Image, Report, base_key, file_digest
 from vclust_py.image.base import RECIPE
@@ -31,7 +32,6 @@ from vclust_py.image.store import fetch
 from vclust_py.lock import Lock, Package
 from vclust_py.run import keep_interruptions
 from vclust_py.site import PROJECT, Site
-from vclust_py.change import Change
 from vclust_py.text import DETAIL, LINE, plain
 
 if TYPE_CHECKING:

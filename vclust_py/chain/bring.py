@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vclust_py.chain import File, Hop, Options, Outcome, Progress, Report, lacking, send
-from vclust_py.phases.distribute import explained, keys, rows
+from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
+from vclust_py.phases.distribute import explained, keys, rows
 from vclust_py.site import Site
-from vclust_py.change import Change
 
 
 def bring(

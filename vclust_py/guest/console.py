@@ -34,6 +34,8 @@ _ORDER = list(NodeState)
 _POLL = 0.1  # seconds between two looks at the consoles
 _POLL_FAR = 1.0  # where some are on other machines
 _ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
+
+
 @dataclass
 class Watch:
     """What a node's console has said since its start."""
@@ -245,5 +247,3 @@ def _look(waiting: Sequence[Watch], drivers: Mapping[str, Hypervisor]) -> None:
         found = running.get(watch.node.host)
         if watch.state is not NodeState.FAILED and found is not None and watch.node.uuid not in found:
             watch.fail(f"its domain stopped; {watch.last_words()}")
-
-

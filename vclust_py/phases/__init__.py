@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vclust_py.change import Change
+from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.lock import Lock
 from vclust_py.request import Request
@@ -36,6 +37,13 @@ class Inputs:
     """`cache`, `place`: digest of the chosen VD cache; empty: none."""
     hosts: tuple[Host, ...] = ()
     """`place`, `distribute`: the site's hosts."""
+
+    @property
+    def asked(self) -> Request:
+        """The request.  Raises VclustError where the caller has given none."""
+        if self.request is None:
+            raise VclustError(f"{self.name}: got no request, expected one")
+        return self.request
 
 
 @dataclass(frozen=True)

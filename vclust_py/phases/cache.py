@@ -23,8 +23,7 @@ def run(session: Session, inputs: Inputs) -> Result:
     A cache that went away meanwhile, or does not fit, is replaced by the best one that is there.  A cluster that is
     placed keeps what it has.
     """
-    request = inputs.request
-    assert request is not None
+    request = inputs.asked
     lock = Lock.load(session.site, inputs.lock)
     packages = closure(lock)
     with timing.trial(session.store, request, "cache", check=inputs.check) as (cluster, _):

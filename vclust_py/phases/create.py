@@ -38,7 +38,9 @@ def run(session: Session, inputs: Inputs) -> Result:
         if not cluster.images:
             raise VclustError(f"{inputs.name}: its images are not made", "run the phase `image` first")
         hosts = list(drivers)
-        running = dict(zip(hosts, session.side_by_side(lambda host: drivers[host].running(), hosts), strict=True))
+        running = dict(
+            zip(hosts, session.side_by_side(lambda host: drivers[host].running(), hosts), strict=True)
+        )
         nodes = [node for node in cluster.nodes if node.host in drivers]
         up = {
             node.name
@@ -90,7 +92,9 @@ def run(session: Session, inputs: Inputs) -> Result:
                 own.put(folder / seed_disk(node.name))
                 # What an earlier start wrote must not pass for this one's report.
                 driver.clear_console(folder.name, domain_name(cluster, node))
-                driver.start(_domain(session.site, cluster, node, images, own, folder.name, driver.accelerator))
+                driver.start(
+                    _domain(session.site, cluster, node, images, own, folder.name, driver.accelerator)
+                )
                 record.node(node.name, begun, time.time(), state=NodeState.STARTED)
                 started.append(node.name)
                 record.report("start", len(started), len(waiting))

@@ -1,4 +1,7 @@
-"""`destroy`: takes away what the phases made, whatever state it is in; images stay while the site has space for them."""
+"""`destroy`: takes away what the phases made, whatever state it is in.
+
+Images stay while the site has space for them.
+"""
 
 import logging
 import shutil

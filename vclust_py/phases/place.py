@@ -70,8 +70,7 @@ def run(session: Session, inputs: Inputs) -> Result:
     cluster that is placed already keeps its placement.  A host that does not answer takes no node.  Raises
     CapacityError, with what each host lacks, when not all nodes fit, and RequestError when the network is in use.
     """
-    request = inputs.request
-    assert request is not None
+    request = inputs.asked
     lock = Lock.load(session.site, inputs.lock)
     with timing.trial(session.store, request, "place", check=inputs.check) as (cluster, _):
         digest = inputs.cache if cluster is None else cluster.cache.get("digest", "")
@@ -94,7 +93,9 @@ def _place(
     strategy = strategy or choose_strategy(session.store, request, lock, start)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not inputs.check:
-            clusters.update(session.store, cluster, lock=lock.digest)  # resolved once more: see phase `resolve`
+            clusters.update(
+                session.store, cluster, lock=lock.digest
+            )  # resolved once more: see phase `resolve`
         placement = {node.name: node.host for node in cluster.nodes}
         disk = cluster.nodes[0].disk
         return _plan(session, request, lock, strategy, start, placement, disk, surveys), False

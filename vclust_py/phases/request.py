@@ -7,5 +7,4 @@ from vclust_py.site.session import Session
 
 def run(session: Session, inputs: Inputs) -> Result:
     """Register the request.  Raises RequestError when a cluster of that name has another one."""
-    assert inputs.request is not None
-    return Result(clusters.register(session.store, inputs.request, check=inputs.check), {"name": inputs.name})
+    return Result(clusters.register(session.store, inputs.asked, check=inputs.check), {"name": inputs.name})

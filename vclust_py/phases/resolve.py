@@ -28,8 +28,7 @@ def run(session: Session, inputs: Inputs) -> Result:
 
     Raises RequestError for names the index does not know and for packages that cannot be installed together.
     """
-    request = inputs.request
-    assert request is not None
+    request = inputs.asked
     with timing.trial(session.store, request, "resolve", check=inputs.check) as (cluster, report):
         bundles = metapackages.expand(request, session.site)
         lock = find_lock(session, request, bundles, report, cluster=cluster, given=inputs.locked)

@@ -155,7 +155,9 @@ def names(store: Store) -> list[str]:
     """The names of all live clusters."""
     if not store.exists:
         return []
-    return [row["name"] for row in store.rows("SELECT name FROM clusters WHERE destroyed IS NULL ORDER BY name")]
+    return [
+        row["name"] for row in store.rows("SELECT name FROM clusters WHERE destroyed IS NULL ORDER BY name")
+    ]
 
 
 def images_in_use(store: Store) -> dict[str, set[str]]:
@@ -224,7 +226,7 @@ def register(store: Store, request: Request, *, check: bool = False) -> Change:
 
 def _insert(store: Store, request: Request) -> None:
     created = time.time()
-    number = store.execute(
+    number = store.insert(
         "INSERT INTO clusters (name, spec, digest, state, created) VALUES (?, ?, ?, ?, ?)",
         (
             request.name,
@@ -233,7 +235,7 @@ def _insert(store: Store, request: Request) -> None:
             ClusterState.REQUESTED,
             created,
         ),
-    ).lastrowid
+    )
     # Not the cluster's number alone: several sites may be on one machine, which takes each segment and each network
     # number once.  An interface name holds 15 bytes (IFNAMSIZ).
     segment = "vc" + hashlib.sha256(f"{number} {request.name} {created!r}".encode()).hexdigest()[:10]
@@ -250,7 +252,8 @@ def _free_network(store: Store, wanted: int) -> int:
         taken = {
             row["network"]
             for row in store.rows(
-                "SELECT network FROM clusters WHERE network BETWEEN ? AND ? ORDER BY network LIMIT 4096", (first, last)
+                "SELECT network FROM clusters WHERE network BETWEEN ? AND ? ORDER BY network LIMIT 4096",
+                (first, last),
             )
         }
         for number in range(first, last + 1):
@@ -264,8 +267,7 @@ def update(store: Store, cluster: Cluster, *, state: ClusterState | None = None,
     values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
     with store.transaction():
         if state is not None:
-            row = store.row("SELECT state FROM clusters WHERE id = ?", (cluster.id,))
-            assert row is not None
+            (row,) = store.rows("SELECT state FROM clusters WHERE id = ?", (cluster.id,))
             values["state"] = follow(cluster.name, ClusterState(row["state"]), state)
         assignments = ", ".join(f"{column} = ?" for column in values)
         store.execute(
@@ -309,7 +311,9 @@ def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState
     with store.transaction():
         before = {
             row["position"]: NodeState(row["state"])
-            for row in store.rows("SELECT position, state FROM observed_nodes WHERE cluster = ?", (cluster.id,))
+            for row in store.rows(
+                "SELECT position, state FROM observed_nodes WHERE cluster = ?", (cluster.id,)
+            )
         }
         store.executemany(
             "UPDATE observed_nodes SET state = ?, seen = ? WHERE cluster = ? AND position = ?",

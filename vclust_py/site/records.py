@@ -17,11 +17,9 @@ def begin(store: Store, cluster: int, phase: str) -> int:
         store.execute(
             "UPDATE phases SET end = start, outcome = 'killed' WHERE cluster = ? AND end IS NULL", (cluster,)
         )
-        row = store.execute(
+        return store.insert(
             "INSERT INTO phases (cluster, phase, start) VALUES (?, ?, ?)", (cluster, phase, time.time())
-        ).lastrowid
-    assert row is not None
-    return row
+        )
 
 
 def end(store: Store, row: int, count: int, outcome: str, facts: dict[str, Any]) -> None:

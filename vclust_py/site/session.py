@@ -53,9 +53,7 @@ class Session:
     def images(self) -> Catalogue:
         return Catalogue(self.site)
 
-    def drivers(
-        self, hosts: Iterable[Host]
-    ) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:
+    def drivers(self, hosts: Iterable[Host]) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:
         """The drivers of those of the hosts that answer, and why the others do not, by name; each connected once."""
         wanted = list(dict.fromkeys(hosts))
         drivers, errors = dict[str, Hypervisor](), dict[str, VclustError]()

@@ -46,6 +46,11 @@ class Store:
         with self._mutex, self._failures():
             return self._open().execute(statement, values)
 
+    def insert(self, statement: str, values: Values = ()) -> int:
+        """The number of the new row."""
+        number = self.execute(statement, values).lastrowid
+        return number or 0
+
     def executemany(self, statement: str, rows: Iterable[Values]) -> None:
         """All rows in one transaction."""
         with self.transaction(), self._failures():

@@ -9,8 +9,8 @@ from repository import Repository, lock_of, quiet
 
 from vclust_py.image import Catalogue, Image, Manifest
 from vclust_py.image.builder import ensure_bundle, layer_key
-from vclust_py.metapackages import MetaPackage
 from vclust_py.lock import Lock
+from vclust_py.metapackages import MetaPackage
 from vclust_py.site import Site
 
 

@@ -68,7 +68,12 @@ def session(tmp_path: Path) -> Iterator[Sized]:
 
 
 def placed(
-    session: Session, request: Request, lock: Lock = LOCK, hosts: tuple[str, ...] = ("a",), *, check: bool = False
+    session: Session,
+    request: Request,
+    lock: Lock = LOCK,
+    hosts: tuple[str, ...] = ("a",),
+    *,
+    check: bool = False,
 ) -> Result:
     lock.save(session.site)
     inputs = Inputs(

@@ -38,7 +38,16 @@ def a_request(name: str = "one", nodes: int = 2) -> Request:
 def some_nodes(request: Request, host: str = "a") -> list[Node]:
     return [
         Node(
-            position, name, host, "qemu:///system", str(address), f"mac {position}", f"{request.name} {position}", 1, 2, 3
+            position,
+            name,
+            host,
+            "qemu:///system",
+            str(address),
+            f"mac {position}",
+            f"{name} {position}",
+            1,
+            2,
+            3,
         )
         for position, (name, address) in enumerate(zip(request.hostnames, request.addresses, strict=True))
     ]
@@ -92,7 +101,11 @@ def test_a_forgotten_cluster_frees_its_name_and_leaves_no_hash(store: Store) -> 
     assert clusters.register(store, a_request()).changed
     gone = read(store, "SELECT spec, segment, network, state FROM clusters WHERE destroyed IS NOT NULL")
     assert gone == [("", None, None, "destroyed")]
-    assert read(store, "SELECT count(*) FROM nodes") == read(store, "SELECT count(*) FROM observed_nodes") == [(0,)]
+    assert (
+        read(store, "SELECT count(*) FROM nodes")
+        == read(store, "SELECT count(*) FROM observed_nodes")
+        == [(0,)]
+    )
     actions = read(store, "SELECT action, cluster FROM audit ORDER BY id")
     assert actions == [("create", "one"), ("destroy", "one"), ("create", "one")]
 
@@ -145,13 +158,17 @@ def test_a_stored_request_is_not_judged_by_todays_rules(store: Store) -> None:
     assert clusters.get(store, "old").request.hardware.ram == 1
     assert [cluster.name for cluster in clusters.live(store)] == ["new", "old"]
     with pytest.raises(RequestError):
-        requests.from_mapping({"hardware": {"number_of_nodes": 1, "ram": "1B"}, "software": {"name": "old"}}, "test")
+        requests.from_mapping(
+            {"hardware": {"number_of_nodes": 1, "ram": "1B"}, "software": {"name": "old"}}, "test"
+        )
 
 
 def test_placement_and_what_was_seen_are_apart(store: Store) -> None:
     request = a_request()
     clusters.register(store, request)
-    clusters.place(store, clusters.get(store, "one"), some_nodes(request), strategy="once", cache={"digest": "d"})
+    clusters.place(
+        store, clusters.get(store, "one"), some_nodes(request), strategy="once", cache={"digest": "d"}
+    )
     cluster = clusters.get(store, "one")
     assert (cluster.state, cluster.strategy, cluster.cache) == ("placed", "once", {"digest": "d"})
     assert [replace(node, seen=0) for node in cluster.nodes] == some_nodes(request)
@@ -190,7 +207,9 @@ def test_every_state_has_a_row_in_the_table_and_the_way_there() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12))
-def test_hosts_are_as_they_were_last_seen(tmp_path_factory: pytest.TempPathFactory, looks: list[tuple[str, bool]]) -> None:
+def test_hosts_are_as_they_were_last_seen(
+    tmp_path_factory: pytest.TempPathFactory, looks: list[tuple[str, bool]]
+) -> None:
     store = Store(Site(root=tmp_path_factory.mktemp("hosts") / "site"))
     twin: dict[str, tuple[str, int]] = {}
     for number, (host, answers) in enumerate(looks):

@@ -59,10 +59,15 @@ def test_a_transaction_is_all_or_nothing_and_nests(store: Store) -> None:
         store.execute("INSERT INTO t VALUES (1)")
         with store.transaction():
             store.execute("INSERT INTO t VALUES (2)")
-    with pytest.raises(KeyError), store.transaction():
-        store.execute("INSERT INTO t VALUES (3)")
+
+    def fail() -> None:
         with store.transaction():
-            raise KeyError
+            store.execute("INSERT INTO t VALUES (3)")
+            with store.transaction():
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     with sqlite3.connect(store.site.database) as connection:
         assert connection.execute("SELECT n FROM t ORDER BY n").fetchall() == [(1,), (2,)]
 
@@ -93,18 +98,20 @@ def test_a_database_of_every_earlier_version_is_taken_over(store: Store, version
     with sqlite3.connect(store.site.database, isolation_level=None) as connection:
         migrate(connection, version)
         assert connection.execute("PRAGMA user_version").fetchone() == (version,)
-        for number, (name, state, destroyed) in enumerate((("one", "ready", None), ("gone", "ready", 9.0), ("two", "placed", None)), 1):
+        rows = ("one", "ready", None), ("gone", "ready", 9.0), ("two", "placed", None)
+        for number, (name, state, destroyed) in enumerate(rows, 1):
             connection.execute(
-                "INSERT INTO clusters (id, name, request, digest, state, created, destroyed) VALUES (?, ?, ?, 'd', ?, 1.5, ?)",
+                "INSERT INTO clusters (id, name, request, digest, state, created, destroyed)"
+                " VALUES (?, ?, ?, 'd', ?, 1.5, ?)",
                 (number, name, "" if destroyed else REQUEST % name, state, destroyed),
             )
             if not destroyed:
-                guest = "" if version < 2 else ", 'pv'"
-                connection.execute(
-                    f"INSERT INTO nodes VALUES (?, 0, 'n01', 'h', 'xen:///system', '10.0.0.1', 'm', ?, 1, 2, 3, 'ready'{guest})",
-                    (number, f"uuid {number}"),
-                )
-        connection.execute("INSERT INTO phases (cluster, phase, start, end, outcome) VALUES (2, 'image', 1, 3, 'done')")
+                node = [number, 0, "n01", "h", "xen:///system", "10.0.0.1", "m", f"u{number}", 1, 2, 3, "ready"]
+                node += [] if version < 2 else ["pv"]
+                connection.execute(f"INSERT INTO nodes VALUES ({', '.join('?' * len(node))})", node)  # noqa: S608
+        connection.execute(
+            "INSERT INTO phases (cluster, phase, start, end, outcome) VALUES (2, 'image', 1, 3, 'done')"
+        )
     connection.close()
     for _ in range(2):
         one, two = clusters.live(store)

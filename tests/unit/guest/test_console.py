@@ -6,16 +6,28 @@ from types import SimpleNamespace
 import pytest
 
 from vclust_py.errors import VclustError
-from vclust_py.ready import _told, _Watch, mpi_reaches
-from vclust_py.state import Node
+from vclust_py.guest.console import Watch, _told
+from vclust_py.phases.ready import mpi_reaches
+from vclust_py.site.clusters import Node
+from vclust_py.site.states import NodeState
 
 NODE = Node(
-    0, "n1", "h", "qemu:///system", "192.168.77.1", "52:54:00:00:00:01", "u", 1, 2**29, 2**32, "started"
+    0,
+    "n1",
+    "h",
+    "qemu:///system",
+    "192.168.77.1",
+    "52:54:00:00:00:01",
+    "u",
+    1,
+    2**29,
+    2**32,
+    state=NodeState.STARTED,
 )
 
 
-def a_watch(console: bytearray) -> _Watch:
-    return _Watch(NODE, lambda position: bytes(console[position:]), 0.0, "started")
+def a_watch(console: bytearray) -> Watch:
+    return Watch(NODE, lambda position: bytes(console[position:]), 0.0, NodeState.STARTED)
 
 
 def test_only_whole_lines_of_ours_count() -> None:
@@ -45,7 +57,7 @@ def test_a_host_that_does_not_answer_fails_the_node() -> None:
     def console(position: int) -> bytes:
         raise VclustError("h: libvirt does not answer")
 
-    watch = _Watch(NODE, console, 0.0, "started")
+    watch = Watch(NODE, console, 0.0, NodeState.STARTED)
     assert watch.read() == []
     assert (watch.state, watch.detail) == ("failed", "h: libvirt does not answer")
 
@@ -71,7 +83,8 @@ def test_mpi_reaches_every_node_only_as_one_program(lines: list[str], reaches: b
 def test_many_failed_nodes_are_all_named() -> None:
     cluster = SimpleNamespace(name="x")
     watches = [
-        _Watch(replace(NODE, name=f"n{number}"), lambda position: b"", 0.0, "failed") for number in range(9)
+        Watch(replace(NODE, name=f"n{number}"), lambda position: b"", 0.0, NodeState.FAILED)
+        for number in range(9)
     ]
     for watch in watches:
         watch.fail(f"seed: no disk; {'y' * 1000}")

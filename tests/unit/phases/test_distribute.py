@@ -3,17 +3,21 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hops import Hosts, Running, made
 
-from vclust_py import chain, distribute, request, state
+from vclust_py import chain, request
 from vclust_py.chain import Hop, Keys, Outcome
+from vclust_py.change import Change
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host, Hypervisor
-from vclust_py.image import Catalogue
-from vclust_py.site import PROJECT, Site
-from vclust_py.state import Change
+from vclust_py.hypervisor import Host
+from vclust_py.phases import Inputs, Result, distribute
+from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.clusters import Node
+from vclust_py.site.describe import describe
+from vclust_py.site.session import Session
 
 
 @pytest.fixture(scope="session")
@@ -28,14 +32,27 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 
 @pytest.fixture
-def site(tmp_path: Path, hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """Has the keys that the hops know."""
-    monkeypatch.setattr(distribute, "keys", lambda site: hosts.trust.head)
-    return Site(root=tmp_path / "site")
+def folders() -> dict[str, Path]:
+    """The folder of each host's images."""
+    return {}
 
 
 @pytest.fixture
-def reach(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def session(
+    tmp_path: Path, hosts: Hosts, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Session]:
+    """Has the keys that the hops know."""
+    monkeypatch.setattr(distribute, "keys", lambda site: hosts.trust.head)
+
+    def connect(site: Site, host: Host) -> Any:
+        return Driver(folders[host.name])
+
+    with Session(Site(root=tmp_path / "site"), connect=connect) as session:
+        yield session
+
+
+@pytest.fixture
+def reach(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """All hosts of a site listen at one port; these, which are one machine, each at its own."""
 
     def install(**hosts: Running) -> None:
@@ -44,6 +61,7 @@ def reach(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return Hop(name, found.address, found.port, rack)
 
         monkeypatch.setattr(distribute, "Hop", hop)
+        folders.update({name: host.folder for name, host in hosts.items()})
 
     return install
 
@@ -68,10 +86,10 @@ class Driver:
 
 
 @pytest.fixture
-def layered(site: Site) -> dict[str, str]:
+def layered(session: Session) -> dict[str, str]:
     """Images of a site, by role: a layer on a cache on a base, and a kernel."""
-    catalogue, made = Catalogue(site), {}
-    site.make_directories()
+    catalogue, made = session.images, {}
+    session.site.make_directories()
     backing = None
     for kind, role in (("base", "base"), ("layer", "middle"), ("layer", "root"), ("kernel", "kernel")):
         with catalogue.building(kind, role) as folder:
@@ -83,39 +101,55 @@ def layered(site: Site) -> dict[str, str]:
     return made
 
 
-def placed(site: Site, images: dict[str, str], *uris: str) -> None:
-    asked = {"hardware": {"number_of_nodes": len(uris)}, "software": {"name": "pair"}}
-    state.register(site, request.from_mapping(asked, "test"))
-    with state.connect(site) as connection:
-        for number, uri in enumerate(uris):
-            connection.execute(
-                "INSERT INTO nodes VALUES (1, ?, ?, ?, ?, 'a', 'm', 'u', 1, 1, 1, 'placed', '')",
-                (number, f"n{number}", f"h{number}", uri),
-            )
-    state.update(site, state.get(site, "pair"), images=images)
+def placed(session: Session, name: str, images: dict[str, str], *uris: str) -> None:
+    asked = {"hardware": {"number_of_nodes": len(uris)}, "software": {"name": name}}
+    clusters.register(session.store, request.from_mapping(asked, "test"))
+    nodes = [
+        Node(number, f"n{number}", f"h{number}", uri, f"a{number}", f"m{number}", f"{name} {number}", 1, 1, 1)
+        for number, uri in enumerate(uris)
+    ]
+    clusters.place(session.store, clusters.get(session.store, name), nodes)
+    has_images(session, name, images)
+
+
+def has_images(session: Session, name: str, images: dict[str, str]) -> None:
+    clusters.update(session.store, clusters.get(session.store, name), images=images)
+
+
+def described(session: Session) -> dict[str, Any]:
+    return describe(session.store, "pair")[0]
+
+
+def ran(
+    session: Session, name: str = "pair", *, racks: dict[str, str] | None = None, check: bool = False
+) -> Result:
+    hosts = tuple(Host(host, rack=rack) for host, rack in (racks or {}).items())
+    return distribute.run(session, Inputs(name, check=check, hosts=hosts))
 
 
 def test_phase_four_ways(
-    site: Site, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
+    session: Session, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
 ) -> None:
-    placed(site, {role: layered[role] for role in ("root", "kernel")}, "xen+tls://host.example/system")
+    placed(
+        session, "pair", {role: layered[role] for role in ("root", "kernel")}, "xen+tls://host.example/system"
+    )
     (host,) = hosts.start(1, name="h0")
     reach(h0=host)
     there = host.folder
 
     def run(check: bool) -> Change:
-        return distribute.distribute(site, "pair", check=check, connect=lambda _, host: Driver(there))
+        return ran(session, check=check).change
 
-    names = sorted(image.path.name for image in Catalogue(site).images())
+    names = sorted(image.path.name for image in session.images.images())
     would = run(True)
     assert would.changed
     assert would.before == {"lacks": {"h0": names}, "superseded": {"h0": []}}
     assert list(there.iterdir()) == []
     assert run(False) == would
     assert sorted(path.name for path in there.iterdir()) == names
-    for image in Catalogue(site).images():
+    for image in session.images.images():
         assert (there / image.path.name).read_bytes() == image.path.read_bytes()
-    (record,) = [one for one in state.describe(site, "pair")[0]["phases"] if one["phase"] == "distribute"]
+    (record,) = [one for one in described(session)["phases"] if one["phase"] == "distribute"]
     assert record["outcome"] == "done"
     assert record["bytes"] == sum(path.stat().st_size for path in there.iterdir())
     assert not run(False).changed
@@ -127,7 +161,7 @@ def test_phase_four_ways(
 
 
 def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
-    site: Site,
+    session: Session,
     layered: dict[str, str],
     hosts: Hosts,
     reach: Callable[..., None],
@@ -137,35 +171,29 @@ def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
         raise VclustError(f"h0: {name}: Read-only file system")
 
     def run(cluster: str, check: bool = False) -> Change:
-        return distribute.distribute(site, cluster, check=check, connect=lambda _, host: Driver(host_folder))
+        return ran(session, cluster, check=check).change
 
-    placed(site, {"root": layered["root"]}, "xen+tls://host.example/system")
+    placed(session, "pair", {"root": layered["root"]}, "xen+tls://host.example/system")
     (host,) = hosts.start(1, name="h0")
     reach(h0=host)
     host_folder = host.folder
     run("pair")
     sent = {path.name for path in host_folder.iterdir()}
     (host_folder / "of-somebody-else.qcow2").write_bytes(b"x")
-    catalogue = Catalogue(site)
+    catalogue = session.images
     for role in ("root", "middle"):
         catalogue.remove(catalogue.get(layered[role]))
     (kept,) = sent & {image.path.name for image in catalogue.images()}
     # A live cluster stands on both of them, though the site's own copies are gone.
-    state.update(site, state.get(site, "pair"), images={"root": layered["root"]})
-    others = request.from_mapping({"hardware": {"number_of_nodes": 1}, "software": {"name": "other"}}, "test")
-    state.register(site, others)
-    with state.connect(site) as connection:
-        connection.execute(
-            "INSERT INTO nodes VALUES (2, 0, 'n', 'h0', 'xen+tls://host.example/system', 'a', 'm', 'u', 1, 1, 1, "
-            "'placed', '')"
-        )
-    state.update(site, state.get(site, "other"), images={"kernel": layered["kernel"]})
+    has_images(session, "pair", {"root": layered["root"]})
+    placed(session, "other", {}, "xen+tls://host.example/system")
+    has_images(session, "other", {"kernel": layered["kernel"]})
     assert run("other").before["superseded"] == {"h0": []}
     # Nobody knows what this one stands on: it came by another way.
-    state.update(site, state.get(site, "pair"), images={"root": "0" * 64})
+    has_images(session, "pair", {"root": "0" * 64})
     assert run("other").before["superseded"] == {"h0": []}
     # None does any more.
-    state.update(site, state.get(site, "pair"), images={})
+    has_images(session, "pair", {})
     would = run("other", check=True)
     assert would.before["superseded"] == {"h0": sorted(sent - {kept})}
     assert sent < {path.name for path in host_folder.iterdir()}
@@ -176,73 +204,83 @@ def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
     assert failed.after["superseded"] == would.before["superseded"]
     assert run("other").after == would.after
     left = {path.name for path in host_folder.iterdir()}
-    assert left == {kept, "of-somebody-else.qcow2", Catalogue(site).get(layered["kernel"]).path.name}
+    assert left == {kept, "of-somebody-else.qcow2", session.images.get(layered["kernel"]).path.name}
     assert not run("other").changed
 
 
-def test_nothing_to_do_on_the_site_manager(site: Site, layered: dict[str, str]) -> None:
-    placed(site, layered, "qemu:///system")
-
-    def connect(site: Site, host: Host) -> Hypervisor:
-        raise AssertionError
-
-    assert not distribute.distribute(site, "pair", connect=connect).changed
-    assert state.describe(site, "pair")[0]["phases"] == []
+def test_nothing_to_do_on_the_site_manager(session: Session, layered: dict[str, str]) -> None:
+    placed(session, "pair", layered, "qemu:///system")
+    assert not ran(session).change.changed  # connecting would fail
+    assert described(session)["phases"] == []
 
 
 def test_one_host_fails_and_the_other_is_supplied(
-    site: Site, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
+    session: Session, layered: dict[str, str], hosts: Hosts, reach: Callable[..., None]
 ) -> None:
-    placed(site, {"kernel": layered["kernel"]}, "xen+tls://a.example/system", "xen+tls://b.example/system")
+    placed(
+        session,
+        "pair",
+        {"kernel": layered["kernel"]},
+        "xen+tls://a.example/system",
+        "xen+tls://b.example/system",
+    )
     good, dead = hosts.start(1, name="h0") + hosts.start(1, name="h1")
     dead.end()
     reach(h0=good, h1=dead)
     with pytest.raises(VclustError, match=r"^h1: not reached: .*\n  hint: is that machine up\?") as caught:
-        distribute.distribute(
-            site, "pair", connect=lambda _, host: Driver((good if host.name == "h0" else dead).folder)
-        )
+        ran(session)
     assert "h0" not in str(caught.value)
     assert [len(list(host.folder.iterdir())) for host in (good, dead)] == [1, 0]
-    described = state.describe(site, "pair")[0]
-    assert described["detail"].startswith("distribute failed: h1: ")
-    assert [(row["node"], row["outcome"] == "done") for row in described["node_phases"]] == [
+    found = described(session)
+    assert found["detail"].startswith("distribute failed: h1: ")
+    assert [(row["node"], row["outcome"] == "done") for row in found["node_phases"]] == [
         ("h0", True),
         ("h1", False),
     ]
 
 
 def test_hosts_that_could_not_send_to_each_other_are_named(
-    site: Site,
+    session: Session,
     layered: dict[str, str],
     hosts: Hosts,
     reach: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    placed(site, {"kernel": layered["kernel"]}, "xen+tls://a.example/system", "xen+tls://b.example/system")
+    placed(
+        session,
+        "pair",
+        {"kernel": layered["kernel"]},
+        "xen+tls://a.example/system",
+        "xen+tls://b.example/system",
+    )
     monkeypatch.setenv("HONEST", "0")
     monkeypatch.setenv("ONCE", "1")
     liar = str(PROJECT / "tests/security/chain_liar.py")
     first, second = hosts.start(1, name="h0") + hosts.start(1, name="h1", program=liar)
     reach(h0=first, h1=second)
-    told: list[str] = []
-    distribute.distribute(
-        site,
-        "pair",
-        connect=lambda _, host: Driver((first if host.name == "h0" else second).folder),
-        warn=told.append,
-    )
-    assert told == [
+    told = ran(session).warnings
+    assert list(told) == [
         "h1 got wrong data from h0: a block has a wrong tag; is the memory, disk or network card of one of them bad?"
     ]
     assert [len(list(host.folder.iterdir())) for host in (first, second)] == [1, 1]
-    described = state.describe(site, "pair")[0]
-    assert [row["outcome"] for row in described["node_phases"]] == [f"done; {told[0]}"] * 2
+    found = described(session)
+    assert [row["outcome"] for row in found["node_phases"]] == [f"done; {told[0]}"] * 2
 
 
 def test_racks_reach_the_chain(
-    site: Site, layered: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    session: Session,
+    layered: dict[str, str],
+    folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    placed(site, {"kernel": layered["kernel"]}, "xen+tls://a.example/system", "xen+tls://b.example/system")
+    placed(
+        session,
+        "pair",
+        {"kernel": layered["kernel"]},
+        "xen+tls://a.example/system",
+        "xen+tls://b.example/system",
+    )
     sent: list[Hop] = []
 
     def send(files: object, hops: list[Hop], keys: Keys, report: object) -> tuple[Outcome, ...]:
@@ -250,9 +288,8 @@ def test_racks_reach_the_chain(
         return ()
 
     monkeypatch.setattr(chain, "send", send)
-    distribute.distribute(
-        site, "pair", racks={"h1": "r7"}, connect=lambda _, host: Driver(tmp_path / "site" / "held")
-    )
+    folders.update(h0=tmp_path / "site/held", h1=tmp_path / "site/held")
+    ran(session, racks={"h1": "r7"})
     assert sent == [Hop("h0", "a.example"), Hop("h1", "b.example", rack="r7")]
 
 
@@ -276,7 +313,7 @@ def test_what_a_host_says_comes_with_the_next_step(failed: str, hint: str) -> No
     assert ("hint" in said) == bool(hint)
 
 
-def test_without_images(site: Site) -> None:
-    placed(site, {}, "xen+tls://host.example/system")
+def test_without_images(session: Session) -> None:
+    placed(session, "pair", {}, "xen+tls://host.example/system")
     with pytest.raises(VclustError, match="images are not made"):
-        distribute.distribute(site, "pair")
+        ran(session)
