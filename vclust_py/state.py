@@ -269,7 +269,7 @@ def _cluster(connection: sqlite3.Connection, row: sqlite3.Row) -> Cluster:
     return Cluster(
         id=row["id"],
         name=row["name"],
-        request=requests.from_mapping(json.loads(row["request"]), row["name"]),
+        request=requests.from_stored(json.loads(row["request"])),
         state=row["state"],
         lock=row["lock"],
         strategy=row["strategy"],
@@ -374,7 +374,7 @@ def _insert(site: Site, request: Request) -> None:
     with connect(site) as connection, transaction(connection):
         connection.execute(
             "INSERT INTO clusters (name, request, digest, state, created) VALUES (?, ?, ?, 'requested', ?)",
-            (request.name, json.dumps(requests.to_mapping(request)), request.digest, time.time()),
+            (request.name, json.dumps(requests.stored(request)), request.digest, time.time()),
         )
         audit(connection, "create", request.name, request.digest)
 

@@ -12,8 +12,8 @@ import pytest
 from vclust_py import destroy, request, state
 from vclust_py.errors import RequestError
 from vclust_py.image import installer
+from vclust_py.request.system_names import SYSTEM_NAMES
 from vclust_py.site import PROJECT, Site
-from vclust_py.system_names import SYSTEM_NAMES
 
 busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox")
 

@@ -16,7 +16,7 @@ import pytest
 
 from vclust_py import display, play, ready, request, state, timing
 from vclust_py.errors import CapacityError, RequestError, VclustError
-from vclust_py.request_values import shown
+from vclust_py.request.values import shown
 from vclust_py.run import CommandError, run
 from vclust_py.site import PROJECT, Site
 from vclust_py.text import DETAIL, LINE, plain

@@ -773,7 +773,7 @@ def test_arbitrary_variables_raise_nothing_but_request_errors(tree: object) -> N
 
 # The examples -------------------------------------------------------------------------------------------------
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").iterdir())
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").iterdir())
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
