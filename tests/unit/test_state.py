@@ -1,5 +1,6 @@
 """The site's state; what is written is read back with sqlite3 itself."""
 
+import json
 import sqlite3
 import stat
 from dataclasses import replace
@@ -151,3 +152,15 @@ def test_an_older_database_is_taken_over(tmp_path: Path, version: int) -> None:
             assert columns[-2:] == ["state", "guest"]
             assert list(connection.execute("SELECT cache FROM clusters")) == []
             assert list(connection.execute("SELECT * FROM history, uses, rebuilds, sent")) == []
+
+
+def test_a_request_that_todays_rules_refuse_spoils_nothing(site: Site, request_: Request) -> None:
+    """As an earlier version may have written it, without a schema number."""
+    state.register(site, request_)
+    old = replace(request_, hardware=replace(request_.hardware, ram=64 * 10**6))
+    with pytest.raises(RequestError):
+        requests.from_mapping(requests.to_mapping(old), "test")
+    with sqlite3.connect(site.database) as connection:
+        connection.execute("UPDATE clusters SET request = ?", (json.dumps(requests.to_mapping(old)),))
+    assert state.get(site, "one").request == old
+    assert [cluster.request for cluster in state.clusters(site)] == [old]

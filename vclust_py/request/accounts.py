@@ -94,6 +94,7 @@ def _restore_ssh_key(item: dict[str, Any]) -> SSHKey:
     return SSHKey(item["user"], item["key"])
 
 
+_TYPE = "|".join(name.replace(".", r"\.") for name in _KEY_TYPES)
 _NAME_SCHEMA = {"type": "string", "pattern": f"^{_NAME}$"}
 
 user = Kind(
@@ -109,11 +110,11 @@ user = Kind(
 )
 ssh_key = Kind(
     _parse_ssh_key,
-    {"type": "string", "pattern": f"^{_NAME}:.*({'|'.join(map(re.escape, _KEY_TYPES))})[ \\t]"},
+    {"type": "string", "pattern": rf"^{_NAME}:\s*({_TYPE})\s"},
     write=asdict,
     restore=_restore_ssh_key,
     parts={
         "user": _NAME_SCHEMA,
-        "key": {"type": "string", "pattern": f"^[ \\t]*({'|'.join(map(re.escape, _KEY_TYPES))})[ \\t]"},
+        "key": {"type": "string", "pattern": rf"^\s*({_TYPE})\s"},
     },
 )

@@ -1,8 +1,8 @@
 """The JSON schema of a request in the YAML form: for editors, and for whoever makes requests by a program.
 
-The parser takes what the schema takes, and beyond it words in capitals (`Hosts`) and the keys `user` and `ssh_key`.  It
-refuses more: wrong relations between values, sizes out of their range, networks that are not for nodes, names of
-Debian's accounts, ssh keys that are not whole.
+It accepts the canonical form and all that docs/request.md says of the YAML form.  The parser has the last word: it
+takes words in capitals too (`Hosts`), and refuses what no schema can tell: sizes out of their range, networks that are
+not for nodes, names of Debian's accounts, ssh keys that are not whole, values that do not go together.
 """
 
 from typing import Any
@@ -48,10 +48,6 @@ def _forms(key: Key) -> dict[str, Any]:
     item: dict[str, Any] = dict(key.kind.schema)
     if key.repeated:
         item = {"anyOf": [item, _mapping(dict(key.kind.parts), list(key.kind.parts))]}
-    forms: list[dict[str, Any]] = [{"type": "null"}, item]
-    if key.words:
-        # Several words in one text.
-        forms[1] = {"type": "string"}
-    if key.several:
-        forms.append({"type": "array", "items": item})
+    alone = {"type": "string"} if key.words else item
+    forms = [{"type": "null"}, alone, *([{"type": "array", "items": item}] if key.several else [])]
     return {"anyOf": forms}

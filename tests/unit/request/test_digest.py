@@ -1,38 +1,10 @@
 """The digest of a request is stored with its cluster and compared later: it must never change for what exists."""
 
 import pytest
+from request.samples import ALL_KEYS
 
 from vclust_py import request as requests
 from vclust_py.site import PROJECT
-
-HASH = "$6$throwaway$xqUkwY5nuoBA0dNDf9TICDMqkRqjtGvbsNhk7hY.KpgrEJ8Zvm9FNBb9VAgS.UJwdX.sxHcLDzLPNlccJjrEM0"
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
-ALL_KEYS = f"""\
-[Hardware]
-NumberOfNodes: 7
-CPUArch: arm64
-CPUSpeed: 1.5MHz
-CPUs: 3
-RAM: 1.5GiB
-Disk: 5000000001B
-Spread: hosts
-MinNodes: 4
-[Software]
-Name: all-keys
-User: john:{HASH}
-User: ann:*
-SSHKey: john:{KEY} john@home
-SSHKey: ann:{KEY}
-Hostname: n%dx
-Network: 10.1.2.0/28
-Packages: zlib1g gcc
-MetaPackages: mpi numeric
-Suite: trixie
-Kernel: linux-image-amd64
-Lease: 90s
-Site: s1
-Install: once
-"""
 
 
 @pytest.mark.parametrize(
