@@ -1,7 +1,6 @@
 """vclust: virtual clusters on the fly.  The modules in the order of the flow:
 
-request      a request file (INI or YAML) becomes a frozen `Request`; request_forms reads the two forms,
-             request_values the single values, system_names the accounts that no user may take
+request      a request file (INI or YAML) becomes a frozen `Request`; every key of it is defined once, in request.model
 metapackages named bundles of packages, debconf answers and configuration steps
 resolve      `Request` becomes the `Lock`: the package closure, by real apt
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vclust_py import request_values as values
 from vclust_py.errors import RequestError
-from vclust_py.request_values import Wrong, shown
+from vclust_py.request import values
+from vclust_py.request.values import Wrong, shown
 
 MAX_PATH = 4096
 """Bytes, as the kernel has it (PATH_MAX)."""

@@ -25,10 +25,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from vclust_py import request_forms as forms
-from vclust_py import request_values as values
 from vclust_py.errors import RequestError
-from vclust_py.request import Request
+from vclust_py.request import Request, values
+from vclust_py.request.parsing import MAX_TEXT
+from vclust_py.request.yaml_form import beyond_plain
 from vclust_py.site import PROJECT, Site
 
 T = TypeVar("T")
@@ -103,12 +103,10 @@ def load(name: str, directories: Sequence[Path]) -> MetaPackage:
 def _parse(name: str, path: Path) -> MetaPackage:
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(forms.MAX_TEXT + 1)
-        if len(text) > forms.MAX_TEXT:
-            raise RequestError(
-                [f"{path}: got more than {forms.MAX_TEXT} characters, expected a meta package"]
-            )
-        for _, what in forms.beyond_plain(text):
+            text = file.read(MAX_TEXT + 1)
+        if len(text) > MAX_TEXT:
+            raise RequestError([f"{path}: got more than {MAX_TEXT} characters, expected a meta package"])
+        for _, what in beyond_plain(text):
             raise RequestError([f"{path}: got {what}"])
         content = yaml.safe_load(text)
     except (OSError, ArithmeticError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:

@@ -21,6 +21,7 @@ from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.lock import Lock
 from vclust_py.phases import Inputs, phase
+from vclust_py.request.ansible import suboptions
 from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
 from vclust_py.site.session import Session
@@ -71,34 +72,10 @@ def host_options() -> dict[str, Any]:
 
 
 def request_options() -> dict[str, Any]:
-    """Argument specification of `request`: every key is there, so that only the hashes are kept out of logs.
-
-    Values are `raw`: `vclust_py.request` judges them, all at once and in words that fit a request.
-    """
-    hardware = (
-        "number_of_nodes", "cpu_arch", "cpu_speed", "cpus", "ram", "disk", "spread", "min_nodes"
-    )  # fmt: skip
-    software = (
-        "name", "ssh_keys", "hostname", "network", "packages", "meta_packages", "suite", "kernel", "lease",
-        "site", "install",
-    )  # fmt: skip
-    user = {"name": {"type": "raw"}, "password_hash": {"type": "raw", "no_log": True}}
+    """Argument specification of `site` and `request`."""
     return {
         **site_options(),
-        "request": {
-            "type": "dict",
-            "required": True,
-            "options": {
-                "hardware": {"type": "dict", "options": {key: {"type": "raw"} for key in hardware}},
-                "software": {
-                    "type": "dict",
-                    "options": {
-                        **{key: {"type": "raw"} for key in software},
-                        "users": {"type": "list", "elements": "dict", "options": user},
-                    },
-                },
-            },
-        },
+        "request": {"type": "dict", "required": True, "options": suboptions()},
     }
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vclust_py import display, metapackages, request
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.guest.console import Watch, _take
-from vclust_py.request_forms import KEYS
+from vclust_py.request.model import KEYS
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.states import ClusterState, NodeState
 from vclust_py.text import DETAIL, LINE

@@ -13,11 +13,11 @@ from vclust_py import request
 from vclust_py.errors import RequestError
 from vclust_py.image import installer
 from vclust_py.phases import Inputs, destroy
+from vclust_py.request.system_names import SYSTEM_NAMES
 from vclust_py.site import PROJECT, Site, clusters
 from vclust_py.site.describe import describe
 from vclust_py.site.session import Session
 from vclust_py.site.store import Store
-from vclust_py.system_names import SYSTEM_NAMES
 
 busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox")
 

@@ -19,7 +19,7 @@ import yaml
 
 from vclust_py import request
 from vclust_py.errors import RequestError
-from vclust_py.request_forms import MAX_TEXT
+from vclust_py.request.parsing import MAX_TEXT
 from vclust_py.site import PROJECT
 
 MOST = 4096

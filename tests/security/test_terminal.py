@@ -17,7 +17,7 @@ import pytest
 from vclust_py import display, play, request, timing
 from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.guest.console import Watch, _take
-from vclust_py.request_values import shown
+from vclust_py.request.values import shown
 from vclust_py.run import CommandError, run
 from vclust_py.site import PROJECT, Site, clusters, records
 from vclust_py.site.clusters import Cluster, Node

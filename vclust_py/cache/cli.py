@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vclust_py import drive
-from vclust_py import request_values as values
 from vclust_py.arguments import file, typed
 from vclust_py.errors import RequestError
+from vclust_py.request import values
 from vclust_py.site import Site
 
 # NumPy and what computes are imported where they are used: `vclust --help` must not wait for them.

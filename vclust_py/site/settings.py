@@ -11,16 +11,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
-from vclust_py import request_values as requested
 from vclust_py.errors import VclustError
-from vclust_py.request_values import Wrong
+from vclust_py.request import values as requested
+from vclust_py.request.values import Wrong
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 _LOCK_POLL = 0.05  # seconds between two tries for a lock
 
 
-_PARSED = {
+_PARSED: Mapping[str, requested.Kind[Any]] = {
     "cache_policy": requested.choice("nested", "paper", "greedy", "common", "none"),
     "cache_space": requested.size(0, 10**15, "5GB"),
     "cache_every": requested.whole(0, 10**9),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from repository import KERNEL, Repository, quiet
+from repository import KERNEL, Repository, lock_of, quiet
 
 from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
@@ -45,7 +45,7 @@ def a_request(*packages: str, **values: str) -> requests.Request:
 def test_a_lock_serves_only_a_request_for_the_same(toy: Repository, tmp_path: Path) -> None:
     site = toy.site(tmp_path / "site")
     meta = MetaPackage("greeter", "", ("libgreet",))
-    lock = lock_of(toy, tmp_path / "site", "hello", "libgreet")
+    lock = lock_of(site, "hello", "libgreet")
     asked = a_request("hello")
     assert find(asked, [meta], site, quiet, cluster=None, given=lock) == lock
     assert Lock.load(site, lock.digest) == lock

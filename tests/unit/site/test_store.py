@@ -106,7 +106,20 @@ def test_a_database_of_every_earlier_version_is_taken_over(store: Store, version
                 (number, name, "" if destroyed else REQUEST % name, state, destroyed),
             )
             if not destroyed:
-                node = [number, 0, "n01", "h", "xen:///system", "10.0.0.1", "m", f"u{number}", 1, 2, 3, "ready"]
+                node = [
+                    number,
+                    0,
+                    "n01",
+                    "h",
+                    "xen:///system",
+                    "10.0.0.1",
+                    "m",
+                    f"u{number}",
+                    1,
+                    2,
+                    3,
+                    "ready",
+                ]
                 node += [] if version < 2 else ["pv"]
                 connection.execute(f"INSERT INTO nodes VALUES ({', '.join('?' * len(node))})", node)  # noqa: S608
         connection.execute(

@@ -1,6 +1,8 @@
 """The lookup plugin, as Ansible loads it and by a whole ansible-playbook run."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,27 @@ def test_a_file_that_is_not_there(lookup: Any) -> None:
         lookup.run(["none.ini"], variables={"playbook_dir": "/"})
 
 
+def run(playbook: Path, **environment: str) -> None:
+    """A playbook on the machine itself."""
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            playbook,
+        ],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_LOCALHOST_WARNING": "false", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_in_a_playbook_with_templates(tmp_path: Path) -> None:
     playbook = tmp_path / "play.yml"
     playbook.write_text(
@@ -76,21 +99,35 @@ def test_in_a_playbook_with_templates(tmp_path: Path) -> None:
           - request.hardware.disk == '4GB'
 """
     )
-    command = [
-        Path(sys.executable).with_name("ansible-playbook"),
-        "-i",
-        "localhost,",
-        "-c",
-        "local",
-        playbook,
-    ]
-    done = subprocess.run(
-        command,
-        cwd=PROJECT,
-        env={**os.environ, "ANSIBLE_LOCALHOST_WARNING": "false"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(playbook)
+
+
+COUNTING = """
+
+_counted = checked
+
+
+def checked(reading):
+    with open(os.environ["COUNT"], "a") as file:
+        file.write("checked\\n")
+    return _counted(reading)
+"""
+
+
+@pytest.mark.parametrize("given", ["file", "mapping"])
+def test_a_playbook_checks_its_request_once(tmp_path: Path, given: str) -> None:
+    """Ansible templates the variable at every use, in the playbook's process and in a fork for each task."""
+    shutil.copytree(PROJECT / "vclust_py", tmp_path / "vclust_py")
+    checks = tmp_path / "vclust_py/request/checks.py"
+    checks.write_text(checks.read_text().replace("from pathlib", "import os\nfrom pathlib") + COUNTING)
+    term = {"file": str(PROJECT / "examples" / "slurm.yml"), "mapping": REQUEST}[given]
+    tasks = [{"ansible.builtin.debug": {"msg": "{{ asked.software.name }} {{ asked.hardware.ram }}"}}] * 4
+    play = {
+        "hosts": "{{ 'localhost' if asked.hardware.number_of_nodes else '' }}",
+        "gather_facts": False,
+        "vars": {"term": term, "asked": "{{ lookup('vclust_request', term) }}"},
+        "tasks": tasks,
+    }
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    run(tmp_path / "play.yml", COUNT=str(tmp_path / "count"), PYTHONPATH=str(tmp_path))
+    assert (tmp_path / "count").read_text() == "checked\n"

@@ -1,0 +1,32 @@
+"""The request (the paper's 2.1 and 4.2, Figure 4): what a user asks for, as one frozen `Request`.
+
+model        every key, defined once; keys what a definition holds, values the types, accounts those of users and their
+             ssh keys, system_names the names that no user may have
+parsing      a file, a text or a variable becomes a request; ini_form and yaml_form read the two forms into a `Reading`
+             (reading), checks makes the values of it, or tells all mistakes at once
+writing      a request as text, in the two forms
+stored_form  a request as a site keeps it: trusted, with a schema number
+schema       the JSON schema; ansible the modules' options; documentation the table of docs/request.md
+"""
+
+from vclust_py.request.accounts import SSHKey, User
+from vclust_py.request.model import Hardware, Request, Software, to_mapping
+from vclust_py.request.parsing import from_mapping, load, read
+from vclust_py.request.stored_form import from_stored, stored
+from vclust_py.request.writing import to_ini, to_yaml
+
+__all__ = [
+    "Hardware",
+    "Request",
+    "SSHKey",
+    "Software",
+    "User",
+    "from_mapping",
+    "from_stored",
+    "load",
+    "read",
+    "stored",
+    "to_ini",
+    "to_mapping",
+    "to_yaml",
+]

@@ -1,0 +1,95 @@
+"""From a file, a text or a variable to a `Request`: which form it has, and what was already read in this process.
+
+Ansible templates a variable again at every use, so each content is checked once a process; a fork knows what its parent
+has read.  Mistakes are not kept: who asks again is told again.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vclust_py.errors import RequestError
+from vclust_py.request import ini_form, yaml_form
+from vclust_py.request.checks import checked
+from vclust_py.request.model import Request, to_mapping
+from vclust_py.request.reading import Reading
+from vclust_py.request.values import shown
+
+MAX_TEXT = 256 * 1024
+"""A request is a page or two; 4096 characters of key for each of 60 users still fit."""
+_REMEMBERED = 16
+"""Requests; a run of a playbook has one, in two or three forms."""
+
+_variables: dict[yaml_form.Node, Request] = {}
+"""The requests of variables that were checked; also of the canonical form of every request that was read."""
+
+
+def read(path: Path) -> Request:
+    """The request in the file `path`.  Raises RequestError, also for a file that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(4 * MAX_TEXT + 1)  # UTF-8 takes up to four bytes; more need not be read
+    except OSError as error:
+        raise RequestError(
+            [f"{path}: got {error.strerror}, expected a request file that can be read"]
+        ) from error
+    try:
+        return load(data.decode("utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RequestError(
+            [f"{path}:{line}: file: got byte 0x{data[error.start]:02x}, expected UTF-8"]
+        ) from error
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def load(text: str, source: str) -> Request:
+    """The request in `text`, INI or YAML; `source` is the file's name, which also names the cluster.
+
+    Raises RequestError.
+    """
+    request = checked(_read_text(text, source))
+    _remember(yaml_form.tree_of(to_mapping(request)), request)
+    return request
+
+
+def from_mapping(mapping: Mapping[str, Any], source: str) -> Request:
+    """The request in a mapping of the YAML form; `source` is the variable's name, for messages.
+
+    Raises RequestError.
+    """
+    tree = yaml_form.tree_of(mapping)
+    request = _variables.get(tree)
+    if request is None:
+        request = checked(yaml_form.read_variable(tree, source))
+        _remember(tree, request)
+        _remember(yaml_form.tree_of(to_mapping(request)), request)
+    return request
+
+
+def _remember(tree: yaml_form.Node, request: Request) -> None:
+    _variables[tree] = request
+    while len(_variables) > _REMEMBERED:
+        del _variables[next(iter(_variables))]
+
+
+def _read_text(text: str, source: str) -> Reading:
+    """INI or YAML, by the name's ending, else by the first line that says something."""
+    if len(text) > MAX_TEXT:
+        raise RequestError([f"{source}:1: file: got {len(text)} characters, expected at most {MAX_TEXT}"])
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    wrong = Reading(source, "INI")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if bad := next((c for c in line if c != "\t" and (ord(c) < 32 or 0x7F <= ord(c) <= 0x9F)), None):
+            wrong.problem(number, "file", f"got the control character {shown(bad)}, expected plain text")
+    wrong.fail_if_wrong()
+    ending = source.lower().rpartition(".")[2]
+    first = next(
+        (line.strip() for line in text.split("\n") if line.strip() and line.strip()[0] not in "#;"), ""
+    )
+    looks_like_yaml = re.match(r"(---|%YAML|\{|[\"']?(hardware|software)[\"']?\s*:)", first) is not None
+    if ending in ("yml", "yaml", "json") or (ending not in ("ini", "cfg", "conf") and looks_like_yaml):
+        return yaml_form.read(text, source)
+    return ini_form.read(text, source)
