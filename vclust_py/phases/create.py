@@ -55,14 +55,14 @@ def run(session: Session, inputs: Inputs) -> Result:
             return Result(change)
         tunnels = _segments(cluster)
         if not change.changed:
-            network.protect(cluster.segment, tunnels.get(None))
+            session.networks.protect(cluster.segment, tunnels.get(None))
             return Result(change)
         with timing.phase(session.store, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
             images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
             folder = clusters.folder(session.store, cluster)
             asked = cluster.request
-            network.ensure(
+            session.networks.ensure(
                 cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
             )
             _identities(session, cluster, network.TUNNEL_MTU if tunnels else network.MTU)

@@ -6,7 +6,6 @@ Images stay while the site has space for them.
 import logging
 import shutil
 
-from vclust_py import network
 from vclust_py.cache import manager
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
@@ -57,7 +56,7 @@ def run(session: Session, inputs: Inputs) -> Result:
             raise VclustError("\n".join(map(str, errors.values())))
         here = [drivers[host] for host in {node.host for node in nodes if node.machine is None}]
         idle = not any(driver.running() for driver in here)
-        network.remove(cluster.segment, cluster.network)
+        session.networks.remove(cluster.segment, cluster.network)
         try:
             shutil.rmtree(folder)
         except FileNotFoundError:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vclust_py import metapackages, network, timing
+from vclust_py import metapackages, timing
 from vclust_py.cache.catalogue import Stored, caches, spared
 from vclust_py.change import Change
 from vclust_py.errors import CapacityError, VclustError
@@ -99,7 +99,7 @@ def _place(
         placement = {node.name: node.host for node in cluster.nodes}
         disk = cluster.nodes[0].disk
         return _plan(session, request, lock, strategy, start, placement, disk, surveys), False
-    network.check_free(request.software.network)
+    session.networks.check_free(request.software.network)
     # What the layer or the packages need may be more than was asked for, and all of it is reserved.
     cache = session.images.get(start.digest) if start is not None else None
     least_disk = disk_size(lock, cache)

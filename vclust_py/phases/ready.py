@@ -16,7 +16,6 @@ from vclust_py.errors import VclustError
 from vclust_py.guest import console
 from vclust_py.nodes import drivers_of, facts, require_min_nodes
 from vclust_py.phases import Inputs, Result
-from vclust_py.run import run as process
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
@@ -167,4 +166,4 @@ def _login(session: Session, cluster: Cluster, node: Node, script: str) -> str:
         "sh",
         "-s",
     ]
-    return process(argv, stdin=script, timeout=_LOGIN_TIMEOUT, limit=_LOGIN_OUTPUT)
+    return session.run(argv, stdin=script, timeout=_LOGIN_TIMEOUT, limit=_LOGIN_OUTPUT)

@@ -5,13 +5,15 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from vclust_py import hypervisor
+from vclust_py import hypervisor, network
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host, Hypervisor
+from vclust_py.hypervisor import Host, Hypervisor, Segment
 from vclust_py.image import Catalogue
+from vclust_py.run import run
 from vclust_py.site.settings import Site
 from vclust_py.site.store import Store
 
@@ -23,11 +25,38 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Session:
-    """A context manager: its end closes what was opened, in one place.  Threads may share it, processes may not."""
+class Networks(Protocol):
+    """The part of `vclust_py.network` that changes this machine."""
 
-    def __init__(self, site: Site, *, connect: Connect = hypervisor.connect) -> None:
-        self.site = site
+    def check_free(self, network: IPv4Network) -> None: ...
+    def ensure(
+        self,
+        segment: str,
+        number: int,
+        network: IPv4Network,
+        router: IPv4Address,
+        tunnel: Segment | None = None,
+    ) -> bool: ...
+    def protect(self, segment: str, tunnel: Segment | None = None) -> None: ...
+    def remove(self, segment: str, number: int) -> bool: ...
+
+
+class Session:
+    """A context manager: its end closes what was opened, in one place.  Threads may share it, processes may not.
+
+    What changes or asks machines comes in from outside: `connect` to a host, this machine's `networks`, and `run`, by
+    which the proof logs in to a node.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        connect: Connect = hypervisor.connect,
+        networks: Networks = network,
+        run: Callable[..., str] = run,
+    ) -> None:
+        self.site, self.networks, self.run = site, networks, run
         self.store = Store(site)
         self._connect = connect
         self._drivers: dict[Host, Hypervisor] = {}
