@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The phase `cache`: an adapter to `vclust_py.cache.catalogue.claim`."""
+"""The phase `cache`: an adapter to `vclust_py.cache.reserve`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import request, resolve
-from vclust_py.cache import catalogue
+from vclust_py.cache.reserve import reserve
 from vclust_py.module import Outcome, changed, given, request_options, run_module
 from vclust_py.site import Site
 
@@ -127,20 +127,20 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-def claim(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
     asked = request.from_mapping(given(params["request"]), "request")
     lock = resolve.Lock.load(site, params["lock"])
-    claimed = catalogue.claim(site, asked, lock, params["cache"], check=check)
+    reserved = reserve(site, asked, lock, params["cache"], check=check)
     return {
-        **changed(claimed.change),
-        "cache": claimed.cache,
-        "verdicts": claimed.verdicts,
+        **changed(reserved.change),
+        "cache": reserved.cache,
+        "verdicts": reserved.verdicts,
     }
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: claim(site, module.params, module.check_mode))
+    run_module(module, lambda site: work(site, module.params, module.check_mode))
 
 
 if __name__ == "__main__":

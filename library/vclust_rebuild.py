@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Choosing and building VD caches now: an adapter to `vclust_py.cache.manager.rebuild`."""
+"""Choosing and building VD caches now: an adapter to `vclust_py.cache.rebuild`."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py.cache import describe, manager
+from vclust_py.cache import describe
+from vclust_py.cache import rebuild as recomputation
 from vclust_py.errors import VclustError
 from vclust_py.module import Outcome, changed, run_module, site_options
 from vclust_py.site import Site
@@ -96,7 +97,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def rebuild(site: Site, check: bool) -> Outcome:
-    rebuilt = manager.rebuild(site, lambda message, done, total: None, check=check)
+    rebuilt = recomputation.rebuild(site, lambda message, done, total: None, check=check)
     if rebuilt.failed:
         raise VclustError(describe.failures(rebuilt))
     return {

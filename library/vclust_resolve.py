@@ -86,7 +86,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import metapackages, request, resolve, timing
-from vclust_py.cache import catalogue
+from vclust_py.cache import reserve, stored
 from vclust_py.module import Outcome, given, request_options, run_module
 from vclust_py.site import Site
 
@@ -112,9 +112,9 @@ def find(site: Site, values: dict[str, Any], locked: Any, check: bool) -> Outcom
     return {
         "changed": False,
         "lock": lock.digest,
-        "packages": sorted(catalogue.closure(lock)),
+        "packages": sorted(reserve.closure(lock)),
         "bytes": sum(package.size for package in lock.packages),
-        "caches": [catalogue.to_dict(cache) for cache in catalogue.offered(site, lock, asked)],
+        "caches": [stored.to_dict(cache) for cache in reserve.matching(site, lock, asked)],
     }
 
 

@@ -10,12 +10,12 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
-from vclust_py.cache.catalogue import hold
+from vclust_py.cache.pin import pin
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Disk, Domain, Files, Host, Hypervisor, Segment
 from vclust_py.image import Catalogue, Image, Report, installer
 from vclust_py.image.base import ensure_base
-from vclust_py.image.builder import Took, beyond, ensure_bundle, ensure_layer
+from vclust_py.image.builder import Took, ensure_bundle, ensure_layer, missing_from
 from vclust_py.resolve import Lock
 from vclust_py.site import Site
 from vclust_py.state import Change, Cluster, Node
@@ -66,7 +66,7 @@ def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
             while True:
                 images, took = _make(site, cluster, lock, record.report)
                 digests = {role: image.manifest.digest for role, image in images.items()}
-                if hold(site, cluster, digests):
+                if pin(site, cluster, digests):
                     break
             made = {role for role, image in images.items() if image.manifest.digest not in known}
             if made & {"root", "bundle"} and "base" not in made:
@@ -85,7 +85,7 @@ def _make(site: Site, cluster: Cluster, lock: Lock, report: Report) -> tuple[dic
     cache = _cache(site, cluster, report)
     root = cache or base.base
     images = {"base": base.base, "kernel": base.kernel, "installer": base.installer, "root": root}
-    if root.manifest.state == "configured" and not beyond(lock, Catalogue(site), root):
+    if root.manifest.state == "configured" and not missing_from(lock, Catalogue(site), root):
         pass  # no packages to add to the base, or a configured cache of just these
     elif cluster.strategy == "once":
         images["root"] = ensure_layer(site, lock, base.base, bundles, report, cache=cache, took=took)

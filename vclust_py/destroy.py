@@ -5,7 +5,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 from vclust_py import hypervisor, network, state
-from vclust_py.cache import manager
+from vclust_py.cache import retention
 from vclust_py.create import FAN_OUT, Connect, domain_name, drivers_of
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor, daemon
@@ -65,7 +65,7 @@ def destroy(
             raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
         state.forget(site, cluster)
     try:
-        manager.trim(site)
+        retention.trim(site)
     except VclustError as error:  # the cluster is gone all the same
         _log.warning("images without use are not taken away: %s", error)
     if (here or not cluster.nodes) and idle and not state.clusters(site):

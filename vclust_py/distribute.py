@@ -108,8 +108,10 @@ def _superseded(site: Site, there: Mapping[str, Mapping[str, int]]) -> dict[str,
 
     In use they may be though the site's own copy is gone: one that was damaged, for instance.
     """
-    images = Catalogue(site).images()
-    known = {image.path.name for image in images}
+    view = Catalogue(site).look()
+    images = view.images
+    known = {image.path.stem for image in images}
+    known |= {refusal.path.stem for refusal in view.refusals if refusal.newer}
     with state.connect(site) as connection:
         sent = list(connection.execute("SELECT * FROM sent"))
     below = {row["digest"]: row["backing"] for row in sent}
@@ -126,7 +128,7 @@ def _superseded(site: Site, there: Mapping[str, Mapping[str, int]]) -> dict[str,
     for row in sent:
         if (
             row["name"] in there.get(row["host"], ())
-            and row["name"] not in known
+            and Path(row["name"]).stem not in known
             and row["digest"] not in used
         ):
             old[row["host"]].append(row["name"])

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
-from vclust_py.cache.catalogue import Stored, offered, spared
+from vclust_py.cache.reserve import matching, savings
+from vclust_py.cache.stored import Stored
 from vclust_py.create import FAN_OUT, Connect, overlay, slowest
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host
@@ -98,7 +99,7 @@ def place(
     with timing.trial(site, request, "place", check=check) as (cluster, _):
         if cluster is not None:
             cache = cluster.cache.get("digest", "")
-        start = next((one for one in offered(site, lock, request) if one.digest == cache), None)
+        start = next((one for one in matching(site, lock, request) if one.digest == cache), None)
         return _place(site, request, lock, hosts, cluster, start, check, connect)
 
 
@@ -330,7 +331,7 @@ def _holders(site: Site, start: Stored | None, surveys: Sequence[_Survey]) -> fr
 
 def _foretold(site: Site, lock: Lock, start: Stored | None, strategy: str) -> dict[str, Any]:
     """What starting from the cache spares, with the seconds that past unpacking foretells; None: no past runs."""
-    spares = spared(lock, start)
+    spares = savings(lock, start)
     if start is not None:
         rate = _rate(site, "unpack", strategy)
         spares["seconds"] = None if rate is None else round(start.size / rate, 1)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from vclust_py import hypervisor, metapackages, network, state, timing
 from vclust_py.access import ssh_options
-from vclust_py.cache import manager
+from vclust_py.cache import background
 from vclust_py.create import FAN_OUT, Connect, demand, domain_name, drivers_of, facts
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
@@ -201,7 +201,7 @@ def prove(
         lost = [node.name for node in cluster.nodes if node.state == "failed"]
         detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
         state.update(site, cluster, state="ready", ready=time.time(), detail=detail)
-        manager.start_if_due(site)
+        background.start_if_due(site)
         return Change(change.before, _states(cluster))
 
 

@@ -251,7 +251,7 @@ def closure(
     names: Iterable[str], *, suite: str, architecture: str, kernel: str, site: Site, report: Report
 ) -> Lock:
     """What installing `names` over the base image takes."""
-    from vclust_py.image.base import BASE_PACKAGES, RECIPE  # it uses this module
+    from vclust_py.image.base import BASE_PACKAGES  # it uses this module
 
     requested = sorted(set(names))
     site.make_directories()
@@ -259,7 +259,7 @@ def closure(
     with root.hold():
         root.ensure_index(report)
         _check_names(root, [*requested, kernel])
-        image = Catalogue(site).find("base", base_key(suite, architecture, kernel, RECIPE))
+        image = Catalogue(site).find("base", base_key(suite, architecture, kernel))
         if image is not None:
             status = Catalogue(site).status(image)
             base = installed(status)

@@ -190,7 +190,7 @@ class Cluster:
     ready: float | None
     nodes: tuple[Node, ...]
     cache: dict[str, Any]
-    """The VD cache it starts from and what that spares it (`vclust_py.cache.catalogue.spared`); {}: none."""
+    """The VD cache it starts from and what that spares it (`vclust_py.cache.reserve.savings`); {}: none."""
 
     @property
     def segment(self) -> str:

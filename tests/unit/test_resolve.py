@@ -14,7 +14,7 @@ from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image import Catalogue, base_key, store
 from vclust_py.image import base as base_images
-from vclust_py.image.base import BASE_PACKAGES, RECIPE
+from vclust_py.image.base import BASE_PACKAGES
 from vclust_py.metapackages import MetaPackage
 from vclust_py.resolve import Lock, closure, complete, settle, sources
 from vclust_py.site import Site
@@ -184,7 +184,7 @@ def test_the_base_image_that_is_there_counts(toy: Repository, tmp_path: Path) ->
     site = toy.site(tmp_path / "site")
     site.make_directories()
     catalogue = Catalogue(site)
-    key = base_key("toy", "amd64", KERNEL, RECIPE)
+    key = base_key("toy", "amd64", KERNEL)
     with catalogue.building("base", key) as folder:
         (folder / "base").write_bytes(b"x")
         image = catalogue.add(folder / "base", kind="base", key=key)

@@ -193,10 +193,10 @@ def _rebuild_progress() -> Callable[[Site], drive.Rows]:
     last: dict[str, Any] = {}
 
     def read(site: Site) -> drive.Rows:
-        from vclust_py.cache import manager
+        from vclust_py.cache import status as recomputation
 
         nonlocal last
-        status = manager.status(site)
+        status = recomputation.status(site)
         row = {"phase": "rebuild", "node": ""} | {
             key: status.get(key) for key in ("message", "done", "total")
         }

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from vclust_py.cache import catalogue, manager
-from vclust_py.cache.catalogue import Stored
-from vclust_py.cache.manager import Rebuilt
+from vclust_py.cache import past, status, stored
+from vclust_py.cache.rebuild import Rebuilt
+from vclust_py.cache.stored import Stored
+from vclust_py.image import Catalogue
 from vclust_py.site import Site
 
 
@@ -14,7 +15,7 @@ def describe(site: Site, start: str = "", *, history: bool = False) -> dict[str,
     With `history` the past requests as well, in the form of a trace (`vclust_py.cache.traces`), and the packages of
     all caches.  Bytes and Unix times.
     """
-    known = {cache.digest: cache for cache in catalogue.caches(site)}
+    known = {cache.digest: cache for cache in stored.caches(site)}
     return {
         **({"history": _history(site)} if history else {}),
         "caches": [
@@ -22,13 +23,18 @@ def describe(site: Site, start: str = "", *, history: bool = False) -> dict[str,
             for cache in known.values()
             if cache.digest.startswith(start)
         ],
-        "status": manager.status(site) | {"due": manager.due(site)},
-        "usage": manager.usage(site),
+        "status": status.status(site) | {"due": status.due(site), "newer": _newer(site)},
+        "usage": status.usage(site),
     }
 
 
+def _newer(site: Site) -> list[str]:
+    """Names of images that a newer version of vclust made: they are kept, and not used."""
+    return sorted(refusal.path.stem for refusal in Catalogue(site).newer())
+
+
 def _history(site: Site) -> dict[str, Any]:
-    history = manager.history(site)
+    history = past.history(site)
     packages = []
     for number, (package, size) in enumerate(zip(history.packages, history.weights.tolist(), strict=True)):
         # Learning tells suites apart by what stands before a slash.
@@ -42,7 +48,7 @@ def _history(site: Site) -> dict[str, Any]:
 
 
 def _cache(cache: Stored, parent: Stored | None, *, packages: bool) -> dict[str, Any]:
-    told = catalogue.to_dict(cache) | {"packages": len(cache.packages)}
+    told = stored.to_dict(cache) | {"packages": len(cache.packages)}
     if packages:
         own = cache.packages - (parent.packages if parent else frozenset())
         told |= {"holds": sorted(cache.packages), "own": sorted(own)}

@@ -66,7 +66,7 @@ def dendrogram(tree: Tree, marked: Collection[int], path: Path) -> None:
 def usage(uses: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw what each creation, in order, had to install, the part that a cache spared it, and the share so far.
 
-    `uses` as of `vclust_py.cache.manager.usage`.  Raises VclustError as `dendrogram` does.
+    `uses` as of `vclust_py.cache.status.usage`.  Raises VclustError as `dendrogram` does.
     """
     figure = _figure(12)
     each, share = figure.subplots(2, 1, sharex=True)
