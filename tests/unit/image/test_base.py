@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vclust_py.errors import VclustError
-from vclust_py.image import base, tuning
+from vclust_py.image import base, recipe, tuning
 from vclust_py.resolve import Lock, Package
 from vclust_py.site import Site
 
@@ -82,9 +82,9 @@ def test_kernel_and_installer_are_shared_by_bases_of_the_same_kernel() -> None:
         "linux-image-6.1.0-1-cloud-amd64=3",
         "linux-image-cloud-amd64=4",
     ]
-    key = base._boot_key(packages)
-    assert base._boot_key(["bash=2", *packages[1:]]) == key
-    assert base._boot_key([*packages[:2], "linux-image-6.1.0-2-cloud-amd64=3"]) != key
+    for key in (recipe.kernel_key, recipe.installer_key):
+        assert key(["bash=2", *packages[1:]]) == key(packages)
+        assert key([*packages[:2], "linux-image-6.1.0-2-cloud-amd64=3"]) != key(packages)
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
