@@ -189,10 +189,9 @@ def _boot_images(
     """Kernel and installer of the base whose files are below `root`, made where they are not there."""
     names = [package.pinned for package in packages]
     version = next((root / "usr/lib/modules").iterdir()).name
-    kernel, initramfs = (
-        catalogue.find("kernel", kernel_key(names)),
-        catalogue.find("installer", installer_key(names)),
-    )
+    kernel = catalogue.find("kernel", kernel_key(names))
+    initramfs = catalogue.find("installer", installer_key(names))
+    tools = _tools()
     if kernel is None:
         kernel = catalogue.add(
             installer.raw_kernel(root / "boot" / f"vmlinuz-{version}", folder),
@@ -201,7 +200,7 @@ def _boot_images(
             suite=suite,
             architecture=architecture,
             packages=[package for package in packages if package.name == f"linux-image-{version}"],
-            tools=_tools(),
+            tools=tools,
         )
     if initramfs is None:
         installer.build(root, folder / "installer")
@@ -211,7 +210,7 @@ def _boot_images(
             key=installer_key(names),
             suite=suite,
             architecture=architecture,
-            tools=_tools(),
+            tools=tools,
         )
     return kernel, initramfs
 

@@ -301,17 +301,16 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
     seconds = {}
     sandbox.write_filter(work / "seccomp")
     said: deque[str] = deque(maxlen=40)
-    argv = [
-        *DYING_WITH_PARENT,
-        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
-        "--mount-proc",  # bwrap looks its child up in /proc
-        *("sh", str(_SCRIPT), str(work), state),
-    ]
     with contextlib.ExitStack() as stack:
         groups = stack.enter_context(sandbox.control_groups())
         (work / "groups").write_text("".join(f"{group}\n" for group in groups), encoding="utf-8")
         process = stack.enter_context(
-            subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            subprocess.Popen(
+                _command(work, state),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
         )
         deadline = threading.Timer(_LONGEST, process.kill)
         deadline.start()
@@ -342,6 +341,15 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
             raise VclustError(f"the packages do not fit in the layer\n{output}")
         raise CommandError(["build-layer"], "cannot install the packages", output)
     return seconds
+
+
+def _command(work: Path, state: str) -> list[str]:
+    return [
+        *DYING_WITH_PARENT,
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
+        "--mount-proc",  # bwrap looks its child up in /proc
+        *("sh", str(_SCRIPT), str(work), state),
+    ]
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:
