@@ -1,4 +1,4 @@
-"""The least priority there is, for what nobody waits for."""
+"""The least priority there is, for work that no one waits for."""
 
 import contextlib
 import os

@@ -133,8 +133,8 @@ def _rebuild(site: Site, report: Report, *, check: bool = False) -> Rebuilt:
                 chosen = policy(site.cache_policy).choose(history, site.cache_space, {})
         wanted = [_wanted(past, cache) for cache in chosen]
         if check:
-            built = [one.label for one in wanted if one.label not in before]
-            after = {one.label: before.get(one.label, 0) for one in wanted}
+            built = [cache.label for cache in wanted if cache.label not in before]
+            after = {cache.label: before.get(cache.label, 0) for cache in wanted}
             removed = sorted(before.keys() - after.keys())
         else:
             built = _build(site, wanted, failed, report)

@@ -31,7 +31,7 @@ def drop_damaged(site: Site, report: Report) -> list[str]:
         why = _damage(image)
         if why and digest in clusters and image.manifest.key != RETIRED:
             catalogue.retire(image)
-            why += f"; create these clusters anew: {', '.join(sorted(clusters[digest]))}"
+            why += f"; create these clusters again: {', '.join(sorted(clusters[digest]))}"
         elif why and digest not in clusters:
             catalogue.remove(image)
         if why:

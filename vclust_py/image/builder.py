@@ -2,7 +2,7 @@
 
 Caches and layers are made on the site manager without a virtual machine: a qcow2 over what it stands on, exported
 through FUSE, loop-mounted, and installed into with dpkg, all in namespaces of its own (`build-layer`).  A layer is not
-compressed: that took as long as unpacking and saves nothing where the file is used in place.  A cache is: nobody waits
+compressed: that took as long as unpacking and saves nothing where the file is used in place.  A cache is: no one waits
 for it, and the space holds two to three times as many.
 """
 
@@ -300,7 +300,7 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
     """Run `build-layer`; the seconds of its steps, `unpack` and `configure`."""
     seconds = {}
     sandbox.write_filter(work / "seccomp")
-    said: deque[str] = deque(maxlen=40)
+    output: deque[str] = deque(maxlen=40)
     with contextlib.ExitStack() as stack:
         groups = stack.enter_context(sandbox.control_groups())
         (work / "groups").write_text("".join(f"{group}\n" for group in groups), encoding="utf-8")
@@ -321,7 +321,7 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
                 elif found := _TOOK.fullmatch(line):
                     seconds[found[1]] = float(found[2])
                 else:
-                    said.append(line)
+                    output.append(line)
         finally:
             late = deadline.finished.is_set()
             deadline.cancel()
@@ -335,11 +335,11 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
             f"build-layer: not done after {_LONGEST:.0f} s: a package does not end its installation"
         )
     if process.returncode:
-        output = "".join(said)
-        if os.strerror(errno.ENOSPC) in output and free_bytes(work) > _SPARE:
+        text = "".join(output)
+        if os.strerror(errno.ENOSPC) in text and free_bytes(work) > _SPARE:
             # Not the site's disk: the one the nodes see.
-            raise VclustError(f"the packages do not fit in the layer\n{output}")
-        raise CommandError(["build-layer"], "cannot install the packages", output)
+            raise VclustError(f"the packages do not fit in the layer\n{text}")
+        raise CommandError(["build-layer"], "cannot install the packages", text)
     return seconds
 
 

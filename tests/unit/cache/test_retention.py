@@ -140,7 +140,7 @@ def test_a_damaged_cache_that_a_cluster_stands_on_stays_for_it_alone(
     # Disks are never made twice alike.
     monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", functools.partial(make_cache, note="again, "))
     result = rebuild(site, quiet)
-    assert "create these clusters anew: one" in result.removed[0]
+    assert "create these clusters again: one" in result.removed[0]
     assert len(result.built) == 1
     (after,) = caches(site)
     assert after.packages == before.packages
