@@ -23,9 +23,9 @@ outline     what past requests have in common, as lines; plot: as pictures
 traces      request traces in files; simulate: their replay under a policy
 cli         `vclust cache`
 
-Sizes are bytes as installed.  NumPy is imported by what computes only: this file and `lookup` are light.  SciPy is used
-by tests alone: its linkage knows neither intersections nor forests, and its sparse product of 2,601 real requests (4% of
-the table is set) took 1.8 times as long as NumPy's dense one, after an import of 0.8 s.
+Sizes are bytes as installed.  NumPy is imported by what computes only: this file and `lookup` are light.  SciPy is
+used by tests alone: its linkage knows neither intersections nor forests, and its sparse product of 2,601 real requests
+(4% of the table is set) took 1.8 times as long as NumPy's dense one, after an import of 0.8 s.
 """
 
 from dataclasses import dataclass

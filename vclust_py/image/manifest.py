@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 SCHEMA = 1
 """The form that is written.  Schema 0 is the form without a number: packages were `name=version` texts there, suite
@@ -56,8 +56,9 @@ class _Packaged(Protocol):
     def sha256(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class PackageRecord:
+class PackageRecord(NamedTuple):
+    """A package in an image.  A tuple, as a site's manifests hold some ten thousand of them."""
+
     name: str
     version: str
     digest: str = ""
@@ -125,7 +126,7 @@ class Manifest:
         return tuple(record.pinned for record in self.packages)
 
     def to_json(self) -> str:
-        data = {"schema": SCHEMA, **asdict(self)}
+        data = {"schema": SCHEMA, **vars(self), "packages": [record._asdict() for record in self.packages]}
         del data["contents"]
         return json.dumps(data, indent=1)
 
@@ -179,9 +180,15 @@ def _text(value: Any, name: str) -> str:
 
 
 def _record(data: Any) -> PackageRecord:
-    if not isinstance(data, dict):
-        raise ValueError("packages: not a record")
-    return PackageRecord(*(_text(data.get(name), "packages") for name in ("name", "version", "digest")))
+    try:
+        record = PackageRecord(data["name"], data["version"], data["digest"])
+    except (KeyError, TypeError):
+        raise ValueError("packages: not a record") from None
+    if not (
+        isinstance(record.name, str) and isinstance(record.version, str) and isinstance(record.digest, str)
+    ):
+        raise ValueError("packages: not text")
+    return record
 
 
 def _record_0(pinned: Any) -> PackageRecord:

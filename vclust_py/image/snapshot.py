@@ -80,7 +80,8 @@ class _Entry:
     """What is known of a manifest and its image, and for which versions of the two files."""
 
     manifest_version: Version
-    manifest: Manifest | Refusal
+    described: Image | Refusal
+    """What the manifest says, whatever the image."""
     image_version: Version | None = None
     outcome: Image | Refusal | None = None
 
@@ -108,7 +109,7 @@ class Snapshot:
         for name in sorted(names):
             before = self._entries.get(name)
             try:
-                entry = self._entries[name] = self._entry(self.folder / name, before)
+                entry = self._entries[name] = self._entry(name, before)
             except FileNotFoundError:  # somebody removed it meanwhile
                 self._entries.pop(name, None)
                 continue
@@ -129,36 +130,36 @@ class Snapshot:
         dated.sort(key=lambda pair: (pair[0], pair[1].manifest.digest))
         return View(self.folder, tuple(image for _, image in dated), tuple(refusals))
 
-    def _entry(self, path: Path, known: _Entry | None) -> _Entry:
-        version = _version(path)
+    def _entry(self, name: str, known: _Entry | None) -> _Entry:
+        version = _version(f"{self.folder}/{name}")
         if known is None or known.manifest_version != version:
-            known = _Entry(version, _read(path))
-        if isinstance(known.manifest, Refusal):
-            return _Entry(version, known.manifest, outcome=known.manifest)
-        image = Image(path.with_suffix(f".{EXTENSIONS[known.manifest.kind]}"), known.manifest)
+            known = _Entry(version, _read(self.folder / name))
+        image = known.described
+        if isinstance(image, Refusal):
+            return _Entry(version, image, outcome=image)
         try:
             image_version = _version(image.path)
         except FileNotFoundError:
-            return _Entry(
-                version, image.manifest, None, Refusal(path, "its image is not there", damaged=True)
-            )
-        if known.outcome is not None and known.image_version == image_version:
+            missing = Refusal(self.folder / name, "its image is not there", damaged=True)
+            return _Entry(version, image, outcome=missing)
+        if known.image_version == image_version:
             return known
-        outcome = _checked(path, version, image, image_version)
+        outcome = _checked(self.folder / name, version, image, image_version)
         # The check may have dated the manifest.  That is no other manifest, unless somebody has replaced it as well.
-        dated = _version(path)
+        dated = _version(f"{self.folder}/{name}")
         same = dated[:2] == version[:2] and dated[2] in (version[2], image_version[2])
-        return _Entry(dated if same else version, image.manifest, image_version, outcome)
+        return _Entry(dated if same else version, image, image_version, outcome)
 
 
-def _version(path: Path) -> Version:
-    status = path.stat()
+def _version(path: Path | str) -> Version:
+    status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _read(path: Path) -> Manifest | Refusal:
+def _read(path: Path) -> Image | Refusal:
     try:
-        return Manifest.from_json(read_manifest(path), path.stem)
+        manifest = Manifest.from_json(read_manifest(path), path.stem)
+        return Image(path.with_suffix(f".{EXTENSIONS[manifest.kind]}"), manifest)
     except NewerSchema as error:
         return Refusal(path, f"of a newer version of vclust: {error}", newer=True, backing=error.backing)
     except ValueError as error:
