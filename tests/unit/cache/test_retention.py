@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from cache.cachesite import (
 from repository import Repository
 
 from vclust_py import state
+from vclust_py.cache import records
+from vclust_py.cache.describe import describe
 from vclust_py.cache.pin import pin
 from vclust_py.cache.rebuild import rebuild
 from vclust_py.cache.reserve import closure, reserve
@@ -31,6 +34,7 @@ from vclust_py.cache.retention import trim
 from vclust_py.cache.stored import caches
 from vclust_py.image import Catalogue, PackageRecord
 from vclust_py.image.base import BaseImages
+from vclust_py.image.manifest import SCHEMA
 from vclust_py.site import Site
 
 
@@ -166,3 +170,21 @@ def test_a_cache_that_cannot_be_read_is_damaged(
     result = rebuild(site, quiet)
     assert "cannot be read: Input/output error" in result.removed[0]
     assert len(result.built) == 1
+
+
+def test_what_a_newer_version_stands_on_stays_and_what_is_known_of_it(site: Site, base: BaseImages) -> None:
+    below = make_cache(site, a_lock(site, "libgreet"), base.base, "unpacked")
+    above = make_cache(site, a_lock(site, "hello"), below, "unpacked")
+    make_cache(site, a_lock(site, "full"), base.base, "unpacked")
+    with state.connect(site) as connection:
+        records.note_use(connection, [above.manifest.digest])
+    everything_old(site)
+    manifest = above.path.with_suffix(".json")
+    newer = {"schema": SCHEMA + 1, "backing": below.manifest.digest}
+    manifest.write_text(json.dumps(newer))
+    assert describe(site)["status"]["newer"] == [manifest.stem]
+    assert len(trim(shrunk(site, layer_space=0))) == 1
+    assert contents(site, chosen=False) == {closure(a_lock(site, "libgreet"))}
+    assert above.path.exists()
+    with state.connect(site) as connection:
+        assert records.uses(connection).keys() == {above.manifest.digest}
