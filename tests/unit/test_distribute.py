@@ -1,5 +1,6 @@
 """The phase `distribute`: real hops on this machine, and what becomes of their words."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from vclust_py.chain import Hop, Keys, Outcome
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor
 from vclust_py.image import Catalogue
+from vclust_py.image.manifest import SCHEMA
 from vclust_py.site import PROJECT, Site
 from vclust_py.state import Change
 
@@ -161,6 +163,13 @@ def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
         )
     state.update(site, state.get(site, "other"), images={"kernel": layered["kernel"]})
     assert run("other").before["superseded"] == {"h0": []}
+    state.update(site, state.get(site, "pair"), images={})
+    manifests = [path.with_suffix(".json") for path in map(site.images.joinpath, sent - {kept})]
+    for manifest in manifests:  # gone from here for this version only
+        manifest.write_text(json.dumps({"schema": SCHEMA + 1}))
+    assert run("other").before["superseded"] == {"h0": []}
+    for manifest in manifests:
+        manifest.unlink()
     # Nobody knows what this one stands on: it came by another way.
     state.update(site, state.get(site, "pair"), images={"root": "0" * 64})
     assert run("other").before["superseded"] == {"h0": []}
