@@ -103,7 +103,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.cache.describe import describe
 from vclust_py.module import Outcome, run_module, site_manager, site_options
-from vclust_py.site import Site
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
@@ -114,14 +114,14 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-def tell(site: Site, params: dict[str, Any]) -> Outcome:
-    told = describe(site, params["digest"], history=params["history"])
-    return {"changed": False, **told, **site_manager(site)}
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    told = describe(session, params["digest"], history=params["history"])
+    return {"changed": False, **told, **site_manager(session.site)}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda session, params, check: tell(session.site, params))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

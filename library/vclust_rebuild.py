@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Choosing and building VD caches now: an adapter to `vclust_py.cache.manager.rebuild`."""
+"""Choosing and building VD caches now: an adapter to `vclust_py.cache.rebuild`."""
 
 from __future__ import annotations
 
@@ -85,18 +85,19 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py.cache import describe, manager
+from vclust_py.cache import describe
+from vclust_py.cache import rebuild as recomputation
 from vclust_py.errors import VclustError
 from vclust_py.module import Outcome, changed, run_module, site_options
-from vclust_py.site import Site
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
     return site_options()
 
 
-def rebuild(site: Site, check: bool) -> Outcome:
-    rebuilt = manager.rebuild(site, lambda message, done, total: None, check=check)
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    rebuilt = recomputation.rebuild(session, lambda message, done, total: None, check=check)
     if rebuilt.failed:
         raise VclustError(describe.failures(rebuilt))
     return {
@@ -114,7 +115,7 @@ def rebuild(site: Site, check: bool) -> Outcome:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda session, params, check: rebuild(session.site, check))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

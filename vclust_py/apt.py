@@ -2,6 +2,9 @@
 
 The machine's apt configuration (proxy, certificates, credentials) stays in force there; its sources, lists,
 cache, preferences, hooks and dpkg status do not, and its own apt state is never touched.
+
+Sources and control files are read by expressions of a line or two.  python-debian was measured for both: it takes 8
+times as long for the records of a closure, 0.03 s to be imported, and would leave the one-line form of sources to us.
 """
 
 import contextlib

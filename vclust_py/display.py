@@ -286,6 +286,8 @@ def show_caches(told: Mapping[str, Any], manager: str) -> None:
     others = [cache["bytes"] for cache in caches if not cache["chosen"]]
     more = f", and {size(sum(others))} in {len(others)} no longer chosen" if others else ""
     say(f"{len(chosen)} caches, {size(sum(chosen))} of {size(status['space'])}{more}; {_rebuild(status)}")
+    if newer := status.get("newer"):
+        say(f"of a newer version of vclust, kept and not used: {', '.join(newer)}")
     show_usage(told["usage"])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vclust_py import timing
-from vclust_py.cache.catalogue import Stored
+from vclust_py.cache.stored import Stored
 from vclust_py.lock import Lock
 from vclust_py.request import Request
 from vclust_py.site.store import Store

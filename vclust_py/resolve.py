@@ -15,7 +15,7 @@ from vclust_py.apt import AptRoot
 from vclust_py.apt import sources as sources
 from vclust_py.errors import RequestError
 from vclust_py.image import Catalogue, Report, base_key
-from vclust_py.image.base import BASE_PACKAGES, RECIPE, find_base
+from vclust_py.image.base import BASE_PACKAGES, find_base
 from vclust_py.image.store import control, signed_copy
 from vclust_py.lock import NAME, Lock, Package
 from vclust_py.run import CommandError
@@ -34,7 +34,7 @@ def closure(
     with root.hold():
         root.ensure_index(report)
         _check_names(root, [*requested, kernel])
-        image = Catalogue(site).find("base", base_key(suite, architecture, kernel, RECIPE))
+        image = Catalogue(site).find("base", base_key(suite, architecture, kernel))
         if image is not None:
             status = Catalogue(site).status(image)
             base = installed(status)

@@ -53,7 +53,7 @@ from ansible.plugins.lookup import LookupBase
 from ansible.utils.display import Display
 
 from vclust_py.cache import lookup
-from vclust_py.cache.catalogue import Stored, from_dict
+from vclust_py.cache.stored import Stored, from_dict
 
 display = Display()
 

@@ -12,7 +12,7 @@ create    the same request with and without its VD cache, real nodes, both insta
 replay    real requests, one after another, phases resolve to image, caches chosen anew every so often; goes on where
           it was after --minutes
 depth     the same content as one cache and as a chain of several, compressed and not: reading it, booting from it
-record    what a request costs the site's state: its record, the lookup among 1,000 caches, the claim
+record    what a request costs the site's state: its record, the lookup among 1,000 caches, the reservation
 compress  what compressing a cache costs, and what reading one costs the request layer over it
 
 Sites are made in DIR, their base images on the first run.  Each run adds its measurements to DIR/COMMAND.jsonl;
@@ -37,22 +37,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vclust_py.cache.reserve import closure as closure_of
+from vclust_py.cache.reserve import matching, reserve
 from vclust_py.create import prepare_images
 from vclust_py.place import place
 
 from vclust_py import metapackages, request, resolve, state, timing
 from vclust_py.cache import lookup
-from vclust_py.cache.catalogue import claim, offered
-from vclust_py.cache.catalogue import closure as closure_of
 from vclust_py.cache.history import History
-from vclust_py.cache.manager import rebuild
 from vclust_py.cache.policies import policy
+from vclust_py.cache.rebuild import rebuild
 from vclust_py.cache.simulate import simulate
 from vclust_py.errors import RequestError
 from vclust_py.hypervisor import Host
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import ensure_base, find_base
-from vclust_py.image.builder import Took, beyond, cache_key, ensure_cache, ensure_layer
+from vclust_py.image.builder import Took, cache_key, ensure_cache, ensure_layer, missing_from
+from vclust_py.image.manifest import records
 from vclust_py.image.store import fetch
 from vclust_py.lock import Lock, Package
 from vclust_py.request import Request
@@ -117,19 +118,20 @@ def first_site(root: Path, asked: Request) -> tuple[Lock, Image]:
 def plain_cache(site: Site, cache: Image) -> Image:
     """The same cache, not compressed, instead of the compressed one."""
     catalogue = Catalogue(site)
-    manifest, (_, onto, *_) = cache.manifest, catalogue.chain(cache)
+    manifest, (_, parent, *_) = cache.manifest, catalogue.chain(cache)
     with catalogue.building("cache", manifest.key) as work:
         for image in catalogue.chain(cache):  # backing files are named without their folder
             (work / image.path.name).symlink_to(image.path)
-        options = ["-O", "qcow2", "-B", onto.path.name, "-F", "qcow2"]
+        options = ["-O", "qcow2", "-B", parent.path.name, "-F", "qcow2"]
         run(["qemu-img", "convert", *options, cache.path.name, "plain"], cwd=work)
         catalogue.remove(cache)
         return catalogue.add(
             work / "plain",
             kind="cache",
             key=manifest.key,
-            label="-".join(cache.path.name.split("-")[1:3]),
-            backing=onto,
+            suite=manifest.suite,
+            architecture=manifest.architecture,
+            backing=parent,
             packages=manifest.packages,
             installed_size=manifest.installed_size,
             state=manifest.state,
@@ -313,7 +315,7 @@ def replay_one(site: Site, name: str, packages: list[str], *, beside: bool) -> R
         state.forget(site, state.get(site, name))
         return {"lock": "", "why": str(error)}
     fetch(site, lock, silent)  # downloads are no cache's merit
-    claim(site, asked, lock, "")
+    reserve(site, asked, lock, "")
     plan = place(site, asked, lock, [Host("localhost")])
     prepare_images(site, name)
     cluster = state.get(site, name)
@@ -454,17 +456,17 @@ def make_chain(site: Site, locks: Sequence[Lock], count: int, *, plain: bool) ->
     """The last of the locks as a chain of so many configured caches."""
     base = find_base(site, locks[-1])
     assert base is not None
-    onto, step = base.base, len(locks) // count
+    parent, step = base.base, len(locks) // count
     for lock in locks[step - 1 :: step]:
-        assert not beyond(locks[-1], Catalogue(site), onto) or lock.packages
-        found = Catalogue(site).find("cache", cache_key(lock, onto, "configured"))
+        assert not missing_from(locks[-1], Catalogue(site), parent) or lock.packages
+        found = Catalogue(site).find("cache", cache_key(lock, parent, "configured"))
         if found is None:
-            found = ensure_cache(site, lock, onto, "configured", silent)
+            found = ensure_cache(site, lock, parent, "configured", silent)
             if plain:
                 found = plain_cache(site, found)
-        onto = found
-    assert not beyond(locks[-1], Catalogue(site), onto)
-    return onto
+        parent = found
+    assert not missing_from(locks[-1], Catalogue(site), parent)
+    return parent
 
 
 def read_all(site: Site, top: Image, lock: Lock) -> Row:
@@ -534,9 +536,10 @@ def record(arguments: argparse.Namespace) -> Iterable[Row]:
                 work / "cache",
                 kind="cache",
                 key=str(number),
-                label=f"{plain.suite}-{plain.architecture}",
+                suite=plain.suite,
+                architecture=plain.architecture,
                 backing=base.base,
-                packages=tuple(f"{package.name}={package.version}" for package in packages),
+                packages=records(packages),
                 installed_size=sum(package.installed_size for package in packages),
                 state="unpacked",
             )
@@ -547,14 +550,14 @@ def record(arguments: argparse.Namespace) -> Iterable[Row]:
         with state.connect(site) as connection, state.transaction(connection):
             state.remember(connection, cluster.id, lock)
         marks.append(time.perf_counter())
-        known = offered(site, lock, asked)
+        known = matching(site, lock, asked)
         marks.append(time.perf_counter())
         found = lookup.find(closure_of(lock), known)
         marks.append(time.perf_counter())
-        claim(site, asked, lock, found.digest if found else "")
+        reserve(site, asked, lock, found.digest if found else "")
         marks.append(time.perf_counter())
         state.forget(site, cluster)
-        steps = ("record", "offered", "lookup", "claim")
+        steps = ("record", "matching", "lookup", "reserve")
         yield {"caches": len(known)} | {
             step: 1000 * (end - start) for step, (start, end) in zip(steps, pairwise(marks), strict=True)
         }
@@ -565,9 +568,9 @@ def tell_record(rows: Sequence[Row]) -> None:
     line("---", "---", "---")
     for step, text in (
         ("record", "record the request in the history"),
-        ("offered", "read which caches there are"),
+        ("matching", "read which caches there are"),
         ("lookup", "look up the largest that fits"),
-        ("claim", "claim it, with both once more, and write that down"),
+        ("reserve", "reserve it, with both once more, and write that down"),
     ):
         line(text, f"{median(row[step] for row in rows):.2f}", f"{max(row[step] for row in rows):.2f}")
 

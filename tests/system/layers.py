@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from vclust_py.image import Catalogue, Image, base_key, file_digest
-from vclust_py.image.base import RECIPE
 from vclust_py.image.installer import GUEST
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
@@ -45,7 +44,7 @@ def make_site(root: Path, minimal: Path) -> tuple[Site, Image]:
     site = Site(root=root)
     site.make_directories()
     catalogue = Catalogue(site)
-    key = base_key(site.default_suite, "amd64", KERNEL, RECIPE)
+    key = base_key(site.default_suite, "amd64", KERNEL)
     with catalogue.building("base", key) as work:
         (work / "base").write_bytes((minimal / "base.qcow2").read_bytes())
         base = catalogue.add(work / "base", kind="base", key=key, virtual_size=3 << 30)

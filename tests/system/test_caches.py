@@ -17,14 +17,16 @@ from pathlib import Path
 
 import pytest
 from machine import Vclust, left_since, output, snapshot
+from vclust_py.cache.reserve import closure, reserve
 from vclust_py.create import prepare_images
 from vclust_py.destroy import destroy
 from vclust_py.place import place
 
 from vclust_py import request as requests
 from vclust_py import state
-from vclust_py.cache.catalogue import Stored, caches, claim, closure
-from vclust_py.cache.manager import due, rebuild, status
+from vclust_py.cache.rebuild import rebuild
+from vclust_py.cache.status import due, status
+from vclust_py.cache.stored import Stored, caches
 from vclust_py.hypervisor import Host
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import ensure_base, find_base
@@ -298,7 +300,7 @@ def test_a_create_does_without_a_cache_that_is_damaged_meanwhile(learnt: Site) -
     )
     state.register(learnt, asked)
     lock = resolve(asked, (), learnt, quiet)
-    assert claim(learnt, asked, lock, "").cache["digest"] == more.digest
+    assert reserve(learnt, asked, lock, "").cache["digest"] == more.digest
     place(learnt, asked, lock, [Host("localhost")], cache=more.digest)
     truncate(Catalogue(learnt).get(less.digest))
     prepare_images(learnt, "t-damaged")
@@ -322,7 +324,7 @@ def emptied(learnt: Site) -> Site:
 def in_background(site: Site) -> subprocess.Popen[str]:
     """A recomputation as it is started at the end of a create."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vclust_py.cache.manager"],
+        [sys.executable, "-m", "vclust_py.cache.background"],
         cwd=PROJECT,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

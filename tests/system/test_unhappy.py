@@ -201,9 +201,7 @@ def all_ended(vclust: Vclust) -> None:
 def forget_layers(site: Site, package: str) -> None:
     """Take the layers with this package away, so that they are built again."""
     for image in Catalogue(site).images():
-        if image.manifest.kind == "layer" and any(
-            p.startswith(f"{package}=") for p in image.manifest.packages
-        ):
+        if image.manifest.kind == "layer" and any(held.name == package for held in image.manifest.packages):
             Catalogue(site).remove(image)
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded site nee
 
 BIN = Path(sys.executable).parent
 STUBBED = ("create", "destroy", "place", "ready", "resolve")
-CACHE_STUBBED = ("catalogue", "manager")
+CACHE_STUBBED = ("stored", "reserve", "rebuild", "past", "status", "background", "retention")
 
 
 @dataclass

@@ -12,7 +12,7 @@ from repository import KERNEL, Repository, quiet
 from vclust_py import apt
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image import Catalogue, base_key
-from vclust_py.image.base import BASE_PACKAGES, RECIPE
+from vclust_py.image.base import BASE_PACKAGES
 from vclust_py.lock import Lock
 from vclust_py.resolve import closure, complete, sources
 from vclust_py.site import Site
@@ -182,7 +182,7 @@ def test_the_base_image_that_is_there_counts(toy: Repository, tmp_path: Path) ->
     site = toy.site(tmp_path / "site")
     site.make_directories()
     catalogue = Catalogue(site)
-    key = base_key("toy", "amd64", KERNEL, RECIPE)
+    key = base_key("toy", "amd64", KERNEL)
     with catalogue.building("base", key) as folder:
         (folder / "base").write_bytes(b"x")
         image = catalogue.add(folder / "base", kind="base", key=key)

@@ -1,17 +1,31 @@
 """VD caches that learn (paper 3.2): which sets of packages a site keeps installed, and which one a request gets.
 
-traces    request traces in files, for replay
-history   past requests as sets of packages
-learn     clusters of alike requests and their rank, as the paper has it
-choose    filling a space with caches, one after another by what they save for what they cost
-policies  which caches to keep: `paper`, `nested` (our default) and others, all behind one function
-lookup    the cache a request starts from, and why the others were refused
-simulate  the replay of a trace under a policy
-describe  the caches of a site as plain data
-outline   what past requests have in common, as lines
-cli       `vclust cache`; plot makes its pictures
+What a cluster starts from
+stored      the VD caches that a site has, as data
+lookup      the cache a request starts from, and why the others were refused
+reserve     phase `cache`: that cache written down, so that it stays
+pin         what a cluster stands on written down, so that it stays
 
-Sizes are bytes as installed.  NumPy and SciPy are imported by what computes only: this file and `lookup` are light.
+What to keep
+history     past requests as sets of packages; past: those of a site, at today's versions
+learn       clusters of alike requests and their rank, as the paper has it
+grow        growth chains: the sets that our own policy chooses among
+choose      filling a space with caches, one after another by what they save for what they cost
+policies    which caches to keep: `paper`, `nested` (our default) and others, all behind one function
+rebuild     recomputing: choosing and building them; background: as a process of its own; priority: the least
+retention   which images may stay, and which go
+status      the last recomputation, and what past requests started from
+records     all that the files above read from and write to the site's state
+
+For people
+describe    the caches of a site as plain data
+outline     what past requests have in common, as lines; plot: as pictures
+traces      request traces in files; simulate: their replay under a policy
+cli         `vclust cache`
+
+Sizes are bytes as installed.  NumPy is imported by what computes only: this file and `lookup` are light.  SciPy is
+used by tests alone: its linkage knows neither intersections nor forests, and its sparse product of 2,601 real requests
+(4% of the table is set) took 1.8 times as long as NumPy's dense one, after an import of 0.8 s.
 """
 
 from dataclasses import dataclass
@@ -26,7 +40,7 @@ class Cache:
     size: int
     """Installed bytes of the packages."""
     bytes: int
-    """What storing it takes beyond its parent, as foretold."""
+    """What storing it takes beyond its parent, as estimated."""
     parent: "Cache | None" = None
     requests: int = 0
     """Past requests that start from it, of those it was chosen by."""

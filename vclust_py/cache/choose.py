@@ -44,25 +44,25 @@ def sets(table: Table, bits: Bits) -> Sets:
     return Sets(kept, sizes, costs, members, requests, sizes)
 
 
-def in_order(offered: Sets, ranked: list[int], budget: int) -> list[int]:
+def in_order(candidates: Sets, ranked: list[int], budget: int) -> list[int]:
     """As many of the ranked sets as the space takes, in rank order; what does not fit is passed over."""
     taken: list[int] = []
     for one in ranked:
-        if offered.costs[one] <= budget:
+        if candidates.costs[one] <= budget:
             taken.append(one)
-            budget -= int(offered.costs[one])
+            budget -= int(candidates.costs[one])
     return taken
 
 
-def greedily(table: Table, offered: Sets, budget: int) -> list[int]:
+def greedily(table: Table, candidates: Sets, budget: int) -> list[int]:
     """Take again and again the set that saves most past bytes for each byte it stores, until none fits and saves.
 
-    A request starts from the largest set taken that it holds.  Ties: the set offered first.  What a set saves only
-    falls as others are taken.  So its last known value is a bound, and is computed anew only when that bound comes
-    first.
+    A request starts from the largest set taken that it holds.  Ties: the candidate that comes first.  What a set saves
+    only falls as others are taken.  So its last known value is a bound, and is computed again only when that bound
+    comes first.
     """
-    state = _Savings(table, offered)
-    costs = offered.costs
+    state = _Savings(table, candidates)
+    costs = candidates.costs
     while (one := state.first(np.maximum(costs, 1), costs <= budget)) is not None:
         budget -= int(costs[one])
         state.take(one)
@@ -71,7 +71,7 @@ def greedily(table: Table, offered: Sets, budget: int) -> list[int]:
 
 def nested(
     table: Table,
-    offered: Sets,
+    candidates: Sets,
     budget: int,
     *,
     limit: int | None = None,
@@ -88,7 +88,7 @@ def nested(
     prices = (0.0,) if limit is None else tuple(price * budget / limit for price in _PRICES)
     runs = []
     for price in prices:
-        state, left = _Nested(table, offered, doubt), budget
+        state, left = _Nested(table, candidates, doubt), budget
         while limit is None or len(state.taken) < limit:
             one = state.first(np.maximum(state.cost, 1) + price, state.cost <= left)
             if one is None:
@@ -105,14 +105,14 @@ def nested(
 class _Savings:
     """What each set would save, given those taken."""
 
-    def __init__(self, table: Table, offered: Sets, doubt: int = 0) -> None:
-        self.offered = offered
+    def __init__(self, table: Table, candidates: Sets, doubt: int = 0) -> None:
+        self.candidates = candidates
         self.taken: list[int] = []
         self._counts = table.counts
-        self._trust = np.maximum(1 - doubt / np.maximum(offered.requests, 1), 0.0)
+        self._trust = np.maximum(1 - doubt / np.maximum(candidates.requests, 1), 0.0)
         self._best = np.zeros(len(table.counts), dtype=np.int64)
         """(distinct requests,) worth of the worthiest taken set that it holds."""
-        self.bound = offered.requests * offered.worth * self._trust
+        self.bound = candidates.requests * candidates.worth * self._trust
         """(sets,) what a set saves, or more."""
         self.saved = 0.0
         """What those taken save."""
@@ -124,8 +124,8 @@ class _Savings:
             one = int(score.argmax())
             if score[one] <= 0:
                 return None
-            members = self.offered.members[one]
-            more = np.maximum(self.offered.worth[one] - self._best[members], 0)
+            members = self.candidates.members[one]
+            more = np.maximum(self.candidates.worth[one] - self._best[members], 0)
             exact = int((self._counts[members] * more).sum()) * self._trust[one]
             if exact == self.bound[one]:
                 return one
@@ -137,34 +137,34 @@ class _Savings:
         self.taken.append(one)
         self.saved += self.bound[one]
         self.bound[one] = 0
-        members = self.offered.members[one]
-        self._best[members] = np.maximum(self._best[members], self.offered.worth[one])
+        members = self.candidates.members[one]
+        self._best[members] = np.maximum(self._best[members], self.candidates.worth[one])
 
 
 class _Nested(_Savings):
     """And what storing it would cost."""
 
-    def __init__(self, table: Table, offered: Sets, doubt: int) -> None:
-        super().__init__(table, offered, doubt)
-        self.cost = offered.costs.copy()
+    def __init__(self, table: Table, candidates: Sets, doubt: int) -> None:
+        super().__init__(table, candidates, doubt)
+        self.cost = candidates.costs.copy()
         """(sets,) bytes by which the store grows when a set is taken."""
-        self._under = np.full(len(offered), -1)
+        self._under = np.full(len(candidates), -1)
         """(sets,) the largest taken set that is a subset of it; -1 is the base."""
-        self._sizes = np.append(offered.sizes, 0)
-        self._costs = np.append(offered.costs, 0)
+        self._sizes = np.append(candidates.sizes, 0)
+        self._costs = np.append(candidates.costs, 0)
         self._below: dict[int, Ints] = {}
         """The subsets of a taken set."""
 
     def depth(self, one: int) -> int:
         """How many sets would lie one over the other where `one` is, if it were taken."""
-        sizes, taken = self.offered.sizes, [*self.taken, one]
-        bits = self.offered.bits[taken]
+        sizes, taken = self.candidates.sizes, [*self.taken, one]
+        bits = self.candidates.bits[taken]
         depths = dict.fromkeys(taken, 1)
         parents = {}
         for other in sorted(taken, key=lambda other: int(sizes[other])):
             under = [
                 found
-                for found, is_under in zip(taken, subsets(bits, self.offered.bits[other]), strict=True)
+                for found, is_under in zip(taken, subsets(bits, self.candidates.bits[other]), strict=True)
                 if is_under and found != other
             ]
             if under:
@@ -173,7 +173,7 @@ class _Nested(_Savings):
         return max(depths.values())
 
     def take(self, one: int) -> None:
-        bits = self.offered.bits
+        bits = self.candidates.bits
         above, below = supersets(bits, bits[one]), subsets(bits, bits[one])
         above[one] = below[one] = False
         above &= self._sizes[self._under] < self._sizes[one]
@@ -188,7 +188,7 @@ class _Nested(_Savings):
         super().take(one)
 
     def _relieve(self, taken: int, sign: int) -> None:
-        """Sets between a taken one and its parent cost less by what they would spare it; with -1 no longer."""
+        """Sets between a taken one and its parent cost less by what they would save it; with -1 no longer."""
         between, parent = self._below[taken], self._under[taken]
         between = between[self._sizes[between] > self._sizes[parent]]
         self.cost[between] -= sign * (self._costs[between] - self._costs[parent])

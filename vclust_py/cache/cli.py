@@ -193,10 +193,12 @@ def _rebuild_progress() -> Callable[[Site], drive.Rows]:
     last: dict[str, Any] = {}
 
     def read(site: Site) -> drive.Rows:
-        from vclust_py.cache import manager
+        from vclust_py.cache import status as recomputation
+        from vclust_py.site.session import Session
 
         nonlocal last
-        status = manager.status(site)
+        with Session(site) as session:
+            status = recomputation.status(session)
         row = {"phase": "rebuild", "node": ""} | {
             key: status.get(key) for key in ("message", "done", "total")
         }

@@ -2,33 +2,38 @@
 
 from typing import Any
 
-from vclust_py.cache import catalogue, manager
-from vclust_py.cache.catalogue import Stored
-from vclust_py.cache.manager import Rebuilt
-from vclust_py.site import Site
+from vclust_py.cache import past, status, stored
+from vclust_py.cache.rebuild import Rebuilt
+from vclust_py.cache.stored import Stored
+from vclust_py.site.session import Session
 
 
-def describe(site: Site, start: str = "", *, history: bool = False) -> dict[str, Any]:
+def describe(session: Session, start: str = "", *, history: bool = False) -> dict[str, Any]:
     """The caches whose digest begins so, with the packages in them; all, and how many those are, without `start`.
 
     With `history` the past requests as well, in the form of a trace (`vclust_py.cache.traces`), and the packages of
     all caches.  Bytes and Unix times.
     """
-    known = {cache.digest: cache for cache in catalogue.caches(site)}
+    known = {cache.digest: cache for cache in stored.caches(session)}
     return {
-        **({"history": _history(site)} if history else {}),
+        **({"history": _history(session)} if history else {}),
         "caches": [
             _cache(cache, known.get(cache.parent), packages=bool(start) or history)
             for cache in known.values()
             if cache.digest.startswith(start)
         ],
-        "status": manager.status(site) | {"due": manager.due(site)},
-        "usage": manager.usage(site),
+        "status": status.status(session) | {"due": status.due(session), "newer": _newer(session)},
+        "usage": status.usage(session),
     }
 
 
-def _history(site: Site) -> dict[str, Any]:
-    history = manager.history(site)
+def _newer(session: Session) -> list[str]:
+    """Names of images that a newer version of vclust made: they are kept, and not used."""
+    return sorted(refusal.path.stem for refusal in session.images.newer())
+
+
+def _history(session: Session) -> dict[str, Any]:
+    history = past.history(session)
     packages = []
     for number, (package, size) in enumerate(zip(history.packages, history.weights.tolist(), strict=True)):
         # Learning tells suites apart by what stands before a slash.
@@ -42,7 +47,7 @@ def _history(site: Site) -> dict[str, Any]:
 
 
 def _cache(cache: Stored, parent: Stored | None, *, packages: bool) -> dict[str, Any]:
-    told = catalogue.to_dict(cache) | {"packages": len(cache.packages)}
+    told = stored.to_dict(cache) | {"packages": len(cache.packages)}
     if packages:
         own = cache.packages - (parent.packages if parent else frozenset())
         told |= {"holds": sorted(cache.packages), "own": sorted(own)}

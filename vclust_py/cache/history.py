@@ -96,7 +96,7 @@ class History:
     """
 
     def __init__(self, requests: Iterable[Iterable[P]], *, stored: Callable[[P], int] | None = None) -> None:
-        """`stored` foretells the bytes a package takes in a cache as it is stored; default: as installed."""
+        """`stored` estimates the bytes a package takes in a cache as it is stored; default: as installed."""
         columns: dict[tuple[str, str], int] = {}
         sizes: list[int] = []
         costs: list[int] = []

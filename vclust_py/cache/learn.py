@@ -48,7 +48,7 @@ def cluster(table: Table) -> Tree:
     Cost: n² memory of 4 or 8 bytes, about n² m time for n distinct requests and m atoms.
 
     What a merged cluster has in common with another is never more than either part had.  So the best neighbour that
-    a cluster once had stays a bound, and is looked up anew only when that bound is the highest of all.
+    a cluster once had stays a bound, and is looked up again only when that bound is the highest of all.
     """
     count = len(table.rows)
     common, columns = _pairs(table), table.columns.copy()

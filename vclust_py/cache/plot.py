@@ -64,24 +64,24 @@ def dendrogram(tree: Tree, marked: Collection[int], path: Path) -> None:
 
 
 def usage(uses: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw what each creation, in order, had to install, the part that a cache spared it, and the share so far.
+    """Draw what each creation, in order, had to install, the part that a cache saved it, and the share so far.
 
-    `uses` as of `vclust_py.cache.manager.usage`.  Raises VclustError as `dendrogram` does.
+    `uses` as of `vclust_py.cache.status.usage`.  Raises VclustError as `dendrogram` does.
     """
     figure = _figure(12)
     each, share = figure.subplots(2, 1, sharex=True)
     number = np.arange(1, len(uses) + 1)
     asked = np.array([use["of"] for use in uses], dtype=float)
-    spared = np.array([use["bytes"] for use in uses], dtype=float)
+    saved = np.array([use["bytes"] for use in uses], dtype=float)
     names = {use["cache"]: None for use in uses if use["cache"]}
     colours = {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(names)}
     each.bar(number, asked / 1e6, width=0.9, color=_GREY, label="installed")
-    each.bar(number, spared / 1e6, width=0.9, color=[colours.get(use["cache"], _GREY) for use in uses])
+    each.bar(number, saved / 1e6, width=0.9, color=[colours.get(use["cache"], _GREY) for use in uses])
     each.set_ylabel("MB as installed")
-    each.set_title(f"{len(uses)} creations; coloured: spared by a cache, one colour for each of {len(names)}")
-    so_far = 100 * np.cumsum(spared) / np.maximum(np.cumsum(asked), 1)
+    each.set_title(f"{len(uses)} creations; coloured: saved by a cache, one colour for each of {len(names)}")
+    so_far = 100 * np.cumsum(saved) / np.maximum(np.cumsum(asked), 1)
     share.plot(number, so_far, color=_COLOURS[0])
-    share.set(ylabel="% spared so far", xlabel="creation", ylim=(0, 100))
+    share.set(ylabel="% saved so far", xlabel="creation", ylim=(0, 100))
     _save(figure, path)
 
 

@@ -63,18 +63,18 @@ def policy(name: str) -> Policy:
 def rank(of: Policy, history: History) -> list[Candidate]:
     """All candidates of a policy, best first, whatever the space.
 
-    Where it has no ranking of its own: what it would take if there were room for all, in order, each with the
-    requests that it is the largest for by then and the bytes it saves them.  Raises RequestError for policies that
+    Where it has no ranking of its own: what it would take if the space were large enough for all, in order, each with
+    the requests that it is the largest for by then and the bytes it saves them.  Raises RequestError for policies that
     only go by what is stored.
     """
     if of.every_request:
         raise RequestError([f"policy: got '{of.name}', which ranks nothing: it keeps what was used last"])
     if of.rank is not None:
         return of.rank(history)
-    room = sum(history.size(columns) for columns in history.distinct)
+    everything = sum(history.size(columns) for columns in history.distinct)
     best = np.zeros(len(history.distinct), dtype=np.int64)
     ranked = []
-    for one in of.choose(history, room, {}):
+    for one in of.choose(history, everything, {}):
         better = np.array([one.packages <= packages for packages in history.sets]) & (best < one.size)
         requests, saved = history.counts[better], one.size - best[better]
         ranked.append(Candidate(one.packages, int(requests.sum()), one.size, int((requests * saved).sum())))
@@ -89,15 +89,15 @@ def _none(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
 def _common(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     table = history.table
     bits = np.bitwise_and.reduce(table.bits, axis=0)[np.newaxis] if len(table.bits) else table.bits
-    offered = choose.sets(table, bits)
-    return caches(history, offered, choose.in_order(offered, list(range(len(offered))), budget))
+    candidates = choose.sets(table, bits)
+    return caches(history, candidates, choose.in_order(candidates, list(range(len(candidates))), budget))
 
 
 def _paper(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     tree = learn.cluster(history.table)
     ranked = [one.id for one in learn.rank(tree, history.counts)]
-    offered = choose.sets(history.table, tree.bits[ranked])
-    return caches(history, offered, choose.in_order(offered, list(range(len(offered))), budget))
+    candidates = choose.sets(history.table, tree.bits[ranked])
+    return caches(history, candidates, choose.in_order(candidates, list(range(len(candidates))), budget))
 
 
 def _paper_rank(history: History) -> list[Candidate]:
@@ -109,19 +109,19 @@ def _paper_rank(history: History) -> list[Candidate]:
 
 
 def _greedy(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
-    offered = choose.sets(history.table, learn.cluster(history.table).bits)
-    return caches(history, offered, choose.greedily(history.table, offered, budget))
+    candidates = choose.sets(history.table, learn.cluster(history.table).bits)
+    return caches(history, candidates, choose.greedily(history.table, candidates, budget))
 
 
 def _nested(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
-    table, offered = history.table, grow.chains(history.table, DOUBT)
-    taken = choose.nested(table, offered, budget, limit=LIMIT, depth=DEPTH, doubt=DOUBT)
-    return caches(history, offered, taken, nested=True)
+    table, candidates = history.table, grow.chains(history.table, DOUBT)
+    taken = choose.nested(table, candidates, budget, limit=LIMIT, depth=DEPTH, doubt=DOUBT)
+    return caches(history, candidates, taken, nested=True)
 
 
 def _oracle(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
-    table, offered = history.table, grow.chains(history.table)
-    return caches(history, offered, choose.nested(table, offered, budget), nested=True)
+    table, candidates = history.table, grow.chains(history.table)
+    return caches(history, candidates, choose.nested(table, candidates, budget), nested=True)
 
 
 def _lru(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
@@ -166,32 +166,32 @@ def _latest(used: Stored, budget: int) -> tuple[Cache, ...]:
 
 
 def caches(
-    history: History, offered: Sets, taken: Sequence[int], *, nested: bool = False
+    history: History, candidates: Sets, taken: Sequence[int], *, nested: bool = False
 ) -> tuple[Cache, ...]:
     """The taken sets as caches, parents before children, otherwise as taken."""
     table = history.table
     best = np.full(len(table.counts), -1)
     second = np.zeros(len(table.counts), dtype=np.int64)
-    for one in sorted(taken, key=lambda one: int(offered.sizes[one])):
-        members = offered.members[one]
-        second[members] = np.where(best[members] >= 0, offered.sizes[best[members]], 0)
+    for one in sorted(taken, key=lambda one: int(candidates.sizes[one])):
+        members = candidates.members[one]
+        second[members] = np.where(best[members] >= 0, candidates.sizes[best[members]], 0)
         best[members] = one
     made: dict[int, Cache] = {}
-    bits = offered.bits[list(taken)]
-    for one in sorted(taken, key=lambda one: int(offered.sizes[one])):
-        size, cost, parent = int(offered.sizes[one]), int(offered.costs[one]), None
+    bits = candidates.bits[list(taken)]
+    for one in sorted(taken, key=lambda one: int(candidates.sizes[one])):
+        size, cost, parent = int(candidates.sizes[one]), int(candidates.costs[one]), None
         if nested:
-            within = choose.subsets(bits, offered.bits[one])
+            within = choose.subsets(bits, candidates.bits[one])
             under = [
                 other for other, is_under in zip(taken, within, strict=True) if is_under and other in made
             ]
             if under:
-                largest = max(under, key=lambda other: int(offered.sizes[other]))
-                parent, cost = made[largest], cost - int(offered.costs[largest])
+                largest = max(under, key=lambda other: int(candidates.sizes[other]))
+                parent, cost = made[largest], cost - int(candidates.costs[largest])
         starts = np.flatnonzero(best == one)
         counts = table.counts[starts]
         made[one] = Cache(
-            history.names(history.columns(unpack(offered.bits[one], len(table.weights)))),
+            history.names(history.columns(unpack(candidates.bits[one], len(table.weights)))),
             size,
             cost,
             parent,

@@ -47,7 +47,7 @@ class _Store:
 def simulate(trace: History, policy: Policy, budget: int, *, every: int = 50, warmup: int = 50) -> Result:
     """Replay `trace`: each request starts from the largest cache that fits it, and only then becomes history.
 
-    Caches are chosen anew after every `every` requests, from the past alone.  The first `warmup` requests are not
+    Caches are chosen again after every `every` requests, from the past alone.  The first `warmup` requests are not
     counted.
     """
     store = _Store(policy, budget)

@@ -4,19 +4,19 @@ Three images belong together: the root file system, the kernel, and the installe
 that kernel's modules.
 """
 
-import hashlib
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vclust_py.apt import AptRoot, sources
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image, Report, base_key, file_digest, installer, tuning
+from vclust_py.image import Catalogue, Image, PackageRecord, Report, base_key, file_digest, installer, tuning
+from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.image.space import free_bytes, full_disk, naming_full_disk
 from vclust_py.run import run
 from vclust_py.site import Site
@@ -55,18 +55,6 @@ _DATA = ("mpi-hello.c", "mpi-hello.py")
 _UNIT = "vclust-report.service"
 
 
-def _recipe() -> str:
-    """Changes whenever a base made now would differ from one made before, given the same packages."""
-    ours = [Path(__file__), Path(tuning.__file__), Path(installer.__file__), *installer.GUEST.iterdir()]
-    digest = hashlib.sha256()
-    for path in sorted(ours):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-RECIPE = _recipe()
-
-
 @dataclass(frozen=True)
 class BaseImages:
     base: Image
@@ -77,17 +65,21 @@ class BaseImages:
 def ensure_base(site: Site, lock: "Lock", report: Report) -> BaseImages:
     """The images that hold `lock.base`, made now when they are not there.
 
-    Raises VclustError when the archive no longer has the versions the lock names.
+    A base that is there but for its kernel or installer gets these alone: what stands on it stays valid.  Raises
+    VclustError when the archive no longer has the versions the lock names.
     """
     images = find_base(site, lock)
     if images is not None:
         return images
-    key = base_key(lock.suite, lock.architecture, lock.kernel, RECIPE)
-    with naming_full_disk(site.images), Catalogue(site).building("base", key) as folder:
+    catalogue, key = Catalogue(site), base_key(lock.suite, lock.architecture, lock.kernel)
+    with naming_full_disk(site.images), catalogue.building("base", key) as folder:
         images = find_base(site, lock)
-        if images is None:
+        base = _held(catalogue, lock)
+        if images is None and base is not None:
+            images = _boot_again(catalogue, base, folder, report)
+        elif images is None:
             images = _build(site, lock, key, folder, report)
-    _check_versions(site, lock, images.base.manifest.packages)
+    _check_versions(site, lock, images.base.manifest.pinned)
     return images
 
 
@@ -111,22 +103,23 @@ def _wanted(lock: "Lock") -> set[str]:
 
 def find_base(site: Site, lock: "Lock") -> BaseImages | None:
     """The images that hold `lock.base`, where they are there."""
-    catalogue, wanted = Catalogue(site), _wanted(lock)
-    key = base_key(lock.suite, lock.architecture, lock.kernel, RECIPE)
+    catalogue = Catalogue(site)
+    base = _held(catalogue, lock)
+    if base is None:
+        return None
+    kernel = catalogue.find("kernel", kernel_key(base.manifest.pinned))
+    initramfs = catalogue.find("installer", installer_key(base.manifest.pinned))
+    return BaseImages(base, kernel, initramfs) if kernel and initramfs else None
+
+
+def _held(catalogue: Catalogue, lock: "Lock") -> Image | None:
+    """The base image that holds `lock.base`, with or without its kernel and installer."""
+    key, wanted = base_key(lock.suite, lock.architecture, lock.kernel), _wanted(lock)
     for base in reversed(catalogue.images()):
         manifest = base.manifest
-        if (manifest.kind, manifest.key) == ("base", key) and set(manifest.packages) == wanted:
-            boots = _boot_key(manifest.packages)
-            kernel, initramfs = catalogue.find("kernel", boots), catalogue.find("installer", boots)
-            if kernel and initramfs and catalogue.status(base).exists():
-                return BaseImages(base, kernel, initramfs)
+        if (manifest.kind, manifest.key) == ("base", key) and set(manifest.pinned) == wanted:
+            return base if catalogue.status(base).exists() else None
     return None
-
-
-def _boot_key(packages: Iterable[str]) -> str:
-    """The key of kernel and installer: bases with the same kernel share them."""
-    made_from = re.compile(r"(linux-image-\d|busybox-static=)")
-    return " ".join([*sorted(package for package in packages if made_from.match(package)), RECIPE])
 
 
 def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> BaseImages:
@@ -161,34 +154,87 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
     raw.unlink()
 
     report(f"base image of {lock.suite}: kernel and installer", 2, 3)
-    version = next((root / "usr/lib/modules").iterdir()).name
-    kernel = installer.raw_kernel(root / "boot" / f"vmlinuz-{version}", folder)
-    installer.build(root, folder / "installer")
     os.sync()
     digest = file_digest(image)
-    label = f"{lock.suite}-{lock.architecture}"
-    own = tuple(package for package in packages if package.startswith(f"linux-image-{version}="))
-    boots, tools = _boot_key(packages), _tools()
     # The base comes last: whoever finds it finds the others.
     draft = folder / "status"
     shutil.copyfile(status, draft)
     os.replace(draft, site.images / f"{digest}.status")
-    images = BaseImages(
-        kernel=catalogue.add(kernel, kind="kernel", key=boots, label=label, packages=own, tools=tools),
-        installer=catalogue.add(folder / "installer", kind="installer", key=boots, label=label, tools=tools),
-        base=catalogue.add(
-            image,
-            kind="base",
-            key=key,
-            label=label,
-            packages=packages,
-            virtual_size=VIRTUAL_SIZE,
-            build_seconds=time.monotonic() - started,
-            tools=tools,
-        ),
+    digests = {package.pinned: package.sha256 for package in lock.base}
+    records = [PackageRecord.parse(name, digests.get(name, "")) for name in packages]
+    kernel, initramfs = _boot_images(catalogue, lock.suite, lock.architecture, records, root, folder)
+    base = catalogue.add(
+        image,
+        kind="base",
+        key=key,
+        suite=lock.suite,
+        architecture=lock.architecture,
+        packages=records,
+        virtual_size=VIRTUAL_SIZE,
+        build_seconds=time.monotonic() - started,
+        tools=_tools(),
     )
     report(f"base image of {lock.suite}: done", 3, 3)
-    return images
+    return BaseImages(base, kernel, initramfs)
+
+
+def _boot_images(
+    catalogue: Catalogue,
+    suite: str,
+    architecture: str,
+    packages: Sequence[PackageRecord],
+    root: Path,
+    folder: Path,
+) -> tuple[Image, Image]:
+    """Kernel and installer of the base whose files are below `root`, made where they are not there."""
+    names = [package.pinned for package in packages]
+    version = next((root / "usr/lib/modules").iterdir()).name
+    kernel = catalogue.find("kernel", kernel_key(names))
+    initramfs = catalogue.find("installer", installer_key(names))
+    tools = _tools()
+    if kernel is None:
+        kernel = catalogue.add(
+            installer.raw_kernel(root / "boot" / f"vmlinuz-{version}", folder),
+            kind="kernel",
+            key=kernel_key(names),
+            suite=suite,
+            architecture=architecture,
+            packages=[package for package in packages if package.name == f"linux-image-{version}"],
+            tools=tools,
+        )
+    if initramfs is None:
+        installer.build(root, folder / "installer")
+        initramfs = catalogue.add(
+            folder / "installer",
+            kind="installer",
+            key=installer_key(names),
+            suite=suite,
+            architecture=architecture,
+            tools=tools,
+        )
+    return kernel, initramfs
+
+
+def _boot_again(catalogue: Catalogue, base: Image, folder: Path, report: Report) -> BaseImages:
+    """Kernel and installer by today's recipes for a base that is there."""
+    manifest, root = base.manifest, folder / "root"
+    report(f"base image of {manifest.suite}: kernel and installer", 0, 1)
+    run(["qemu-img", "convert", "-O", "raw", base.path, folder / "base.raw"])
+    for name in ("usr/bin", "usr/lib"):
+        (root / name).mkdir(parents=True)
+    # debugfs(8) reads a file system without mounting it; its requests take no paths with blanks, so these are short.
+    for request in (
+        "rdump /boot root",
+        "rdump /usr/lib/modules root/usr/lib",
+        "dump /usr/bin/busybox root/usr/bin/busybox",
+    ):
+        run(["debugfs", "-R", request, "base.raw"], cwd=folder)
+    (folder / "base.raw").unlink()
+    kernel, initramfs = _boot_images(
+        catalogue, manifest.suite, manifest.architecture, manifest.packages, root, folder
+    )
+    report(f"base image of {manifest.suite}: done", 1, 1)
+    return BaseImages(base, kernel, initramfs)
 
 
 def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 Caches and layers are made on the site manager without a virtual machine: a qcow2 over what it stands on, exported
 through FUSE, loop-mounted, and installed into with dpkg, all in namespaces of its own (`build-layer`).  A layer is not
-compressed: that took as long as unpacking and saves nothing where the file is used in place.  A cache is: nobody waits
+compressed: that took as long as unpacking and saves nothing where the file is used in place.  A cache is: no one waits
 for it, and the space holds two to three times as many.
 """
 
@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image, Report, file_digest, sandbox
+from vclust_py.image import Catalogue, Image, Report, sandbox
 from vclust_py.image.base import VIRTUAL_SIZE
+from vclust_py.image.manifest import records
+from vclust_py.image.recipe import RECIPES
 from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
 from vclust_py.image.store import fast_copy, fetch
 from vclust_py.lock import Lock, Package
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from vclust_py.metapackages import MetaPackage
 
 _SCRIPT = Path(__file__).resolve().parent / "build-layer"
-RECIPE = f"1 {file_digest(_SCRIPT)}"
-"""Part of every key here; raise the number when what this file makes from the same lock changes."""
 
 _GIB = 1 << 30
 _SECTORS = 1 << 20
@@ -61,63 +61,57 @@ class Took:
     configure_bytes: int = 0
 
 
-def ensure_cache(site: Site, lock: Lock, onto: Image, state: str, report: Report) -> Image:
+def ensure_cache(site: Site, lock: Lock, parent: Image, state: str, report: Report) -> Image:
     """The VD cache of the lock's packages, `unpacked` or `configured`, over the base or another cache.
 
-    Needs root.  `lock.packages` is all that is in it; what `onto` holds already is not unpacked again.  `lock.base`
+    Needs root.  `lock.packages` is all that is in it; what `parent` holds already is not unpacked again.  `lock.base`
     is that of the base image.
     """
     catalogue = Catalogue(site)
-    key = cache_key(lock, onto, state)
+    key = cache_key(lock, parent, state)
     if image := catalogue.find("cache", key):
         return image
     with catalogue.building("cache", key) as work:
         if image := catalogue.find("cache", key):
             return image
-        own = beyond(lock, catalogue, onto)
+        own = missing_from(lock, catalogue, parent)
         started = time.monotonic()
-        build = _build_layer(site, catalogue, lock, own, onto, "", state, work, report)
+        size = _build_layer(site, catalogue, lock, own, parent, "", state, work, report)
         with naming_full_disk(site.images):
             report("compressing", 0, 0)
             packed = work / "packed.qcow2"
-            options = ["-c", "-o", "compression_type=zstd", "-B", onto.path.name, "-F", "qcow2"]
+            options = ["-c", "-o", "compression_type=zstd", "-B", parent.path.name, "-F", "qcow2"]
             run(["qemu-img", "convert", "-O", "qcow2", *options, "layer.qcow2", packed.name], cwd=work)
         return catalogue.add(
             packed,
             kind="cache",
             key=key,
-            label=f"{lock.suite}-{lock.architecture}",
-            backing=onto,
-            packages=_names(own),
+            suite=lock.suite,
+            architecture=lock.architecture,
+            backing=parent,
+            packages=records(own),
             installed_size=installed_size(own),
-            contents=contents(own),
             state=state,
-            virtual_size=build,
+            virtual_size=size,
             build_seconds=time.monotonic() - started,
             tools=(_version("qemu-img"),),
         )
 
 
-def cache_key(lock: Lock, onto: Image, state: str) -> str:
+def cache_key(lock: Lock, parent: Image, state: str) -> str:
     """The key of the cache `ensure_cache` gives, there or not."""
-    return _key(lock, lock.packages, state, onto.manifest.digest)
+    return _key("cache", lock, lock.packages, state, parent.manifest.digest)
 
 
-def beyond(lock: Lock, catalogue: Catalogue, onto: Image) -> tuple[Package, ...]:
-    """The lock's packages that are not in the VD caches of `onto`, a cache or the base."""
+def missing_from(lock: Lock, catalogue: Catalogue, parent: Image) -> tuple[Package, ...]:
+    """The lock's packages that are not in the VD caches of `parent`, a cache or the base."""
     held = {
         name
-        for image in catalogue.chain(onto)
+        for image in catalogue.chain(parent)
         if image.manifest.kind == "cache"
-        for name in image.manifest.packages
+        for name in image.manifest.pinned
     }
     return tuple(package for package in lock.packages if package.pinned not in held)
-
-
-def contents(packages: Sequence[Package]) -> str:
-    """Digest of the packages' own digests, in the order of their names."""
-    digests = [package.sha256 for package in sorted(packages, key=lambda package: package.name)]
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def ensure_layer(
@@ -143,16 +137,18 @@ def ensure_layer(
     with catalogue.building("layer", key) as work:
         if image := catalogue.find("layer", key):
             return image
-        onto = cache or base
-        own = beyond(lock, catalogue, onto)
+        parent = cache or base
+        own = missing_from(lock, catalogue, parent)
         started = time.monotonic()
-        size = _build_layer(site, catalogue, lock, own, onto, answers, "configured", work, report, took)
+        size = _build_layer(site, catalogue, lock, own, parent, answers, "configured", work, report, took)
         return catalogue.add(
             work / "layer.qcow2",
             kind="layer",
             key=key,
-            backing=onto,
-            packages=_names(own),
+            suite=lock.suite,
+            architecture=lock.architecture,
+            backing=parent,
+            packages=records(own),
             installed_size=installed_size(own),
             virtual_size=size,
             build_seconds=time.monotonic() - started,
@@ -174,8 +170,8 @@ def ensure_bundle(
     """
     catalogue = Catalogue(site)
     answers = _answers(meta_packages)
-    own = lock.packages if cache is None else beyond(lock, catalogue, cache)
-    key = _key(lock, own, answers, "bundle")
+    own = lock.packages if cache is None else missing_from(lock, catalogue, cache)
+    key = _key("bundle", lock, own, answers, "bundle")
     if image := catalogue.find("bundle", key):
         return image
     with catalogue.building("bundle", key) as work:
@@ -200,7 +196,9 @@ def ensure_bundle(
                 disk,
                 kind="bundle",
                 key=key,
-                packages=_names(own),
+                suite=lock.suite,
+                architecture=lock.architecture,
+                packages=records(own),
                 installed_size=installed_size(own),
                 state="packed",
                 virtual_size=size,
@@ -210,7 +208,7 @@ def ensure_bundle(
 
 def layer_key(lock: Lock, base: Image, meta_packages: "Sequence[MetaPackage]" = ()) -> str:
     """The key of the layer `ensure_layer` gives, there or not."""
-    return _key(lock, lock.packages, _answers(meta_packages), base.manifest.digest)
+    return _key("layer", lock, lock.packages, _answers(meta_packages), base.manifest.digest)
 
 
 def _build_layer(
@@ -218,14 +216,14 @@ def _build_layer(
     catalogue: Catalogue,
     lock: Lock,
     own: tuple[Package, ...],
-    onto: Image,
+    parent: Image,
     answers: str,
     state: str,
     work: Path,
     report: Report,
     took: Took | None = None,
 ) -> int:
-    """Make `layer.qcow2` in `work`: `own` unpacked over `onto`, and all configured where `state` says so.
+    """Make `layer.qcow2` in `work`: `own` unpacked over `parent`, and all configured where `state` says so.
 
     Returns its virtual size in bytes.
     """
@@ -233,8 +231,8 @@ def _build_layer(
     with naming_full_disk(site.images):
         _need(work, int(installed_size(own) * _SLACK) + _SPARE)
         _lay_out(site, own, answers, work / "packages")
-        size = disk_size(lock, onto)
-        _create(catalogue, work, onto, size)
+        size = disk_size(lock, parent)
+        _create(catalogue, work, parent, size)
         seconds = _install(work, state, report)
     if took is not None:
         took.unpack, took.configure = seconds.get("unpack", 0.0), seconds.get("configure", 0.0)
@@ -242,13 +240,9 @@ def _build_layer(
     return size
 
 
-def _names(packages: Sequence[Package]) -> tuple[str, ...]:
-    return tuple(package.pinned for package in packages)
-
-
-def _key(lock: Lock, held: Sequence[Package], answers: str, onto: str) -> str:
+def _key(kind: str, lock: Lock, held: Sequence[Package], answers: str, parent: str) -> str:
     packages = [[package.identity, package.sha256] for package in held]
-    data = json.dumps([RECIPE, onto, lock.suite, lock.architecture, packages, answers])
+    data = json.dumps([RECIPES[kind], parent, lock.suite, lock.architecture, packages, answers])
     return hashlib.sha256(data.encode()).hexdigest()
 
 
@@ -261,11 +255,11 @@ def installed_size(packages: Sequence[Package]) -> int:
     return sum(package.installed_size for package in packages)
 
 
-def disk_size(lock: Lock, onto: Image | None = None) -> int:
-    """Bytes of the disk that base and packages of the lock need, over `onto` (a cache; default: the base)."""
+def disk_size(lock: Lock, parent: Image | None = None) -> int:
+    """Bytes of the disk that base and packages of the lock need, over `parent` (a cache; default: the base)."""
     taken = sum(package.installed_size for package in (*lock.base, *lock.packages))
     needed = int(taken * _SLACK) + (_GIB >> 1)
-    return max(onto.manifest.virtual_size if onto else VIRTUAL_SIZE, -(-needed // _GIB) * _GIB)
+    return max(parent.manifest.virtual_size if parent else VIRTUAL_SIZE, -(-needed // _GIB) * _GIB)
 
 
 def _need(work: Path, needed: int) -> None:
@@ -294,11 +288,11 @@ def _lay_out(site: Site, packages: Sequence[Package], answers: str, folder: Path
     (folder / "debconf").write_text(answers, encoding="utf-8")
 
 
-def _create(catalogue: Catalogue, work: Path, onto: Image, size: int) -> None:
+def _create(catalogue: Catalogue, work: Path, parent: Image, size: int) -> None:
     # The backing file is named without its folder: images lie side by side, on every host.
-    for image in catalogue.chain(onto):
+    for image in catalogue.chain(parent):
         (work / image.path.name).symlink_to(image.path)
-    options = ["-q", "-f", "qcow2", "-b", onto.path.name, "-F", "qcow2"]
+    options = ["-q", "-f", "qcow2", "-b", parent.path.name, "-F", "qcow2"]
     run(["qemu-img", "create", *options, work / "layer.qcow2", str(size)], cwd=work)
 
 
@@ -306,18 +300,17 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
     """Run `build-layer`; the seconds of its steps, `unpack` and `configure`."""
     seconds = {}
     sandbox.write_filter(work / "seccomp")
-    said: deque[str] = deque(maxlen=40)
-    argv = [
-        *DYING_WITH_PARENT,
-        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
-        "--mount-proc",  # bwrap looks its child up in /proc
-        *("sh", str(_SCRIPT), str(work), state),
-    ]
+    output: deque[str] = deque(maxlen=40)
     with contextlib.ExitStack() as stack:
         groups = stack.enter_context(sandbox.control_groups())
         (work / "groups").write_text("".join(f"{group}\n" for group in groups), encoding="utf-8")
         process = stack.enter_context(
-            subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            subprocess.Popen(
+                _command(work, state),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
         )
         deadline = threading.Timer(_LONGEST, process.kill)
         deadline.start()
@@ -328,7 +321,7 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
                 elif found := _TOOK.fullmatch(line):
                     seconds[found[1]] = float(found[2])
                 else:
-                    said.append(line)
+                    output.append(line)
         finally:
             late = deadline.finished.is_set()
             deadline.cancel()
@@ -342,12 +335,21 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
             f"build-layer: not done after {_LONGEST:.0f} s: a package does not end its installation"
         )
     if process.returncode:
-        output = "".join(said)
-        if os.strerror(errno.ENOSPC) in output and free_bytes(work) > _SPARE:
+        text = "".join(output)
+        if os.strerror(errno.ENOSPC) in text and free_bytes(work) > _SPARE:
             # Not the site's disk: the one the nodes see.
-            raise VclustError(f"the packages do not fit in the layer\n{output}")
-        raise CommandError(["build-layer"], "cannot install the packages", output)
+            raise VclustError(f"the packages do not fit in the layer\n{text}")
+        raise CommandError(["build-layer"], "cannot install the packages", text)
     return seconds
+
+
+def _command(work: Path, state: str) -> list[str]:
+    return [
+        *DYING_WITH_PARENT,
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
+        "--mount-proc",  # bwrap looks its child up in /proc
+        *("sh", str(_SCRIPT), str(work), state),
+    ]
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:

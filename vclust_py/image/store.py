@@ -140,7 +140,7 @@ def _pack(site: Site, package: Package, folder: Path) -> None:
     original, final = signed_copy(site, package), fast_copy(site, package)
     if file_digest(original) != package.sha256:
         original.unlink()
-        raise VclustError(f"{original}: damaged, removed", "try again: it will be downloaded anew")
+        raise VclustError(f"{original}: damaged, removed", "try again: it will be downloaded again")
     draft, note = folder / f"{package.sha256}.fast", folder / f"{package.sha256}.sum"
     with naming_full_disk(site.packages):
         repack(original, draft)

@@ -8,7 +8,8 @@ from typing import Any
 
 from vclust_py import timing
 from vclust_py.cache import lookup
-from vclust_py.cache.catalogue import Stored, closure, offered, spared
+from vclust_py.cache.matching import closure, matching, savings
+from vclust_py.cache.stored import Stored
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.lock import Lock
@@ -27,7 +28,7 @@ def run(session: Session, inputs: Inputs) -> Result:
     lock = Lock.load(session.site, inputs.lock)
     packages = closure(lock)
     with timing.trial(session.store, request, "cache", check=inputs.check) as (cluster, _):
-        known = offered(session.site, lock, request)
+        known = matching(session, lock, request)
         if cluster is not None and cluster.nodes:
             return _result(Change({"cache": cluster.cache}, {"cache": cluster.cache}), packages, known)
         fits = {cache.digest: cache for cache in known if cache.packages <= packages}
@@ -38,13 +39,14 @@ def run(session: Session, inputs: Inputs) -> Result:
                 while best is not None and not _there(session, best):
                     known.remove(best)
                     best = lookup.find(packages, known)
-                clusters.update(session.store, cluster, cache=spared(lock, best))
-    return _result(Change({"cache": before}, {"cache": spared(lock, best)}), packages, known)
+                clusters.update(session.store, cluster, cache=savings(lock, best))
+    return _result(Change({"cache": before}, {"cache": savings(lock, best)}), packages, known)
 
 
 def _there(session: Session, cache: Stored) -> bool:
+    view = session.images.look()
     try:
-        session.images.chain(session.images.get(cache.digest))
+        view.chain(view.get(cache.digest))
     except VclustError:
         return False
     return True

@@ -6,7 +6,7 @@ Images stay while the site has space for them.
 import logging
 import shutil
 
-from vclust_py.cache import manager
+from vclust_py.cache import retention
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor, daemon
@@ -65,7 +65,7 @@ def run(session: Session, inputs: Inputs) -> Result:
             raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
         clusters.forget(store, cluster)
     try:
-        manager.trim(session.site)
+        retention.trim(session)
     except VclustError as error:  # the cluster is gone all the same
         _log.warning("images without use are not taken away: %s", error)
     if (here or not cluster.nodes) and idle and not clusters.names(store):

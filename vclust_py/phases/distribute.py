@@ -96,8 +96,10 @@ def _superseded(session: Session, there: Mapping[str, Mapping[str, int]]) -> dic
 
     In use they may be though the site's own copy is gone: one that was damaged, for instance.
     """
-    images = session.images.images()
-    known = {image.path.name for image in images}
+    view = session.images.look()
+    images = view.images
+    known = {image.path.stem for image in images}
+    known |= {refusal.path.stem for refusal in view.refusals if refusal.newer}
     sent = clusters.sent_images(session.store)
     below = {row["digest"]: row["backing"] for row in sent}
     below |= {image.manifest.digest: image.manifest.backing for image in images}
@@ -114,7 +116,7 @@ def _superseded(session: Session, there: Mapping[str, Mapping[str, int]]) -> dic
     for row in sent:
         if (
             row["name"] in there.get(row["host"], ())
-            and row["name"] not in known
+            and Path(row["name"]).stem not in known
             and row["digest"] not in used
         ):
             old[row["host"]].append(row["name"])

@@ -4,12 +4,12 @@ import contextlib
 from dataclasses import asdict
 
 from vclust_py import metapackages, timing
-from vclust_py.cache.catalogue import hold
+from vclust_py.cache.pin import pin
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, Report
 from vclust_py.image.base import ensure_base
-from vclust_py.image.builder import Took, beyond, ensure_bundle, ensure_layer
+from vclust_py.image.builder import Took, ensure_bundle, ensure_layer, missing_from
 from vclust_py.lock import Lock
 from vclust_py.nodes import placed_cluster
 from vclust_py.phases import Inputs, Result
@@ -42,7 +42,7 @@ def run(session: Session, inputs: Inputs) -> Result:
             while True:
                 images, took = _make(session, cluster, lock, record.report)
                 digests = {role: image.manifest.digest for role, image in images.items()}
-                if hold(site, cluster, digests):
+                if pin(session, cluster, digests):
                     break
             made = {role for role, image in images.items() if image.manifest.digest not in known}
             if made & {"root", "bundle"} and "base" not in made:
@@ -62,7 +62,7 @@ def _make(session: Session, cluster: Cluster, lock: Lock, report: Report) -> tup
     cache = _cache(session, cluster, report)
     root = cache or base.base
     images = {"base": base.base, "kernel": base.kernel, "installer": base.installer, "root": root}
-    if root.manifest.state == "configured" and not beyond(lock, session.images, root):
+    if root.manifest.state == "configured" and not missing_from(lock, session.images, root):
         pass  # no packages to add to the base, or a configured cache of just these
     elif cluster.strategy == "once":
         images["root"] = ensure_layer(site, lock, base.base, bundles, report, cache=cache, took=took)

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vclust_py import metapackages, timing
-from vclust_py.cache.catalogue import Stored, caches, spared
+from vclust_py.cache.matching import savings
+from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.estimate import Estimate, choose_strategy, estimate, saved_seconds
@@ -74,7 +75,7 @@ def run(session: Session, inputs: Inputs) -> Result:
     lock = Lock.load(session.site, inputs.lock)
     with timing.trial(session.store, request, "place", check=inputs.check) as (cluster, _):
         digest = inputs.cache if cluster is None else cluster.cache.get("digest", "")
-        start = next((one for one in caches(session.site) if one.digest == digest), None) if digest else None
+        start = next((one for one in caches(session) if one.digest == digest), None) if digest else None
         plan, changed = _place(session, inputs, request, lock, cluster, start)
     change = Change({} if changed else plan.placement, plan.placement)
     return Result(change, {"plan": asdict(plan)})
@@ -175,7 +176,7 @@ def _observed(survey: _Survey) -> tuple[HostState, dict[str, Any]]:
 
 def _saved(session: Session, lock: Lock, start: Stored | None, strategy: str) -> dict[str, Any]:
     """What starting from the cache saves, with the seconds that past unpacking lets expect; None: no past runs."""
-    saves = spared(lock, start)
+    saves = savings(lock, start)
     if start is not None:
         saves["seconds"] = saved_seconds(session.store, start, strategy)
     return saves

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from vclust_py import metapackages, network, timing
 from vclust_py.access import ssh_options
-from vclust_py.cache import manager
+from vclust_py.cache import background
 from vclust_py.errors import VclustError
 from vclust_py.guest import console
 from vclust_py.nodes import drivers_of, facts, require_min_nodes
@@ -89,7 +89,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         lost = _lost(cluster)
         detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
         clusters.update(store, cluster, state=ClusterState.READY, ready=time.time(), detail=detail)
-    manager.start_if_due(session.site)
+    background.start_if_due(session)
     return Result(console.reached(change, cluster), {"lost": lost})
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from vclust_py import metapackages, timing
 from vclust_py.apt import AptRoot
-from vclust_py.cache import catalogue
+from vclust_py.cache import matching, stored
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image import Report, base_key
-from vclust_py.image.base import RECIPE, find_base
+from vclust_py.image.base import find_base
 from vclust_py.image.store import missing
 from vclust_py.lock import Lock
 from vclust_py.metapackages import MetaPackage
@@ -34,9 +34,9 @@ def run(session: Session, inputs: Inputs) -> Result:
         lock = find_lock(session, request, bundles, report, cluster=cluster, given=inputs.locked)
     facts = {
         "lock": lock.digest,
-        "packages": sorted(catalogue.closure(lock)),
+        "packages": sorted(matching.closure(lock)),
         "bytes": sum(package.size for package in lock.packages),
-        "caches": [catalogue.to_dict(cache) for cache in catalogue.offered(session.site, lock, request)],
+        "caches": [stored.to_dict(cache) for cache in matching.matching(session, lock, request)],
     }
     return Result(Change({}, {}), facts)
 
@@ -132,13 +132,12 @@ def _key(session: Session, asked: dict[str, Any]) -> str:
     index = root.state()
     if not index:
         return ""
-    base = session.images.find(
-        "base", base_key(asked["suite"], asked["architecture"], asked["kernel"], RECIPE)
-    )
+    key = base_key(asked["suite"], asked["architecture"], asked["kernel"])
+    base = session.images.find("base", key)
     data = [
         sorted(asked["names"]),
         [asked[name] for name in ("suite", "architecture", "kernel")],
         index,
-        RECIPE if base is None else base.manifest.digest,
+        key if base is None else base.manifest.digest,
     ]
     return hashlib.sha256(json.dumps(data).encode()).hexdigest()

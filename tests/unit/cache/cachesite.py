@@ -9,10 +9,12 @@ from repository import KERNEL
 
 from vclust_py import request as requests
 from vclust_py import state
+from vclust_py.cache.stored import caches
 from vclust_py.image import Catalogue, Image, base_key
-from vclust_py.image.base import RECIPE as BASE_RECIPE
-from vclust_py.image.base import BaseImages, _boot_key
-from vclust_py.image.builder import beyond, cache_key, contents, installed_size
+from vclust_py.image.base import BaseImages
+from vclust_py.image.builder import cache_key, installed_size, missing_from
+from vclust_py.image.manifest import records
+from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.request import Request
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
@@ -34,11 +36,10 @@ def make_base(site: Site) -> BaseImages:
     """The base image of the toy suite; what apt knows of it is what the repository would give."""
     lock = closure([], suite="toy", architecture="amd64", kernel=KERNEL, site=site, report=quiet)
     packages = tuple(f"{package.name}={package.version}" for package in lock.base)
-    boots = _boot_key(packages)
-    key = base_key("toy", "amd64", KERNEL, BASE_RECIPE)
-    kernel = an_image(site, "kernel", boots, "kernel")
-    installer = an_image(site, "installer", boots, "installer")
-    base = an_image(site, "base", key, "base", label="toy-amd64", packages=packages)
+    key = base_key("toy", "amd64", KERNEL)
+    kernel = an_image(site, "kernel", kernel_key(packages), "kernel")
+    installer = an_image(site, "installer", installer_key(packages), "installer")
+    base = an_image(site, "base", key, "base", suite="toy", architecture="amd64", packages=records(lock.base))
     status = "".join(
         f"Package: {package.name}\nStatus: install ok installed\nVersion: {package.version}\n"
         f"Architecture: {package.architecture}\nInstalled-Size: 7\n\n"
@@ -49,22 +50,22 @@ def make_base(site: Site) -> BaseImages:
 
 
 def make_cache(
-    site: Site, lock: Lock, onto: Image, state: str, report: object = None, note: str = ""
+    site: Site, lock: Lock, parent: Image, state: str, report: object = None, note: str = ""
 ) -> Image:
     """What `ensure_cache` leaves in the catalogue, without a disk inside."""
     catalogue = Catalogue(site)
-    own = beyond(lock, catalogue, onto)
+    own = missing_from(lock, catalogue, parent)
     names = tuple(f"{package.name}={package.version}" for package in own)
     return an_image(
         site,
         "cache",
-        cache_key(lock, onto, state),
+        cache_key(lock, parent, state),
         note + "cache of " + " ".join(names).ljust(1000),
-        label="toy-amd64",
-        backing=onto,
-        packages=names,
+        suite="toy",
+        architecture="amd64",
+        backing=parent,
+        packages=records(own),
         installed_size=installed_size(own),
-        contents=contents(own),
         state=state,
     )
 
@@ -107,3 +108,12 @@ def age(site: Site, image: Image, seconds: float) -> None:
     moment = time.time() - seconds
     for path in (image.path, Path(image.path.with_suffix(".json"))):
         os.utime(path, (moment, moment))
+
+
+def contents(site: Site, *, chosen: bool = True) -> set[frozenset[str]]:
+    return {cache.packages for cache in caches(site) if cache.chosen or not chosen}
+
+
+def everything_old(site: Site) -> None:
+    for image in Catalogue(site).images():
+        age(site, image, 3600)

@@ -1,4 +1,4 @@
-"""Caches of a site as the command's tests need them: in place of `catalogue` and of `manager` (`test_cli.py` above).
+"""Caches of a site as the command's tests need them: in place of the files that read it (`test_cli.py` above).
 
 Environment variables: VCLUST_STUB_REBUILD names a class of vclust_py.errors that a recomputation fails with; with
 VCLUST_STUB_BUILD it cannot build one cache.
@@ -45,7 +45,7 @@ def caches(site: Site) -> list[Stored]:
     return KNOWN
 
 
-def offered(site: Site, lock: Any, request: Any) -> list[Stored]:
+def matching(site: Site, lock: Any, request: Any) -> list[Stored]:
     return KNOWN
 
 
@@ -62,13 +62,13 @@ def from_dict(data: dict[str, Any]) -> Stored:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Reservation:
     change: Change
     cache: dict[str, Any]
     verdicts: list[dict[str, Any]]
 
 
-def claim(site: Site, request: Any, lock: Any, digest: str, *, check: bool = False) -> Claim:
+def reserve(site: Site, request: Any, lock: Any, digest: str, *, check: bool = False) -> Reservation:
     assert digest == KNOWN[0].digest  # the lookup plugin's choice
     cache = {"digest": digest, "packages": 2, "bytes": 30_000_000, "of": 40_000_000, "seconds": 2.5}
     verdicts = [
@@ -76,7 +76,7 @@ def claim(site: Site, request: Any, lock: Any, digest: str, *, check: bool = Fal
         | {"reason": "for a test"}
         for one in KNOWN
     ]
-    return Claim(Change({}, {"cache": digest}), cache, verdicts)
+    return Reservation(Change({}, {"cache": digest}), cache, verdicts)
 
 
 @dataclass(frozen=True)

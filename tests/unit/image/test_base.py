@@ -1,11 +1,15 @@
 """What makes a base image a base: settings of its root, without mmdebstrap."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
+from image.baseroot import VERSION, fill
 
 from vclust_py.errors import VclustError
-from vclust_py.image import base, tuning
+from vclust_py.image import Catalogue, base, base_key, recipe, tuning
+from vclust_py.image.manifest import records
 from vclust_py.lock import Lock, Package
 from vclust_py.site import Site
 
@@ -82,9 +86,48 @@ def test_kernel_and_installer_are_shared_by_bases_of_the_same_kernel() -> None:
         "linux-image-6.1.0-1-cloud-amd64=3",
         "linux-image-cloud-amd64=4",
     ]
-    key = base._boot_key(packages)
-    assert base._boot_key(["bash=2", *packages[1:]]) == key
-    assert base._boot_key([*packages[:2], "linux-image-6.1.0-2-cloud-amd64=3"]) != key
+    for key in (recipe.kernel_key, recipe.installer_key):
+        assert key(["bash=2", *packages[1:]]) == key(packages)
+        assert key([*packages[:2], "linux-image-6.1.0-2-cloud-amd64=3"]) != key(packages)
+
+
+@pytest.mark.parametrize("kind", ["kernel", "installer"])
+def test_a_base_gets_a_new_kernel_or_installer_alone(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, site = fill(tmp_path / "root"), Site(root=tmp_path / "site")
+    (root / "boot").mkdir()
+    (root / "boot" / f"vmlinuz-{VERSION}").write_bytes(b"MZ, a kernel")
+    (tmp_path / "raw").touch()
+    os.truncate(tmp_path / "raw", 64 << 20)
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, tmp_path / "raw"], check=True)
+    packages = tuple(
+        Package(name, "1", "amd64", sha256="0" * 64)
+        for name in ("busybox-static", f"linux-image-{VERSION}", "linux-image-cloud-amd64")
+    )
+    lock = Lock("bookworm", "amd64", "linux-image-cloud-amd64", packages, (), ())
+    catalogue = Catalogue(site)
+    key = base_key("bookworm", "amd64", "linux-image-cloud-amd64")
+    with catalogue.building("base", key) as folder:
+        made = folder / "base"
+        subprocess.run(["qemu-img", "convert", "-O", "qcow2", tmp_path / "raw", made], check=True)
+        image = catalogue.add(
+            made, kind="base", key=key, suite="bookworm", architecture="amd64", packages=records(packages)
+        )
+    catalogue.status(image).write_text("")
+    monkeypatch.setattr(base, "_tools", lambda: ())
+    first = base.ensure_base(site, lock, lambda *_: None)
+    assert first.base == image
+    assert first.kernel.path.read_bytes() == b"MZ, a kernel"
+    assert first.kernel.manifest.pinned == (f"linux-image-{VERSION}=1",)
+    assert first.installer.path.read_bytes().startswith(b"070701")
+    assert b"module isofs" in first.installer.path.read_bytes()
+    monkeypatch.setitem(recipe.RECIPES, kind, "next")
+    assert base.find_base(site, lock) is None
+    again = base.ensure_base(site, lock, lambda *_: None)
+    assert again.base == image
+    assert getattr(again, kind).manifest.key.endswith(" next")
+    assert base.find_base(site, lock) == again
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(tmp_path: Path) -> None:

@@ -58,8 +58,12 @@ def test_a_bundle_is_made_once(site: Site, lock: Lock) -> None:
 
 
 def test_a_layers_key_covers_what_goes_in(lock: Lock) -> None:
-    manifest = Manifest("base", "0" * 64, "k", None, (), 0, "", "configured", 1, 1, 0.0, ())
-    base, other = (Image(Path("b"), dataclasses.replace(manifest, digest=digit * 64)) for digit in ("0", "1"))
+    base, other = (
+        Image(
+            Path("b"), Manifest("base", digit * 64, "k", None, "", "", (), 0, "", "configured", 1, 1, 0.0, ())
+        )
+        for digit in ("0", "1")
+    )
     key = layer_key(lock, base)
     fewer = dataclasses.replace(lock, packages=lock.packages[1:])
     moved = dataclasses.replace(

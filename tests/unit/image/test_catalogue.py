@@ -1,5 +1,7 @@
 """The catalogue against real files: what is refused, what is cleaned, what two processes see."""
 
+import json
+import logging
 import multiprocessing
 import os
 import time
@@ -7,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from vclust_py import image as images
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image, Manifest
+from vclust_py.image import RETIRED, Catalogue, Image, Manifest, PackageRecord, snapshot
+from vclust_py.image.manifest import SCHEMA
 from vclust_py.site import Site
+
+PACKAGES = (PackageRecord("b", "2", "02" * 32), PackageRecord("a", "1", "01" * 32))
 
 
 @pytest.fixture
@@ -23,14 +27,14 @@ def catalogue(tmp_path: Path) -> Catalogue:
 def make(catalogue: Catalogue, key: str, content: bytes, backing: Image | None = None) -> Image:
     with catalogue.building("layer", key) as folder:
         (folder / "new").write_bytes(content)
-        return catalogue.add(folder / "new", kind="layer", key=key, backing=backing, packages=("b=2", "a=1"))
+        return catalogue.add(folder / "new", kind="layer", key=key, backing=backing, packages=PACKAGES)
 
 
 def test_an_image_is_found_by_key_and_digest(catalogue: Catalogue) -> None:
     image = make(catalogue, "k", b"content")
     assert catalogue.find("layer", "k") == image == catalogue.get(image.manifest.digest)
     assert catalogue.images() == [image]
-    assert image.manifest.packages == ("a=1", "b=2")
+    assert image.manifest.packages == PACKAGES[::-1]
     assert image.path.read_bytes() == b"content"
     assert Manifest.from_json(image.path.with_suffix(".json").read_text()) == image.manifest
     assert catalogue.find("base", "k") is None
@@ -79,8 +83,8 @@ def test_an_image_without_its_times_is_read_once(
     later = time.time_ns() + 10**9
     os.utime(image.path, ns=(later, later))
     read: list[Path] = []
-    digest = images.file_digest
-    monkeypatch.setattr(images, "file_digest", lambda path: read.append(path) or digest(path))
+    digest = snapshot.file_digest
+    monkeypatch.setattr(snapshot, "file_digest", lambda path: read.append(path) or digest(path))
     for _ in range(3):
         assert catalogue.find("layer", "k") == image
     assert read == [image.path]
@@ -88,6 +92,57 @@ def test_an_image_without_its_times_is_read_once(
     image.path.write_bytes(b"CONTENT")
     os.utime(image.path, ns=(later + 1, later + 1))
     assert catalogue.find("layer", "k") is None
+
+
+def test_an_image_that_cannot_be_dated_is_read_once_a_process(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make(catalogue, "k", b"content")
+    later = time.time_ns() + 10**9
+    os.utime(image.path, ns=(later, later))
+    read: list[Path] = []
+    digest = snapshot.file_digest
+    monkeypatch.setattr(snapshot, "file_digest", lambda path: read.append(path) or digest(path))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.utime", refuse)
+    for _ in range(3):
+        assert Catalogue(catalogue.site).find("layer", "k") == image
+    assert read == [image.path]
+
+
+def test_what_a_newer_version_wrote_is_kept_and_said_once(
+    catalogue: Catalogue, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = make(catalogue, "k", b"content")
+    manifest = image.path.with_suffix(".json")
+    data = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({"schema": SCHEMA + 1, "backing": data["digest"], "all": "else"}))
+    catalogue.status(image).write_text("")
+    before = sorted(catalogue.site.images.iterdir())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert Catalogue(catalogue.site).find("layer", "k") is None
+            assert catalogue.clean() == []
+    with catalogue.building("layer", "another"):
+        pass
+    assert sorted(catalogue.site.images.iterdir()) == before
+    (newer,) = catalogue.newer()
+    assert (newer.path, newer.backing) == (manifest, image.manifest.digest)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.endswith(f"images of a newer version of vclust are kept, and not used: {manifest.name}")
+
+
+def test_a_retired_image_keeps_fields_of_others(catalogue: Catalogue) -> None:
+    image = make(catalogue, "k", b"content")
+    manifest = image.path.with_suffix(".json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tomorrow": [1]}))
+    catalogue.retire(image)
+    assert catalogue.find("layer", "k") is None
+    assert catalogue.get(image.manifest.digest).manifest.key == RETIRED
+    assert json.loads(manifest.read_text())["tomorrow"] == [1]
 
 
 def test_an_image_counts_only_with_its_backing(catalogue: Catalogue) -> None:

@@ -6,47 +6,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from image.baseroot import PVH_NOTE, bzimage, fill
 
 from vclust_py.errors import VclustError
 from vclust_py.image import installer
 
 GUEST = installer.GUEST
-VERSION = "6.1.0-1-cloud-amd64"
 
 busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """As much of a base image's root as the installer is made from."""
-    root = tmp_path / "root"
-    modules = root / "usr/lib/modules" / VERSION
-    (modules / "kernel").mkdir(parents=True)
-    names = [
-        "virtio",
-        "virtio_ring",
-        "virtio_pci",
-        "virtio_blk",
-        "virtio_net",
-        "isofs",
-        "cdrom",
-        "xen-blkfront",
-    ]
-    for name in names:
-        (modules / f"kernel/{name}.ko").write_bytes(f"module {name}".encode())
-    (modules / "modules.dep").write_text(
-        "kernel/virtio.ko: kernel/virtio_ring.ko\n"
-        "kernel/virtio_ring.ko:\n"
-        "kernel/virtio_pci.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
-        "kernel/virtio_blk.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
-        "kernel/virtio_net.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
-        "kernel/isofs.ko: kernel/cdrom.ko\n"
-        "kernel/cdrom.ko:\n"
-        "kernel/xen-blkfront.ko:\n"
-    )
-    (root / "usr/bin").mkdir()
-    (root / "usr/bin/busybox").write_bytes(b"busybox")
-    return root
+    return fill(tmp_path / "root")
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -86,17 +58,6 @@ def test_command_line_switches_mitigations_off_only_when_emulated() -> None:
     assert "mitigations=off" not in installer.command_line(accelerator="kvm").split()
     assert "console=hvc0" in installer.command_line(accelerator="xen").split()
     assert "console=ttyAMA0" in installer.command_line("arm64").split()
-
-
-def bzimage(payload: bytes) -> bytes:
-    head = bytearray(1024)
-    head[0x1F1] = 1
-    head[0x202:0x206] = b"HdrS"
-    head[0x248:0x250] = (0).to_bytes(4, "little") + len(payload).to_bytes(4, "little")
-    return bytes(head) + payload
-
-
-PVH_NOTE = b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0"
 
 
 @pytest.mark.parametrize("tool", ["gzip", "xz", "zstd", "lz4"])

@@ -1,5 +1,6 @@
 """The phase `distribute`: real hops on this machine, and what becomes of their words."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from vclust_py.chain import Hop, Keys, Outcome
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
+from vclust_py.image.manifest import SCHEMA
 from vclust_py.phases import Inputs, Result, distribute
 from vclust_py.site import PROJECT, Site, clusters
 from vclust_py.site.clusters import Node
@@ -189,6 +191,13 @@ def test_what_a_host_was_sent_and_the_site_has_no_more_goes(
     placed(session, "other", {}, "xen+tls://host.example/system")
     has_images(session, "other", {"kernel": layered["kernel"]})
     assert run("other").before["superseded"] == {"h0": []}
+    has_images(session, "pair", {})
+    manifests = [path.with_suffix(".json") for path in map(session.site.images.joinpath, sent - {kept})]
+    for manifest in manifests:  # gone from here for this version only
+        manifest.write_text(json.dumps({"schema": SCHEMA + 1}))
+    assert run("other").before["superseded"] == {"h0": []}
+    for manifest in manifests:
+        manifest.unlink()
     # Nobody knows what this one stands on: it came by another way.
     has_images(session, "pair", {"root": "0" * 64})
     assert run("other").before["superseded"] == {"h0": []}

@@ -7,7 +7,7 @@ from ansible.errors import AnsibleLookupError
 from ansible.plugins.loader import lookup_loader
 from ansible.utils.display import Display
 
-from vclust_py.cache.catalogue import Stored, to_dict
+from vclust_py.cache.stored import Stored, to_dict
 from vclust_py.site import PROJECT
 
 

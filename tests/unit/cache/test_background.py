@@ -1,0 +1,66 @@
+"""The recomputation in the background, and its priority."""
+
+import dataclasses
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cache.cachesite import (
+    a_lock,
+    make_base,
+    make_cache,
+    remember,
+)
+from repository import Repository
+
+from vclust_py.cache import priority
+from vclust_py.cache.background import start_if_due
+from vclust_py.cache.status import status
+from vclust_py.image.base import BaseImages
+from vclust_py.site import Site
+
+
+@pytest.fixture
+def site(toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", make_cache)
+    return toy.site(tmp_path / "site", cache_every=5)
+
+
+@pytest.fixture
+def base(site: Site) -> BaseImages:
+    return make_base(site)
+
+
+def test_a_start_that_fails_costs_nobody_a_cluster(
+    site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(site, *[a_lock(site, "full")] * 5)
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    assert not start_if_due(site)
+
+
+def test_heavy_work_yields_and_the_rest_does_not() -> None:
+    before = os.sched_getscheduler(0)
+    with priority.lowest():
+        assert os.sched_getscheduler(0) == os.SCHED_IDLE
+    assert os.sched_getscheduler(0) == before == os.SCHED_OTHER
+
+
+def test_the_background_has_the_sites_settings(site: Site, base: BaseImages) -> None:
+    remember(site, *[a_lock(site, "full")] * 4)
+    assert not start_if_due(site)
+    remember(site, a_lock(site, "full"))
+    quick = dataclasses.replace(site, cache_space=12)  # no cache fits: building one needs root
+    assert start_if_due(quick)
+    deadline = time.monotonic() + 60
+    while status(site)["state"] in ("never", "running") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    found = status(site)
+    assert (found["state"], found["result"]["space"], found["result"]["requests"]) == ("done", 12, 5)

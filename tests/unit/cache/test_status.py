@@ -1,0 +1,69 @@
+"""When caches are chosen again, and what past requests started from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cache.cachesite import (
+    a_lock,
+    a_request,
+    accept,
+    make_base,
+    make_cache,
+    quiet,
+    remember,
+    shrunk,
+)
+from repository import Repository
+
+from vclust_py import state
+from vclust_py.cache.rebuild import rebuild
+from vclust_py.cache.status import due, status, usage
+from vclust_py.image.base import BaseImages
+from vclust_py.site import Site
+
+
+@pytest.fixture
+def site(toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", make_cache)
+    return toy.site(tmp_path / "site", cache_every=5)
+
+
+@pytest.fixture
+def base(site: Site) -> BaseImages:
+    return make_base(site)
+
+
+def test_a_recomputation_is_due_every_so_many_requests(site: Site, base: BaseImages) -> None:
+    assert not due(site)
+    remember(site, *[a_lock(site, "full")] * 4)
+    assert not due(site)
+    remember(site, a_lock(site, "full"))
+    assert due(site)
+    assert not due(shrunk(site, cache_every=0))
+    assert not due(shrunk(site, cache_policy="none"))
+    rebuild(site, quiet)
+    assert not due(site)
+    remember(site, *[a_lock(site, "full")] * 5)
+    assert due(site)
+
+
+def test_use_over_time(site: Site, base: BaseImages) -> None:
+    assert usage(Site(root=site.root / "nowhere")) == []
+    lock = a_lock(site, "hello")
+    remember(site, lock)
+    (found,) = usage(site)
+    assert (found["name"], found["cache"], found["bytes"], found["of"]) == (
+        "past0",
+        "",
+        0,
+        lock.installed_bytes,
+    )
+
+
+def test_a_request_is_remembered_once(site: Site, base: BaseImages) -> None:
+    cluster, lock = accept(site, a_request("one", "hello")), a_lock(site, "hello")
+    for _ in range(2):
+        with state.connect(site) as connection:
+            state.remember(connection, cluster.id, lock)
+    assert status(site)["recorded"] == 1

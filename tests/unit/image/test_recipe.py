@@ -1,0 +1,203 @@
+"""Recipes have versions, raised by hand: here what each one makes is compared with its version."""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from image.baseroot import PVH_NOTE, VERSION, bzimage, fill
+
+from vclust_py.image import Catalogue, Image, base, builder, installer, tuning
+from vclust_py.image.manifest import EXTENSIONS
+from vclust_py.image.recipe import RECIPES
+from vclust_py.image.store import fast_copy
+from vclust_py.metapackages import MetaPackage
+from vclust_py.resolve import Lock, Package
+from vclust_py.site import PROJECT, Site
+
+PINNED = {
+    "base": ("973bb9b2444c", "50171f6b27dc3616"),
+    "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
+    "installer": ("973bb9b2444c", "1a590e957c1ce1ed"),
+    "cache": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "2dd54d05636a5d18"),
+    "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "b10318685214f31e"),
+    "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
+}
+"""Version and digest of the output of each recipe."""
+
+SOURCES = "Types: deb\nURIs: http://example.org/debian\nSuites: bookworm\nComponents: main\n"
+KERNEL = "linux-image-cloud-amd64"
+BASE = tuple(
+    Package(name, "1", "amd64", 1, digit * 64, installed_size=1024)
+    for name, digit in (
+        ("bash", "1"),
+        ("busybox-static", "2"),
+        (f"linux-image-{VERSION}", "3"),
+        (KERNEL, "4"),
+    )
+)
+PACKAGES = tuple(
+    Package(name, "2", "amd64", 1, name[0] * 64, installed_size=1 << 20) for name in ("abc", "def")
+)
+LOCK = Lock("bookworm", "amd64", KERNEL, BASE, PACKAGES, ("abc",))
+META = MetaPackage("m", "", (), ("abc abc/x string y",), (), (), None)
+
+
+def quiet(message: str, done: int, total: int) -> None:
+    pass
+
+
+class Recorder:
+    """Stands in for `run`: writes down commands and what they find.  Places of this machine are SITE and PROJECT."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.lines: list[str] = []
+
+    def __call__(self, argv: Sequence[str | Path], **options: Any) -> str:
+        words = [str(word) for word in argv]
+        environment = {key: value for key, value in options.get("env", {}).items() if key != "PATH"}
+        self.note(" ".join(words), str(sorted(environment.items())))
+        if "--mode=root" in words:
+            root = fill(Path(words[-2]))
+            self.note((root.parent / "apt.conf").read_text(), Path(words[-1]).read_text())
+            (root / "boot").mkdir()
+            (root / "boot" / f"vmlinuz-{VERSION}").write_bytes(b"kernel")
+            (root / "var/lib/dpkg").mkdir(parents=True)
+            (root / "var/lib/dpkg/status").write_text("status")
+            (root / "etc/systemd/system/multi-user.target.wants").mkdir(parents=True)
+        elif words[0] == "dpkg-query" and "--admindir" in words[1]:
+            return "\n".join(package.pinned for package in BASE)
+        elif words[-1] == "--version":
+            return "qemu-img version 1"
+        elif words[0] == "mke2fs":
+            self.note(*tree(Path(words[words.index("-d") + 1])))
+        elif words[:2] == ["qemu-img", "convert"]:
+            (options.get("cwd", Path()) / words[-1]).write_text("made")
+        elif words[:2] == ["qemu-img", "create"]:
+            Path(words[-2]).write_text("made")
+        return ""
+
+    def note(self, *texts: str) -> None:
+        self.lines += [
+            text.replace(str(self.site.root), "SITE").replace(str(PROJECT), "PROJECT") for text in texts
+        ]
+
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()[:16]
+
+
+def tree(root: Path) -> list[str]:
+    """Every path below `root` with its mode and what it holds."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        held = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else ""
+        found.append(f"{path.relative_to(root)} {path.lstat().st_mode:o} {held!r}")
+    return found
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    listed = tmp_path / "list.sources"
+    listed.write_text(SOURCES)
+    site = Site(root=tmp_path / "site", sources=str(listed))
+    site.make_directories()
+    return site
+
+
+@pytest.fixture
+def recorder(site: Site, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder(site)
+    monkeypatch.setattr(base, "run", recorder)
+    monkeypatch.setattr(builder, "run", recorder)
+    monkeypatch.setattr(base.AptRoot, "make", lambda self: None)
+    monkeypatch.setattr(base.AptRoot, "transport", lambda self: "")
+    monkeypatch.setattr("os.sync", lambda: None)
+
+    def fetch(site: Site, lock: Lock, report: object) -> tuple[Path, ...]:
+        copies = tuple(fast_copy(site, package) for package in lock.packages)
+        for copy in copies:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text("deb")
+        return copies
+
+    def install(work: Path, state: str, report: object) -> dict[str, float]:
+        recorder.note(
+            " ".join(builder._command(work, state)), builder._SCRIPT.read_text(), *tree(work / "packages")
+        )
+        return {}
+
+    monkeypatch.setattr(builder, "fetch", fetch)
+    monkeypatch.setattr(builder, "_install", install)
+    return recorder
+
+
+def a_base(site: Site) -> Image:
+    (site.images / "new").write_text("base")
+    return Catalogue(site).add(site.images / "new", kind="base", key="k", virtual_size=3 << 30)
+
+
+def make_base(site: Site, recorder: Recorder) -> None:
+    recorder.note(*tuning.REMOVED)
+    base.ensure_base(site, LOCK, quiet)
+
+
+def make_kernel(site: Site, recorder: Recorder) -> None:
+    folder = site.root
+    for image in (bzimage(gzip.compress(b"\x7fELF" + PVH_NOTE, mtime=0)), b"MZ" + bytes(0x300)):
+        (folder / "vmlinuz").write_bytes(image)
+        recorder.note(str(installer.raw_kernel(folder / "vmlinuz", folder).read_bytes()))
+
+
+def make_installer(site: Site, recorder: Recorder) -> None:
+    installer.build(fill(site.root / "root"), site.root / "installer")
+    recorder.note(str((site.root / "installer").read_bytes()))
+
+
+def make_cache(site: Site, recorder: Recorder) -> None:
+    parent = a_base(site)
+    for state in ("unpacked", "configured"):
+        builder.ensure_cache(site, LOCK, parent, state, quiet)
+
+
+def make_layer(site: Site, recorder: Recorder) -> None:
+    builder.ensure_layer(site, LOCK, a_base(site), [META], quiet)
+
+
+def make_bundle(site: Site, recorder: Recorder) -> None:
+    builder.ensure_bundle(site, LOCK, [META], quiet)
+
+
+MAKERS: dict[str, Callable[[Site, Recorder], None]] = {
+    "base": make_base,
+    "kernel": make_kernel,
+    "installer": make_installer,
+    "cache": make_cache,
+    "layer": make_layer,
+    "bundle": make_bundle,
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_recipe_whose_output_changed_has_another_version(kind: str, site: Site, recorder: Recorder) -> None:
+    before = os.umask(0o022)
+    try:
+        MAKERS[kind](site, recorder)
+    finally:
+        os.umask(before)
+    version, digest = PINNED[kind]
+    now = f'"{kind}": ("{RECIPES[kind]}", "{recorder.digest()}")'
+    if RECIPES[kind] != version:
+        pytest.fail(f"RECIPES['{kind}'] has changed: pin it in PINNED: {now}")
+    if recorder.digest() != digest:
+        pytest.fail(
+            f"what the recipe of {kind} images makes has changed. If a node could notice, raise RECIPES['{kind}'] in"
+            f" vclust_py/image/recipe.py and pin both; if not (a comment), pin the digest alone: {now}"
+        )
+
+
+def test_every_kind_of_image_has_a_recipe() -> None:
+    assert RECIPES.keys() == EXTENSIONS.keys() == PINNED.keys()

@@ -1,0 +1,207 @@
+"""What an image says of itself: the manifest, a JSON file beside it, and how its earlier forms are read."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+SCHEMA = 1
+"""The form that is written.  Schema 0 is the form without a number: packages were `name=version` texts there, suite
+and architecture stood in the file's name only."""
+
+EXTENSIONS = {
+    "base": "qcow2",
+    "cache": "qcow2",
+    "layer": "qcow2",
+    "kernel": "img",
+    "installer": "img",
+    "bundle": "img",
+}
+"""Kinds of images and how their files' names end."""
+
+RETIRED = "retired"
+"""The key of images that nothing shall start from any more."""
+
+_TYPES: dict[str, Any] = {
+    "kind": str,
+    "digest": str,
+    "key": str,
+    "backing": str | None,
+    "suite": str,
+    "architecture": str,
+    "installed_size": int,
+    "state": str,
+    "bytes": int,
+    "virtual_size": int,
+    "build_seconds": int | float,
+}
+
+
+class NewerSchema(ValueError):
+    """The manifest was written by a newer version of vclust.  `backing` is what its image stands on, where it says."""
+
+    def __init__(self, schema: int, backing: str | None) -> None:
+        super().__init__(f"schema {schema}, this version reads schemas up to {SCHEMA}")
+        self.backing = backing
+
+
+class _Packaged(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+class PackageRecord(NamedTuple):
+    """A package in an image.  A tuple, as a site's manifests hold some ten thousand of them."""
+
+    name: str
+    version: str
+    digest: str = ""
+    """sha256 of the .deb, hexadecimal; empty: not known (schema 0, and bases by packages that were there before)."""
+
+    @property
+    def pinned(self) -> str:
+        """`name=version`, as apt takes it, and as caches and locks name their packages."""
+        return f"{self.name}={self.version}"
+
+    @classmethod
+    def parse(cls, pinned: str, digest: str = "") -> "PackageRecord":
+        """The record of a `name=version`."""
+        name, _, version = pinned.partition("=")
+        return cls(name, version, digest)
+
+
+def records(packages: Iterable[_Packaged]) -> tuple[PackageRecord, ...]:
+    """The records of a lock's packages, sorted by name."""
+    found = (PackageRecord(package.name, package.version, package.sha256) for package in packages)
+    return tuple(sorted(found, key=lambda record: record.name))
+
+
+def contents(packages: Iterable[PackageRecord]) -> str:
+    """Digest of the packages' digests in the order of their names: packages of the same version may yet be others.
+
+    Empty where one of them is not known.
+    """
+    digests = [record.digest for record in sorted(packages, key=lambda record: record.name)]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest() if all(digests) else ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an image holds.  Sizes in bytes; `virtual_size` is what a node sees of it (0: not a disk)."""
+
+    kind: str
+    digest: str
+    """sha256 of the file, hexadecimal."""
+    key: str
+    """What the image was made from (`vclust_py.image.recipe`); an image of the same kind and key need not be made."""
+    backing: str | None
+    """Digest of the image this one is a difference to."""
+    suite: str
+    """Empty: not known (schema 0)."""
+    architecture: str
+    """Debian's name of it; empty: not known (schema 0)."""
+    packages: tuple[PackageRecord, ...]
+    """Sorted by name; of this image alone, not of its backing."""
+    installed_size: int
+    """Bytes of these packages as installed; 0 for a base."""
+    contents: str
+    """Digest of the .deb files in it (`contents`); empty: not known.  Not written, it follows from the packages."""
+    state: str
+    """`configured`, `unpacked`, or `packed` (.deb files)."""
+    bytes: int
+    virtual_size: int
+    build_seconds: float
+    tools: tuple[str, ...]
+    """Programs the image was made with, each `name version`."""
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """The packages, each `name=version`."""
+        return tuple(record.pinned for record in self.packages)
+
+    def to_json(self) -> str:
+        data = {"schema": SCHEMA, **vars(self), "packages": [record._asdict() for record in self.packages]}
+        del data["contents"]
+        return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, stem: str = "") -> "Manifest":
+        """Read a manifest of any schema up to SCHEMA; fields that it does not know are passed over.
+
+        `stem` is the file's name without its ending.  Raises NewerSchema, and ValueError unless every field of the
+        schema is there and of its type.
+        """
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deep") from error
+        if not isinstance(data, dict):
+            raise ValueError("not a manifest")
+        schema = data.get("schema", 0)
+        if type(schema) is not int or schema < 0:
+            raise ValueError("schema: not a number")
+        if schema > SCHEMA:
+            backing = data.get("backing")
+            raise NewerSchema(schema, backing if isinstance(backing, str) else None)
+        if schema == 0:
+            suite, architecture = _named(stem)
+            data = {**data, "suite": suite, "architecture": architecture}
+        for name, kinds in _TYPES.items():
+            if not isinstance(data.get(name), kinds) or name not in data:
+                raise ValueError(f"{name}: missing or of the wrong type")
+        if data["kind"] not in EXTENSIONS:
+            raise ValueError("kind: not one of an image")
+        packages = tuple(map(_record_0 if schema == 0 else _record, _list(data, "packages")))
+        return cls(
+            **{name: data[name] for name in _TYPES},
+            packages=packages,
+            contents=_text(data.get("contents"), "contents") if schema == 0 else contents(packages),
+            tools=tuple(_text(tool, "tools") for tool in _list(data, "tools")),
+        )
+
+
+def _list(data: dict[str, Any], name: str) -> list[Any]:
+    if not isinstance(data.get(name), list):
+        raise ValueError(f"{name}: not a list")
+    found: list[Any] = data[name]
+    return found
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: not text")
+    return value
+
+
+def _record(data: Any) -> PackageRecord:
+    try:
+        record = PackageRecord(data["name"], data["version"], data["digest"])
+    except (KeyError, TypeError):
+        raise ValueError("packages: not a record") from None
+    if not (
+        isinstance(record.name, str) and isinstance(record.version, str) and isinstance(record.digest, str)
+    ):
+        raise ValueError("packages: not text")
+    return record
+
+
+def _record_0(pinned: Any) -> PackageRecord:
+    return PackageRecord.parse(_text(pinned, "packages"))
+
+
+def _named(stem: str) -> tuple[str, str]:
+    """Suite and architecture in an image's name, such as `cache-bookworm-amd64-0123`; empty where there are none."""
+    words = stem.split("-")
+    return ("-".join(words[1:-2]), words[-2]) if len(words) > 3 else ("", "")
+
+
+@dataclass(frozen=True)
+class Image:
+    path: Path
+    manifest: Manifest
