@@ -19,10 +19,14 @@ LOCK = {
     "suite": "toy", "architecture": "amd64", "kernel": "linux-image-amd64", "base": [PACKAGE],
     "packages": [PACKAGE], "requested": ["hello"],
 }  # fmt: skip
-MANIFEST = {
+MANIFEST_0 = {
     "kind": "layer", "digest": "0" * 64, "key": "k", "backing": None, "packages": ["hello=1"],
     "installed_size": 1, "contents": "", "state": "configured", "bytes": 1, "virtual_size": 1,
     "build_seconds": 1.5, "tools": [],
+}  # fmt: skip
+MANIFEST = MANIFEST_0 | {
+    "schema": 1, "suite": "toy", "architecture": "amd64",
+    "packages": [{"name": "hello", "version": "2:1.5-1", "digest": "0" * 64}],
 }  # fmt: skip
 
 odd = st.one_of(
@@ -85,6 +89,7 @@ def check_manifest(text: str) -> None:
 CASES: dict[str, tuple[SearchStrategy[str], Callable[[str], None]]] = {
     "locks": (near(LOCK), check_lock),
     "manifests": (near(MANIFEST), check_manifest),
+    "manifests without a schema": (near(MANIFEST_0), check_manifest),
     "text as a lock": (st.text(alphabet='{}[]":,0eE-\\u \ud800xn', max_size=200), check_lock),
     "text as a manifest": (st.text(alphabet='{}[]":,0eE-\\u xn', max_size=200), check_manifest),
 }

@@ -47,10 +47,10 @@ def sets(table: Table, bits: Bits) -> Sets:
 def in_order(candidates: Sets, ranked: list[int], budget: int) -> list[int]:
     """As many of the ranked sets as the space takes, in rank order; what does not fit is passed over."""
     taken: list[int] = []
-    for one in ranked:
-        if candidates.costs[one] <= budget:
-            taken.append(one)
-            budget -= int(candidates.costs[one])
+    for candidate in ranked:
+        if candidates.costs[candidate] <= budget:
+            taken.append(candidate)
+            budget -= int(candidates.costs[candidate])
     return taken
 
 
@@ -63,9 +63,9 @@ def greedily(table: Table, candidates: Sets, budget: int) -> list[int]:
     """
     state = _Savings(table, candidates)
     costs = candidates.costs
-    while (one := state.first(np.maximum(costs, 1), costs <= budget)) is not None:
-        budget -= int(costs[one])
-        state.take(one)
+    while (candidate := state.first(np.maximum(costs, 1), costs <= budget)) is not None:
+        budget -= int(costs[candidate])
+        state.take(candidate)
     return state.taken
 
 
@@ -90,14 +90,14 @@ def nested(
     for price in prices:
         state, left = _Nested(table, candidates, doubt), budget
         while limit is None or len(state.taken) < limit:
-            one = state.first(np.maximum(state.cost, 1) + price, state.cost <= left)
-            if one is None:
+            candidate = state.first(np.maximum(state.cost, 1) + price, state.cost <= left)
+            if candidate is None:
                 break
-            if depth is not None and state.depth(one) > depth:
-                state.bound[one] = 0
+            if depth is not None and state.depth(candidate) > depth:
+                state.bound[candidate] = 0
                 continue
-            left -= int(state.cost[one])
-            state.take(one)
+            left -= int(state.cost[candidate])
+            state.take(candidate)
         runs.append(state)
     return max(runs, key=lambda state: state.saved).taken
 
@@ -121,24 +121,24 @@ class _Savings:
         """The set that saves most for its cost, of those that fit; None if none of them saves anything."""
         score = np.where(fits, self.bound / costs, 0.0)
         while len(score):
-            one = int(score.argmax())
-            if score[one] <= 0:
+            candidate = int(score.argmax())
+            if score[candidate] <= 0:
                 return None
-            members = self.candidates.members[one]
-            more = np.maximum(self.candidates.worth[one] - self._best[members], 0)
-            exact = int((self._counts[members] * more).sum()) * self._trust[one]
-            if exact == self.bound[one]:
-                return one
-            self.bound[one] = exact
-            score[one] = exact / costs[one]
+            members = self.candidates.members[candidate]
+            more = np.maximum(self.candidates.worth[candidate] - self._best[members], 0)
+            exact = int((self._counts[members] * more).sum()) * self._trust[candidate]
+            if exact == self.bound[candidate]:
+                return candidate
+            self.bound[candidate] = exact
+            score[candidate] = exact / costs[candidate]
         return None
 
-    def take(self, one: int) -> None:
-        self.taken.append(one)
-        self.saved += self.bound[one]
-        self.bound[one] = 0
-        members = self.candidates.members[one]
-        self._best[members] = np.maximum(self._best[members], self.candidates.worth[one])
+    def take(self, candidate: int) -> None:
+        self.taken.append(candidate)
+        self.saved += self.bound[candidate]
+        self.bound[candidate] = 0
+        members = self.candidates.members[candidate]
+        self._best[members] = np.maximum(self._best[members], self.candidates.worth[candidate])
 
 
 class _Nested(_Savings):
@@ -155,9 +155,9 @@ class _Nested(_Savings):
         self._below: dict[int, Ints] = {}
         """The subsets of a taken set."""
 
-    def depth(self, one: int) -> int:
-        """How many sets would lie one over the other where `one` is, if it were taken."""
-        sizes, taken = self.candidates.sizes, [*self.taken, one]
+    def depth(self, candidate: int) -> int:
+        """How many sets would lie one over the other where `candidate` is, if it were taken."""
+        sizes, taken = self.candidates.sizes, [*self.taken, candidate]
         bits = self.candidates.bits[taken]
         depths = dict.fromkeys(taken, 1)
         parents = {}
@@ -172,20 +172,20 @@ class _Nested(_Savings):
                 depths[other] = depths[parents[other]] + 1
         return max(depths.values())
 
-    def take(self, one: int) -> None:
+    def take(self, candidate: int) -> None:
         bits = self.candidates.bits
-        above, below = supersets(bits, bits[one]), subsets(bits, bits[one])
-        above[one] = below[one] = False
-        above &= self._sizes[self._under] < self._sizes[one]
-        self._below[one] = np.flatnonzero(below)
+        above, below = supersets(bits, bits[candidate]), subsets(bits, bits[candidate])
+        above[candidate] = below[candidate] = False
+        above &= self._sizes[self._under] < self._sizes[candidate]
+        self._below[candidate] = np.flatnonzero(below)
         for other in self.taken:
             if above[other]:  # it will be stored over the new one
                 self._relieve(other, -1)
-        self.cost[above] -= self._costs[one] - self._costs[self._under[above]]
-        self._under[above] = one
-        for other in [*(other for other in self.taken if above[other]), one]:
+        self.cost[above] -= self._costs[candidate] - self._costs[self._under[above]]
+        self._under[above] = candidate
+        for other in [*(other for other in self.taken if above[other]), candidate]:
             self._relieve(other, 1)
-        super().take(one)
+        super().take(candidate)
 
     def _relieve(self, taken: int, sign: int) -> None:
         """Sets between a taken one and its parent cost less by what they would save it; with -1 no longer."""

@@ -74,11 +74,15 @@ def rank(of: Policy, history: History) -> list[Candidate]:
     everything = sum(history.size(columns) for columns in history.distinct)
     best = np.zeros(len(history.distinct), dtype=np.int64)
     ranked = []
-    for one in of.choose(history, everything, {}):
-        better = np.array([one.packages <= packages for packages in history.sets]) & (best < one.size)
-        requests, saved = history.counts[better], one.size - best[better]
-        ranked.append(Candidate(one.packages, int(requests.sum()), one.size, int((requests * saved).sum())))
-        best[better] = one.size
+    for candidate in of.choose(history, everything, {}):
+        better = np.array([candidate.packages <= packages for packages in history.sets]) & (
+            best < candidate.size
+        )
+        requests, saved = history.counts[better], candidate.size - best[better]
+        ranked.append(
+            Candidate(candidate.packages, int(requests.sum()), candidate.size, int((requests * saved).sum()))
+        )
+        best[better] = candidate.size
     return ranked
 
 
@@ -95,7 +99,7 @@ def _common(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
 
 def _paper(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
     tree = learn.cluster(history.table)
-    ranked = [one.id for one in learn.rank(tree, history.counts)]
+    ranked = [candidate.id for candidate in learn.rank(tree, history.counts)]
     candidates = choose.sets(history.table, tree.bits[ranked])
     return caches(history, candidates, choose.in_order(candidates, list(range(len(candidates))), budget))
 
@@ -103,8 +107,13 @@ def _paper(history: History, budget: int, stored: Stored) -> tuple[Cache, ...]:
 def _paper_rank(history: History) -> list[Candidate]:
     tree = learn.cluster(history.table)
     return [
-        Candidate(learn.members(tree.bits[one.id], history), one.frequency, one.size, one.score)
-        for one in learn.rank(tree, history.counts)
+        Candidate(
+            learn.members(tree.bits[candidate.id], history),
+            candidate.frequency,
+            candidate.size,
+            candidate.score,
+        )
+        for candidate in learn.rank(tree, history.counts)
     ]
 
 
@@ -172,39 +181,39 @@ def caches(
     table = history.table
     best = np.full(len(table.counts), -1)
     second = np.zeros(len(table.counts), dtype=np.int64)
-    for one in sorted(taken, key=lambda one: int(candidates.sizes[one])):
-        members = candidates.members[one]
+    for candidate in sorted(taken, key=lambda candidate: int(candidates.sizes[candidate])):
+        members = candidates.members[candidate]
         second[members] = np.where(best[members] >= 0, candidates.sizes[best[members]], 0)
-        best[members] = one
+        best[members] = candidate
     made: dict[int, Cache] = {}
     bits = candidates.bits[list(taken)]
-    for one in sorted(taken, key=lambda one: int(candidates.sizes[one])):
-        size, cost, parent = int(candidates.sizes[one]), int(candidates.costs[one]), None
+    for candidate in sorted(taken, key=lambda candidate: int(candidates.sizes[candidate])):
+        size, cost, parent = int(candidates.sizes[candidate]), int(candidates.costs[candidate]), None
         if nested:
-            within = choose.subsets(bits, candidates.bits[one])
+            within = choose.subsets(bits, candidates.bits[candidate])
             under = [
                 other for other, is_under in zip(taken, within, strict=True) if is_under and other in made
             ]
             if under:
                 largest = max(under, key=lambda other: int(candidates.sizes[other]))
                 parent, cost = made[largest], cost - int(candidates.costs[largest])
-        starts = np.flatnonzero(best == one)
+        starts = np.flatnonzero(best == candidate)
         counts = table.counts[starts]
-        made[one] = Cache(
-            history.names(history.columns(unpack(candidates.bits[one], len(table.weights)))),
+        made[candidate] = Cache(
+            history.names(history.columns(unpack(candidates.bits[candidate], len(table.weights)))),
             size,
             cost,
             parent,
             int(counts.sum()),
             int((counts * (size - second[starts])).sum()),
         )
-    place = {cache: taken.index(one) for one, cache in made.items()}
+    place = {cache: taken.index(candidate) for candidate, cache in made.items()}
     return tuple(sorted(made.values(), key=lambda cache: (cache.depth, place[cache])))
 
 
 POLICIES = {
-    one.name: one
-    for one in (
+    policy.name: policy
+    for policy in (
         Policy("nested", "growth chains, layers over layers, each paid for by its difference", _nested),
         Policy("paper", "clusters by speedup score (paper 3.2)", _paper, _paper_rank),
         Policy("greedy", "clusters and requests by saved bytes per stored byte", _greedy),

@@ -190,10 +190,10 @@ class _Wanted:
 
 
 def _wanted(past: Past, cache: Cache) -> _Wanted:
-    found = [past.packages[name] for name in cache.packages]
-    group = found[0][0]
+    grouped = [past.packages[name] for name in cache.packages]
+    group = grouped[0][0]
     base, installed = past.bases[group]
-    packages = tuple(sorted((package for _, package in found), key=lambda package: package.name))
+    packages = tuple(sorted((package for _, package in grouped), key=lambda package: package.name))
     lock = Lock(*group, base=installed, packages=packages, requested=())
     names = [package.pinned for package in packages]
     return _Wanted(cache, lock, base, label(names, cache.size, base.manifest.digest))
@@ -205,36 +205,36 @@ def _build(session: Session, wanted: Sequence[_Wanted], failed: dict[str, str], 
     Returns those built; in `failed` stands why others were not.
     """
     built, made = [], dict[Cache, Image]()
-    for number, one in enumerate(wanted):
-        below = one.cache.parent
+    for number, target in enumerate(wanted):
+        below = target.cache.parent
         while below is not None and below not in made:
             below = below.parent
-        parent = one.base if below is None else made[below]
+        parent = target.base if below is None else made[below]
 
         def tell(message: str, done: int, total: int, number: int = number) -> None:
             report(f"cache {number + 1} of {len(wanted)}: {message}", number, len(wanted))
 
-        tell(one.label, 0, 0)
+        tell(target.label, 0, 0)
         try:
-            known = session.images.find("cache", cache_key(one.lock, parent, session.site.cache_state))
-            image = known or _built(session, one.lock, parent, tell)
+            known = session.images.find("cache", cache_key(target.lock, parent, session.site.cache_state))
+            image = known or _build_cache(session, target.lock, parent, tell)
         except VclustError as error:
-            failed[one.label] = str(error)
+            failed[target.label] = str(error)
             continue
         if known is None:
-            built.append(one.label)
+            built.append(target.label)
         if (
             image.manifest.bytes + sum(other.manifest.bytes for other in made.values())
             > session.site.cache_space
         ):
-            failed[one.label] = f"takes {image.manifest.bytes >> 20} MB, {_NO_SPACE}"
+            failed[target.label] = f"takes {image.manifest.bytes >> 20} MB, {_NO_SPACE}"
         else:
-            made[one.cache] = image
+            made[target.cache] = image
     learning.mark_chosen(session.store, {image.manifest.digest for image in made.values()})
     return built
 
 
-def _built(session: Session, lock: Lock, parent: Image, report: Report) -> Image:
+def _build_cache(session: Session, lock: Lock, parent: Image, report: Report) -> Image:
     """Packages first, a few at a time and at full speed: requests may wait for the same lock."""
     own = missing_from(lock, session.images, parent)
     for start in range(0, len(own), _BATCH):

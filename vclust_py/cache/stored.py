@@ -48,18 +48,18 @@ def caches(session: Session) -> list[Stored]:
         return []
     uses = learning.uses(session.store)
     users = clusters_on(images, session.store)
-    found: dict[str, Stored] = {}
+    known: dict[str, Stored] = {}
 
     def add(image: Image) -> Stored | None:
         manifest = image.manifest
-        if manifest.digest in found:
-            return found[manifest.digest]
+        if manifest.digest in known:
+            return known[manifest.digest]
         below = images.get(manifest.backing or "")
         parent = add(below) if below is not None and below.manifest.kind == "cache" else None
         if below is None or (below.manifest.kind == "cache") != (parent is not None):
             return None
         row = uses.get(manifest.digest)
-        found[manifest.digest] = Stored(
+        known[manifest.digest] = Stored(
             digest=manifest.digest,
             packages=frozenset(manifest.pinned) | (parent.packages if parent else frozenset()),
             size=manifest.installed_size + (parent.size if parent else 0),
@@ -76,12 +76,12 @@ def caches(session: Session) -> list[Stored]:
             chosen=bool(row and row["chosen"]),
             clusters=tuple(sorted(users.get(manifest.digest, ()))),
         )
-        return found[manifest.digest]
+        return known[manifest.digest]
 
     for image in images.values():
         if image.manifest.kind == "cache":
             add(image)
-    return [cache for cache in found.values() if not _retired(images, cache.digest)]
+    return [cache for cache in known.values() if not _retired(images, cache.digest)]
 
 
 def _retired(images: Mapping[str, Image], digest: str) -> bool:
@@ -96,16 +96,16 @@ def _retired(images: Mapping[str, Image], digest: str) -> bool:
 
 def clusters_on(images: Mapping[str, Image], store: Store) -> dict[str, set[str]]:
     """Names of the live clusters that stand on each image, or have reserved it; by digest."""
-    found: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
     reserved = clusters.reserved_caches(store)
     for name, digests in clusters.images_in_use(store).items():
         for digest in {*digests, reserved.get(name, "")}:
             below: str | None = digest
             while below:
-                found.setdefault(below, set()).add(name)
+                names.setdefault(below, set()).add(name)
                 image = images.get(below)
                 below = image.manifest.backing if image else None
-    return found
+    return names
 
 
 def to_dict(cache: Stored) -> dict[str, Any]:

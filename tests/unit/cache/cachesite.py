@@ -1,24 +1,34 @@
 """A site with a base image and VD caches that are small files: what needs no root."""
 
 import dataclasses
+import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from repository import KERNEL
 
 from vclust_py import request as requests
-from vclust_py import state
-from vclust_py.cache.stored import caches
+from vclust_py.cache import background, matching, past, pin, rebuild, retention, stored
+from vclust_py.cache import describe as describing
+from vclust_py.cache import status as status_
 from vclust_py.image import Catalogue, Image, base_key
 from vclust_py.image.base import BaseImages
 from vclust_py.image.builder import cache_key, installed_size, missing_from
 from vclust_py.image.manifest import records
 from vclust_py.image.recipe import installer_key, kernel_key
+from vclust_py.lock import Lock
+from vclust_py.phases import Inputs, Result
+from vclust_py.phases import cache as phase
 from vclust_py.request import Request
-from vclust_py.resolve import Lock, closure
-from vclust_py.site import Site
-from vclust_py.state import Cluster
+from vclust_py.resolve import closure
+from vclust_py.site import Site, clusters, learning
+from vclust_py.site.clusters import Cluster
+from vclust_py.site.session import Session
+
+R = TypeVar("R")
 
 
 def quiet(message: str, done: int, total: int) -> None:
@@ -80,23 +90,69 @@ def a_request(name: str = "one", *packages: str) -> Request:
     return requests.from_mapping({"hardware": hardware, "software": software}, name)
 
 
-def accept(site: Site, request: Request) -> Cluster:
-    state.register(site, request)
-    return state.get(site, request.name)
+def with_session(function: Callable[..., R]) -> Callable[..., R]:
+    """The function with a site in the place of its session, which is opened and closed around the call."""
+
+    @functools.wraps(function)
+    def call(site: Site, *arguments: object, **options: object) -> R:
+        with Session(site) as session:
+            return function(session, *arguments, **options)
+
+    return call
 
 
-def remember(site: Site, *past: Lock) -> None:
+def with_store(function: Callable[..., R]) -> Callable[..., R]:
+    return with_session(lambda session, *arguments: function(session.store, *arguments))
+
+
+caches = with_session(stored.caches)
+due, status, usage = (with_session(one) for one in (status_.due, status_.status, status_.usage))
+drop_damaged, trim = with_session(retention.drop_damaged), with_session(retention.trim)
+history = with_session(past.history)
+describe = with_session(describing.describe)
+mark_used, uses = with_store(learning.note_use), with_store(learning.uses)
+matching_caches = with_session(matching.matching)
+pinned = with_session(pin.pin)
+recompute = with_session(rebuild.rebuild)
+start_if_due = with_session(background.start_if_due)
+
+
+@with_session
+def accept(session: Session, request: Request) -> Cluster:
+    clusters.register(session.store, request)
+    return clusters.get(session.store, request.name)
+
+
+@with_session
+def found(session: Session, name: str) -> Cluster:
+    return clusters.get(session.store, name)
+
+
+@with_session
+def forget(session: Session, cluster: Cluster) -> None:
+    clusters.forget(session.store, cluster)
+
+
+@with_session
+def reserved(session: Session, request: Request, lock: Lock, digest: str, *, check: bool = False) -> Result:
+    lock.save(session.site)
+    return phase.run(
+        session, Inputs(request.name, check=check, request=request, lock=lock.digest, cache=digest)
+    )
+
+
+@with_session
+def remember(session: Session, *locks: Lock) -> None:
     """Write requests into the history, as `place` does, of clusters that are destroyed."""
-    for lock in past:
-        with state.connect(site) as connection:
-            count = connection.execute("SELECT count(*) FROM clusters").fetchone()[0]
-            row = connection.execute(
-                "INSERT INTO clusters (name, request, digest, state, created, destroyed)"
-                " VALUES (?, '', '', 'ready', 0, 1)",
-                (f"past{count}",),
-            ).lastrowid
-            assert row is not None
-            state.remember(connection, row, lock)
+    store = session.store
+    for lock in locks:
+        ((count,),) = store.rows("SELECT count(*) FROM clusters")
+        row = store.insert(
+            "INSERT INTO clusters (name, spec, digest, state, created, destroyed)"
+            " VALUES (?, '', '', 'destroyed', 0, 1)",
+            (f"past{count}",),
+        )
+        learning.remember(store, row, lock)
 
 
 def shrunk(site: Site, **settings: object) -> Site:

@@ -8,17 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cache.cachesite import (
-    a_lock,
-    make_base,
-    make_cache,
-    remember,
-)
+from cache.cachesite import a_lock, make_base, make_cache, remember, start_if_due, status
 from repository import Repository
 
 from vclust_py.cache import priority
-from vclust_py.cache.background import start_if_due
-from vclust_py.cache.status import status
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site
 

@@ -3,12 +3,9 @@
 from pathlib import Path
 
 import pytest
-from cache.cachesite import a_lock, a_request, accept, make_base, make_cache
+from cache.cachesite import a_lock, a_request, accept, caches, found, make_base, make_cache, pinned
 from repository import Repository
 
-from vclust_py import state
-from vclust_py.cache.pin import pin
-from vclust_py.cache.stored import caches
 from vclust_py.image import Catalogue
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site
@@ -29,9 +26,9 @@ def test_images_are_pinned_all_or_none(site: Site, base: BaseImages) -> None:
     cluster = accept(site, a_request("one", "hello"))
     images = {"base": base.base.manifest.digest, "root": small.manifest.digest}
     Catalogue(site).remove(small)
-    assert not pin(site, cluster, images)
-    assert state.get(site, "one").images == {}
+    assert not pinned(site, cluster, images)
+    assert found(site, "one").images == {}
     small = make_cache(site, a_lock(site, "libgreet"), base.base, "unpacked")
-    assert pin(site, cluster, images)
-    assert state.get(site, "one").images == images
+    assert pinned(site, cluster, images)
+    assert found(site, "one").images == images
     assert [(cache.clusters, cache.uses) for cache in caches(site)] == [(("one",), 1)]

@@ -7,27 +7,28 @@ from pathlib import Path
 import pytest
 from cache.cachesite import (
     a_lock,
+    caches,
     contents,
+    due,
     everything_old,
     make_base,
     make_cache,
     quiet,
+    recompute,
     remember,
     shrunk,
+    status,
+    trim,
 )
 from repository import Repository
-from vclust_py.cache.reserve import closure
 
 from vclust_py.apt import AptRoot
 from vclust_py.cache import rebuild as rebuild_module
-from vclust_py.cache.rebuild import rebuild
-from vclust_py.cache.retention import trim
-from vclust_py.cache.status import due, status
-from vclust_py.cache.stored import caches
+from vclust_py.cache.matching import closure
 from vclust_py.errors import VclustError
 from vclust_py.image import Image
 from vclust_py.image.base import BaseImages
-from vclust_py.resolve import Lock
+from vclust_py.lock import Lock
 from vclust_py.site import Site
 
 
@@ -43,7 +44,7 @@ def base(site: Site) -> BaseImages:
 
 
 def test_nothing_is_learnt_from_nothing(site: Site, base: BaseImages) -> None:
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert (result.requests, result.chosen, result.built, result.failed) == (0, 0, (), {})
     assert not result.change.changed
     assert status(site)["state"] == "done"
@@ -56,7 +57,7 @@ def test_nothing_is_learnt_from_nothing(site: Site, base: BaseImages) -> None:
 )
 def test_what_was_asked_for_once_is_no_cache(site: Site, base: BaseImages, past: list[list[str]]) -> None:
     remember(site, *(a_lock(site, *names) for names in past))
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert (result.requests, result.chosen, result.failed) == (len(past), 0, {})
     assert caches(site) == []
 
@@ -64,7 +65,7 @@ def test_what_was_asked_for_once_is_no_cache(site: Site, base: BaseImages, past:
 def test_what_is_asked_for_again_becomes_layers(site: Site, base: BaseImages) -> None:
     both, one = a_lock(site, "hello", "full"), a_lock(site, "hello")
     remember(site, *[both] * 5, *[one] * 5)
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert contents(site) == {closure(one), closure(both)}
     assert len(result.built) == result.chosen == 2
     depths = {cache.packages: cache.depth for cache in caches(site)}
@@ -75,15 +76,15 @@ def test_what_is_asked_for_again_becomes_layers(site: Site, base: BaseImages) ->
 
 def test_a_second_run_changes_nothing(site: Site, base: BaseImages) -> None:
     remember(site, *[a_lock(site, "hello")] * 5)
-    rebuild(site, quiet)
-    result = rebuild(site, quiet)
+    recompute(site, quiet)
+    result = recompute(site, quiet)
     assert (result.chosen, result.built, result.removed) == (1, (), ())
     assert not result.change.changed
 
 
 def test_check_mode_says_what_would_be_done_and_does_nothing(site: Site, base: BaseImages) -> None:
     remember(site, *[a_lock(site, "hello")] * 5)
-    result = rebuild(site, quiet, check=True)
+    result = recompute(site, quiet, check=True)
     assert result.change.changed
     assert len(result.built) == 1
     assert caches(site) == []
@@ -92,12 +93,12 @@ def test_check_mode_says_what_would_be_done_and_does_nothing(site: Site, base: B
 
 def test_security_updates_make_new_caches(site: Site, toy: Repository, base: BaseImages) -> None:
     remember(site, *[a_lock(site, "hello")] * 5)
-    rebuild(site, quiet)
+    recompute(site, quiet)
     (before,) = contents(site)
     toy.add("libgreet", "1.6")
     toy.publish()
     AptRoot(site, "toy", "amd64").expire()
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert len(result.built) == 1
     (after,) = contents(site)
     assert after - before == {"libgreet=1.6"}
@@ -111,7 +112,7 @@ def test_a_package_that_vanished_is_learnt_without(site: Site, toy: Repository, 
     next(toy.pool.glob("full_*")).unlink()
     toy.publish()
     AptRoot(site, "toy", "amd64").expire()
-    rebuild(site, quiet)
+    recompute(site, quiet)
     assert contents(site) == {closure(a_lock(site, "hello"))}
 
 
@@ -119,14 +120,14 @@ def test_without_a_base_image_nothing_is_built(site: Site) -> None:
     lock = Lock("toy", "amd64", "linux-image-cloud-amd64", (), a_lock(site, "hello").packages, ())
     remember(site, *[lock] * 5)
     said = []
-    result = rebuild(site, lambda message, done, total: said.append(message))
+    result = recompute(site, lambda message, done, total: said.append(message))
     assert (result.requests, result.chosen) == (0, 0)
     assert "toy for amd64: no base image, 5 requests left out" in said
 
 
 def test_a_space_too_small_for_any_cache(site: Site, base: BaseImages) -> None:
     remember(site, *[a_lock(site, "hello")] * 5)
-    result = rebuild(shrunk(site, cache_space=10), quiet)
+    result = recompute(shrunk(site, cache_space=10), quiet)
     assert (result.chosen, result.failed) == (0, {})
     assert caches(site) == []
 
@@ -136,7 +137,7 @@ def test_a_cache_larger_than_estimated_has_no_place(
 ) -> None:
     remember(site, *[a_lock(site, "hello")] * 5)
     monkeypatch.setattr("vclust_py.cache.past._GROWTH", 0.01)
-    result = rebuild(shrunk(site, cache_space=100), quiet)
+    result = recompute(shrunk(site, cache_space=100), quiet)
     assert result.chosen == 0
     assert [why for why in result.failed.values() if "more than is left of the space" in why]
 
@@ -153,7 +154,7 @@ def test_one_that_cannot_be_built_does_not_stop_the_others(
         return make_cache(site, lock, parent, state)
 
     monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", build)
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert list(result.failed.values()) == ["the archive does not answer"]
     assert contents(site) == {closure(large)}
     assert [cache.depth for cache in caches(site)] == [1]
@@ -162,7 +163,7 @@ def test_one_that_cannot_be_built_does_not_stop_the_others(
 def test_two_recomputations_at_once(site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vclust_py.cache.rebuild._PATIENCE", 0.1)
     with site.hold("caches"), pytest.raises(VclustError, match="another vclust process is at work"):
-        rebuild(site, quiet)
+        recompute(site, quiet)
 
 
 def test_one_that_was_killed_is_done_again(
@@ -176,12 +177,12 @@ def test_one_that_was_killed_is_done_again(
             os._exit(9)
 
         rebuild_module.ensure_cache = build  # type: ignore[assignment]
-        rebuild(site, quiet)
+        recompute(site, quiet)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert status(site)["state"] == "killed"
     assert due(site)
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert result.chosen == 2
     assert len(result.built) == 1  # the other one was whole
     assert not due(site)
@@ -197,6 +198,6 @@ def test_what_could_not_be_built_is_tried_again(
 
     with monkeypatch.context() as once:
         once.setattr("vclust_py.cache.rebuild.ensure_cache", fail)
-        assert rebuild(site, quiet).failed
-    result = rebuild(site, quiet)
+        assert recompute(site, quiet).failed
+    result = recompute(site, quiet)
     assert (len(result.built), result.failed) == (1, {})

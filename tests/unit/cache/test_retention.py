@@ -14,24 +14,27 @@ from cache.cachesite import (
     accept,
     age,
     an_image,
+    caches,
     contents,
+    describe,
     everything_old,
+    forget,
+    found,
     make_base,
     make_cache,
+    mark_used,
+    pinned,
     quiet,
+    recompute,
     remember,
+    reserved,
     shrunk,
+    trim,
+    uses,
 )
 from repository import Repository
-from vclust_py.cache.reserve import closure, reserve
 
-from vclust_py import state
-from vclust_py.cache import records
-from vclust_py.cache.describe import describe
-from vclust_py.cache.pin import pin
-from vclust_py.cache.rebuild import rebuild
-from vclust_py.cache.retention import trim
-from vclust_py.cache.stored import caches
+from vclust_py.cache.matching import closure
 from vclust_py.image import Catalogue, PackageRecord
 from vclust_py.image.base import BaseImages
 from vclust_py.image.manifest import SCHEMA
@@ -65,8 +68,8 @@ def test_the_least_recently_used_go_first(site: Site, base: BaseImages) -> None:
     ]
     everything_old(site)
     cluster = accept(site, a_request("one", "full"))
-    pin(site, cluster, {"root": images[0].manifest.digest})
-    state.forget(site, cluster)
+    pinned(site, cluster, {"root": images[0].manifest.digest})
+    forget(site, cluster)
     age(site, images[2], 1800)
     room = 2 * images[0].manifest.bytes + 100
     assert len(trim(shrunk(site, layer_space=room))) == 1
@@ -80,18 +83,18 @@ def test_what_a_cluster_stands_on_stays(
 ) -> None:
     monkeypatch.setattr("vclust_py.cache.retention._GRACE", -1.0)
     remember(site, *[a_lock(site, "libgreet")] * 5, *[a_lock(site, "hello")] * 5)
-    rebuild(site, quiet)
+    recompute(site, quiet)
     lock, request = a_lock(site, "hello"), a_request("one", "hello")
     cluster = accept(site, request)
-    reserved = reserve(site, request, lock, "").cache["digest"]
+    digest = reserved(site, request, lock, "").facts["cache"]["digest"]
     none = shrunk(site, cache_space=0, layer_space=0)
     assert trim(none) == []
     layer = an_image(
-        site, "layer", "k", "layer", backing=Catalogue(site).get(reserved), packages=[PackageRecord("x", "1")]
+        site, "layer", "k", "layer", backing=Catalogue(site).get(digest), packages=[PackageRecord("x", "1")]
     )
-    pin(site, cluster, {"root": layer.manifest.digest})
+    pinned(site, cluster, {"root": layer.manifest.digest})
     assert trim(none) == []
-    state.forget(site, cluster)
+    forget(site, cluster)
     assert len(trim(none)) == 3
     assert {image.manifest.kind for image in Catalogue(site).images()} == {"base", "kernel", "installer"}
 
@@ -103,7 +106,7 @@ def test_what_was_just_made_waits_for_its_cluster(site: Site, base: BaseImages) 
 
 def test_chosen_caches_have_a_space_of_their_own(site: Site, base: BaseImages) -> None:
     remember(site, *[a_lock(site, "full")] * 5, *[a_lock(site, "exim")] * 5)
-    rebuild(site, quiet)
+    recompute(site, quiet)
     everything_old(site)
     assert trim(shrunk(site, layer_space=0)) == []
     size = caches(site)[0].bytes
@@ -113,14 +116,14 @@ def test_chosen_caches_have_a_space_of_their_own(site: Site, base: BaseImages) -
 
 def test_a_damaged_cache_is_built_anew(site: Site, base: BaseImages) -> None:
     remember(site, *[a_lock(site, "hello")] * 5)
-    rebuild(site, quiet)
+    recompute(site, quiet)
     path = next(site.images.glob("cache-*.qcow2"))
     moment = path.stat().st_mtime_ns
     path.chmod(0o644)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"!")
     os.utime(path, ns=(moment, moment))  # as a disk does that loses a bit
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert len(result.built) == 1
     assert "its content is not what its manifest says" in result.removed[0]
     assert path.read_bytes() == content
@@ -131,11 +134,11 @@ def test_a_damaged_cache_that_a_cluster_stands_on_stays_for_it_alone(
 ) -> None:
     lock, request = a_lock(site, "hello"), a_request("one", "hello")
     remember(site, *[lock] * 5)
-    rebuild(site, quiet)
+    recompute(site, quiet)
     cluster = accept(site, request)
     (before,) = caches(site)
     layer = an_image(site, "layer", "k", "layer", backing=Catalogue(site).get(before.digest))
-    pin(site, cluster, {"root": layer.manifest.digest})
+    pinned(site, cluster, {"root": layer.manifest.digest})
     path = Catalogue(site).get(before.digest).path
     moment = path.stat().st_mtime_ns
     path.chmod(0o644)
@@ -143,7 +146,7 @@ def test_a_damaged_cache_that_a_cluster_stands_on_stays_for_it_alone(
     os.utime(path, ns=(moment, moment))
     # Disks are never made twice alike.
     monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", functools.partial(make_cache, note="again, "))
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert "create these clusters again: one" in result.removed[0]
     assert len(result.built) == 1
     (after,) = caches(site)
@@ -151,9 +154,9 @@ def test_a_damaged_cache_that_a_cluster_stands_on_stays_for_it_alone(
     assert path.exists()
     assert Catalogue(site).chain(layer)[1].path == path
     assert Catalogue(site).find("layer", "k") is None  # nobody else starts from it
-    assert rebuild(site, quiet).built == ()
-    state.forget(site, state.get(site, "one"))
-    rebuild(site, quiet)
+    assert recompute(site, quiet).built == ()
+    forget(site, found(site, "one"))
+    recompute(site, quiet)
     assert not path.exists()
 
 
@@ -161,13 +164,13 @@ def test_a_cache_that_cannot_be_read_is_damaged(
     site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember(site, *[a_lock(site, "hello")] * 5)
-    rebuild(site, quiet)
+    recompute(site, quiet)
 
     def bad_sector(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     monkeypatch.setattr("vclust_py.cache.retention.file_digest", bad_sector)
-    result = rebuild(site, quiet)
+    result = recompute(site, quiet)
     assert "cannot be read: Input/output error" in result.removed[0]
     assert len(result.built) == 1
 
@@ -176,8 +179,7 @@ def test_what_a_newer_version_stands_on_stays_and_what_is_known_of_it(site: Site
     below = make_cache(site, a_lock(site, "libgreet"), base.base, "unpacked")
     above = make_cache(site, a_lock(site, "hello"), below, "unpacked")
     make_cache(site, a_lock(site, "full"), base.base, "unpacked")
-    with state.connect(site) as connection:
-        records.note_use(connection, [above.manifest.digest])
+    mark_used(site, [above.manifest.digest])
     everything_old(site)
     manifest = above.path.with_suffix(".json")
     newer = {"schema": SCHEMA + 1, "backing": below.manifest.digest}
@@ -186,5 +188,4 @@ def test_what_a_newer_version_stands_on_stays_and_what_is_known_of_it(site: Site
     assert len(trim(shrunk(site, layer_space=0))) == 1
     assert contents(site, chosen=False) == {closure(a_lock(site, "libgreet"))}
     assert above.path.exists()
-    with state.connect(site) as connection:
-        assert records.uses(connection).keys() == {above.manifest.digest}
+    assert uses(site).keys() == {above.manifest.digest}

@@ -8,19 +8,21 @@ from cache.cachesite import (
     a_lock,
     a_request,
     accept,
+    due,
     make_base,
     make_cache,
     quiet,
+    recompute,
     remember,
     shrunk,
+    status,
+    usage,
 )
 from repository import Repository
 
-from vclust_py import state
-from vclust_py.cache.rebuild import rebuild
-from vclust_py.cache.status import due, status, usage
 from vclust_py.image.base import BaseImages
-from vclust_py.site import Site
+from vclust_py.site import Site, learning
+from vclust_py.site.session import Session
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_a_recomputation_is_due_every_so_many_requests(site: Site, base: BaseIma
     assert due(site)
     assert not due(shrunk(site, cache_every=0))
     assert not due(shrunk(site, cache_policy="none"))
-    rebuild(site, quiet)
+    recompute(site, quiet)
     assert not due(site)
     remember(site, *[a_lock(site, "full")] * 5)
     assert due(site)
@@ -64,6 +66,6 @@ def test_use_over_time(site: Site, base: BaseImages) -> None:
 def test_a_request_is_remembered_once(site: Site, base: BaseImages) -> None:
     cluster, lock = accept(site, a_request("one", "hello")), a_lock(site, "hello")
     for _ in range(2):
-        with state.connect(site) as connection:
-            state.remember(connection, cluster.id, lock)
+        with Session(site) as session:
+            learning.remember(session.store, cluster.id, lock)
     assert status(site)["recorded"] == 1

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from cache.cachesite import a_lock, make_base, make_cache
+from cache.cachesite import a_lock, caches, make_base, make_cache
 from repository import Repository
-from vclust_py.cache.reserve import closure
 
-from vclust_py.cache.stored import caches, from_dict, to_dict
+from vclust_py.cache.matching import closure
+from vclust_py.cache.stored import from_dict, to_dict
 from vclust_py.image import Catalogue
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site
