@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, Report, file_digest, sandbox
 from vclust_py.image.base import VIRTUAL_SIZE
-from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
+from vclust_py.image.space import free_bytes, naming_full_disk, require_space
 from vclust_py.image.store import fast_copy, fetch
 from vclust_py.resolve import Lock, Package
 from vclust_py.run import DYING_WITH_PARENT, CommandError, run
@@ -187,7 +187,7 @@ def ensure_bundle(
         size = int(sum(path.stat().st_size for path in copies) * 1.02) + 4096 * len(copies) + (8 << 20)
         size = -(-size // _SECTORS) * _SECTORS
         with naming_full_disk(site.images):
-            _need(work, size)
+            require_space(site.images, size)
             folder = work / "packages"
             _lay_out(site, own, answers, folder)
             report("making the package bundle", 0, 0)
@@ -231,7 +231,7 @@ def _build_layer(
     """
     fetch(site, replace(lock, packages=own), report)
     with naming_full_disk(site.images):
-        _need(work, int(installed_size(own) * _SLACK) + _SPARE)
+        require_space(site.images, int(installed_size(own) * _SLACK) + _SPARE)
         _lay_out(site, own, answers, work / "packages")
         size = disk_size(lock, onto)
         _create(catalogue, work, onto, size)
@@ -266,16 +266,6 @@ def disk_size(lock: Lock, onto: Image | None = None) -> int:
     taken = sum(package.installed_size for package in (*lock.base, *lock.packages))
     needed = int(taken * _SLACK) + (_GIB >> 1)
     return max(onto.manifest.virtual_size if onto else VIRTUAL_SIZE, -(-needed // _GIB) * _GIB)
-
-
-def _need(work: Path, needed: int) -> None:
-    free = free_bytes(work)
-    if free < needed:
-        raise VclustError(
-            f"{work.parent}: the file system {mount_point(work)} has {free >> 20} MB free,"
-            f" this image needs {needed >> 20} MB",
-            "free some space there, or give the site another root",
-        )
 
 
 def _lay_out(site: Site, packages: Sequence[Package], answers: str, folder: Path) -> None:
