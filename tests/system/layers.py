@@ -35,8 +35,10 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(disk, "wb") as file:
         file.truncate(3 << 30)
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, disk], check=True)
-    subprocess.run(["qemu-img", "convert", "-O", "qcow2", disk, folder / "base.qcow2"], check=True)
     (folder / "status").write_bytes((root / "var/lib/dpkg/status").read_bytes())
+    shutil.rmtree(root)
+    convert = ["qemu-img", "convert", "-c", "-o", "compression_type=zstd", "-O", "qcow2"]
+    subprocess.run([*convert, disk, folder / "base.qcow2"], check=True)
     disk.unlink()
     return folder
 
@@ -47,7 +49,10 @@ def make_site(root: Path, minimal: Path) -> tuple[Site, Image]:
     catalogue = Catalogue(site)
     key = base_key(site.default_suite, "amd64", KERNEL, RECIPE)
     with catalogue.building("base", key) as work:
-        (work / "base").write_bytes((minimal / "base.qcow2").read_bytes())
+        try:
+            os.link(minimal / "base.qcow2", work / "base")
+        except OSError:  # another file system
+            shutil.copyfile(minimal / "base.qcow2", work / "base")
         base = catalogue.add(work / "base", kind="base", key=key, virtual_size=3 << 30)
     catalogue.status(base).write_bytes((minimal / "status").read_bytes())
     return site, base

@@ -380,9 +380,9 @@ def test_a_node_that_may_fail(vclust: Vclust, before: dict[str, set[str]]) -> No
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(disk_path: Path) -> Iterator[Path]:
     """A file system of 16 GB, of which the file behind it takes only what is written."""
-    image, place = tmp_path / "image", tmp_path / "disk"
+    image, place = disk_path / "image", disk_path / "disk"
     with open(image, "wb") as file:
         file.truncate(16 << 30)
     place.mkdir()
@@ -393,9 +393,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all of a file system's space."""
+    """Take all of a file system's space, or what has come free since."""
     filler = disk / "filler"
-    with open(filler, "wb") as file:
+    with open(filler, "ab") as file:
         for size in (1 << 26, 1 << 20, 1 << 12):
             with contextlib.suppress(OSError):
                 while True:
@@ -407,18 +407,27 @@ def test_disk_full_while_building(site: Site, vclust: Vclust, disk: Path) -> Non
     before = snapshot()
     full = Vclust(vclust.folder, root=disk / "site")
     name, request = "unhappy-full", vclust.request("unhappy-full", nodes=1, Disk="3GB")
-    for folder in ("apt", "images"):
-        shutil.copytree(site.root / folder, full.root / folder, symlinks=True)
-    forget_layers(Site(root=full.root), "hello")
+    shutil.copytree(site.apt, full.root / "apt", symlinks=True)
+    (full.root / "images").mkdir()
+    for path in site.images.iterdir():
+        if path.name.startswith(("base-", "kernel-", "installer-")) or path.suffix == ".status":
+            shutil.copy2(path, full.root / "images")
     running = full.start("create", request)
     full.reaches(running, name, "image")
     filler = fill(disk)
     done = running.wait()
-    done.told(4, f"no space left on the file system {disk} ")
+    done.told(4, f"not enough space on the file system {disk}: ")
     assert f"`vclust destroy {name}` clears it" in done.err
     assert not [path for path in full.kept() if path.startswith(("images", "packages"))]
-    # Nothing at all can be written now.
-    full("create", request, code=4).told(4, f"no space left on the file system {disk} ")
+    # Some space, too little for the layer.
+    os.truncate(filler, filler.stat().st_size - (64 << 20))
+    full("create", request, code=4).told(
+        4, rf"not enough space on the file system {disk}: \d+ MB free, \d+ MB needed"
+    )
+    # What the build had written was let go: now nothing at all can be written.
+    fill(disk)
+    full("create", request, code=4).told(4, f"not enough space on the file system {disk}: ")
+    fill(disk)
     other = Vclust(vclust.folder, root=disk / "other")
     other("create", request, code=4).told(4, re.escape(str(disk / "other")), "No space left on device")
     filler.unlink()
