@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.system]
 
 FOLDER, SEGMENT = "t-drivers.1", "vc00000d0d0d"
 MB = 1 << 20
-PATIENCE = 120  # seconds
+PATIENCE = 600  # seconds
 INIT = b"""#!/bin/busybox sh
 PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys
