@@ -10,6 +10,7 @@ import pytest
 
 from vclust_py.image import Catalogue, Image, base_key, file_digest
 from vclust_py.image.base import RECIPE
+from vclust_py.image.builder import COMPRESSED
 from vclust_py.image.installer import GUEST
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
@@ -37,8 +38,9 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, disk], check=True)
     (folder / "status").write_bytes((root / "var/lib/dpkg/status").read_bytes())
     shutil.rmtree(root)
-    convert = ["qemu-img", "convert", "-c", "-o", "compression_type=zstd", "-O", "qcow2"]
-    subprocess.run([*convert, disk, folder / "base.qcow2"], check=True)
+    subprocess.run(
+        ["qemu-img", "convert", *COMPRESSED, "-O", "qcow2", disk, folder / "base.qcow2"], check=True
+    )
     disk.unlink()
     return folder
 

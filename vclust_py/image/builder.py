@@ -35,8 +35,12 @@ if TYPE_CHECKING:
     from vclust_py.metapackages import MetaPackage
 
 _SCRIPT = Path(__file__).resolve().parent / "build-layer"
-RECIPE = f"1 {file_digest(_SCRIPT)}"
+RECIPE = f"2 {file_digest(_SCRIPT)}"
 """Part of every key here; raise the number when what this file makes from the same lock changes."""
+
+COMPRESSED = ("-c", "-o", "compression_type=zlib")
+"""How `qemu-img convert` packs a cache.  Not with zstd: the QEMU that serves disks on Debian's Xen (7.2, package
+qemu-system-xen) is built without it, and a guest waits in vain for a disk that stands on such a file."""
 
 _GIB = 1 << 30
 _SECTORS = 1 << 20
@@ -80,7 +84,7 @@ def ensure_cache(site: Site, lock: Lock, onto: Image, state: str, report: Report
         with naming_full_disk(site.images):
             report("compressing", 0, 0)
             packed = work / "packed.qcow2"
-            options = ["-c", "-o", "compression_type=zstd", "-B", onto.path.name, "-F", "qcow2"]
+            options = [*COMPRESSED, "-B", onto.path.name, "-F", "qcow2"]
             run(["qemu-img", "convert", "-O", "qcow2", *options, "layer.qcow2", packed.name], cwd=work)
         return catalogue.add(
             packed,
