@@ -151,11 +151,9 @@ def test_last_words_are_of_the_end_and_short(tmp_path: Path) -> None:
 
 def test_a_command_that_prints_without_end() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.monotonic()
     for stream in ("", " >&2"):
         with pytest.raises(CommandError, match="it printed more than 1048576 bytes"):
             run(["sh", "-c", f"exec cat /dev/zero{stream}"], limit=1 << 20, timeout=60)
-    assert time.monotonic() - begun < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 * 1024
 
 

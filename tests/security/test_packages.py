@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -121,8 +120,6 @@ def test_a_package_that_does_not_end_is_stopped(
     site, base = made
     lock = with_script(site, tmp_path, "#!/bin/sh\nexec sleep 1000\n")
     monkeypatch.setattr(builder, "_LONGEST", 5.0)
-    begun = time.monotonic()
     with pytest.raises(VclustError, match="not done after 5 s"):
         ensure_layer(site, lock, base, (), quiet)
-    assert time.monotonic() - begun < 60
     assert leftovers(tmp_path) == []

@@ -292,11 +292,9 @@ def test_bytes_that_are_no_text(tmp_path: Path, data: bytes) -> None:
 
 
 def test_devices_and_folders(tmp_path: Path) -> None:
-    begun = time.monotonic()
     for path in ("/dev/zero", "/dev/null", tmp_path, tmp_path / ("x" * 300), tmp_path / "none"):
         with pytest.raises(RequestError):
             request.read(Path(path))
-    assert time.monotonic() - begun < 2
 
 
 DEEP: Any = "x"

@@ -4,9 +4,11 @@ Tests marked `xen` are left out unless `--xen` is given.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import machine
 import pytest
 from xen import bed, inventory
 from xen.host import Host
@@ -15,12 +17,25 @@ from xenhost import Meter, roll_out
 from vclust_py.site import Site
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _roots(tmp_path_factory: pytest.TempPathFactory) -> None:
+    machine.ROOTS.add(tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture(scope="session")
 def site() -> Site:
     """Root: the environment variable VCLUST_TEST_ROOT, else /var/lib/vclust-test."""
     site = Site(root=Path(os.environ.get("VCLUST_TEST_ROOT", "/var/lib/vclust-test")))
     site.make_directories()
+    machine.ROOTS.add(site.root)
     return site
+
+
+@pytest.fixture
+def disk_path(site: Site) -> Iterator[Path]:
+    """A folder for a test's large files, beside the site: /tmp may be memory."""
+    with tempfile.TemporaryDirectory(prefix="test-", dir=site.root) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

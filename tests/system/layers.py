@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vclust_py.image import Catalogue, Image, base_key, file_digest
+from vclust_py.image.builder import COMPRESSED
 from vclust_py.image.installer import GUEST
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
@@ -34,8 +35,11 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(disk, "wb") as file:
         file.truncate(3 << 30)
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, disk], check=True)
-    subprocess.run(["qemu-img", "convert", "-O", "qcow2", disk, folder / "base.qcow2"], check=True)
     (folder / "status").write_bytes((root / "var/lib/dpkg/status").read_bytes())
+    shutil.rmtree(root)
+    subprocess.run(
+        ["qemu-img", "convert", *COMPRESSED, "-O", "qcow2", disk, folder / "base.qcow2"], check=True
+    )
     disk.unlink()
     return folder
 
@@ -46,7 +50,10 @@ def make_site(root: Path, minimal: Path) -> tuple[Site, Image]:
     catalogue = Catalogue(site)
     key = base_key(site.default_suite, "amd64", KERNEL)
     with catalogue.building("base", key) as work:
-        (work / "base").write_bytes((minimal / "base.qcow2").read_bytes())
+        try:
+            os.link(minimal / "base.qcow2", work / "base")
+        except OSError:  # another file system
+            shutil.copyfile(minimal / "base.qcow2", work / "base")
         base = catalogue.add(work / "base", kind="base", key=key, virtual_size=3 << 30)
     catalogue.status(base).write_bytes((minimal / "status").read_bytes())
     return site, base

@@ -1,6 +1,15 @@
-"""The command as a user types it, and what a machine holds that it could leave behind, seen with the system's tools."""
+"""The command as a user types it, and what these tests could leave on a machine, seen with the system's tools.
 
+The machine is in use: others make clusters beside the tests, with roots of their own.  Only what is the tests' own
+counts: what is named after their folders or segments, and what their processes have started.
+"""
+
+import contextlib
+import glob
+import hashlib
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,9 +28,29 @@ OURS = (
     "AnsiballZ",
 )
 
+MARK = "VCLUST_TEST_RUN"
+"""Environment variable that tells this run's processes from all others'; what they start inherits it."""
+os.environ[MARK] = str(os.getpid())
+
+ROOTS: set[Path] = set()
+"""Folders of this run, below which all it makes lies."""
+
 
 def output(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def _below_roots(text: str) -> bool:
+    return any(str(root) in text for root in ROOTS)
+
+
+def _is_own(process: Path, line: str) -> bool:
+    """By its environment, else (libvirt and sandboxes give another one) by what it was told or works on."""
+    with contextlib.suppress(OSError):
+        if f"{MARK}={os.environ[MARK]}".encode() in (process / "environ").read_bytes().split(b"\0"):
+            return True
+        return _below_roots(f"{line} {os.readlink(process / 'cwd')} {os.readlink(process / 'root')}")
+    return _below_roots(line)
 
 
 def _processes() -> set[str]:
@@ -31,32 +60,68 @@ def _processes() -> set[str]:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if any(word in line for word in OURS) and "pytest" not in line:
+        if any(word in line for word in OURS) and "pytest" not in line and _is_own(path.parent, line):
             found.add(f"{path.parent.name} {line[:120]}")
     return found
 
 
+def segments() -> set[str]:
+    """Names of the segments (bridge, namespace) of all clusters that the sites below ROOTS have ever had."""
+    found = set()
+    for root in ROOTS:
+        for depth in range(4):  # a test's folder, a disk mounted in it, a site on that
+            for database in glob.glob(f"{root}/{'*/' * depth}state.db"):
+                with contextlib.suppress(sqlite3.Error):  # a test's damaged one
+                    found |= segments_of(Path(database))
+    return found
+
+
+def segments_of(database: Path) -> set[str]:
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as connection:
+        rows = connection.execute("SELECT id, name, created FROM clusters").fetchall()
+    return {
+        "vc" + hashlib.sha256(f"{id} {name} {created!r}".encode()).hexdigest()[:10]
+        for id, name, created in rows
+    }
+
+
+def _interfaces(own: set[str]) -> set[str]:
+    """Those of own segments: bridges, ports of routers, VXLAN devices, and the nodes' taps."""
+    links = json.loads(output("ip", "-json", "link"))
+    return {
+        link["ifname"]
+        for link in links
+        if any(
+            name.startswith(segment) for segment in own for name in (link["ifname"], link.get("master", ""))
+        )
+    }
+
+
 def snapshot() -> dict[str, set[str]]:
-    """Processes of ours, interfaces, network namespaces, loop devices and mounts (FUSE exports are both)."""
+    """This run's processes, interfaces, network namespaces, loop devices and mounts (FUSE exports are both)."""
+    own = segments()
+    loops = json.loads(output("losetup", "--json", "--list", "--output", "NAME,BACK-FILE") or "{}")
     return {
         "processes": _processes(),
-        "interfaces": {link["ifname"] for link in json.loads(output("ip", "-json", "link"))},
-        "namespaces": {space["name"] for space in json.loads(output("ip", "-json", "netns") or "[]")},
-        "loop devices": set(output("losetup", "--all", "--noheadings", "--output", "NAME").split()),
-        # nsfs: `ip netns` keeps its folder mounted once it was used.
+        "interfaces": _interfaces(own),
+        "namespaces": own & {space["name"] for space in json.loads(output("ip", "-json", "netns") or "[]")},
+        "loop devices": {
+            loop["name"] for loop in loops.get("loopdevices", ()) if _below_roots(loop["back-file"] or "")
+        },
         "mounts": {
             line.split()[1]
             for line in Path("/proc/mounts").read_text().splitlines()
-            if line.split()[1] not in ("/run/netns", "/proc/sys/fs/binfmt_misc")
+            if _below_roots(line) or line.split()[1].removeprefix("/run/netns/") in own
         },
     }
 
 
-def left_since(before: dict[str, set[str]], patience: float = 20) -> dict[str, set[str]]:
+def left_since(before: dict[str, set[str]], patience: float = 60) -> dict[str, set[str]]:
     """What is there now and was not at `before`; the kernel may take a moment to end what was killed."""
     deadline = time.monotonic() + patience
     while True:
-        left = {kind: found - before[kind] for kind, found in snapshot().items() if found - before[kind]}
+        now = snapshot()
+        left = {kind: found - before[kind] for kind, found in now.items() if found - before[kind]}
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.5)

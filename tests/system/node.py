@@ -114,7 +114,7 @@ class Node:
         last = [line for line in self.said() if line.startswith(("vclust: ready", "vclust: failed"))]
         return last[0] if last else ""
 
-    def wait_for_report(self, timeout: float = 120) -> str:
+    def wait_for_report(self, timeout: float = 600) -> str:
         while not self.report() and self.running and time.monotonic() - self.started < timeout:
             time.sleep(0.1)
         return self.report()
@@ -129,7 +129,7 @@ class Node:
             return False
 
     def ssh(self, key: Path, user: str, command: str) -> subprocess.CompletedProcess[str]:
-        options = ["BatchMode=yes", "ConnectTimeout=60", "StrictHostKeyChecking=no", "LogLevel=ERROR"]
+        options = ["BatchMode=yes", "ConnectTimeout=300", "StrictHostKeyChecking=no", "LogLevel=ERROR"]
         options += ["UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes"]
         argv = [
             "ssh",
@@ -142,19 +142,19 @@ class Node:
             *(f"-o{option}" for option in options),
         ]
         argv += [f"{user}@127.0.0.1", command]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600)
 
     def tell_qemu(self, command: str) -> None:
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.monitor))
-            monitor.settimeout(10)
+            monitor.settimeout(120)
             for line in ("", f"{command}\n"):
                 monitor.sendall(line.encode())
                 answer = b""
                 while not answer.endswith(b"(qemu) "):
                     answer += monitor.recv(4096)
 
-    def wait_for_end(self, timeout: float = 60) -> bool:
+    def wait_for_end(self, timeout: float = 600) -> bool:
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -159,7 +159,7 @@ def test_a_node_is_a_debian_of_its_own(
 
         # From inside: through the installer again, identity stays, and the unit was started.
         node.ssh(folder / "admin", "root", "echo changed >/etc/motd; systemctl reboot")
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 600
         while (
             sum(line.startswith("vclust: ready") for line in node.said()) < 2 and time.monotonic() < deadline
         ):
@@ -168,10 +168,10 @@ def test_a_node_is_a_debian_of_its_own(
         assert on(node, "cat /etc/machine-id /etc/motd; ls /run/did") == f"{machine_id}\nchanged\n/run/did"
 
         # From the host: the power button.
-        pressed = time.monotonic()
         node.tell_qemu("system_powerdown")
-        assert node.wait_for_end(30)
-        assert time.monotonic() - pressed < 15
+        assert node.wait_for_end(600)
+        # No service had to be waited for until its time was up.
+        assert "stop job" not in node.console.read_text(errors="replace")
 
 
 def test_a_wrong_version_is_named(prepared: Callable[..., Node]) -> None:
@@ -187,7 +187,7 @@ def test_a_missing_interface_is_named_and_the_node_stops(prepared: Callable[...,
     with prepared(mac="52:54:00:00:00:99") as node:
         said = node.wait_for_report()
         assert said == "vclust: failed network: no interface has the hardware address 52:54:0a:00:02:01"
-        assert node.wait_for_end(20)
+        assert node.wait_for_end()
 
 
 def test_packages_of_a_bundle_are_installed(
@@ -217,7 +217,7 @@ def test_kill_9_leaves_nothing(emptied: Site) -> None:
         ensure_base(emptied, lock, quiet)
         os._exit(0)
     root = None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while root is None and time.monotonic() < deadline:
         root = next(emptied.images.glob("*.tmp/root/var/lib/dpkg/status"), None)
         time.sleep(0.1)

@@ -168,7 +168,8 @@ def test_a_site_keeps_what_was_asked_for_as_nested_layers(learnt: Site) -> None:
     image = Catalogue(learnt).get(more.digest)
     chain = json.loads(output("qemu-img", "info", "--backing-chain", "--output=json", str(image.path)))
     assert len(chain) == 3
-    assert {one["format-specific"]["data"]["compression-type"] for one in chain[:2]} == {"zstd"}
+    # What every QEMU can read, Xen's too.
+    assert {one["format-specific"]["data"]["compression-type"] for one in chain[:2]} == {"zlib"}
 
 
 @pytest.mark.parametrize("kept", ["unpacked", "configured"])

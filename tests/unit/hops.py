@@ -154,7 +154,7 @@ def answers(hop: Hop) -> bool:
     return False
 
 
-def wait_for(true: Callable[[], bool], patience: float = 10.0) -> None:
+def wait_for(true: Callable[[], bool], patience: float = 60.0) -> None:
     end = time.monotonic() + patience
     while not true():
         assert time.monotonic() < end, "waited in vain"

@@ -184,9 +184,9 @@ def test_an_inventory_without_the_site(copy: Copy) -> None:
 def test_ctrl_c_cleans_up_and_says_what_remains(copy: Copy) -> None:
     copy.environment["VCLUST_STUB_SECONDS"] = "60"
     process = copy.start("vclust", "create", "examples/hello-mpi.ini")
-    wait_for("the phase image", 30, (copy.root / "begun").exists)
+    wait_for("the phase image", 120, (copy.root / "begun").exists)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "interrupted in phase image" in errors
     assert (
@@ -202,11 +202,11 @@ def test_ctrl_c_cleans_up_and_says_what_remains(copy: Copy) -> None:
 def test_a_killed_controller_takes_its_modules_along(copy: Copy) -> None:
     copy.environment["VCLUST_STUB_SECONDS"] = "60"
     process = copy.start("vclust", "create", "examples/hello-mpi.ini")
-    wait_for("the phase image", 30, (copy.root / "begun").exists)
+    wait_for("the phase image", 120, (copy.root / "begun").exists)
     process.kill()
     process.wait()
-    wait_for("the clean-up", 20, (copy.root / "cleaned").exists)
-    wait_for("the end of ansible-playbook", 20, lambda: not processes(str(copy.path)))
+    wait_for("the clean-up", 120, (copy.root / "cleaned").exists)
+    wait_for("the end of ansible-playbook", 120, lambda: not processes(str(copy.path)))
 
 
 def test_plain_ansible_playbook(copy: Copy) -> None:
@@ -357,7 +357,11 @@ def test_words_of_ssh() -> None:
     ]
 
 
-def test_help_is_quick() -> None:
-    begun = time.monotonic()
-    subprocess.run([BIN / "vclust", "--help"], check=True, capture_output=True)
-    assert time.monotonic() - begun < 0.5
+def test_help_loads_no_large_library() -> None:
+    program = "import sys; from vclust_py.cli import parse; parse(['--help'])"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", program], check=True, capture_output=True, text=True
+    )
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "vclust_py" in loaded
+    assert not loaded & {"ansible", "ansible_runner", "cryptography", "libvirt", "numpy", "scipy", "sqlite3"}

@@ -1,9 +1,13 @@
 """The rules of style, as tests."""
 
+import ast
 import json
+import re
 import runpy
 import subprocess
 import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,38 @@ def test_yamllint() -> None:
 
 def test_ansible_lint() -> None:
     passes("ansible-lint", "--offline", "-q")
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Of other projects; in pyproject.toml, or what only Debian has among the wrapper's packages."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {re.split("[^A-Za-z0-9_-]", wanted)[0].lower() for wanted in chain.from_iterable(lists)}
+    names = {
+        "yaml": "pyyaml",
+        "ansible": "ansible-core",
+        "ansible_runner": "ansible-runner",
+        "libvirt": "libvirt-python",
+    }
+    own = {"vclust_py", "vclust_hop", "ansible_collections"}
+    for path in chain.from_iterable(
+        (PROJECT / top).rglob("*.py") for top in ("vclust_py", "library", "plugins")
+    ):
+        for found in imported(path) - sys.stdlib_module_names - own:
+            if found == "seccomp":
+                assert "python3-seccomp" in (PROJECT / "vclust").read_text()
+            else:
+                assert names.get(found, found) in declared, f"{path}: {found}"
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for statement in ast.walk(ast.parse(path.read_text())):
+        if isinstance(statement, ast.Import):
+            found |= {name.name.partition(".")[0] for name in statement.names}
+        elif isinstance(statement, ast.ImportFrom) and not statement.level:
+            found.add(str(statement.module).partition(".")[0])
+    return found
 
 
 @pytest.mark.parametrize("playbook", sorted(path.name for path in (PROJECT / "playbooks").glob("*.yml")))

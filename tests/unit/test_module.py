@@ -133,7 +133,7 @@ module.run_module(Fake(), work)
 
 
 def ended(folder: Path) -> str:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not (folder / "ended").exists() or not (folder / "ended").read_text():
         assert time.monotonic() < end, "the module goes on"
         time.sleep(0.05)
@@ -142,7 +142,7 @@ def ended(folder: Path) -> str:
 
 def begin(folder: Path, *argv: str | Path, **options: Any) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen([*argv, sys.executable, "-c", WORK, folder], **options)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not (folder / "begun").exists():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -17,7 +17,7 @@ from vclust_py.apt import AptRoot, sources
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, PackageRecord, Report, base_key, file_digest, installer, tuning
 from vclust_py.image.recipe import installer_key, kernel_key
-from vclust_py.image.space import free_bytes, full_disk, naming_full_disk
+from vclust_py.image.space import naming_full_disk, require_space
 from vclust_py.run import run
 from vclust_py.site import Site
 
@@ -127,8 +127,7 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
     catalogue, root = Catalogue(site), folder / "root"
     listed = sources(site, lock.suite)
     # The folder of files, then the disk twice: better to say it now than after half a minute.
-    if free_bytes(site.images) < 3 * sum(package.installed_size for package in lock.base):
-        raise full_disk(site.images)
+    require_space(site.images, 3 * sum(package.installed_size for package in lock.base))
     report(f"base image of {lock.suite}: installing {len(lock.base)} packages", 0, 3)
     _install(site, lock, listed, root, folder)
     _copy_keys(listed, root)

@@ -27,7 +27,7 @@ from vclust_py.image import Catalogue, Image, Report, sandbox
 from vclust_py.image.base import VIRTUAL_SIZE
 from vclust_py.image.manifest import records
 from vclust_py.image.recipe import RECIPES
-from vclust_py.image.space import free_bytes, mount_point, naming_full_disk
+from vclust_py.image.space import free_bytes, naming_full_disk, require_space
 from vclust_py.image.store import fast_copy, fetch
 from vclust_py.lock import Lock, Package
 from vclust_py.run import DYING_WITH_PARENT, CommandError, run
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from vclust_py.metapackages import MetaPackage
 
 _SCRIPT = Path(__file__).resolve().parent / "build-layer"
+
+COMPRESSED = ("-c", "-o", "compression_type=zlib")
+"""How `qemu-img convert` packs a cache.  Not with zstd: the QEMU that serves disks on Debian's Xen (7.2, package
+qemu-system-xen) is built without it, and a guest waits in vain for a disk that stands on such a file."""
 
 _GIB = 1 << 30
 _SECTORS = 1 << 20
@@ -80,7 +84,7 @@ def ensure_cache(site: Site, lock: Lock, parent: Image, state: str, report: Repo
         with naming_full_disk(site.images):
             report("compressing", 0, 0)
             packed = work / "packed.qcow2"
-            options = ["-c", "-o", "compression_type=zstd", "-B", parent.path.name, "-F", "qcow2"]
+            options = [*COMPRESSED, "-B", parent.path.name, "-F", "qcow2"]
             run(["qemu-img", "convert", "-O", "qcow2", *options, "layer.qcow2", packed.name], cwd=work)
         return catalogue.add(
             packed,
@@ -183,7 +187,7 @@ def ensure_bundle(
         size = int(sum(path.stat().st_size for path in copies) * 1.02) + 4096 * len(copies) + (8 << 20)
         size = -(-size // _SECTORS) * _SECTORS
         with naming_full_disk(site.images):
-            _need(work, size)
+            require_space(site.images, size)
             folder = work / "packages"
             _lay_out(site, own, answers, folder)
             report("making the package bundle", 0, 0)
@@ -229,7 +233,7 @@ def _build_layer(
     """
     fetch(site, replace(lock, packages=own), report)
     with naming_full_disk(site.images):
-        _need(work, int(installed_size(own) * _SLACK) + _SPARE)
+        require_space(site.images, int(installed_size(own) * _SLACK) + _SPARE)
         _lay_out(site, own, answers, work / "packages")
         size = disk_size(lock, parent)
         _create(catalogue, work, parent, size)
@@ -260,16 +264,6 @@ def disk_size(lock: Lock, parent: Image | None = None) -> int:
     taken = sum(package.installed_size for package in (*lock.base, *lock.packages))
     needed = int(taken * _SLACK) + (_GIB >> 1)
     return max(parent.manifest.virtual_size if parent else VIRTUAL_SIZE, -(-needed // _GIB) * _GIB)
-
-
-def _need(work: Path, needed: int) -> None:
-    free = free_bytes(work)
-    if free < needed:
-        raise VclustError(
-            f"{work.parent}: the file system {mount_point(work)} has {free >> 20} MB free,"
-            f" this image needs {needed >> 20} MB",
-            "free some space there, or give the site another root",
-        )
 
 
 def _lay_out(site: Site, packages: Sequence[Package], answers: str, folder: Path) -> None:

@@ -26,12 +26,20 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         raise full_disk(path) from error
 
 
-def full_disk(path: Path) -> VclustError:
+def full_disk(path: Path, needed: int = 0) -> VclustError:
+    """The one error for it, whichever check sees it first; `needed` are bytes, where they are known."""
     place = mount_point(path)
+    wanted = f", {needed >> 20} MB needed" if needed else ""
     return VclustError(
-        f"{path}: no space left on the file system {place} ({free_bytes(place) >> 20} MB free)",
+        f"{path}: not enough space on the file system {place}: {free_bytes(place) >> 20} MB free{wanted}",
         "free some space there, or give the site another root",
     )
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Raises VclustError when the file system of `path` has less than `needed` bytes free."""
+    if free_bytes(path) < needed:
+        raise full_disk(path, needed)
 
 
 def free_bytes(path: Path) -> int:

@@ -126,10 +126,8 @@ def test_a_host_that_takes_the_call_but_never_speaks(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "_OPEN_TIMEOUT", 0.3)
-    start = time.monotonic()
     with pytest.raises(VclustError, match=r"^h1: connect: libvirt does not answer after 0.3 s"):
         Connection(Host("h1", f"test+tcp://127.0.0.1:{listener.getsockname()[1]}/default"))
-    assert time.monotonic() - start < 5
 
 
 def test_a_host_without_libvirt() -> None:

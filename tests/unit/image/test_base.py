@@ -136,6 +136,6 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(tmp_path: P
     site = Site(root=tmp_path / "site", sources=str(listed))
     huge = Package("bash", "1", "amd64", installed_size=1 << 60)
     lock = Lock("bookworm", "amd64", "linux-image-cloud-amd64", (huge,), (), ())
-    with pytest.raises(VclustError, match="no space left on the file system"):
+    with pytest.raises(VclustError, match="not enough space on the file system"):
         base.ensure_base(site, lock, lambda *_: None)
     assert list(site.images.iterdir()) == []

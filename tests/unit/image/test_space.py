@@ -1,12 +1,13 @@
 """A full disk is told as such; other failures stay what they are."""
 
 import errno
+import re
 from pathlib import Path
 
 import pytest
 
 from vclust_py.errors import VclustError
-from vclust_py.image.space import mount_point, naming_full_disk
+from vclust_py.image.space import free_bytes, mount_point, naming_full_disk, require_space
 from vclust_py.run import CommandError
 
 
@@ -16,11 +17,22 @@ def test_a_full_disk_names_its_file_system(tmp_path: Path) -> None:
         CommandError(["qemu-img"], "exit status 1", "write failed: No space left on device"),
     ):
         with (
-            pytest.raises(VclustError, match="no space left on the file system") as caught,
+            pytest.raises(VclustError, match="not enough space on the file system") as caught,
             naming_full_disk(tmp_path),
         ):
             raise error
         assert str(mount_point(tmp_path)) in str(caught.value)
+
+
+def test_a_disk_too_full_for_what_comes_is_the_same_error_with_what_is_needed(tmp_path: Path) -> None:
+    require_space(tmp_path, 1)
+    needed = free_bytes(tmp_path) + (1 << 40)
+    place = re.escape(str(mount_point(tmp_path)))
+    with pytest.raises(
+        VclustError,
+        match=rf"not enough space on the file system {place}: \d+ MB free, {needed >> 20} MB needed$",
+    ):
+        require_space(tmp_path, needed)
 
 
 def test_other_failures_pass(tmp_path: Path) -> None:
