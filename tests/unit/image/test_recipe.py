@@ -22,7 +22,7 @@ PINNED = {
     "base": ("973bb9b2444c", "50171f6b27dc3616"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
     "installer": ("973bb9b2444c", "1a590e957c1ce1ed"),
-    "cache": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "2dd54d05636a5d18"),
+    "cache": ("2", "71b0313c39ad052f"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "b10318685214f31e"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
 }
