@@ -12,10 +12,12 @@ from typing import Any
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
 from vclust_py.cache.catalogue import hold
 from vclust_py.errors import VclustError
+from vclust_py.guest import cluster_disk, fat, trust
 from vclust_py.hypervisor import Disk, Domain, Files, Host, Hypervisor, Segment
 from vclust_py.image import Catalogue, Image, Report, installer
 from vclust_py.image.base import ensure_base
 from vclust_py.image.builder import Took, beyond, ensure_bundle, ensure_layer
+from vclust_py.image.space import naming_full_disk
 from vclust_py.resolve import Lock
 from vclust_py.site import Site
 from vclust_py.state import Change, Cluster, Node
@@ -40,7 +42,7 @@ def overlay(node: str) -> str:
 
 
 def seed_disk(node: str) -> str:
-    return f"{node}.iso"
+    return f"{node}.img"
 
 
 def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
@@ -181,11 +183,15 @@ def create(
                 state.set_node_state(site, cluster, node.name, "started")
                 record.node(node.name, begun, time.time())
 
+            def share(host: str) -> None:
+                drivers[host].files(folder.name).put(folder / cluster_disk.FILE_NAME)
+
             with ThreadPoolExecutor(FAN_OUT) as pool:
                 if tunnels:
                     ends = {node.host: tunnels[node.machine] for node in nodes}
                     list(pool.map(lambda host: drivers[host].ensure_segment(ends[host]), ends))
                 waiting = [node for node in nodes if node.name not in up]
+                list(pool.map(share, {node.host for node in waiting}))
                 for done, _ in enumerate(pool.map(start, waiting), 1):
                     record.report("start", done, total)
             state.update(site, cluster, state="created")
@@ -256,6 +262,7 @@ def _domain(
     disks = [
         Disk(files.path(overlay(node.name)), "qcow2"),
         Disk(files.path(seed_disk(node.name)), "raw", readonly=True),
+        Disk(files.path(cluster_disk.FILE_NAME), "raw", readonly=True),
     ]
     if "bundle" in images:
         disks.append(Disk(files.image(images["bundle"].path.name), "raw", readonly=True))
@@ -282,7 +289,7 @@ def _domain(
 
 
 def _identities(site: Site, cluster: Cluster, mtu: int) -> None:
-    """Keys and seeds of all nodes, made once; `keys/known_hosts`, written last, says that they are whole."""
+    """Keys, seeds and the cluster's disk, made once; `keys/known_hosts`, written last, says that they are whole."""
     folder = state.folder(site, cluster)
     known_hosts = folder / "keys" / "known_hosts"
     if known_hosts.exists():
@@ -292,22 +299,34 @@ def _identities(site: Site, cluster: Cluster, mtu: int) -> None:
     folder.chmod(0o711)  # whatever the umask: hypervisor processes walk through it as a user of their own
     known_hosts.parent.mkdir(mode=0o700)
     lock, bundles = Lock.load(site, cluster.lock), metapackages.expand(cluster.request, site)
-    user_key, admin_key = seed.cluster_keys()
-    identities = tuple(seed.new_node(node.name, IPv4Address(node.address)) for node in cluster.nodes)
-    shared = seed.ClusterIdentity(
+    authority, admin_key = trust.Authority(), trust.new_key()
+    users = cluster_disk.logins(cluster.request)
+    addresses = {node.name: IPv4Address(node.address) for node in cluster.nodes}
+    shared = cluster_disk.ClusterIdentity(
+        generation=1,
         request=cluster.request,
-        nodes=identities,
-        user_key=user_key,
+        nodes=addresses,
+        authority=authority,
+        user_keys={user: authority.new_user_key(user) for user in users},
         admin_key=admin_key.public,
         # A package of the base that the closure upgrades is there in its newer version only.
         packages=tuple(f"{name}={version}" for name, version in lock.installed().items()),
         meta_packages=bundles,
-        secrets=seed.new_secrets(bundles),
-        mtu=mtu,
+        secrets=cluster_disk.new_secrets(bundles),
     )
-    seed.build_all(shared, folder)
-    for name, key in (("user", user_key), ("admin", admin_key)):
-        path = known_hosts.with_name(name)
-        path.touch(mode=0o600)
-        path.write_text(key.private, encoding="ascii")
-    known_hosts.write_text(seed.known_hosts(identities), encoding="ascii")
+    disks = {cluster_disk.FILE_NAME: cluster_disk.build(shared)}
+    for name, address in addresses.items():
+        disks[seed_disk(name)] = seed.build(seed.new_node(name, address, authority), cluster.request, mtu)
+    user_key = shared.user_keys[users[0]]
+    keys = {
+        # Signs for nodes and users that come later.
+        "authority": authority.key.private,
+        "admin": admin_key.private,
+        "user": user_key.private,
+        "user-cert.pub": f"{user_key.certificate}\n",
+    }
+    files = {folder / name: data for name, data in disks.items()}
+    files |= {known_hosts.with_name(name): text.encode() for name, text in keys.items()}
+    with naming_full_disk(folder):
+        fat.write_all(files)
+        fat.write_all({known_hosts: authority.known_hosts.encode()})

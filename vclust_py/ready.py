@@ -8,17 +8,17 @@ every node checks itself, and one login to the first node tries the way to all o
 import contextlib
 import functools
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from vclust_py import hypervisor, metapackages, network, state, timing
+from vclust_py import hypervisor, metapackages, state, timing
 from vclust_py.access import ssh_options
 from vclust_py.cache import manager
 from vclust_py.create import FAN_OUT, Connect, demand, domain_name, drivers_of, facts
 from vclust_py.errors import VclustError
+from vclust_py.guest import proof
 from vclust_py.hypervisor import Hypervisor
 from vclust_py.image import Catalogue
 from vclust_py.resolve import Lock
@@ -37,50 +37,7 @@ _TOLD_IN_FULL = 4
 _POLL = 0.1  # seconds between two looks at the consoles
 _POLL_FAR = 1.0  # where some are on other machines
 _ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
-_LOGIN_TIMEOUT = 300.0
-_LOGIN_OUTPUT = 1 << 20
-"""Bytes that the proof may print: a few lines for each of 4096 nodes."""
-
 _ORDER = ("started", "installer", "installed", "ready")
-
-_KEY_EXCHANGE = "KexAlgorithms=curve25519-sha256"
-"""OpenSSH's default, with a post-quantum half, takes emulated nodes half a second more; nothing secret travels."""
-
-# The names are checked host names, so they stand for themselves.  All logins at once, and one login to each node:
-# MPI's own ssh goes through the connections that are open already.
-_LOGIN = """
-set -u
-work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
-for node in {others}; do
-  ssh -o BatchMode=yes -o ConnectTimeout=60 -o {exchange} -o ControlMaster=yes -o ControlPersist=20 \
-    -o ControlPath="$work/%n.master" "$node" hostname > "$work/$node" 2>&1 &
-done
-wait
-echo "vclust: login {first} $(hostname)"
-for node in {others}; do echo "vclust: login $node $(tr '\\n' ' ' < "$work/$node")"; done
-"""
-
-# The hosts are those that work: with MinNodes the node's own list may name others.
-_MPI = """
-if command -v mpiexec > /dev/null; then
-  program=/usr/libexec/vclust/mpi-hello
-  [ -x $program ] || program=hostname
-  printf '%s\\n' {names} > "$work/hosts"
-  export HYDRA_HOST_FILE="$work/hosts" OMPI_MCA_orte_default_hostfile="$work/hosts"
-  export PRTE_MCA_prte_default_hostfile="$work/hosts"
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  export HYDRA_LAUNCHER_EXTRA_ARGS="-o ControlPath=$work/%n.master"
-  export OMPI_MCA_plm_rsh_args=$HYDRA_LAUNCHER_EXTRA_ARGS
-  mpiexec -n {count} $program 2>&1 | sed 's/^/vclust: mpi /'
-else
-  echo "vclust: mpi none"
-fi
-"""
-
-_CHECK = """
-if output=$(VCLUST_NODES={count} sh -c {command} 2>&1); then echo "vclust: check {name} passed"
-else echo "vclust: check {name} failed: $(echo "$output" | tail -n 3 | tr '\\n' ' ')"; fi
-"""
 
 
 @dataclass
@@ -362,54 +319,12 @@ def _look(waiting: Sequence[_Watch], drivers: Mapping[str, Hypervisor]) -> None:
 def _prove(site: Site, cluster: Cluster, nodes: Sequence[Node]) -> dict[str, object]:
     """One login to the first node that tries everything; what it says must hold for every node."""
     names = [node.name for node in nodes]
-    script = _LOGIN.format(first=names[0], others=" ".join(names[1:]), exchange=_KEY_EXCHANGE)
-    script += _MPI.format(count=len(names), names=" ".join(names))
     checks = [bundle for bundle in metapackages.expand(cluster.request, site) if bundle.check]
-    for bundle in checks:
-        command = shlex.quote(bundle.check or "")
-        script += _CHECK.format(count=len(names), command=command, name=bundle.name)
-    output = _login(site, cluster, nodes[0], script)
-    said: dict[str, list[str]] = {"login": [], "mpi": [], "check": []}
-    for word, rest in re.findall(r"^vclust: (login|mpi|check) (.*)$", output, re.MULTILINE):
-        said[word].append(rest.strip())
-    expected = {f"{node} {node}" for node in names}
-    if missing := expected - set(said["login"]):
-        found = (
-            "; ".join(line for line in said["login"] if line not in expected) or output.strip() or "nothing"
-        )
-        raise VclustError(
-            f"{cluster.name}: no login to {', '.join(sorted(m.split()[0] for m in missing))}: {found}",
-            "this machine filters what passes bridges (net.bridge.bridge-nf-call-iptables = 1)"
-            if network.filtered()
-            else None,
-        )
-    if said["mpi"] != ["none"] and not mpi_reaches(said["mpi"], names):
-        raise VclustError(f"{cluster.name}: MPI does not reach every node:\n  " + "\n  ".join(said["mpi"]))
-    for bundle in checks:
-        if f"{bundle.name} passed" not in said["check"]:
-            raise VclustError(f"{cluster.name}: meta package: " + "; ".join(said["check"] or ["no answer"]))
-    return {"mpi": said["mpi"] != ["none"], "checks": [bundle.name for bundle in checks]}
+    output = _login(site, cluster, nodes[0], proof.script(names, checks), proof.timeout(names))
+    return proof.judge(cluster.name, output, names, checks)
 
 
-_RANK = re.compile(r"rank ([0-9]{1,9}) of ([0-9]{1,9}) on (\S+)")
-
-
-def mpi_reaches(lines: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether `lines` show one MPI program with a rank on each node; other lines are warnings of the MPI.
-
-    Without a program to run (no compiler, no Python in the node) mpiexec has run hostname on every node.
-    """
-    found = [match for line in lines if (match := _RANK.fullmatch(line))]
-    if not found:
-        return set(names) <= set(lines)
-    return (
-        {int(match[1]) for match in found} == set(range(len(names)))
-        and {int(match[2]) for match in found} == {len(names)}
-        and {match[3] for match in found} == set(names)
-    )
-
-
-def _login(site: Site, cluster: Cluster, node: Node, script: str) -> str:
+def _login(site: Site, cluster: Cluster, node: Node, script: str, timeout: float) -> str:
     described = state.describe(site, cluster.name)[0]
     user = described["ssh"]["user"]
     key = described["ssh"]["admin_key" if user == "root" else "key"]
@@ -420,11 +335,11 @@ def _login(site: Site, cluster: Cluster, node: Node, script: str) -> str:
         "-o",
         "ConnectTimeout=60",
         "-o",
-        _KEY_EXCHANGE,
+        proof.KEY_EXCHANGE,
         "-i",
         key,
         f"{user}@{node.name}",
         "sh",
         "-s",
     ]
-    return run(argv, stdin=script, timeout=_LOGIN_TIMEOUT, limit=_LOGIN_OUTPUT)
+    return run(argv, stdin=script, timeout=timeout, limit=proof.OUTPUT_LIMIT)
