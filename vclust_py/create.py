@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 from vclust_py import hypervisor, metapackages, network, seed, state, timing
@@ -43,6 +44,12 @@ def overlay(node: str) -> str:
 
 def seed_disk(node: str) -> str:
     return f"{node}.img"
+
+
+def identity_disks(folder: Path, node: str) -> list[str]:
+    """Names of a node's seed and of its cluster's disk; a cluster of an earlier version has one ISO 9660 a node."""
+    old = f"{node}.iso"
+    return [old] if (folder / old).exists() else [seed_disk(node), cluster_disk.FILE_NAME]
 
 
 def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
@@ -176,15 +183,19 @@ def create(
                 # Larger only where an earlier version has placed the node.
                 size = max(node.disk, root.manifest.virtual_size)
                 files.overlay(overlay(node.name), root.path.name, size)
-                files.put(folder / seed_disk(node.name))
+                identity = identity_disks(folder, node.name)
+                files.put(folder / identity[0])
                 # What an earlier start wrote must not pass for this one's report.
                 driver.clear_console(folder.name, domain_name(cluster, node))
-                driver.start(_domain(site, cluster, node, images, files, folder.name, driver.accelerator))
+                driver.start(
+                    _domain(site, cluster, node, images, identity, files, folder.name, driver.accelerator)
+                )
                 state.set_node_state(site, cluster, node.name, "started")
                 record.node(node.name, begun, time.time())
 
             def share(host: str) -> None:
-                drivers[host].files(folder.name).put(folder / cluster_disk.FILE_NAME)
+                if (disk := folder / cluster_disk.FILE_NAME).exists():
+                    drivers[host].files(folder.name).put(disk)
 
             with ThreadPoolExecutor(FAN_OUT) as pool:
                 if tunnels:
@@ -255,15 +266,13 @@ def _domain(
     cluster: Cluster,
     node: Node,
     images: dict[str, Image],
+    identity: list[str],
     files: Files,
     folder: str,
     accelerator: str,
 ) -> Domain:
-    disks = [
-        Disk(files.path(overlay(node.name)), "qcow2"),
-        Disk(files.path(seed_disk(node.name)), "raw", readonly=True),
-        Disk(files.path(cluster_disk.FILE_NAME), "raw", readonly=True),
-    ]
+    disks = [Disk(files.path(overlay(node.name)), "qcow2")]
+    disks += [Disk(files.path(name), "raw", readonly=True) for name in identity]
     if "bundle" in images:
         disks.append(Disk(files.image(images["bundle"].path.name), "raw", readonly=True))
     return Domain(

@@ -332,7 +332,7 @@ def test_a_node_that_never_comes_up(site: Site, vclust: Vclust, before: dict[str
     folder = next(site.clusters.glob(f"{name}.*"))
     assert "vclust: installer" in (folder / f"{name}.never01.console").read_text(errors="replace")
 
-    seed = folder / "never01.iso"
+    seed = folder / "never01.img"
     kept = seed.read_bytes()
     seed.write_bytes(b"rubbish" * 5000)
     vclust("create", request, code=4).told(4, rf"{name}: never01: .*seed")
