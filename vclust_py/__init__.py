@@ -8,6 +8,7 @@ cache        learning which sets of packages to keep installed, and which of the
 place        which node runs on which host, all or nothing
 image        base image, package store, request layers, package bundles, installer
 seed         the small disk that carries a node's identity
+guest        what nodes share: the cluster's disk and its ssh authority; the proof that a cluster works
 network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
              roll-out makes libvirt's hook on hosts
 hypervisor   what a host can do: the interface, and one file for each driver

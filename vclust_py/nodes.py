@@ -2,9 +2,11 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from vclust_py.errors import VclustError
+from vclust_py.guest import cluster_disk
 from vclust_py.hypervisor import Host, Hypervisor
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
@@ -26,7 +28,13 @@ def overlay(node: str) -> str:
 
 
 def seed_disk(node: str) -> str:
-    return f"{node}.iso"
+    return f"{node}.img"
+
+
+def identity_disks(folder: Path, node: str) -> list[str]:
+    """Names of a node's seed and of its cluster's disk; a cluster of an earlier version has one ISO 9660 a node."""
+    old = f"{node}.iso"
+    return [old] if (folder / old).exists() else [seed_disk(node), cluster_disk.FILE_NAME]
 
 
 def drivers_of(session: Session, cluster: Cluster) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Boots a finished base image with bare QEMU: CPU seconds and wall time to the ssh banner, login and report.
 
-    tests/benchmarks/boot.py --base BASE.qcow2 --kernel KERNEL.img --installer INSTALLER.img --seed SEED.iso --key KEY
+    tests/benchmarks/boot.py --base BASE.qcow2 --kernel KERNEL.img --installer INSTALLER.img \\
+        --seed SEED.img --cluster CLUSTER.img --key KEY
 
 The seed gives the node --address and --mac, the network is QEMU's user network.  CPU seconds are those of the QEMU
 process, that is of the whole machine, host side included.
@@ -67,7 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("base", "kernel", "installer", "seed"):
+    for name in ("base", "kernel", "installer", "seed", "cluster"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument(
         "--key", type=Path, help="ssh key of --user; without it the report is waited for, no more"
@@ -98,6 +99,7 @@ def main() -> int:
             arguments.kernel,
             arguments.installer,
             arguments.seed,
+            arguments.cluster,
             **{name: getattr(arguments, name) for name in same},
         )
         with node:

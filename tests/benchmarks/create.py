@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from vclust_py import metapackages, request, resolve, state
+from vclust_py.guest import cluster_disk
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import ensure_base
 from vclust_py.image.builder import ensure_layer
@@ -112,7 +113,8 @@ def boot(site: Site, asked: Request, seeds: Path) -> dict[str, float]:
     for node in json.loads((seeds / "nodes.json").read_text()):
         argv = [sys.executable, PROJECT / "tests/benchmarks/boot.py", "--json"]
         argv += ["--base", paths["root"], "--kernel", paths["kernel"], "--installer", paths["installer"]]
-        argv += ["--seed", seeds / f"{node['name']}.iso", "--key", seeds / "user"]
+        argv += ["--seed", seeds / f"{node['name']}.img", "--cluster", seeds / cluster_disk.FILE_NAME]
+        argv += ["--key", seeds / "user"]
         argv += ["--user", asked.software.users[0].name, "--disk", str(node["disk"]), "--mac", node["mac"]]
         argv += ["--address", node["address"], "--network", str(asked.software.network)]
         argv += ["--router", str(asked.router)]
@@ -133,7 +135,8 @@ def run(arguments: argparse.Namespace, site: Site, asked: Request, folder: Path)
     seeds = folder / "seeds"
     shutil.rmtree(seeds, ignore_errors=True)
     seeds.mkdir(mode=0o700)
-    for path in (*state.folder(site, cluster).glob("*.iso"), state.folder(site, cluster) / "keys/user"):
+    made = state.folder(site, cluster)
+    for path in (*made.glob("*.img"), *made.glob("keys/user*")):
         shutil.copy2(path, seeds)
     (seeds / "images.json").write_text(json.dumps(cluster.images))
     nodes = [

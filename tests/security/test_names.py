@@ -123,7 +123,7 @@ def identity(root: Path, *, status: int) -> str:
     functions = text[: text.index("\nmount -t devtmpfs")]
     functions = functions.replace("PATH=/bin\n", "", 1).replace("ROOT=/root\n", f"ROOT={root}\n", 1)
     functions = functions.replace("/dev/console", str(root / "console")).replace("poweroff -f", "exit 9")
-    script = f"{functions}\nSEED={root}/seed\napply_identity\n"
+    script = f"{functions}\nSEED={root}/seed CLUSTER={root}/cluster\napply_identity\n"
     done = subprocess.run(["busybox", "sh", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == status, done
     console = root / "console"
@@ -135,27 +135,29 @@ def node(tmp_path: Path) -> Path:
     (tmp_path / "etc/skel").mkdir(parents=True)
     (tmp_path / "etc/skel/.profile").touch()
     (tmp_path / "home/alice").mkdir(parents=True)
-    (tmp_path / "seed").mkdir()
     (tmp_path / "etc/passwd").write_text(
         "root:x:0:0::/root:/bin/bash\nkraken:x:107:113::/var/lib/kraken:/bin/false\n"
     )
     (tmp_path / "etc/group").write_text("root:x:0:\nkraken:x:113:\nsquids:x:114:\n")
     (tmp_path / "etc/shadow").write_text("root:*:::::::\nkraken:!:::::::\n")
-    subprocess.run(["tar", "-c", "-f", tmp_path / "seed/files.tar", "-T", "/dev/null"], check=True)
+    for disk in ("seed", "cluster"):
+        (tmp_path / disk).mkdir()
+        command = ["tar", "-c", "-z", "-f", tmp_path / disk / "files.tar.gz", "-T", "/dev/null"]
+        subprocess.run(command, check=True)
     return tmp_path
 
 
-def seed(node: Path, name: str, uid: int) -> None:
+def disk_with(node: Path, name: str, uid: int) -> None:
     (node / f"home/{name}").mkdir(exist_ok=True)
-    (node / "seed/passwd").write_text(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash\n")
-    (node / "seed/group").write_text(f"{name}:x:{uid}:\n")
-    (node / "seed/shadow").write_text(f"{name}:{HASH}:::::::\n")
+    (node / "cluster/passwd").write_text(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash\n")
+    (node / "cluster/group").write_text(f"{name}:x:{uid}:\n")
+    (node / "cluster/shadow").write_text(f"{name}:{HASH}:::::::\n")
 
 
 @busybox
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to users")
 def test_an_identity_is_applied_again(node: Path) -> None:
-    seed(node, "alice", 1000)
+    disk_with(node, "alice", 1000)
     for _ in range(2):
         assert identity(node, status=0) == ""
         assert (node / "etc/passwd").read_text().count("\nalice:") == 1
@@ -172,7 +174,7 @@ def test_an_identity_is_applied_again(node: Path) -> None:
     ],
 )
 def test_a_node_refuses_a_user_whose_name_a_package_has(node: Path, name: str, uid: int, said: str) -> None:
-    seed(node, name, uid)
+    disk_with(node, name, uid)
     before = (node / "etc/passwd").read_text(), (node / "etc/shadow").read_text()
     assert identity(node, status=9) == f"vclust: failed identity: {said}\n"
     assert ((node / "etc/passwd").read_text(), (node / "etc/shadow").read_text()) == before

@@ -26,6 +26,7 @@ class Node:
         kernel: Path,
         initramfs: Path,
         seed: Path,
+        cluster: Path,
         *,
         mac: str,
         address: str,
@@ -60,9 +61,8 @@ class Node:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        disks = [f"file={overlay},format=qcow2,cache=unsafe", f"file={seed},format=raw,readonly=on"]
-        if bundle:
-            disks.append(f"file={bundle},format=raw,readonly=on")
+        disks = [f"file={overlay},format=qcow2,cache=unsafe"]
+        disks += [f"file={path},format=raw,readonly=on" for path in (bundle, cluster, seed) if path]
         accelerator = "kvm" if kvm else f"tcg,tb-size={installer.TB_CACHE}"
         processor = ",".join(["max", *(f"-{name}" for name in installer.EMULATED_CPU_WITHOUT if not kvm)])
         dns = router.rpartition(".")[0] + ".253"

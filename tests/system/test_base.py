@@ -14,6 +14,9 @@ from node import Node
 
 from vclust_py import seed
 from vclust_py.errors import VclustError
+from vclust_py.guest import cluster_disk, fat
+from vclust_py.guest.cluster_disk import ClusterIdentity
+from vclust_py.guest.trust import Authority, KeyPair, new_key
 from vclust_py.image.base import BaseImages, ensure_base
 from vclust_py.image.builder import ensure_bundle
 from vclust_py.request import from_mapping
@@ -44,14 +47,13 @@ def images(site: Site) -> BaseImages:
 
 
 @pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, seed.KeyPair, seed.KeyPair]:
-    """Folder with the private keys `user` and `admin`, and the pairs."""
-    folder = tmp_path_factory.mktemp("keys")
-    pairs = seed.cluster_keys()
-    for name, pair in zip(("user", "admin"), pairs, strict=True):
-        (folder / name).write_text(pair.private)
-        (folder / name).chmod(0o600)
-    return folder, *pairs
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Authority, KeyPair, KeyPair]:
+    """Folder with the private keys `user` and `admin`, the authority, and the pairs."""
+    folder, authority = tmp_path_factory.mktemp("keys"), Authority()
+    user, admin = authority.new_user_key("john"), new_key()
+    fat.write_all({folder / "user": user.private.encode(), folder / "admin": admin.private.encode()})
+    (folder / "user-cert.pub").write_text(user.certificate)
+    return folder, authority, user, admin
 
 
 REQUEST = {
@@ -67,31 +69,33 @@ REQUEST = {
 
 @pytest.fixture
 def prepared(
-    site: Site, images: BaseImages, keys: tuple[Path, seed.KeyPair, seed.KeyPair], tmp_path: Path
+    site: Site, images: BaseImages, keys: tuple[Path, Authority, KeyPair, KeyPair], tmp_path: Path
 ) -> Callable[..., Node]:
-    """Make a node of `lock`, its seed changed by `change`, its machine by keywords of `Node`."""
+    """Make a node of `lock`, its cluster changed by `change`, its machine by keywords of `Node`."""
 
     def make(
         lock: Lock | None = None,
-        change: Callable[[seed.ClusterIdentity], seed.ClusterIdentity] = lambda cluster: cluster,
+        change: Callable[[ClusterIdentity], ClusterIdentity] = lambda cluster: cluster,
         mac: str = "",
         **options: object,
     ) -> Node:
         lock = lock or lock_of(site)
         request = from_mapping(REQUEST, "test")
-        nodes = tuple(
-            seed.new_node(name, address)
-            for name, address in zip(request.hostnames, request.addresses, strict=True)
-        )
+        _, authority, user, admin = keys
+        nodes = dict(zip(request.hostnames, request.addresses, strict=True))
+        first = seed.new_node(request.hostnames[0], request.addresses[0], authority)
         packages = tuple(f"{package.name}={package.version}" for package in (*lock.base, *lock.packages))
-        identity = seed.ClusterIdentity(request, nodes, keys[1], keys[2].public, packages, (), {})
-        iso = tmp_path / "seed.iso"
-        seed.build(nodes[0], change(identity), iso)
+        identity = ClusterIdentity(
+            1, request, nodes, authority, {"john": user}, admin.public, packages, (), {}
+        )
+        disks = (tmp_path / "seed.img", tmp_path / "cluster.img")
+        data = seed.build(first, request), cluster_disk.build(change(identity))
+        fat.write_all(dict(zip(disks, data, strict=True)))
         paths = (images.base.path, images.kernel.path, images.installer.path)
         return Node(
-            *(tmp_path, *paths, iso),
-            mac=mac or nodes[0].mac,
-            address=str(nodes[0].address),
+            *(tmp_path, *paths, *disks),
+            mac=mac or first.mac,
+            address=str(first.address),
             network=str(request.software.network),
             router=str(request.router),
             **options,  # type: ignore[arg-type]
@@ -101,7 +105,7 @@ def prepared(
 
 
 def test_a_node_is_a_debian_of_its_own(
-    prepared: Callable[..., Node], keys: tuple[Path, object, object]
+    prepared: Callable[..., Node], keys: tuple[Path, Authority, KeyPair, KeyPair]
 ) -> None:
     folder = keys[0]
 
@@ -175,7 +179,7 @@ def test_a_node_is_a_debian_of_its_own(
 
 
 def test_a_wrong_version_is_named(prepared: Callable[..., Node]) -> None:
-    def other(cluster: seed.ClusterIdentity) -> seed.ClusterIdentity:
+    def other(cluster: ClusterIdentity) -> ClusterIdentity:
         packages = tuple("dash=99" if name.startswith("dash=") else name for name in cluster.packages)
         return dataclasses.replace(cluster, packages=packages)
 

@@ -133,6 +133,33 @@ def rules_of(segment: str) -> list[str]:
     return sorted(part.strip(" ,{}") for part in re.split(r"[\n,]", listed) if segment in part)
 
 
+def test_nodes_and_users_are_known_by_certificates(vclust: Vclust, hello: str) -> None:
+    """The real sshd and ssh of nodes; what they must refuse, they refuse for that reason."""
+
+    def refused(options: str, to: str) -> str:
+        command = f"ssh -o BatchMode=yes {options} {to} hostname 2>&1 || echo refused"
+        return run_in(vclust, hello, "t-hello01", command)
+
+    # By name and by address, with no key of the other node's listed anywhere.
+    for name in ("t-hello02", "192.168.77.2"):
+        assert (
+            run_in(vclust, hello, "t-hello01", f"ssh -o BatchMode=yes {name} hostname").strip() == "t-hello02"
+        )
+    known = run_in(vclust, hello, "t-hello01", "cat /etc/ssh/ssh_known_hosts")
+    assert known.startswith("@cert-authority * ssh-ed25519 ")
+    assert known.count("ssh-ed25519") == 1
+    # A node's certificate is no good for another node's name.
+    said = refused("-o HostKeyAlias=t-hello01", "t-hello02")
+    assert "Certificate invalid: name is not a listed principal" in said
+    assert said.split()[-1] == "refused"
+    # A user's is no good for root, nor for another account.
+    for user in ("root", "daemon"):
+        assert f"{user}@t-hello02: Permission denied (publickey" in refused("", f"{user}@t-hello02")
+    # Without the certificate the key is nothing.
+    run_in(vclust, hello, "t-hello01", "cp .ssh/id_ed25519 bare")
+    assert "Permission denied" in refused("-o IdentitiesOnly=yes -i bare", "t-hello02")
+
+
 def test_a_second_create_changes_nothing(vclust: Vclust, hello: str) -> None:
     """But that it brings the packet filter's rules back, which somebody may have flushed."""
     segment = vclust.json("show", hello)["ssh"]["netns"]
@@ -280,6 +307,39 @@ def test_root_alone_is_a_user_too(vclust: Vclust, hello: str) -> None:
     """A request without User and without packages; an existing cluster's network range is no obstacle."""
     vclust("create", vclust.request("bare", "[Hardware]\nNumberOfNodes: 2\n"))
     assert vclust("ssh", "bare", "--", "id -un; ssh bare-02 hostname").split()[-2:] == ["root", "bare-02"]
+    # One cluster's key opens no other: root's of this one, for which it has a certificate, is nothing in that one.
+    bare, other = vclust.json("show", "bare"), vclust.json("show", hello)
+    for target, opens in ((bare, True), (other, False)):
+        options = ssh_options(target, target["nodes"][0])
+        argv = [
+            "ssh",
+            "-F",
+            "/dev/null",
+            *options,
+            "-o",
+            "BatchMode=yes",
+            "-i",
+            bare["ssh"]["key"],
+            "root@node",
+            "id -u",
+        ]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        assert (done.stdout == "0\n") is opens, done.stderr
+        assert ("Permission denied" in done.stderr) is not opens
+    # Nor does its node pass for a node of the other.
+    trusted = dict(bare, ssh=dict(bare["ssh"], known_hosts=other["ssh"]["known_hosts"]))
+    argv = [
+        "ssh",
+        "-F",
+        "/dev/null",
+        *ssh_options(trusted, bare["nodes"][0]),
+        "-i",
+        bare["ssh"]["key"],
+        "root@node",
+        "id",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert "Host key verification failed" in done.stderr
     vclust("destroy", "bare")
 
 

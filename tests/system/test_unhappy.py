@@ -335,7 +335,7 @@ def test_a_node_that_never_comes_up(site: Site, vclust: Vclust, before: dict[str
     assert not defined(name)
     assert b"vclust: installer" in (folder / f"{name}.never01.console").read_bytes()
 
-    seed = folder / "never01.iso"
+    seed = folder / "never01.img"
     kept = seed.read_bytes()
     seed.write_bytes(b"rubbish" * 5000)
     vclust("create", request, code=4).told(4, rf"{name}: never01: .*seed")

@@ -27,10 +27,12 @@ TB_CACHE = 64
 
 _CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
-# Drivers of a node's disks and network, and what reads the seed; `button` is the host's orderly power-off.
+# A FAT file system names characters by two tables, which nothing asks for by dependency.
+_FAT = ("vfat", "nls_cp437", "nls_ascii")
+# Drivers of a node's disks and network, and what reads its two small disks; `button` is the host's orderly power-off.
 _MODULES = {
-    "virtio": ("virtio_pci", "virtio_blk", "virtio_net", "isofs", "button"),
-    "xen": ("xen-blkfront", "xen-netfront", "isofs"),
+    "virtio": ("virtio_pci", "virtio_blk", "virtio_net", *_FAT, "button"),
+    "xen": ("xen-blkfront", "xen-netfront", *_FAT),
 }
 
 # What guest/init calls.  Links to the one busybox: an applet list that is too short fails at once, in the tests.
@@ -42,6 +44,7 @@ APPLETS = (
         "chroot",
         "cp",
         "echo",
+        "findfs",
         "grep",
         "insmod",
         "ip",

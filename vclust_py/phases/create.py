@@ -7,13 +7,16 @@ from ipaddress import IPv4Address
 from vclust_py import metapackages, network, seed, timing
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
+from vclust_py.guest import cluster_disk, fat, trust
 from vclust_py.hypervisor import Disk, Domain, Files, Segment
 from vclust_py.image import Image, installer
+from vclust_py.image.space import naming_full_disk
 from vclust_py.lock import Lock
 from vclust_py.nodes import (
     domain_name,
     drivers_of,
     facts,
+    identity_disks,
     overlay,
     placed_cluster,
     require_min_nodes,
@@ -73,10 +76,14 @@ def run(session: Session, inputs: Inputs) -> Result:
             if tunnels:
                 ends = {node.host: tunnels[node.machine] for node in nodes}
                 session.side_by_side(lambda host: drivers[host].ensure_segment(ends[host]), list(ends))
-            # What does not change with the node is asked once for each host.
+            # What does not change with the node is asked, and sent, once for each host.
             files = {host: driver.files(folder.name) for host, driver in drivers.items()}
             waiting = [node for node in nodes if node.name not in up]
-            started: list[str] = []
+            shared, started = folder / cluster_disk.FILE_NAME, list[str]()
+            if shared.exists():
+                session.side_by_side(
+                    lambda host: files[host].put(shared), sorted({node.host for node in waiting})
+                )
 
             def start(node: Node) -> None:
                 begun, driver, own = time.time(), drivers[node.host], files[node.host]
@@ -89,11 +96,14 @@ def run(session: Session, inputs: Inputs) -> Result:
                 # Larger only where an earlier version has placed the node.
                 size = max(node.disk, root.manifest.virtual_size)
                 own.overlay(overlay(node.name), root.path.name, size)
-                own.put(folder / seed_disk(node.name))
+                identity = identity_disks(folder, node.name)
+                own.put(folder / identity[0])
                 # What an earlier start wrote must not pass for this one's report.
                 driver.clear_console(folder.name, domain_name(cluster, node))
                 driver.start(
-                    _domain(session.site, cluster, node, images, own, folder.name, driver.accelerator)
+                    _domain(
+                        session.site, cluster, node, images, identity, own, folder.name, driver.accelerator
+                    )
                 )
                 record.node(node.name, begun, time.time(), state=NodeState.STARTED)
                 started.append(node.name)
@@ -116,14 +126,13 @@ def _domain(
     cluster: Cluster,
     node: Node,
     images: dict[str, Image],
+    identity: list[str],
     files: Files,
     folder: str,
     accelerator: str,
 ) -> Domain:
-    disks = [
-        Disk(files.path(overlay(node.name)), "qcow2"),
-        Disk(files.path(seed_disk(node.name)), "raw", readonly=True),
-    ]
+    disks = [Disk(files.path(overlay(node.name)), "qcow2")]
+    disks += [Disk(files.path(name), "raw", readonly=True) for name in identity]
     if "bundle" in images:
         disks.append(Disk(files.image(images["bundle"].path.name), "raw", readonly=True))
     return Domain(
@@ -149,7 +158,7 @@ def _domain(
 
 
 def _identities(session: Session, cluster: Cluster, mtu: int) -> None:
-    """Keys and seeds of all nodes, made once; `keys/known_hosts`, written last, says that they are whole."""
+    """Keys, seeds and the cluster's disk, made once; `keys/known_hosts`, written last, says that they are whole."""
     folder, site = clusters.folder(session.store, cluster), session.site
     known_hosts = folder / "keys" / "known_hosts"
     if known_hosts.exists():
@@ -159,22 +168,34 @@ def _identities(session: Session, cluster: Cluster, mtu: int) -> None:
     folder.chmod(0o711)  # whatever the umask: hypervisor processes walk through it as a user of their own
     known_hosts.parent.mkdir(mode=0o700)
     lock, bundles = Lock.load(site, cluster.lock), metapackages.expand(cluster.request, site)
-    user_key, admin_key = seed.cluster_keys()
-    identities = tuple(seed.new_node(node.name, IPv4Address(node.address)) for node in cluster.nodes)
-    shared = seed.ClusterIdentity(
+    authority, admin_key = trust.Authority(), trust.new_key()
+    users = cluster_disk.logins(cluster.request)
+    addresses = {node.name: IPv4Address(node.address) for node in cluster.nodes}
+    shared = cluster_disk.ClusterIdentity(
+        generation=cluster.generation,
         request=cluster.request,
-        nodes=identities,
-        user_key=user_key,
+        nodes=addresses,
+        authority=authority,
+        user_keys={user: authority.new_user_key(user) for user in users},
         admin_key=admin_key.public,
         # A package of the base that the closure upgrades is there in its newer version only.
         packages=tuple(f"{name}={version}" for name, version in lock.installed().items()),
         meta_packages=bundles,
-        secrets=seed.new_secrets(bundles),
-        mtu=mtu,
+        secrets=cluster_disk.new_secrets(bundles),
     )
-    seed.build_all(shared, folder)
-    for name, key in (("user", user_key), ("admin", admin_key)):
-        path = known_hosts.with_name(name)
-        path.touch(mode=0o600)
-        path.write_text(key.private, encoding="ascii")
-    known_hosts.write_text(seed.known_hosts(identities), encoding="ascii")
+    disks = {cluster_disk.FILE_NAME: cluster_disk.build(shared)}
+    for name, address in addresses.items():
+        disks[seed_disk(name)] = seed.build(seed.new_node(name, address, authority), cluster.request, mtu)
+    user_key = shared.user_keys[users[0]]
+    keys = {
+        # Signs for nodes and users that come later.
+        "authority": authority.key.private,
+        "admin": admin_key.private,
+        "user": user_key.private,
+        "user-cert.pub": f"{user_key.certificate}\n",
+    }
+    files = {folder / name: data for name, data in disks.items()}
+    files |= {known_hosts.with_name(name): text.encode() for name, text in keys.items()}
+    with naming_full_disk(folder):
+        fat.write_all(files)
+        fat.write_all({known_hosts: authority.known_hosts.encode()})

@@ -3,11 +3,8 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
-
 from vclust_py.errors import VclustError
 from vclust_py.guest.console import Watch, _told
-from vclust_py.phases.ready import mpi_reaches
 from vclust_py.site.clusters import Node
 from vclust_py.site.states import NodeState
 
@@ -60,24 +57,6 @@ def test_a_host_that_does_not_answer_fails_the_node() -> None:
     watch = Watch(NODE, console, 0.0, NodeState.STARTED)
     assert watch.read() == []
     assert (watch.state, watch.detail) == ("failed", "h: libvirt does not answer")
-
-
-@pytest.mark.parametrize(
-    ("lines", "reaches"),
-    [
-        (["rank 1 of 2 on b", "rank 0 of 2 on a"], True),
-        (["", "[warn] something", "rank 1 of 2 on b", "rank 0 of 2 on a"], True),
-        (["a", "", "b"], True),  # hostname, where there is no program to run
-        (["rank 0 of 1 on a", "rank 0 of 1 on b"], False),  # mpiexec and program of different MPIs
-        (["rank 0 of 2 on a", "rank 1 of 2 on a"], False),
-        (["rank 0 of 2 on a"], False),
-        (["a"], False),
-        ([""], False),
-        ([], False),
-    ],
-)
-def test_mpi_reaches_every_node_only_as_one_program(lines: list[str], reaches: bool) -> None:
-    assert mpi_reaches(lines, ["a", "b"]) is reaches
 
 
 def test_many_failed_nodes_are_all_named() -> None:

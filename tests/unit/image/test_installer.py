@@ -36,9 +36,15 @@ def test_initramfs_holds_init_busybox_modules(root: Path, tmp_path: Path) -> Non
     assert (unpacked / "bin/sh").readlink() == Path("busybox")
     order = (unpacked / "modules/virtio.order").read_text().split()
     assert order[:3] == ["virtio_ring.ko", "virtio.ko", "virtio_pci.ko"]
-    assert order.index("cdrom.ko") < order.index("isofs.ko")
-    assert (unpacked / "modules/isofs.ko").read_bytes() == b"module isofs"
-    assert (unpacked / "modules/xen.order").read_text().split() == ["xen-blkfront.ko", "cdrom.ko", "isofs.ko"]
+    assert order.index("fat.ko") < order.index("vfat.ko")
+    assert (unpacked / "modules/vfat.ko").read_bytes() == b"module vfat"
+    assert (unpacked / "modules/xen.order").read_text().split() == [
+        "xen-blkfront.ko",
+        "fat.ko",
+        "vfat.ko",
+        "nls_cp437.ko",
+        "nls_ascii.ko",
+    ]
 
 
 def test_initramfs_is_the_same_each_time(root: Path, tmp_path: Path) -> None:
@@ -110,7 +116,7 @@ def run_init_part(call: str, root: Path, *, status: int = 0) -> str:
     functions = text[: text.index("\nmount -t devtmpfs")]
     functions = functions.replace("PATH=/bin\n", "", 1).replace("ROOT=/root\n", f"ROOT={root}\n", 1)
     functions = functions.replace("/dev/console", str(root / "console")).replace("poweroff -f", "exit 9")
-    script = f"{functions}\nSEED={root}/run/vclust/seed/vclust\n{call}\n"
+    script = f"{functions}\n{call}\n"
     done = subprocess.run(["busybox", "sh", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
     console = root / "console"
@@ -119,16 +125,16 @@ def run_init_part(call: str, root: Path, *, status: int = 0) -> str:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
-    """A root with a seed mounted in it."""
+    """A root with the cluster's disk mounted in it."""
     (tmp_path / "etc").mkdir()
-    seed = tmp_path / "run/vclust/seed/vclust"
-    seed.mkdir(parents=True)
+    disk = tmp_path / "run/vclust/cluster"
+    disk.mkdir(parents=True)
     (tmp_path / "etc/passwd").write_text(
         "root:x:0:0:root:/root:/bin/bash\nold:x:1000:1000::/home/old:/bin/sh\n"
     )
     (tmp_path / "etc/group").write_text("root:x:0:\nsudo:x:27:root\ndocker:x:28:\n")
     (tmp_path / "etc/gshadow").write_text("root:*::\nsudo:*::root\ndocker:*::\n")
-    (seed / "passwd").write_text(
+    (disk / "passwd").write_text(
         "old:x:1000:1000::/home/old:/bin/bash\nnew:x:1001:1001::/home/new:/bin/bash\n"
     )
     return tmp_path
@@ -148,7 +154,7 @@ def test_accounts_are_merged_once(node: Path) -> None:
 
 @busybox
 def test_users_join_groups_once(node: Path) -> None:
-    (node / "run/vclust/seed/vclust/groups").write_text("sudo john\nsudo mary\nwheel john\ndocker john\n")
+    (node / "run/vclust/cluster/groups").write_text("sudo john\nsudo mary\nwheel john\ndocker john\n")
     for _ in range(2):
         run_init_part("join_groups", node)
         assert (node / "etc/group").read_text() == "root:x:0:\nsudo:x:27:root,john,mary\ndocker:x:28:john\n"

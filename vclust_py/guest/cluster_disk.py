@@ -1,0 +1,189 @@
+"""The cluster's disk: what all nodes of a cluster share.  One small FAT file system, once on each host.
+
+It has a generation number, which grows with every change of it; a node copies what it needs when it is installed, and
+a later generation is brought to a running node in the same form.  Our installer reads it; a cloud image's cloud-init is
+told by the seed to extract `files.tar.gz`.
+
+files.tar.gz  extracted at / with numeric owners: names, trust, keys, secrets, and what the node checks itself against
+passwd, shadow, group   lines to append;  `groups`: lines "GROUP USER", a user joins a group that is there
+environment   KEY='value' lines for the steps (`metapackages.STEP_VARIABLES`), to be read by sh
+step-NN-NAME, step-NN-NAME.first   sh scripts for all nodes, and for the first node only, in this order
+
+What the node checks itself against is /var/lib/vclust/expected, lines of `package NAME VERSION`, `host NAME ADDRESS`,
+`user NAME UID`, `key USER SHA256` (of its authorized_keys file, hex) and `disk BYTES` (the least size of the root
+disk).
+"""
+
+import hashlib
+import secrets
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from vclust_py.guest import fat
+from vclust_py.guest.tar import File, folder, packed, text
+from vclust_py.guest.trust import Authority, KeyPair
+from vclust_py.metapackages import MetaPackage
+from vclust_py.request import Request, User
+
+FILE_NAME = "_cluster.img"
+"""No host name has an underscore: no node's seed is called so."""
+LABEL = "vclust"
+FIRST_UID = 1000
+SECRETS = "var/lib/vclust/secrets"
+HOST_FILE = "etc/vclust/hostfile"
+OPENMPI_HOST_FILE = "etc/vclust/hostfile.openmpi"
+AUTHORITY = "etc/ssh/vclust_authority.pub"
+HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+GROUPS = ("sudo", "adm")
+"""A user administers the cluster (sudo, where the request brings it) and may read its logs."""
+
+
+@dataclass(frozen=True)
+class ClusterIdentity:
+    """What all nodes of a cluster share.
+
+    `nodes`: address by name, in the order of the names, the first one leads.  Of `authority` nodes get the public key
+    only; `user_keys` are the certified keys with which each account of `logins` reaches every node; `admin_key` is the
+    public half of the site manager's own way in, as root; `packages` are `name=version` of everything a node must have;
+    `secrets` are the meta packages', by name.
+    """
+
+    generation: int
+    request: Request
+    nodes: Mapping[str, IPv4Address]
+    authority: Authority
+    user_keys: Mapping[str, KeyPair]
+    admin_key: str
+    packages: tuple[str, ...]
+    meta_packages: tuple[MetaPackage, ...]
+    secrets: Mapping[str, bytes]
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.nodes))
+
+
+def logins(request: Request) -> list[str]:
+    """The accounts that go from node to node: the request's users, or root where there is none."""
+    return [user.name for user in request.software.users] or ["root"]
+
+
+def uids(request: Request) -> list[tuple[User, int]]:
+    return [(user, FIRST_UID + index) for index, user in enumerate(request.software.users)]
+
+
+def new_secrets(meta_packages: Iterable[MetaPackage]) -> dict[str, bytes]:
+    return {
+        secret.name: secrets.token_bytes(secret.bytes) for meta in meta_packages for secret in meta.secrets
+    }
+
+
+def build(cluster: ClusterIdentity) -> bytes:
+    """The disk's image."""
+    users = uids(cluster.request)
+    lines = {
+        "passwd": "".join(f"{user.name}:x:{uid}:{uid}::/home/{user.name}:/bin/bash\n" for user, uid in users),
+        # No day of the last change: passwords of a cluster do not age.
+        "shadow": "".join(f"{user.name}:{user.password_hash}::0:99999:7:::\n" for user, _ in users),
+        "group": "".join(f"{user.name}:x:{uid}:\n" for user, uid in users),
+        "groups": "".join(f"{group} {user.name}\n" for user, _ in users for group in GROUPS),
+        "environment": _environment(cluster),
+        **_steps(cluster),
+    }
+    content = {"files.tar.gz": packed(_files(cluster))}
+    return fat.image(LABEL, content | {name: value.encode() for name, value in lines.items()})
+
+
+def _environment(cluster: ClusterIdentity) -> str:
+    values = {
+        "VCLUST_NODES": str(len(cluster.nodes)),
+        "VCLUST_NODE_NAMES": " ".join(cluster.nodes),
+        "VCLUST_FIRST": cluster.first,
+        "VCLUST_CPUS": str(cluster.request.hardware.cpus),
+        "VCLUST_RAM_MB": str(cluster.request.hardware.ram // 2**20),
+        "VCLUST_SECRETS": f"/{SECRETS}",
+    }
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def _steps(cluster: ClusterIdentity) -> dict[str, str]:
+    steps = [(meta.name, step) for meta in cluster.meta_packages for step in meta.steps]
+    return {
+        f"step-{number:02d}-{name}{'' if step.nodes == 'all' else '.first'}": f"#!/bin/sh\nset -eu\n{step.run}"
+        for number, (name, step) in enumerate(steps, start=1)
+    }
+
+
+def _files(cluster: ClusterIdentity) -> list[File]:
+    """The files, and the folders that need an owner or mode of their own."""
+    hosts = "".join(f"{address}\t{name}\n" for name, address in cluster.nodes.items())
+    loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    slots = cluster.request.hardware.cpus
+    files = [
+        folder("root/.ssh", 0o700),
+        folder("etc/vclust", 0o755),
+        folder("var/lib/vclust", 0o755),
+        folder(SECRETS, 0o700),
+        text("etc/vclust/generation", f"{cluster.generation}\n"),
+        text("etc/vclust/nodes", hosts),
+        text("etc/hosts", loopback + hosts),
+        # MPICH spreads ranks over names by itself, Open MPI wants the slots told.
+        text(HOST_FILE, "".join(f"{name}\n" for name in cluster.nodes)),
+        text(OPENMPI_HOST_FILE, "".join(f"{name} slots={slots}\n" for name in cluster.nodes)),
+        # So that a plain mpiexec uses all nodes: MPICH, Open MPI 4, Open MPI 5.
+        text(
+            "etc/environment",
+            f"HYDRA_HOST_FILE=/{HOST_FILE}\n"
+            f"OMPI_MCA_orte_default_hostfile=/{OPENMPI_HOST_FILE}\n"
+            f"PRTE_MCA_prte_default_hostfile=/{OPENMPI_HOST_FILE}\n",
+        ),
+        text("etc/ssh/ssh_known_hosts", cluster.authority.known_hosts),
+        text(AUTHORITY, f"{cluster.authority.key.public} {cluster.request.name}\n"),
+        text(
+            "etc/ssh/sshd_config.d/vclust.conf",
+            "# The cluster's authority vouches for its nodes and its users.\n"
+            f"HostCertificate /{HOST_KEY}-cert.pub\n"
+            f"TrustedUserCAKeys /{AUTHORITY}\n",
+        ),
+        # The site manager's way in.
+        text(
+            "root/.ssh/authorized_keys",
+            f'from="{cluster.request.router}" {cluster.admin_key} vclust\n',
+            0o600,
+        ),
+        text("var/lib/vclust/expected", _expected(cluster)),
+    ]
+    files += [File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
+    for user, uid in uids(cluster.request):
+        files += [
+            folder(f"home/{user.name}", 0o700, uid),
+            folder(f"home/{user.name}/.ssh", 0o700, uid),
+            text(f"home/{user.name}/.ssh/authorized_keys", _authorized_keys(user, cluster), 0o600, uid),
+        ]
+    numbers = {user.name: uid for user, uid in uids(cluster.request)}
+    for login, key in cluster.user_keys.items():
+        stem = f"{'root' if login == 'root' else f'home/{login}'}/.ssh/id_ed25519"
+        owner = numbers.get(login, 0)
+        files += [
+            text(stem, key.private, 0o600, owner),
+            text(f"{stem}.pub", f"{key.public} {login}\n", 0o644, owner),
+            text(f"{stem}-cert.pub", f"{key.certificate} {login}\n", 0o644, owner),
+        ]
+    return files
+
+
+def _authorized_keys(user: User, cluster: ClusterIdentity) -> str:
+    """The request's own keys; between nodes the user has a certificate."""
+    return "".join(f"{key.key}\n" for key in cluster.request.software.ssh_keys if key.user == user.name)
+
+
+def _expected(cluster: ClusterIdentity) -> str:
+    lines = ["package {} {}".format(*package.split("=", 1)) for package in cluster.packages]
+    lines += [f"host {name} {address}" for name, address in cluster.nodes.items()]
+    for user, uid in uids(cluster.request):
+        digest = hashlib.sha256(_authorized_keys(user, cluster).encode()).hexdigest()
+        lines += [f"user {user.name} {uid}", f"key {user.name} {digest}"]
+    lines.append(f"disk {cluster.request.hardware.disk}")
+    return "".join(f"{line}\n" for line in lines)
