@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,22 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cache.cachesite import accept, caches, due, found, live, ran, recompute, remember_as, reserved, status
 from machine import Vclust, left_since, output, snapshot
-from vclust_py.cache.reserve import closure, reserve
-from vclust_py.create import prepare_images
-from vclust_py.destroy import destroy
-from vclust_py.place import place
 
 from vclust_py import request as requests
-from vclust_py import state
-from vclust_py.cache.rebuild import rebuild
-from vclust_py.cache.status import due, status
-from vclust_py.cache.stored import Stored, caches
+from vclust_py.cache.matching import closure
+from vclust_py.cache.stored import Stored
 from vclust_py.hypervisor import Host
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import ensure_base, find_base
 from vclust_py.image.builder import ensure_cache, ensure_layer
-from vclust_py.resolve import Lock, resolve
+from vclust_py.lock import Lock
 from vclust_py.resolve import closure as resolved
 from vclust_py.site import PROJECT, Site
 
@@ -76,8 +72,8 @@ def learnt(site: Site) -> Iterator[Site]:
     own = Site(root=site.root / "learnt", cache_every=0)
 
     def clear() -> None:
-        for cluster in state.clusters(own):
-            destroy(own, cluster.name)
+        for cluster in live(own):
+            ran(own, "destroy", cluster.name)
         shutil.rmtree(own.root, ignore_errors=True)
 
     clear()
@@ -91,7 +87,7 @@ def learnt(site: Site) -> Iterator[Site]:
         lock = lock_of(own, name)
         for number in range(5):
             remember(own, f"{name}{number}", lock)
-    rebuild(own, quiet)
+    recompute(own, quiet)
     yield own
     clear()
 
@@ -99,11 +95,7 @@ def learnt(site: Site) -> Iterator[Site]:
 def remember(site: Site, name: str, lock: Lock) -> None:
     """A past request, as phase `place` writes it down, of a cluster that is gone."""
     mapping = {"hardware": {"number_of_nodes": 1, "ram": "1GB"}, "software": {"name": name}}
-    state.register(site, requests.from_mapping(mapping, name))
-    cluster = state.get(site, name)
-    with state.connect(site) as connection:
-        state.remember(connection, cluster.id, lock)
-    state.forget(site, cluster)
+    remember_as(site, accept(site, requests.from_mapping(mapping, name)), lock)
 
 
 def stored(site: Site) -> list[Stored]:
@@ -229,7 +221,7 @@ def test_a_cluster_over_nested_caches(
     # No space at all from now on: what the running node reads stays.
     nothing = replace(learnt, cache_space=0, layer_space=0)
     long_ago(learnt)
-    rebuild(nothing, quiet)
+    recompute(nothing, quiet)
     assert {cache.digest for cache in caches(learnt)} == {less.digest, more.digest}
     assert all(cache.clusters == ("cached",) for cache in caches(learnt))
     assert "mpiexec" in vclust("ssh", "cached", "--", "cat /usr/bin/* > /dev/null; ls /usr/bin")
@@ -245,18 +237,19 @@ def test_a_cluster_over_nested_caches(
     assert programs == set()
 
     long_ago(learnt)
-    destroy(nothing, "cached")
+    ran(nothing, "destroy", "cached")
     assert caches(learnt) == []
     assert not list(learnt.images.glob("cache-*"))
-    rebuild(learnt, quiet)
+    recompute(learnt, quiet)
     assert [cache.packages for cache in stored(learnt)] == [less.packages, more.packages]
 
 
 def long_ago(site: Site) -> None:
     """As if no image had been made or used within the last hour."""
     moment = time.time() - 3600
-    with state.connect(site) as connection:
+    with sqlite3.connect(site.database) as connection:
         connection.execute("UPDATE uses SET used = ?", (moment,))
+    connection.close()
     for image in Catalogue(site).images():
         for path in (image.path, image.path.with_suffix(".json")):
             os.utime(path, (moment, moment))
@@ -282,7 +275,7 @@ def test_a_damaged_cache_is_made_anew(learnt: Site, damage: Callable[[Image], No
     damage(Catalogue(learnt).get(less.digest))
     if damage is truncate:
         assert caches(learnt) == [], "what stands on it cannot be used either"
-    result = rebuild(learnt, quiet)
+    result = recompute(learnt, quiet)
     assert result.failed == {}
     assert any(less.digest[:24] in line for line in result.removed)
     again = stored(learnt)
@@ -299,18 +292,18 @@ def test_a_create_does_without_a_cache_that_is_damaged_meanwhile(learnt: Site) -
     asked = requests.from_mapping(
         {"hardware": {"number_of_nodes": 1, "ram": "512MB"}, "software": software}, "t-damaged"
     )
-    state.register(learnt, asked)
-    lock = resolve(asked, (), learnt, quiet)
-    assert reserve(learnt, asked, lock, "").cache["digest"] == more.digest
-    place(learnt, asked, lock, [Host("localhost")], cache=more.digest)
+    accept(learnt, asked)
+    lock = Lock.load(learnt, ran(learnt, "resolve", "t-damaged", request=asked).facts["lock"])
+    assert reserved(learnt, asked, lock, "").facts["cache"]["digest"] == more.digest
+    ran(learnt, "place", "t-damaged", request=asked, lock=lock.digest, hosts=(Host("localhost"),))
     truncate(Catalogue(learnt).get(less.digest))
-    prepare_images(learnt, "t-damaged")
-    cluster, base = state.get(learnt, "t-damaged"), find_base(learnt, lock)
+    ran(learnt, "image", "t-damaged")
+    cluster, base = found(learnt, "t-damaged"), find_base(learnt, lock)
     assert base is not None
     assert cluster.cache == {}
     assert Catalogue(learnt).get(cluster.images["root"]).manifest.backing == base.base.manifest.digest
-    destroy(learnt, "t-damaged")
-    rebuild(learnt, quiet)
+    ran(learnt, "destroy", "t-damaged")
+    recompute(learnt, quiet)
     assert [cache.packages for cache in stored(learnt)] == [less.packages, more.packages]
 
 
@@ -354,7 +347,7 @@ def test_a_killed_recomputation_is_taken_up(emptied: Site) -> None:
     assert status(emptied)["state"] == "killed"
     assert due(replace(emptied, cache_every=50))
     assert [cache.depth for cache in caches(emptied)] == [1]
-    result = rebuild(emptied, quiet)
+    result = recompute(emptied, quiet)
     assert (len(result.built), result.chosen, result.failed) == (1, 2, {})
     assert status(emptied)["state"] == "done"
     assert not list(emptied.images.glob("*.tmp"))

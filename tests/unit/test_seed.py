@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from guest.disks import HASH, a_cluster, a_request, certificate, fingerprint, listing, unpack
-from vclust_py.create import identity_disks
 
 from vclust_py import seed
 from vclust_py.guest import cluster_disk
 from vclust_py.guest.trust import Authority
+from vclust_py.nodes import identity_disks
 
 AUTHORITY = Authority()
 REQUEST = a_request()

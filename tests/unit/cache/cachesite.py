@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from repository import KERNEL
 
+from vclust_py import phases
 from vclust_py import request as requests
 from vclust_py.cache import background, matching, past, pin, rebuild, retention, stored
 from vclust_py.cache import describe as describing
@@ -126,6 +127,23 @@ def accept(session: Session, request: Request) -> Cluster:
 @with_session
 def found(session: Session, name: str) -> Cluster:
     return clusters.get(session.store, name)
+
+
+@with_session
+def live(session: Session) -> list[Cluster]:
+    return clusters.live(session.store)
+
+
+@with_session
+def ran(session: Session, word: str, name: str, **inputs: object) -> Result:
+    return phases.phase(word)(session, Inputs(name, **inputs))  # type: ignore[arg-type]
+
+
+@with_session
+def remember_as(session: Session, cluster: Cluster, lock: Lock) -> None:
+    """Write the lock into the history as this cluster's, which is forgotten."""
+    learning.remember(session.store, cluster.id, lock)
+    clusters.forget(session.store, cluster)
 
 
 @with_session
