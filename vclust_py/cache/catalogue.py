@@ -16,7 +16,7 @@ from vclust_py.cache import lookup
 from vclust_py.errors import VclustError
 from vclust_py.image import RETIRED, Catalogue, Image
 from vclust_py.image.base import find_base
-from vclust_py.image.builder import contents
+from vclust_py.image.builder import contents, is_packed_with_zstd
 from vclust_py.request import Request
 from vclust_py.resolve import Lock
 from vclust_py.site import Site
@@ -109,10 +109,10 @@ def caches(site: Site) -> list[Stored]:
 
 
 def _retired(images: Mapping[str, Image], digest: str) -> bool:
-    """Whether the cache, or one that it stands on, has been retired."""
+    """Whether the cache, or one that it stands on, has been retired, or not every host can read it."""
     below: str | None = digest
     while below:
-        if images[below].manifest.key == RETIRED:
+        if images[below].manifest.key == RETIRED or is_packed_with_zstd(images[below].path):
             return True
         below = images[below].manifest.backing
     return False

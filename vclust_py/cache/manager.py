@@ -26,7 +26,7 @@ from vclust_py.cache.catalogue import caches, users
 from vclust_py.errors import VclustError
 from vclust_py.image import RETIRED, Catalogue, Image, Report, base_key, file_digest
 from vclust_py.image.base import RECIPE
-from vclust_py.image.builder import beyond, cache_key, ensure_cache
+from vclust_py.image.builder import beyond, cache_key, ensure_cache, is_packed_with_zstd
 from vclust_py.image.store import fetch
 from vclust_py.resolve import Lock, Package
 from vclust_py.run import keep_interruptions
@@ -398,6 +398,8 @@ def _drop_damaged(site: Site, report: Report) -> list[str]:
 def _damage(image: Image) -> str:
     """What is wrong with the image's file; empty: nothing."""
     try:
+        if is_packed_with_zstd(image.path):
+            return "it is packed with zstd, which not every host can read"
         if file_digest(image.path) == image.manifest.digest:
             return ""
     except FileNotFoundError:  # somebody has taken it away meanwhile

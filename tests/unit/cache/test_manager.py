@@ -32,6 +32,7 @@ from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import BaseImages
 from vclust_py.resolve import Lock
+from vclust_py.run import run
 from vclust_py.site import Site
 
 
@@ -213,6 +214,35 @@ def test_a_damaged_cache_is_built_anew(site: Site, base: BaseImages) -> None:
     assert len(result.built) == 1
     assert "its content is not what its manifest says" in result.removed[0]
     assert path.read_bytes() == content
+
+
+def test_a_cache_packed_with_zstd_serves_nobody_and_is_built_again(site: Site, base: BaseImages) -> None:
+    """As versions before this one made them: nodes on Xen hosts waited in vain for such a disk."""
+    remember(site, *[a_lock(site, "hello")] * 5)
+    rebuild(site, quiet)
+    (before,) = caches(site)
+    catalogue = Catalogue(site)
+    manifest = catalogue.get(before.digest).manifest
+    catalogue.remove(catalogue.get(before.digest))
+    with catalogue.building("cache", manifest.key) as folder:
+        (folder / "raw").write_bytes(b"x" * (1 << 16))
+        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd",
+             folder / "raw", folder / "new"])  # fmt: skip
+        catalogue.add(
+            folder / "new",
+            kind="cache",
+            key=manifest.key,
+            label="toy-amd64",
+            backing=base.base,
+            packages=manifest.packages,
+            installed_size=manifest.installed_size,
+            contents=manifest.contents,
+            state=manifest.state,
+        )
+    assert caches(site) == []
+    result = rebuild(site, quiet)
+    assert ["zstd" in line for line in result.removed] == [True]
+    assert [cache.packages for cache in caches(site)] == [before.packages]
 
 
 def test_a_damaged_cache_that_a_cluster_stands_on_stays_for_it_alone(

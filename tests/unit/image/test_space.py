@@ -30,7 +30,7 @@ def test_a_disk_too_full_for_what_comes_is_the_same_error_with_what_is_needed(tm
     place = re.escape(str(mount_point(tmp_path)))
     with pytest.raises(
         VclustError,
-        match=rf"not enough space on the file system {place}: \d+ MB free, {needed >> 20} MB needed$",
+        match=rf"not enough space on the file system {place}: \d+ MB free, {needed >> 20} MB needed\n",
     ):
         require_space(tmp_path, needed)
 
