@@ -3,9 +3,11 @@
 Tests marked `xen` are left out unless `--xen` is given.
 """
 
+import contextlib
 import os
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import machine
@@ -14,6 +16,7 @@ from xen import bed, inventory
 from xen.host import Host
 from xenhost import Meter, roll_out
 
+from vclust_py.errors import VclustError
 from vclust_py.site import Site
 
 
@@ -59,6 +62,24 @@ def rolled_out(host: Host, site: Site, tmp_path_factory: pytest.TempPathFactory)
         roll_out(folder)
     print(meter.line("\nXEN roll-out, seconds/CPU-seconds of the host:"))
     return folder
+
+
+LOOK = """\
+uptime; free -m; df -h /; xl list; dmesg | tail -n 15
+tail -n 5 /var/log/xen/qemu-dm-*.log; tail -n 15 /var/log/xen/console/guest-*.log
+"""
+"""What an emulated Xen host and its guests say of themselves, for a test that failed there."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and item.get_closest_marker("xen") and Host(1).pid():
+        with contextlib.suppress(VclustError, subprocess.TimeoutExpired):
+            report.sections.append(("the Xen host", Host(1).ssh(f"( {LOOK} ) 2>&1 || true")))
+    return report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

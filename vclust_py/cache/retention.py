@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from vclust_py.cache.status import is_rebuilding
 from vclust_py.cache.stored import clusters_on
 from vclust_py.image import RETIRED, Image, Report, file_digest
+from vclust_py.image.builder import is_packed_with_zstd
 from vclust_py.site import learning
 from vclust_py.site.session import Session
 
@@ -41,6 +42,8 @@ def drop_damaged(session: Session, report: Report) -> list[str]:
 def _damage(image: Image) -> str:
     """What is wrong with the image's file; empty: nothing."""
     try:
+        if is_packed_with_zstd(image.path):
+            return "it is packed with zstd, which not every host can read"
         if file_digest(image.path) == image.manifest.digest:
             return ""
     except FileNotFoundError:  # somebody has taken it away meanwhile

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vclust_py.image import RETIRED, Image
+from vclust_py.image.builder import is_packed_with_zstd
 from vclust_py.site import clusters, learning
 from vclust_py.site.session import Session
 from vclust_py.site.store import Store
@@ -85,10 +86,10 @@ def caches(session: Session) -> list[Stored]:
 
 
 def _retired(images: Mapping[str, Image], digest: str) -> bool:
-    """Whether the cache, or one that it stands on, has been retired."""
+    """Whether the cache, or one that it stands on, has been retired, or not every host can read it."""
     below: str | None = digest
     while below:
-        if images[below].manifest.key == RETIRED:
+        if images[below].manifest.key == RETIRED or is_packed_with_zstd(images[below].path):
             return True
         below = images[below].manifest.backing
     return False

@@ -118,6 +118,19 @@ def missing_from(lock: Lock, catalogue: Catalogue, parent: Image) -> tuple[Packa
     return tuple(package for package in lock.packages if package.pinned not in held)
 
 
+def is_packed_with_zstd(path: Path) -> bool:
+    """Whether the qcow2 file is one that Xen's QEMU cannot read (COMPRESSED), as caches of earlier versions are.
+
+    QEMU's docs/interop/qcow2.txt: bit 3 of the incompatible features says that byte 104 holds the kind of compression.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(105)
+    except OSError:
+        return False
+    return header[:4] == b"QFI\xfb" and len(header) == 105 and bool(header[79] & 8) and header[104] == 1
+
+
 def ensure_layer(
     site: Site,
     lock: Lock,

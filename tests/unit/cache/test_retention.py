@@ -38,6 +38,7 @@ from vclust_py.cache.matching import closure
 from vclust_py.image import Catalogue, PackageRecord
 from vclust_py.image.base import BaseImages
 from vclust_py.image.manifest import SCHEMA
+from vclust_py.run import run
 from vclust_py.site import Site
 
 
@@ -173,6 +174,35 @@ def test_a_cache_that_cannot_be_read_is_damaged(
     result = recompute(site, quiet)
     assert "cannot be read: Input/output error" in result.removed[0]
     assert len(result.built) == 1
+
+
+def test_a_cache_packed_with_zstd_serves_nobody_and_is_built_again(site: Site, base: BaseImages) -> None:
+    """As versions before this one made them: nodes on Xen hosts waited in vain for such a disk."""
+    remember(site, *[a_lock(site, "hello")] * 5)
+    recompute(site, quiet)
+    (before,) = caches(site)
+    catalogue = Catalogue(site)
+    manifest = catalogue.get(before.digest).manifest
+    catalogue.remove(catalogue.get(before.digest))
+    with catalogue.building("cache", manifest.key) as folder:
+        (folder / "raw").write_bytes(b"x" * (1 << 16))
+        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd",
+             folder / "raw", folder / "new"])  # fmt: skip
+        catalogue.add(
+            folder / "new",
+            kind="cache",
+            key=manifest.key,
+            suite="toy",
+            architecture="amd64",
+            backing=base.base,
+            packages=manifest.packages,
+            installed_size=manifest.installed_size,
+            state=manifest.state,
+        )
+    assert caches(site) == []
+    result = recompute(site, quiet)
+    assert ["zstd" in line for line in result.removed] == [True]
+    assert [cache.packages for cache in caches(site)] == [before.packages]
 
 
 def test_what_a_newer_version_stands_on_stays_and_what_is_known_of_it(site: Site, base: BaseImages) -> None:

@@ -8,7 +8,7 @@ import pytest
 from repository import Repository, lock_of, quiet
 
 from vclust_py.image import Catalogue, Image, Manifest
-from vclust_py.image.builder import ensure_bundle, layer_key
+from vclust_py.image.builder import COMPRESSED, ensure_bundle, is_packed_with_zstd, layer_key
 from vclust_py.lock import Lock
 from vclust_py.metapackages import MetaPackage
 from vclust_py.site import Site
@@ -22,6 +22,20 @@ def site(toy: Repository, tmp_path: Path) -> Site:
 @pytest.fixture
 def lock(site: Site) -> Lock:
     return lock_of(site, "hello", "full")
+
+
+@pytest.mark.parametrize(
+    ("options", "zstd"),
+    [((), False), (COMPRESSED, False), (("-c", "-o", "compression_type=zstd"), True)],
+    ids=["plain", "as caches are", "zstd"],
+)
+def test_what_xen_cannot_read_is_known(tmp_path: Path, options: tuple[str, ...], zstd: bool) -> None:
+    raw, packed = tmp_path / "raw", tmp_path / "packed"
+    raw.write_bytes(b"x" * (1 << 20))
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, packed], check=True)
+    assert is_packed_with_zstd(packed) == zstd
+    assert not is_packed_with_zstd(raw)
+    assert not is_packed_with_zstd(tmp_path / "none")
 
 
 def meta(*debconf: str) -> MetaPackage:
