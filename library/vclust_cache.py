@@ -127,7 +127,7 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-def claim(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
     asked = request.from_mapping(given(params["request"]), "request")
     lock = resolve.Lock.load(site, params["lock"])
     claimed = catalogue.claim(site, asked, lock, params["cache"], check=check)
@@ -140,7 +140,7 @@ def claim(site: Site, params: dict[str, Any], check: bool) -> Outcome:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: claim(site, module.params, module.check_mode))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -114,14 +114,14 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-def tell(site: Site, params: dict[str, Any]) -> Outcome:
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
     told = describe(site, params["digest"], history=params["history"])
     return {"changed": False, **told, **site_manager(site)}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: tell(site, module.params))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

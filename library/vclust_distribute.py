@@ -61,21 +61,22 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import distribute
 from vclust_py.hypervisor import Host
-from vclust_py.module import changed, cluster_options, host_options, run_module
+from vclust_py.module import Outcome, changed, cluster_options, host_options, run_module
+from vclust_py.site import Site
 
 
 def argument_spec() -> dict[str, Any]:
     return {**cluster_options(), **host_options()}
 
 
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+    racks = {host.name: host.rack for host in map(Host.from_mapping, params["hosts"])}
+    return changed(distribute.distribute(site, params["name"], racks=racks, check=check))
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    name, check = module.params["name"], module.check_mode
-    racks = {host.name: host.rack for host in map(Host.from_mapping, module.params["hosts"])}
-    run_module(
-        module,
-        lambda site: changed(distribute.distribute(site, name, racks=racks, check=check, warn=module.warn)),
-    )
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -51,17 +51,21 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import create
-from vclust_py.module import changed, cluster_options, run_module
+from vclust_py.module import Outcome, changed, cluster_options, run_module
+from vclust_py.site import Site
 
 
 def argument_spec() -> dict[str, Any]:
     return cluster_options()
 
 
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+    return changed(create.prepare_images(site, params["name"], check=check))
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    name, check = module.params["name"], module.check_mode
-    run_module(module, lambda site: changed(create.prepare_images(site, name, check=check)))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ clusters:
   type: list
   elements: dict
   returned: success
+site_manager:
+  description: Where the state is (C(root)), and on which running machine (C(boot_id)).
+  type: dict
+  returned: success
 """
 
 from typing import Any
@@ -50,17 +54,21 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import state
-from vclust_py.module import run_module, site_options
+from vclust_py.module import Outcome, run_module, site_manager, site_options
+from vclust_py.site import Site
 
 
 def argument_spec() -> dict[str, Any]:
     return {**site_options(), "name": {"type": "str"}}
 
 
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+    return {"changed": False, "clusters": state.describe(site, params["name"]), **site_manager(site)}
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    name = module.params["name"]
-    run_module(module, lambda site: {"changed": False, "clusters": state.describe(site, name)})
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-def choose(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
     asked = request.from_mapping(given(params["request"]), "request")
     hosts = [place.Host.from_mapping(host) for host in params["hosts"]]
     lock = resolve.Lock.load(site, params["lock"])
@@ -100,7 +100,7 @@ def choose(site: Site, params: dict[str, Any], check: bool) -> Outcome:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: choose(site, module.params, module.check_mode))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -64,15 +64,14 @@ def argument_spec() -> dict[str, Any]:
     return cluster_options()
 
 
-def prove(site: Site, name: str, check: bool) -> Outcome:
-    change = ready.prove(site, name, check=check)
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+    change = ready.prove(site, params["name"], check=check)
     return {**changed(change), "lost": [node for node, state in change.after.items() if state == "failed"]}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    name, check = module.params["name"], module.check_mode
-    run_module(module, lambda site: prove(site, name, check))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

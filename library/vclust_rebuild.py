@@ -95,7 +95,7 @@ def argument_spec() -> dict[str, Any]:
     return site_options()
 
 
-def rebuild(site: Site, check: bool) -> Outcome:
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
     rebuilt = manager.rebuild(site, lambda message, done, total: None, check=check)
     if rebuilt.failed:
         raise VclustError(describe.failures(rebuilt))
@@ -114,7 +114,7 @@ def rebuild(site: Site, check: bool) -> Outcome:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    run_module(module, lambda site: rebuild(site, module.check_mode))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

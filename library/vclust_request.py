@@ -76,16 +76,15 @@ def argument_spec() -> dict[str, Any]:
     return request_options()
 
 
-def register(site: Site, values: dict[str, Any], check: bool) -> Outcome:
-    asked = request.from_mapping(values, "request")
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+    asked = request.from_mapping(given(params["request"]), "request")
     change = state.register(site, asked, check=check)
     return {"name": asked.name, **site_manager(site), **changed(change)}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    values = given(module.params["request"])
-    run_module(module, lambda site: register(site, values, module.check_mode))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

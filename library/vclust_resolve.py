@@ -95,8 +95,9 @@ def argument_spec() -> dict[str, Any]:
     return {**request_options(), "locked": {"type": "raw"}}
 
 
-def find(site: Site, values: dict[str, Any], locked: Any, check: bool) -> Outcome:
-    asked = request.from_mapping(values, "request")
+def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
+    locked = params["locked"]
+    asked = request.from_mapping(given(params["request"]), "request")
     with timing.trial(site, asked, "resolve", check=check) as (cluster, report):
         lock = resolve.settle(
             asked,
@@ -120,8 +121,7 @@ def find(site: Site, values: dict[str, Any], locked: Any, check: bool) -> Outcom
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    values = given(module.params["request"])
-    run_module(module, lambda site: find(site, values, module.params["locked"], module.check_mode))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
     return phase(site, name, "image")
 
 
+def distribute(site: Site, name: str, *, racks: dict[str, str], check: bool = False) -> Change:
+    return phase(site, name, "distribute")
+
+
 def create(site: Site, name: str, *, check: bool = False) -> Change:
     return phase(site, name, "create")
 

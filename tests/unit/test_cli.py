@@ -20,7 +20,7 @@ from vclust_py.site import PROJECT
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded site needs root")
 
 BIN = Path(sys.executable).parent
-STUBBED = ("create", "destroy", "place", "ready", "resolve")
+STUBBED = ("create", "destroy", "distribute", "place", "ready", "resolve")
 CACHE_STUBBED = ("catalogue", "manager")
 
 
