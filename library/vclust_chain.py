@@ -92,7 +92,7 @@ exit_code:
   sample: 4
 """
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,9 @@ from vclust_py.chain.bring import bring
 from vclust_py.hypervisor import Host
 from vclust_py.module import Outcome, changed, host_options, run_module, site_manager, site_options
 from vclust_py.phases.distribute import warnings
-from vclust_py.site import Site
+from vclust_py.site.session import Session
+
+_log = logging.getLogger("vclust_py.chain")
 
 
 def argument_spec() -> dict[str, Any]:
@@ -116,26 +118,22 @@ def argument_spec() -> dict[str, Any]:
     return {**site_options(), **host_options(), "files": files}
 
 
-def work(
-    site: Site, files: list[File], hosts: list[Host], check: bool, warn: Callable[[str], None]
-) -> Outcome:
-    change, outcomes = bring(site, files, hosts, check)
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    files = [File(Path(one["path"]), one["name"], one["sha256"].lower() or None) for one in params["files"]]
+    hosts = [Host.from_mapping(host) for host in params["hosts"]]
+    change, outcomes = bring(session.site, files, hosts, check)
     for warning in warnings(outcomes):
-        warn(warning)
+        _log.warning("%s", warning)
     sent = {
         outcome.host: {"bytes": outcome.bytes, "received": outcome.received, "seconds": outcome.seconds}
         for outcome in outcomes
     }
-    return {**changed(change), **change.before, "sent": sent, **site_manager(site)}
+    return {**changed(change), **change.before, "sent": sent, **site_manager(session.site)}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    files = [
-        File(Path(one["path"]), one["name"], one["sha256"].lower() or None) for one in module.params["files"]
-    ]
-    hosts = [Host.from_mapping(host) for host in module.params["hosts"]]
-    run_module(module, lambda session, params, check: work(session.site, files, hosts, check, module.warn))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

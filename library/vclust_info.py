@@ -43,6 +43,10 @@ clusters:
   type: list
   elements: dict
   returned: success
+site_manager:
+  description: Where the state is (C(root)), and on which running machine (C(boot_id)).
+  type: dict
+  returned: success
 """
 
 from typing import Any

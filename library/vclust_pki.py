@@ -115,7 +115,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import network, pki
 from vclust_py.module import Outcome, changed, run_module, site_options
-from vclust_py.site import Site
+from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
@@ -134,20 +134,19 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-def work(site: Site, host: dict[str, Any] | None, machines: list[str], check: bool) -> Outcome:
-    machine = None if host is None else pki.Machine(**host)
-    change, trust = pki.roll_out(site, machine, check=check)
+def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    machine = None if params["host"] is None else pki.Machine(**params["host"])
+    change, trust = pki.roll_out(session.site, machine, check=check)
     return {
         **changed(change),
         **dataclasses.asdict(trust),
-        "addresses": sorted(map(str, network.addresses(machines).values())),
+        "addresses": sorted(map(str, network.addresses(params["machines"]).values())),
     }
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    host, machines = module.params["host"], module.params["machines"]
-    run_module(module, lambda session, params, check: work(session.site, host, machines, check))
+    run_module(module, work)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the Ansible modules share: the `site` argument, stopping with the controller, errors and diffs.
 
-Nothing of Ansible is imported here: a site manager needs none.
+Nothing of Ansible is imported here: `vclust_py.action` does the same work in a process of Ansible.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -61,7 +61,7 @@ def cluster_options() -> dict[str, Any]:
 
 
 def host_options() -> dict[str, Any]:
-    """Argument specification of `hosts`: `vclust_py.place.Host` as a mapping."""
+    """Argument specification of `hosts`: `vclust_py.hypervisor.Host` as a mapping."""
     host = {
         "name": {"type": "str", "required": True},
         "uri": {"type": "str", "default": "qemu:///system"},
@@ -109,20 +109,59 @@ def run_phase(name: str, session: Session, params: dict[str, Any], check: bool) 
 
 def run_module(module: Module, work: Work) -> NoReturn:
     """Do `work` on the module's site and end the module with its outcome, or with the error."""
+    result = perform(work, module.params, module.check_mode)
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+def perform(work: Work, params: dict[str, Any], check: bool) -> dict[str, Any]:
+    """What `work` returns; or `failed` with `msg`, `exit_code` and, for a mistaken request, its `problems`.
+
+    What the library warns of meanwhile is in `warnings`, where there is any.
+    """
+    with _warnings() as warnings:
+        result = _perform(work, params, check)
+    return result | {"warnings": warnings} if warnings else result
+
+
+def _perform(work: Work, params: dict[str, Any], check: bool) -> dict[str, Any]:
     try:
-        stop_with_controller()
-        with Session(Site.from_mapping(module.params["site"])) as session:
-            outcome = work(session, module.params, module.check_mode)
+        with stopping_with_controller(), Session(Site.from_mapping(params["site"])) as session:
+            return dict(work(session, params, check))
     except RequestError as error:
-        module.fail_json(msg=str(error), exit_code=error.exit_code, problems=error.problems)
+        return _failure(error) | {"problems": error.problems}
     except VclustError as error:
-        module.fail_json(msg=str(error), exit_code=error.exit_code)
+        return _failure(error)
     except KeyboardInterrupt:
-        module.fail_json(msg="interrupted", exit_code=130)
+        return {"failed": True, "msg": "interrupted", "exit_code": 130}
     except OSError as error:
         # What no phase has expected of the machine: a file that vanished, a device that fails.
-        module.fail_json(msg=str(VclustError(str(error))), exit_code=VclustError.exit_code)
-    module.exit_json(**outcome)
+        return _failure(VclustError(str(error)))
+
+
+def _failure(error: VclustError) -> dict[str, Any]:
+    return {"failed": True, "msg": str(error), "exit_code": error.exit_code}
+
+
+class _Warnings(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """What the library logs as a warning in the body."""
+    handler, logger = _Warnings(), logging.getLogger("vclust_py")
+    logger.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        logger.removeHandler(handler)
 
 
 def site_manager(site: Site) -> Outcome:
@@ -136,36 +175,60 @@ def changed(change: Change) -> Outcome:
     return {"changed": change.changed, "diff": {"before": change.before, "after": change.after}}
 
 
-def stop_with_controller() -> None:
-    """End the work, with its clean-up, when the controller ends it or is no more.
+@contextlib.contextmanager
+def stopping_with_controller() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the body, once, when the controller ends it or is no more.
 
     Ansible stops a task by SIGTERM and leaves it running when it is killed itself; either must become a
-    KeyboardInterrupt, or half-made disks, mounts and processes would stay.
+    KeyboardInterrupt, or half-made disks, mounts and processes would stay.  The clean-up has `_CLEAN_UP` seconds.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in _INTERRUPTIONS}
     keep_interruptions()
-    watched = select.poll()
-    # Standard output leads to the controller, over ssh too: an error there means that nobody reads it.
-    watched.register(1, 0)
-    for controller in _controllers(os.getppid()):
-        with contextlib.suppress(OSError):
-            watched.register(os.pidfd_open(controller), select.POLLIN)
-    threading.Thread(target=_watch, args=(watched,), daemon=True).start()
+    ended, done = os.pipe()
+    try:
+        threading.Thread(target=_watch, args=(_controller_pidfds(), ended), daemon=True).start()
+        yield
+    finally:
+        os.close(done)  # the thread ends, and closes what it watches
+        # An interrupted process has nothing more to do than to say so.
+        if signal.getsignal(signal.SIGTERM) is _interrupt:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+_INTERRUPTIONS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     # Should Python lose the exception (in a destructor, say), or the clean-up hang, the kernel does the rest.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_CLEAN_UP)
     # Once is enough: a second signal must not break into the clean-up.
-    for again in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for again in _INTERRUPTIONS:
         signal.signal(again, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def _watch(watched: select.poll) -> None:
-    watched.poll()
-    os.kill(os.getpid(), signal.SIGTERM)
+def _controller_pidfds() -> list[int]:
+    pidfds = []
+    for controller in _controllers(os.getppid()):
+        with contextlib.suppress(OSError):
+            pidfds.append(os.pidfd_open(controller))
+    return pidfds
+
+
+def _watch(controllers: list[int], ended: int) -> None:
+    """Interrupt this process when a controller ends; not once `ended` is closed at its other end."""
+    watched = select.poll()
+    # Standard output leads to the controller, over ssh too: an error there means that nobody reads it.
+    watched.register(1, 0)
+    for descriptor in (ended, *controllers):
+        watched.register(descriptor, select.POLLIN)
+    ready = {descriptor for descriptor, _ in watched.poll()}
+    for descriptor in (ended, *controllers):
+        os.close(descriptor)
+    if ended not in ready:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _controllers(pid: int) -> list[int]:

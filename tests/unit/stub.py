@@ -1,8 +1,7 @@
-"""A copy of the project whose phases do nothing, so that what is around them can be tested quickly.
+"""In a copy of the project this file stands in the place of each phase, so that what is around them is tested quickly.
 
-Written into the copy's `vclust_py` by `conftest.py`; environment variables say how the phase `image` behaves:
-VCLUST_STUB_ERROR (a class of vclust_py.errors) and VCLUST_STUB_SECONDS (of sleep, between files
-`begun` and `cleaned` in the site's root).
+Written there by `test_cli.py`; environment variables say how the phase `image` behaves: VCLUST_STUB_ERROR (a class of
+vclust_py.errors) and VCLUST_STUB_SECONDS (of sleep, between files `begun` and `cleaned` in the site's root).
 """
 
 import os
@@ -10,100 +9,76 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vclust_py import errors, state, timing
-from vclust_py.site import Site
-from vclust_py.state import Change
+from vclust_py.cache.stub import CLOSURE, KNOWN, to_dict
+
+from vclust_py import errors, timing
+from vclust_py.change import Change
+from vclust_py.phases import Inputs, Result
+from vclust_py.site import clusters
+from vclust_py.site.session import Session
+
+PHASE = __name__.rpartition(".")[2]
 
 
-def phase(site: Site, name: str, word: str) -> Change:
-    with timing.phase(site, state.get(site, name), word) as record:
+def run(session: Session, inputs: Inputs) -> Result:
+    match PHASE:
+        case "resolve":
+            facts = {"lock": "0" * 64, "packages": sorted(CLOSURE), "bytes": 1500}
+            return Result(Change({}, {}), facts | {"caches": [to_dict(cache) for cache in KNOWN]})
+        case "cache":
+            return cached(inputs.cache)
+        case "place":
+            placement = dict.fromkeys(inputs.asked.hostnames, inputs.hosts[0].name)
+            return Result(Change({}, placement), {"plan": plan(placement, inputs.cache)})
+        case "destroy":
+            cluster = clusters.find(session.store, inputs.name)
+            if cluster is None:
+                return Result(Change({}, {}))
+            clusters.forget(session.store, cluster)
+            return Result(Change({"name": inputs.name}, {}))
+        case "image":
+            may_fail(session)
+    with timing.phase(session.store, clusters.get(session.store, inputs.name), PHASE) as record:
         record.report("half", 1, 2)
         record.report("all", 2, 2)
-    return Change({"phase": ""}, {"phase": word})
+    return Result(Change({"phase": ""}, {"phase": PHASE}), {"lost": []} if PHASE == "ready" else {})
 
 
-def prepare_images(site: Site, name: str, *, check: bool = False) -> Change:
+def may_fail(session: Session) -> None:
     if problem := os.environ.get("VCLUST_STUB_ERROR"):
         raise getattr(errors, problem)("no such luck")
-    Path(site.root, "begun").touch()
+    root = session.site.root
+    Path(root, "begun").touch()
     try:
         time.sleep(float(os.environ.get("VCLUST_STUB_SECONDS", "0")))
     finally:
-        Path(site.root, "cleaned").touch()
-    return phase(site, name, "image")
+        Path(root, "cleaned").touch()
 
 
-def create(site: Site, name: str, *, check: bool = False) -> Change:
-    return phase(site, name, "create")
+def cached(digest: str) -> Result:
+    assert digest == KNOWN[0].digest  # the lookup plugin's choice
+    cache = {"digest": digest, "packages": 2, "bytes": 30_000_000, "of": 40_000_000, "seconds": 2.5}
+    verdicts = [
+        {"digest": one.digest, "chosen": one.digest == digest, "foreign": [], "other_version": [], "saves": 0}
+        | {"reason": "for a test"}
+        for one in KNOWN
+    ]
+    return Result(Change({}, {"cache": digest}), {"cache": cache, "verdicts": verdicts})
 
 
-def wait_installed(site: Site, name: str, *, check: bool = False) -> Change:
-    return phase(site, name, "install")
-
-
-def prove(site: Site, name: str, *, check: bool = False) -> Change:
-    return phase(site, name, "ready")
-
-
-def destroy(site: Site, name: str, *, check: bool = False) -> Change:
-    cluster = state.find(site, name)
-    if cluster is None:
-        return Change({}, {})
-    state.forget(site, cluster)
-    return Change({"name": name}, {})
-
-
-class Lock:
-    digest = "0" * 64
-    packages: tuple[Any, ...] = ()
-
-    def save(self, site: Site) -> None:
-        pass
-
-    @classmethod
-    def load(cls, site: Site, digest: str) -> "Lock":
-        assert digest == cls.digest
-        return cls()
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> "Lock":
-        return cls()
-
-
-def settle(request: Any, meta_packages: Any, site: Site, report: Any, *, cluster: Any, given: Any) -> Lock:
-    return Lock()
-
-
-class Host:
-    @classmethod
-    def from_mapping(cls, mapping: dict[str, str]) -> str:
-        return mapping["name"]
-
-
-class Plan:
-    changed = True
-
-    def __init__(self, placement: dict[str, str], cache: str) -> None:
-        self.placement = placement
-        self.cache = {"digest": cache, "packages": 2, "bytes": 3 * 10**7, "of": 4 * 10**7, "seconds": 2.4}
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "placement": self.placement,
-            "addresses": {},
-            "accelerators": {"localhost": "emulation"},
-            "unreachable": {},
-            "disk": 4_294_967_296,
-            "disk_asked": 4_000_000_000,
-            "packages": 3,
-            "download": 1500,
-            "build": 2_000_000,
-            "send": 0,
-            "base_there": False,
-            "cache": self.cache,
-            "estimate": {"seconds": {"image": 4.0}, "unknown": ["ready"]},
-        }
-
-
-def place(site: Site, request: Any, lock: Lock, hosts: list[str], *, cache: str, check: bool = False) -> Plan:
-    return Plan(dict.fromkeys(request.hostnames, hosts[0]), cache)
+def plan(placement: dict[str, str], cache: str) -> dict[str, Any]:
+    return {
+        "placement": placement,
+        "addresses": {},
+        "accelerators": {"localhost": "emulation"},
+        "unreachable": {},
+        "disk": 4_294_967_296,
+        "disk_asked": 4_000_000_000,
+        "packages": 3,
+        "download": 1500,
+        "build": 2_000_000,
+        "send": 0,
+        "base_there": False,
+        "cache": {"digest": cache, "packages": 2, "bytes": 3 * 10**7, "of": 4 * 10**7, "seconds": 2.4},
+        "estimate": {"seconds": {"image": 4.0}, "unknown": ["ready"]},
+    }

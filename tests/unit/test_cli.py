@@ -20,8 +20,8 @@ from vclust_py.site import PROJECT
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded site needs root")
 
 BIN = Path(sys.executable).parent
-STUBBED = ("create", "destroy", "place", "ready", "resolve")
-CACHE_STUBBED = ("stored", "reserve", "rebuild", "past", "status", "background", "retention")
+STUBBED = ("resolve", "cache", "place", "image", "distribute", "create", "install", "ready", "destroy")
+CACHE_STUBBED = ("stub", "stored", "rebuild", "past", "status", "background", "retention")
 
 
 @dataclass
@@ -65,7 +65,7 @@ def copy(tmp_path: Path) -> Iterator[Copy]:
     for name in ("ansible.cfg", "playbooks", "roles", "library", "plugins", "examples", "metapackages"):
         (tmp_path / name).symlink_to(PROJECT / name)
     for name in STUBBED:
-        shutil.copy(Path(__file__).parent / "stub.py", tmp_path / "vclust_py" / f"{name}.py")
+        shutil.copy(Path(__file__).parent / "stub.py", tmp_path / f"vclust_py/phases/{name}.py")
     for name in CACHE_STUBBED:
         shutil.copy(Path(__file__).parent / "cache/stub.py", tmp_path / f"vclust_py/cache/{name}.py")
     shutil.copytree(PROJECT / "inventories/local", tmp_path / "inventories/local")

@@ -125,7 +125,7 @@ class Fake:
     def fail_json(self, msg, **values):
         pathlib.Path(sys.argv[1], "ended").write_text(f"{msg} {values}")
         sys.exit(1)
-def work(site):
+def work(site, params, check):
     pathlib.Path(sys.argv[1], "begun").touch()
     time.sleep(60)
 module.run_module(Fake(), work)

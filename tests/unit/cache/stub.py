@@ -11,8 +11,8 @@ from typing import Any
 
 from vclust_py import errors
 from vclust_py.cache.history import History
-from vclust_py.site import Site
-from vclust_py.state import Change
+from vclust_py.change import Change
+from vclust_py.site.session import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +41,8 @@ KNOWN = [
 CLOSURE = frozenset({"gcc=12", "make=4", "mpich=4"})
 
 
-def caches(site: Site) -> list[Stored]:
+def caches(session: Session) -> list[Stored]:
     return KNOWN
-
-
-def matching(site: Site, lock: Any, request: Any) -> list[Stored]:
-    return KNOWN
-
-
-def closure(lock: Any) -> frozenset[str]:
-    return CLOSURE
 
 
 def to_dict(cache: Stored) -> dict[str, Any]:
@@ -59,24 +51,6 @@ def to_dict(cache: Stored) -> dict[str, Any]:
 
 def from_dict(data: dict[str, Any]) -> Stored:
     return Stored(**{**data, "packages": frozenset(data["packages"])})
-
-
-@dataclass(frozen=True)
-class Reservation:
-    change: Change
-    cache: dict[str, Any]
-    verdicts: list[dict[str, Any]]
-
-
-def reserve(site: Site, request: Any, lock: Any, digest: str, *, check: bool = False) -> Reservation:
-    assert digest == KNOWN[0].digest  # the lookup plugin's choice
-    cache = {"digest": digest, "packages": 2, "bytes": 30_000_000, "of": 40_000_000, "seconds": 2.5}
-    verdicts = [
-        {"digest": one.digest, "chosen": one.digest == digest, "foreign": [], "other_version": [], "saves": 0}
-        | {"reason": "for a test"}
-        for one in KNOWN
-    ]
-    return Reservation(Change({}, {"cache": digest}), cache, verdicts)
 
 
 @dataclass(frozen=True)
@@ -93,14 +67,14 @@ class Rebuilt:
     seconds: float = 1.5
 
 
-def rebuild(site: Site, report: Any, *, check: bool = False) -> Rebuilt:
+def rebuild(session: Session, report: Any, *, check: bool = False) -> Rebuilt:
     if problem := os.environ.get("VCLUST_STUB_REBUILD"):
         raise getattr(errors, problem)("another one is at work")
     failed = {"ef" * 32: "no space"} if os.environ.get("VCLUST_STUB_BUILD") else {}
     return Rebuilt(Change({"caches": []}, {"caches": ["ab"]}), failed=failed)
 
 
-def status(site: Site) -> dict[str, Any]:
+def status(session: Session) -> dict[str, Any]:
     return {
         "state": "done",
         "started": time.time(),
@@ -122,7 +96,7 @@ class Package:
     installed_size: int
 
 
-def history(site: Site) -> History:
+def history(session: Session) -> History:
     gcc, make, r = (
         Package("0/gcc", "12", 25_000_000),
         Package("0/make", "4", 5_000_000),
@@ -131,11 +105,11 @@ def history(site: Site) -> History:
     return History([[gcc, make], [gcc, make, r], [gcc, make]])
 
 
-def due(site: Site) -> bool:
+def due(session: Session) -> bool:
     return False
 
 
-def usage(site: Site) -> list[dict[str, Any]]:
+def usage(session: Session) -> list[dict[str, Any]]:
     return [
         {"time": 1.6e9 + number, "name": f"c{number}", "cache": "ab" * 32 if number % 3 else "", "of": 10**8}
         | {"bytes": 6 * 10**7 if number % 3 else 0}

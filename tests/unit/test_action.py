@@ -1,0 +1,162 @@
+"""Action plugins: the same work as the module's, in Ansible's own process where the module would run as it does."""
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from vclust_py import action, state
+from vclust_py.site import PROJECT, Site
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the state is root's")
+
+HASH = "$6$abcdefgh$" + 86 * "x"
+ASKED = {
+    "hardware": {"number_of_nodes": 2},
+    "software": {"name": "pair", "users": [{"name": "alice", "password_hash": HASH}]},
+}
+
+
+def test_there_is_one_for_each_module_that_runs_on_a_site_manager() -> None:
+    modules = {path.name for path in (PROJECT / "library").glob("vclust_*.py")}
+    plugins = {path.name for path in (PROJECT / "plugins/action").glob("*.py")}
+    # These run on hosts, and import nothing of vclust.
+    assert modules - plugins == {"vclust_files.py", "vclust_host_info.py"}
+    assert plugins < modules
+
+
+def task(
+    folder: Path, module: str, arguments: Mapping[str, Any], *words: str, **keywords: Any
+) -> tuple[dict[str, Any], bool]:
+    """What one task of a playbook returns, and whether it was a module's process that did it."""
+    kept = {"content": "{{ result | to_json }}", "dest": str(folder / "result")}
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "connection": "local",
+        "vars": {"ansible_python_interpreter": sys.executable},
+        "tasks": [
+            {module: dict(arguments), "register": "result", "ignore_errors": True, **keywords},
+            {"ansible.builtin.copy": kept, "check_mode": False},
+        ],
+    }
+    book = folder / "book.yml"
+    book.write_text(yaml.safe_dump([play]))
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", "-vvv", "-i", "localhost,", book, *words],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert HASH not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "result").read_text()), f"library/{module}.py" in done.stdout
+
+
+MODULE = {"environment": {"A": "b"}}
+"""What a process of its own is needed for."""
+
+
+@pytest.mark.parametrize("keywords", [{}, MODULE], ids=["action", "module"])
+def test_request_four_ways(tmp_path: Path, keywords: dict[str, Any]) -> None:
+    site = {"root": str(tmp_path / "site")}
+    arguments = {"site": site, "request": ASKED}
+
+    def run(*words: str) -> dict[str, Any]:
+        result, in_a_module = task(tmp_path, "vclust_request", arguments, *words, **keywords)
+        assert in_a_module == bool(keywords)
+        return result
+
+    would = run("--check", "--diff")
+    assert would["changed"]
+    assert not Site.from_mapping(site).database.exists()
+    real = run()
+    assert real["changed"]
+    assert real["diff"] == would["diff"]
+    assert not run()["changed"]
+    assert not run("--check")["changed"]
+    assert state.get(Site.from_mapping(site), "pair").name == "pair"
+    assert real["site_manager"]["root"] == site["root"]
+
+
+WRONG: dict[str, tuple[str, dict[str, Any]]] = {
+    "several": (
+        "vclust_request",
+        {"request": {"hardware": {"number_of_nodes": 0, "ram": "2XB"}, "software": {"name": "Al ice"}}},
+    ),
+    "a setting": ("vclust_info", {"site": {"rot": "/srv"}}),
+    "an option": ("vclust_info", {"nom": "x"}),
+    "a choice": ("vclust_cluster", {"name": "x", "state": "there"}),
+    "a type": ("vclust_request", {"request": {"hardware": [1]}}),
+    "a secret": (
+        "vclust_request",
+        {"request": {"software": {"name": "Sec ret", "users": [{"name": "a", "password_hash": "Sec ret"}]}}},
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_failure_says_what_the_module_says(tmp_path: Path, wrong: str) -> None:
+    module, arguments = WRONG[wrong]
+    here, in_a_module = task(tmp_path, module, arguments)
+    assert not in_a_module
+    there, in_a_module = task(tmp_path, module, arguments, **MODULE)
+    assert in_a_module
+    assert here["failed"]
+    for key in ("msg", "exit_code", "problems"):
+        assert here.get(key) == there.get(key), key
+    assert "Sec ret" not in str(here)
+
+
+# Where the module is needed ---------------------------------------------------------------------------------------
+
+
+class Templar:
+    def template(self, text: str) -> str:
+        return text
+
+
+def works_here(**changed: Any) -> bool:
+    plugin = object.__new__(action.action(str(PROJECT / "plugins/action/vclust_info.py")))
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    become = changed.get("become")
+    plugin._task = SimpleNamespace(
+        async_val=changed.get("async_val", 0),
+        environment=changed.get("environment", [{}]),
+        delegate_to=changed.get("delegate_to"),
+    )
+    plugin._connection = SimpleNamespace(transport=changed.get("transport", "local"), become=become)
+    plugin.get_become_option = lambda name: {"me": me}.get(become, become)
+    plugin._templar = Templar()
+    variables = {
+        "ansible_python_interpreter": changed.get("interpreter", sys.executable),
+        "ansible_delegated_vars": {"other": {"ansible_python_interpreter": "/usr/bin/python9"}},
+    }
+    found: bool = plugin._works_here(variables)
+    return found
+
+
+def test_a_module_runs_where_anything_differs() -> None:
+    assert works_here()
+    assert works_here(become="me")
+    assert works_here(interpreter=f"{Path(sys.executable).parent}/python3")
+    for changed in (
+        {"transport": "ssh"},
+        {"become": "nobody"},
+        {"async_val": 10},
+        {"environment": [{}, {"LANG": "C"}]},
+        {"delegate_to": "other"},
+        {"interpreter": ""},
+        {"interpreter": os.path.realpath(sys.executable)},
+        {"interpreter": "/nowhere/python3"},
+    ):
+        assert not works_here(**changed), changed

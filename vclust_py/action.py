@@ -1,0 +1,91 @@
+"""Action plugins: a module's work in the process that Ansible has forked for the task anyway.
+
+A module costs ten times as much: it is packed, written, unpacked, and imports everything anew.  That pays only where
+the site manager is another machine; `ActionModule` runs the module there.
+"""
+
+import importlib.util
+import json
+import os
+import pwd
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ansible import constants
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.parameters import remove_values
+from ansible.module_utils.errors import UnsupportedError
+from ansible.plugins.action import ActionBase
+
+from vclust_py.module import perform
+
+
+def action(plugin: str) -> type[ActionBase]:
+    """The action plugin in file `plugin`, for the module of that name in the project's `library`.
+
+    Ansible asks for it before it forks: what the module imports is there in every task's process.
+    """
+    path = Path(plugin)
+    return type("ActionModule", (_Action,), {"module": _load(path.parents[2] / "library" / path.name)})
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # noqa: S101 - for mypy
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class _Action(ActionBase):  # type: ignore[misc]
+    _supports_async = True
+    module: ModuleType
+    """Has `argument_spec()` and `work`, a `vclust_py.module.Work`."""
+
+    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        if not self._works_here(task_vars or {}):
+            wrap_async = self._task.async_val and not self._connection.has_native_async
+            answer: dict[str, Any] = self._execute_module(task_vars=task_vars, wrap_async=wrap_async)
+            return answer
+        validation = ArgumentSpecValidator(self.module.argument_spec()).validate(_plain(self._task.args))
+        if validation.errors.errors:
+            unsupported = isinstance(validation.errors[0], UnsupportedError)
+            place = f"Unsupported parameters for ({self.module.__name__}) module: " if unsupported else ""
+            result = {"failed": True, "msg": f"{place}{validation.errors.msg}"}
+        else:
+            result = perform(self.module.work, validation.validated_parameters, self._task.check_mode)
+        masked: dict[str, Any] = remove_values(result, validation._no_log_values)
+        return masked
+
+    def _works_here(self, task_vars: Mapping[str, Any]) -> bool:
+        """Whether the module would run on this machine, as this user, in this environment, with this Python."""
+        if self._connection.transport != "local" or self._task.async_val or any(self._task.environment or ()):
+            return False
+        if self._connection.become:
+            user = self.get_become_option("become_user") or constants.DEFAULT_BECOME_USER
+            if constants.BECOME_ALLOW_SAME_USER or user != pwd.getpwuid(os.geteuid()).pw_name:
+                return False
+        if self._task.delegate_to:
+            task_vars = task_vars["ansible_delegated_vars"][self._task.delegate_to]
+        interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
+        return _same_interpreter(interpreter, sys.executable)
+
+
+def _same_interpreter(one: str, other: str) -> bool:
+    """Whether both are names of one Python in one folder: its packages are those of the folder's environment."""
+    return (
+        os.path.dirname(one) == os.path.dirname(other)
+        and os.path.exists(one)
+        and os.path.samefile(one, other)
+    )
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as a module gets them: through JSON, without Ansible's marks on text, vaulted text decrypted."""
+    plain: dict[str, Any] = json.loads(json.dumps(arguments, default=str))
+    return plain
