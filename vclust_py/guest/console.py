@@ -104,15 +104,15 @@ def _ours(line: bytes) -> tuple[str, str] | None:
 
 def expected(cluster: Cluster, goal: NodeState) -> Change:
     """The nodes' states as they are, and as they will be once all have come to `goal` that still may."""
-    before = {node.name: node.state for node in cluster.nodes}
     return Change(
-        dict(before), {node: goal if _rank(now) < _rank(goal) else now for node, now in before.items()}
+        {node.name: str(node.state) for node in cluster.nodes},
+        {node.name: str(max(node.state, goal, key=_rank)) for node in cluster.nodes},
     )
 
 
 def reached(change: Change, cluster: Cluster) -> Change:
     """The change as it has come."""
-    return Change(change.before, {node.name: node.state for node in cluster.nodes})
+    return Change(change.before, {node.name: str(node.state) for node in cluster.nodes})
 
 
 def _rank(state: NodeState) -> int:

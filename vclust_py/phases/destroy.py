@@ -32,7 +32,7 @@ def run(session: Session, inputs: Inputs) -> Result:
     if cluster is None:
         return Result(Change({}, {}))
     change = Change(
-        {"name": name, "state": cluster.state, "nodes": [node.name for node in cluster.nodes]}, {}
+        {"name": name, "state": str(cluster.state), "nodes": [node.name for node in cluster.nodes]}, {}
     )
     if inputs.check:
         return Result(change)

@@ -38,7 +38,7 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
     started = [row for row in per_node if row["phase"] == "ready"]
     return {
         "name": cluster.name,
-        "state": cluster.state,
+        "state": str(cluster.state),
         "generation": cluster.generation,
         "detail": cluster.detail,
         "created": cluster.created,
@@ -53,7 +53,7 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
                 "name": node.name,
                 "address": node.address,
                 "host": node.host,
-                "state": node.state,
+                "state": str(node.state),
                 "seen": node.seen,
                 "mac": node.mac,
             }

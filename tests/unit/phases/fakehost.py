@@ -1,0 +1,156 @@
+"""Hosts, networks and logins that only keep books: everything of a phase but what machines do."""
+
+from collections import Counter
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from vclust_py.errors import VclustError
+from vclust_py.guest.proof import groups
+from vclust_py.hypervisor import Capacity, Domain, Segment
+from vclust_py.site import Site
+from vclust_py.site.session import Session
+
+
+class FakeFiles:
+    def __init__(self, host: "FakeHost", folder: str) -> None:
+        self._host, self._files = host, host.folders.setdefault(folder, {})
+
+    def path(self, name: str) -> Path:
+        return Path("/fake", name)
+
+    image = path
+
+    def images(self) -> dict[str, int]:
+        return {}
+
+    def put(self, source: Path) -> None:
+        self._files[source.name] = source.stat().st_size
+        self._host.calls["put"] += 1
+
+    def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
+        self._files[name] = 1
+
+    def allocated(self) -> dict[str, int]:
+        return dict(self._files)
+
+    def discard(self, name: str) -> None:
+        self._files.pop(name, None)
+
+    def remove(self) -> None:
+        self._files.clear()
+
+
+class FakeHost:
+    """Every node reports with the first look that it is installed, with the next that it is ready; but those named in `silent`, which stop, and in `failing`."""
+
+    accelerator = "kvm"
+
+    def __init__(self) -> None:
+        self.domains: dict[str, Domain] = {}
+        self.folders: dict[str, dict[str, int]] = {}
+        self.segments: dict[str, Segment] = {}
+        self.silent: set[str] = set()
+        self.failing: set[str] = set()
+        self.looks: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+
+    def capacity(self) -> Capacity:
+        return Capacity("amd64", 4096, 3 * 10**9, 1 << 44, 1 << 44, {}, 1 << 50, "kvm")
+
+    def running(self) -> set[str]:
+        return {
+            uuid for uuid, domain in self.domains.items() if domain.name.rpartition(".")[2] not in self.silent
+        }
+
+    def files(self, folder: str) -> FakeFiles:
+        return FakeFiles(self, folder)
+
+    def ensure_segment(self, segment: Segment) -> None:
+        self.segments[segment.name] = segment
+
+    def remove_segment(self, name: str) -> None:
+        self.segments.pop(name, None)
+
+    def start(self, domain: Domain) -> bool:
+        self.calls["start"] += 1
+        self.domains[domain.uuid] = domain
+        return True
+
+    def remove(self, uuid: str) -> bool:
+        return self.domains.pop(uuid, None) is not None
+
+    def console(self, folder: str, domain: str, position: int = 0) -> bytes:
+        node = domain.rpartition(".")[2]
+        if node in self.silent:
+            text = b"kernel\n"
+        elif node in self.failing:
+            text = b"vclust: installer up=1\nvclust: failed disk: broken\n"
+        else:
+            text = b"vclust: installer up=1\nvclust: installed\n"
+            if self.looks[domain]:
+                text += b"vclust: ready up=2 packages=9\n"
+            self.looks[domain] += 1
+        return text[position:]
+
+    def clear_console(self, folder: str, domain: str) -> None:
+        pass
+
+    def close(self) -> None:
+        self.calls["close"] += 1
+
+
+class FakeNetworks:
+    def __init__(self) -> None:
+        self.segments: dict[str, int] = {}
+
+    def check_free(self, network: IPv4Network) -> None:
+        pass
+
+    def ensure(
+        self,
+        segment: str,
+        number: int,
+        network: IPv4Network,
+        router: IPv4Address,
+        tunnel: Segment | None = None,
+    ) -> bool:
+        new = segment not in self.segments
+        self.segments[segment] = number
+        return new
+
+    def protect(self, segment: str, tunnel: Segment | None = None) -> None:
+        assert segment in self.segments
+
+    def remove(self, segment: str, number: int) -> bool:
+        return self.segments.pop(segment, None) == number
+
+
+class FakeSession(Session):
+    """A session with hosts `a` and `b`; `gone` names those that do not answer."""
+
+    def __init__(self, site: Site) -> None:
+        self.hosts = {"a": FakeHost(), "b": FakeHost()}
+        self.fake_networks = FakeNetworks()
+        self.gone: set[str] = set()
+        self.connects = self.logins = 0
+        super().__init__(site, connect=self._fake_connect, networks=self.fake_networks, run=self._log_in)
+
+    def _fake_connect(self, site: Site, host: Any) -> Any:
+        self.connects += 1
+        if host.name in self.gone:
+            raise VclustError(f"{host.name}: no route")
+        return self.hosts[host.name]
+
+    def _log_in(self, argv: list[str], *, stdin: str, **options: object) -> str:
+        """What the proof's script would print: every login that it asks for works, and there is no MPI."""
+        self.logins += 1
+        self.script = stdin
+        names = [name for host in self.hosts.values() for name in map(_node, host.domains.values())]
+        names.sort()
+        lines = [f"vclust: login {name} {name}" for name in names]
+        return "\n".join([*lines, *(f"vclust: mpi {number} none" for number in range(len(groups(names))))])
+
+
+def _node(domain: Domain) -> str:
+    return domain.name.rpartition(".")[2]

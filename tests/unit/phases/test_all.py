@@ -1,0 +1,185 @@
+"""Every phase from the request to a ready cluster and its end, on hosts that only keep books; 2 and 1,000 nodes."""
+
+import ast
+import importlib
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cache.cachesite import make_base
+from fakehost import FakeSession
+from repository import KERNEL, Repository
+
+from vclust_py import request as requests
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Host
+from vclust_py.image import manifest
+from vclust_py.phases import ORDER, Inputs, Result, phase
+from vclust_py.site import PROJECT, clusters
+from vclust_py.site.clusters import Cluster
+from vclust_py.site.describe import describe
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
+
+HOSTS = (Host("a"), Host("b"))
+
+
+@pytest.fixture
+def session(toy: Repository, tmp_path: Path) -> Iterator[FakeSession]:
+    site = toy.site(tmp_path / "site", cache_every=0)
+    make_base(site)
+    with FakeSession(site) as session:
+        yield session
+
+
+def a_request(nodes: int, **hardware: object) -> requests.Request:
+    hardware = {"number_of_nodes": nodes, "ram": "512MB", "disk": "4GB"} | hardware
+    software = {"name": "all", "suite": "toy", "kernel": KERNEL, "network": "10.20.0.0/16"}
+    software["hostname"] = "n%04d"
+    return requests.from_mapping({"hardware": hardware, "software": software}, "test")
+
+
+def run(
+    session: FakeSession, word: str, request: requests.Request, *, check: bool = False, lock: str = ""
+) -> Result:
+    inputs = Inputs(request.name, check=check, request=request, lock=lock, hosts=HOSTS)
+    return phase(word)(session, inputs)
+
+
+def up_to(session: FakeSession, last: str, request: requests.Request) -> dict[str, Result]:
+    results: dict[str, Result] = {}
+    for word in ORDER[: ORDER.index(last) + 1]:
+        lock = results["resolve"].facts["lock"] if "resolve" in results else ""
+        results[word] = run(session, word, request, lock=lock)
+    return results
+
+
+def found(session: FakeSession) -> Cluster:
+    return clusters.get(session.store, "all")
+
+
+@pytest.mark.parametrize("nodes", [2, 1000])
+def test_from_a_request_to_a_ready_cluster_and_its_end(session: FakeSession, nodes: int) -> None:
+    request = a_request(nodes)
+    up_to(session, "ready", request)
+    cluster = found(session)
+    assert (cluster.state, {node.state for node in cluster.nodes}) == ("ready", {"ready"})
+    assert Counter(node.host for node in cluster.nodes) == {"a": nodes // 2, "b": nodes // 2}
+    assert [host.calls["start"] for host in session.hosts.values()] == [nodes // 2] * 2
+    assert {domain.bridge for domain in session.hosts["a"].domains.values()} == {cluster.segment}
+    assert session.fake_networks.segments == {cluster.segment: cluster.network}
+    assert session.logins == 1
+    rows = describe(session.store)[0]
+    assert [row["phase"] for row in rows["phases"]] == [
+        word for word in ORDER if word not in ("request", "distribute")
+    ]
+    assert len(rows["node_phases"]) == 3 * nodes
+    # What nodes are told does not grow with the cluster: a small disk for each, and one that all share.
+    folder = clusters.folder(session.store, cluster)
+    seeds = {path.stat().st_size for path in folder.glob("*.img") if path.name.startswith("n")}
+    assert sum(path.stat().st_size for path in folder.glob("*.img")) < 10_000_000
+    assert max(seeds) < 10_000
+    for word in ORDER[4:]:
+        assert not run(session, word, request).change.changed, word
+    destroyed = run(session, "destroy", request)
+    assert destroyed.change.changed
+    assert not run(session, "destroy", request).change.changed
+    assert not folder.exists()
+    assert session.fake_networks.segments == {}
+    assert [host.domains for host in session.hosts.values()] == [{}, {}]
+    assert clusters.live(session.store) == []
+
+
+def test_check_mode_changes_nothing_at_any_phase(session: FakeSession) -> None:
+    request = a_request(2)
+    results: dict[str, Result] = {}
+    for word in ORDER:
+        lock = results["resolve"].facts["lock"] if "resolve" in results else ""
+        if word in ORDER[:4]:
+            assert run(session, word, request, check=True, lock=lock) is not None
+            if word == "request":
+                assert clusters.live(session.store) == []
+        else:
+            before = list(sqlite3.connect(session.site.database).iterdump())
+            assert run(session, word, request, check=True).change.changed or word == "distribute"
+            assert list(sqlite3.connect(session.site.database).iterdump()) == before
+            assert session.hosts["a"].calls["start"] == (1 if word in ("install", "ready") else 0)
+        results[word] = run(session, word, request, lock=lock)
+    before = list(sqlite3.connect(session.site.database).iterdump())
+    assert run(session, "destroy", request, check=True).change.changed
+    assert list(sqlite3.connect(session.site.database).iterdump()) == before
+
+
+def test_a_session_connects_once_and_closes_in_one_place(session: FakeSession) -> None:
+    up_to(session, "ready", a_request(4))
+    run(session, "destroy", a_request(4))
+    assert session.connects == 2
+    assert [host.calls["close"] for host in session.hosts.values()] == [0, 0]
+    session.close()
+    assert [host.calls["close"] for host in session.hosts.values()] == [1, 1]
+
+
+def test_a_session_reads_each_manifest_once(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Counter[str] = Counter()
+    real = manifest.Manifest.from_json
+
+    def counted(text: str, name: str) -> manifest.Manifest:
+        read[name] += 1
+        return real(text, name)
+
+    monkeypatch.setattr(manifest.Manifest, "from_json", counted)
+    up_to(session, "ready", a_request(2))
+    assert set(read.values()) <= {1}
+
+
+def test_a_node_that_fails_is_made_anew_by_the_next_run(session: FakeSession) -> None:
+    request = a_request(4)
+    session.hosts["a"].failing = session.hosts["b"].failing = {"n0002"}
+    with pytest.raises(VclustError, match="n0002: disk: broken"):
+        up_to(session, "install", request)
+    assert {node.name for node in found(session).nodes if node.state == "failed"} == {"n0002"}
+    assert describe(session.store)[0]["detail"].startswith("install failed: ")
+    session.hosts["a"].failing = session.hosts["b"].failing = set()
+    results = up_to(session, "ready", request)
+    assert results["create"].change.before["n0002"] == "absent"
+    assert found(session).state == "ready"
+    assert sum(host.calls["start"] for host in session.hosts.values()) == 5
+
+
+def test_with_min_nodes_the_rest_is_used(session: FakeSession) -> None:
+    request = a_request(4, min_nodes=3)
+    session.hosts["a"].silent = session.hosts["b"].silent = {"n0003"}
+    results = up_to(session, "ready", request)
+    assert results["ready"].facts["lost"] == ["n0003"]
+    assert found(session).detail == "without n0003, which failed (MinNodes allows it)"
+
+
+def test_a_host_that_is_away_keeps_its_cluster_until_it_is_back(session: FakeSession) -> None:
+    up_to(session, "ready", a_request(2))
+    session.close()
+    session.gone = {"b"}
+    with pytest.raises(VclustError, match=r"^b: no route$"):
+        run(session, "destroy", a_request(2))
+    assert found(session).nodes
+    assert session.hosts["a"].domains == {}
+    session.gone = set()
+    assert run(session, "destroy", a_request(2)).change.changed
+    assert session.hosts["b"].domains == {}
+
+
+def test_each_phase_is_a_role_a_tag_a_file_and_a_function() -> None:
+    folder = PROJECT / "vclust_py/phases"
+    assert {path.stem for path in folder.glob("*.py")} == {*ORDER, "destroy", "__init__"}
+    playbook = (PROJECT / "playbooks/create_vcluster.yml").read_text(encoding="utf-8")
+    places = [playbook.index(f"- role: {word}\n      tags: {word}\n") for word in ORDER]
+    assert places == sorted(places)
+    for word in (*ORDER, "destroy"):
+        assert (PROJECT / "roles" / word / "tasks/main.yml").exists()
+        module = importlib.import_module(f"vclust_py.phases.{word}")
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        assert [name for name in functions if not name.startswith("_")][:1] == ["run"]
+        assert phase(word) is module.run
