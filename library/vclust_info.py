@@ -15,7 +15,7 @@ extends_documentation_fragment:
   - vclust
 options:
   name:
-    description: One cluster; default all.
+    description: One cluster, if the site has it; default all.
     type: str
 attributes:
   check_mode:
@@ -44,7 +44,9 @@ clusters:
   elements: dict
   returned: success
 site_manager:
-  description: Where the state is (C(root)), and on which running machine (C(boot_id)).
+  description:
+    - Where the state is (C(root)), and on which running machine (C(boot_id), C(mounts)).
+    - With the C(settings) of the site, and its name (C(site)) as the inventory has it.
   type: dict
   returned: success
 """
@@ -63,7 +65,10 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
-    return {"changed": False, "clusters": state.describe(site, params["name"]), **site_manager(site)}
+    name = params["name"]
+    there = name is None or state.find(site, name) is not None
+    clusters = state.describe(site, name) if there else []
+    return {"changed": False, "clusters": clusters, **site_manager(site)}
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from vclust_py import display, metapackages, request
+from vclust_py import metapackages, request
+from vclust_py.cli.progress import step
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.ready import _take, _Watch
 from vclust_py.request_forms import KEYS
@@ -199,7 +200,7 @@ class _Rows(Recorder):
         assert len(message.encode()) <= LINE + 40
         assert 0 <= done < 2**63
         assert 0 <= total < 2**63
-        assert display._step({"message": message, "done": done, "total": total}).isprintable()
+        assert step({"message": message, "done": done, "total": total}).isprintable()
 
 
 _CLUSTER = Cluster(1, "x", None, "created", "", "", {}, "", 0.0, None, (), {})  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ lookup    the cache a request starts from, and why the others were refused
 simulate  the replay of a trace under a policy
 describe  the caches of a site as plain data
 outline   what past requests have in common, as lines
-cli       `vclust cache`; plot makes its pictures
+plot      pictures of what past requests have in common, and of the caches' use
 
 Sizes are bytes as installed.  NumPy and SciPy are imported by what computes only: this file and `lookup` are light.
 """
