@@ -63,6 +63,22 @@ caches:
   type: list
   elements: dict
   returned: success
+  contains:
+    digest:
+      description: Digest of the cache.
+      type: str
+    size:
+      description: Installed bytes of all its packages.
+      type: int
+    packages:
+      description: How many packages it holds.
+      type: int
+    shared:
+      description: A hexadecimal number; its bit n says that the cache holds the n-th of RV(packages).
+      type: str
+    refusal:
+      description: Why it cannot be used; empty where it holds nothing else.
+      type: str
 bytes:
   description: The size of these packages, as downloaded.
   type: int
@@ -86,7 +102,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import metapackages, request, resolve, timing
-from vclust_py.cache import catalogue
+from vclust_py.cache import catalogue, lookup
 from vclust_py.module import Outcome, given, request_options, run_module
 from vclust_py.site import Site
 
@@ -110,12 +126,14 @@ def work(site: Site, params: dict[str, Any], check: bool) -> Outcome:
             if locked is None
             else resolve.Lock.from_json(locked if isinstance(locked, str) else json.dumps(locked), "locked"),
         )
+    packages = sorted(catalogue.closure(lock))
+    caches = {cache.digest: cache for cache in catalogue.offered(site, lock, asked)}
     return {
         "changed": False,
         "lock": lock.digest,
-        "packages": sorted(catalogue.closure(lock)),
+        "packages": packages,
         "bytes": sum(package.size for package in lock.packages),
-        "caches": [catalogue.to_dict(cache) for cache in catalogue.offered(site, lock, asked)],
+        "caches": [candidate.to_dict() for candidate in lookup.candidates(packages, caches)],
     }
 
 

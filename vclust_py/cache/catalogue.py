@@ -171,12 +171,6 @@ def to_dict(cache: Stored) -> dict[str, Any]:
     return asdict(cache) | {"packages": sorted(cache.packages), "clusters": list(cache.clusters)}
 
 
-def from_dict(data: Mapping[str, Any]) -> Stored:
-    """The reverse of `to_dict`.  Raises TypeError or KeyError for anything else."""
-    packages, clusters = frozenset(data["packages"]), tuple(data["clusters"])
-    return Stored(**{**data, "packages": packages, "clusters": clusters})
-
-
 def claim(site: Site, request: Request, lock: Lock, digest: str, *, check: bool = False) -> Claim:
     """Phase `cache`: write down that the request's cluster starts from the cache `digest`; empty: from the base.
 
