@@ -92,7 +92,9 @@ history:
   type: dict
   returned: with O(history)
 site_manager:
-  description: Where the state is (C(root)), and on which running machine (C(boot_id)).
+  description:
+    - Where the state is (C(root)), and on which running machine (C(boot_id), C(mounts)).
+    - With the C(settings) of the site, and its name (C(site)) as the inventory has it.
   type: dict
   returned: success
 """

@@ -15,7 +15,7 @@ extends_documentation_fragment:
   - vclust
 options:
   name:
-    description: One cluster; default all.
+    description: One cluster, if the site has it; default all.
     type: str
 attributes:
   check_mode:
@@ -44,7 +44,9 @@ clusters:
   elements: dict
   returned: success
 site_manager:
-  description: Where the state is (C(root)), and on which running machine (C(boot_id)).
+  description:
+    - Where the state is (C(root)), and on which running machine (C(boot_id), C(mounts)).
+    - With the C(settings) of the site, and its name (C(site)) as the inventory has it.
   type: dict
   returned: success
 """
@@ -53,7 +55,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py.module import Outcome, run_module, site_options
+from vclust_py.module import Outcome, run_module, site_manager, site_options
+from vclust_py.site import clusters
 from vclust_py.site.describe import describe
 from vclust_py.site.session import Session
 
@@ -63,7 +66,13 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return {"changed": False, "clusters": describe(session.store, params["name"])}
+    name, store = params["name"], session.store
+    there = name is None or clusters.find(store, name) is not None
+    return {
+        "changed": False,
+        "clusters": describe(store, name) if there else [],
+        **site_manager(session.site),
+    }
 
 
 def main() -> None:

@@ -48,7 +48,9 @@ name:
   returned: success
   sample: hello-mpi
 site_manager:
-  description: Where the state is (C(root)), and on which running machine (C(boot_id)).
+  description:
+    - Where the state is (C(root)), and on which running machine (C(boot_id), C(mounts)).
+    - With the C(settings) of the site, and its name (C(site)) as the inventory has it.
   type: dict
   returned: success
 exit_code:

@@ -63,6 +63,22 @@ caches:
   type: list
   elements: dict
   returned: success
+  contains:
+    digest:
+      description: Digest of the cache.
+      type: str
+    size:
+      description: Installed bytes of all its packages.
+      type: int
+    packages:
+      description: How many packages it holds.
+      type: int
+    shared:
+      description: A hexadecimal number; its bit n says that the cache holds the n-th of RV(packages).
+      type: str
+    refusal:
+      description: Why it cannot be used; empty where it holds nothing else.
+      type: str
 bytes:
   description: The size of these packages, as downloaded.
   type: int

@@ -23,6 +23,9 @@ pki          who may talk to whom: the site's authority, keys and certificates
 site         where everything lives; the settings of a site
 run, errors  processes and failures
 text         what users, guests and hosts wrote, made fit to be shown, stored and logged
-cli          the `vclust` command; drive and play run its playbooks, display is what it shows
+inventory    the sites of an Ansible inventory
+module       what the Ansible modules share; action does their work in Ansible's own process
+cli          the `vclust` command: clusters, caches and files are its commands, sites what it reads of the sites,
+             playbooks and runner run what changes something, progress and tables are what it shows
 arguments    the types of what is typed, for the command and the playbooks
 """

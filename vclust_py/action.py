@@ -20,6 +20,7 @@ from ansible.module_utils.common.parameters import remove_values
 from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
 
+from vclust_py import inventory
 from vclust_py.module import perform
 
 
@@ -50,8 +51,9 @@ class _Action(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         if not self._works_here(task_vars or {}):
             wrap_async = self._task.async_val and not self._connection.has_native_async
-            answer: dict[str, Any] = self._execute_module(task_vars=task_vars, wrap_async=wrap_async)
-            return answer
+            return self._named(
+                self._execute_module(task_vars=task_vars, wrap_async=wrap_async), task_vars or {}
+            )
         validation = ArgumentSpecValidator(self.module.argument_spec()).validate(_plain(self._task.args))
         if validation.errors.errors:
             unsupported = isinstance(validation.errors[0], UnsupportedError)
@@ -59,8 +61,15 @@ class _Action(ActionBase):  # type: ignore[misc]
             result = {"failed": True, "msg": f"{place}{validation.errors.msg}"}
         else:
             result = perform(self.module.work, validation.validated_parameters, self._task.check_mode)
-        masked: dict[str, Any] = remove_values(result, validation._no_log_values)
-        return masked
+        return self._named(remove_values(result, validation._no_log_values), task_vars or {})
+
+    @staticmethod
+    def _named(result: dict[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:
+        """The result with the name of the site, which only the inventory knows."""
+        if "site_manager" in result:
+            site = inventory.site_name(task_vars["inventory_hostname"], task_vars["groups"])
+            result["site_manager"] = {**result["site_manager"], "site": site}
+        return result
 
     def _works_here(self, task_vars: Mapping[str, Any]) -> bool:
         """Whether the module would run on this machine, as this user, in this environment, with this Python."""

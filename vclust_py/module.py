@@ -165,9 +165,14 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def site_manager(site: Site) -> Outcome:
-    """Where the state is, and on which running machine: a controller there may follow the progress in it."""
+    """Where the state is, on which running machine, and the site's settings: a controller there may read it."""
+    return {"site_manager": {"root": str(site.root), **this_machine(), "settings": site.to_mapping()}}
+
+
+def this_machine() -> dict[str, str]:
+    """What tells this machine, as it runs, from others, and its files from those of a container on it."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return {"site_manager": {"root": str(site.root), "boot_id": boot_id}}
+    return {"boot_id": boot_id, "mounts": os.readlink("/proc/self/ns/mnt")}
 
 
 def changed(change: Change) -> Outcome:

@@ -7,36 +7,24 @@ from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleFilterError
 
+from vclust_py import inventory
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.site import Site
 
 
-def sites(groups: Mapping[str, list[str]]) -> dict[str, str]:
-    """Site name → its manager, in the order of the inventory."""
-    managers = groups.get("site_managers", [])
-    found = {}
-    for group, members in groups.items():
-        mine = [host for host in managers if host in members]
-        if group.startswith("site_") and group != "site_managers" and mine:
-            found[group.removeprefix("site_")] = mine[0]
-    return found
+def site_managers(site: str, groups: Mapping[str, list[str]]) -> list[str]:
+    """The manager of that site; of each site for `any`."""
+    try:
+        return inventory.site_managers(site, groups)
+    except VclustError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 def site_manager(request: Mapping[str, Any] | None, groups: Mapping[str, list[str]]) -> str:
     """The manager of the request's site; the first site for `any` and where there is no request."""
-    known = sites(groups)
-    if not known:
-        raise AnsibleFilterError(
-            "inventory: no site, expected a group site_<name> with a host of site_managers"
-        )
     software = (request or {}).get("software") or {}
-    wanted = str(software.get("site") or "any")
-    if wanted == "any":
-        return next(iter(known.values()))
-    if wanted not in known:
-        raise AnsibleFilterError(f"Site: got '{wanted}', expected any or one of {', '.join(known)}")
-    return known[wanted]
+    return site_managers(str(software.get("site") or "any"), groups)[0]
 
 
 def site_hosts(
@@ -44,7 +32,10 @@ def site_hosts(
 ) -> list[dict[str, Any]]:
     """The machines that are in `vm_hosts` and in the manager's site, with what the inventory says of each."""
     members = {
-        host for name, one in sites(groups).items() if one == manager for host in groups[f"site_{name}"]
+        host
+        for name, one in inventory.sites(groups).items()
+        if one == manager
+        for host in groups[f"site_{name}"]
     }
     chosen = [host for host in groups.get("vm_hosts", []) if host in members]
     try:
@@ -73,7 +64,7 @@ def with_certificates(uri: str, folder: str) -> str:
 
 def host_manager(host: str, groups: Mapping[str, list[str]]) -> str:
     """The manager of the site that the host is in."""
-    for name, manager in sites(groups).items():
+    for name, manager in inventory.sites(groups).items():
         if host in groups[f"site_{name}"]:
             return manager
     raise AnsibleFilterError(f"inventory: {host}: in no site, expected a group site_<name> with a manager")
@@ -85,6 +76,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "vclust_site_manager": site_manager,
+            "vclust_site_managers": site_managers,
             "vclust_site_hosts": site_hosts,
             "vclust_host_manager": host_manager,
         }

@@ -14,12 +14,12 @@ description:
   - With C(-v) it says of every other cache why it was refused.
 options:
   _terms:
-    description: The packages of a cluster beyond the base image, each C(name=version); one list for a cluster.
+    description: The packages of a cluster beyond the base image, each C(name=version); one list.
     type: list
     elements: list
     required: true
   caches:
-    description: The caches there are, as returned by M(vclust_resolve).
+    description: The caches there are, as returned by M(vclust_resolve) with these packages.
     type: list
     elements: dict
     required: true
@@ -45,7 +45,7 @@ _list:
   elements: str
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleLookupError
@@ -53,32 +53,29 @@ from ansible.plugins.lookup import LookupBase
 from ansible.utils.display import Display
 
 from vclust_py.cache import lookup
-from vclust_py.cache.stored import Stored, from_dict
+from vclust_py.cache.lookup import Candidate
 
 display = Display()
 
 
-def choose(closure: Iterable[str], caches: Sequence[Stored]) -> str:
-    """The chosen cache's digest, or nothing; explaining takes longer than choosing, so only when it is read."""
-    packages = frozenset(closure)
-    if display.verbosity:
-        for verdict in lookup.explain(packages, caches):
-            said = "chosen" if verdict.chosen else "refused"
-            display.v(f"cache {verdict.cache.digest[:12]} {said}: {verdict.reason}")
-    found = lookup.find(packages, caches)
-    return found.digest if found else ""
+def choose(caches: list[Candidate], asked: int) -> str:
+    """The chosen cache's digest, or nothing."""
+    chosen = lookup.choose(caches)
+    for cache, reason in lookup.reasons(caches, chosen, asked) if display.verbosity else ():
+        display.v(f"cache {cache.digest[:12]} {'chosen' if cache is chosen else 'refused'}: {reason}")
+    return chosen.digest if chosen else ""
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]
     def run(self, terms: list[Any], variables: Mapping[str, Any] | None = None, **kwargs: Any) -> list[str]:
         self.set_options(var_options=variables, direct=kwargs)
+        (closure,) = terms
+        if not isinstance(closure, list):
+            raise AnsibleLookupError(f"got '{closure}', expected a list of packages, each name=version")
         try:
-            caches = [from_dict(cache) for cache in self.get_option("caches")]
+            caches = [Candidate.from_dict(cache, len(closure)) for cache in self.get_option("caches")]
         except (KeyError, TypeError, ValueError) as error:
             raise AnsibleLookupError(
-                f"caches: got {error}, expected caches as vclust_resolve returns them"
+                f"caches: got {error}, expected caches as vclust_resolve returns them with these packages"
             ) from error
-        for closure in terms:
-            if not isinstance(closure, list):
-                raise AnsibleLookupError(f"got '{closure}', expected a list of packages, each name=version")
-        return [choose(closure, caches) for closure in terms]
+        return [choose(caches, len(closure))]

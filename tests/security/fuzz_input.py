@@ -12,7 +12,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from vclust_py import display, metapackages, request
+from vclust_py import metapackages, request
+from vclust_py.cli.progress import step
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.guest.console import Watch, _take
 from vclust_py.request.model import KEYS
@@ -200,7 +201,7 @@ class _Rows(Recorder):
         assert len(message.encode()) <= LINE + 40
         assert 0 <= done < 2**63
         assert 0 <= total < 2**63
-        assert display._step({"message": message, "done": done, "total": total}).isprintable()
+        assert step({"message": message, "done": done, "total": total}).isprintable()
 
 
 _CLUSTER = Cluster(1, "x", None, 1, "vc0", 1, ClusterState.CREATED, "", "", {}, "", 0.0, None, ())  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from ansible.plugins.loader import lookup_loader
 
-from vclust_py import arguments, play
+from vclust_py import arguments
+from vclust_py.cli import runner
 from vclust_py.errors import RequestError
 from vclust_py.site import PROJECT
 
@@ -171,7 +172,7 @@ def test_what_the_command_hands_over_stays_text(copied: Copied) -> None:
     payload = copied.payloads()[0]
     inventory = copied.path / "hosts.ini"
     inventory.write_text("localhost ansible_connection=local\n")
-    outcome = play.play(
+    outcome = runner.play(
         os.path.relpath(probe, book),
         {"one": payload, "deep": [{"more": payload, "number": 1, "no": None}]},
         inventory=inventory,

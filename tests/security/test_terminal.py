@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from vclust_py import display, play, request, timing
+from vclust_py import request, timing
+from vclust_py.cli import progress, runner, tables
 from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.guest.console import Watch, _take
 from vclust_py.request.values import shown
@@ -240,7 +241,7 @@ ROWS = [
 
 
 def test_plain_display(capsys: pytest.CaptureFixture[str]) -> None:
-    with display.display(["install"], live=False) as shown_display:
+    with progress.display(["install"], live=False) as shown_display:
         shown_display.phase("install")
         shown_display.progress(ROWS)
     assert fit(capsys.readouterr().err)
@@ -248,9 +249,9 @@ def test_plain_display(capsys: pytest.CaptureFixture[str]) -> None:
 
 DRAW = """
 import sys, time, json
-from vclust_py import display
+from vclust_py.cli.progress import display
 rows = json.loads(sys.stdin.readline())
-with display.display(["request", "install", "ready"], live=True) as shown:
+with display(["request", "install", "ready"], live=True) as shown:
     shown.phase("install")
     for row in rows:
         shown.progress([row])
@@ -342,10 +343,10 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "base_there": True,
         "estimate": {"seconds": {"x": 1.0}, "unknown": [text]},
     }
-    display.show_list([cluster])
-    display.show_cluster(cluster)
-    display.show_plan(plan)
-    display.show_rank([{"rank": 1, "frequency": 1, "size": 1, "score": 1, "packages": [text]}])
+    tables.show_list([cluster])
+    tables.show_cluster(cluster)
+    tables.show_plan(plan)
+    tables.show_rank([{"rank": 1, "frequency": 1, "size": 1, "score": 1, "packages": [text]}])
     made = out.getvalue()
     assert not set(made) & set("\x07\x7f\b\r\x9b\x9d\u202e\u200b\0")
     assert "\x1b]" not in made
@@ -358,15 +359,15 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
 def test_what_ansible_says(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(f"[ERROR]: {text}\n" for text in ESCAPES.values()) + "x" * 10**6
     for tasks in (0, 3):
-        reason = play._reason(text, tasks, "/x\x1b[31m")
+        reason = runner._reason(text, tasks, "/x\x1b[31m")
         assert fit(reason)
         assert len(reason.encode()) < 4096
-    outcome = play.Outcome()
+    outcome = runner.Outcome()
     event = {
         "event": "runner_on_failed",
         "event_data": {"host": "h", "res": {"msg": text + "\x1b", "exit_code": 3}},
     }
-    play._take(event, outcome, lambda phase: None, lambda module, result: None)
+    runner._take(event, outcome, lambda phase: None, lambda module, result: None)
     assert outcome.exit_code == 3
     assert fit(outcome.failure)
     assert len(outcome.failure.encode()) < 4096

@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     "a setting": ("vclust_info", {"site": {"rot": "/srv"}}),
     "an option": ("vclust_info", {"nom": "x"}),
     "a choice": ("vclust_cluster", {"name": "x", "state": "there"}),
-    "a type": ("vclust_request", {"request": {"hardware": [1]}}),
+    "a type": ("vclust_info", {"site": 5}),
     "a secret": (
         "vclust_request",
         {"request": {"software": {"name": "Sec ret", "users": [{"name": "a", "password_hash": "Sec ret"}]}}},

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from vclust_py import cli, display
+from vclust_py import cli
+from vclust_py.cli.playbooks import PHASES
 from vclust_py.site import PROJECT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded site needs root")
@@ -102,7 +104,7 @@ def test_create_show_and_destroy(copy: Copy) -> None:
     done = copy.vclust("create", "examples/hello-mpi.ini")
     assert (done.returncode, done.stdout) == (0, "hello-mpi is ready: vclust ssh hello-mpi\n"), done.stderr
     lines = [line.split("] ", 1)[1] for line in done.stderr.splitlines()]
-    assert [line for line in lines if ":" not in line] == list(display.PHASES)
+    assert [line for line in lines if ":" not in line] == list(PHASES)
     assert "create: all 2/2" in lines
 
     assert "hello-mpi" in copy.vclust("list").stdout
@@ -317,31 +319,91 @@ def test_cache_rebuild(copy: Copy) -> None:
     assert "vclust: rebuild: another one is at work" in done.stderr
 
 
-def test_two_sites_side_by_side(copy: Copy) -> None:
-    managers = {
-        name: {"vclust_site": {"root": str(copy.path / name), **settings}}
-        for name, settings in (("north", {}), ("south", {"rot": "/"}))
+def two_sites(copy: Copy, **south: object) -> dict[str, Any]:
+    """An inventory of two embedded sites, `south` with more variables."""
+    managers: dict[str, Any] = {
+        name: {"vclust_site": {"root": str(copy.path / name)}} for name in ("north", "south")
     }
+    managers["south"] |= south
     inventory = {
         "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
         "children": {
             "site_managers": {"hosts": managers},
+            "vm_hosts": {"hosts": {"north": {}, "south": {}}},
             "site_north": {"hosts": {"north": {}}},
             "site_south": {"hosts": {"south": {}}},
         },
     }
     (copy.path / "two.yml").write_text(yaml.safe_dump({"all": inventory}))
+    return managers
+
+
+def test_two_sites_side_by_side(copy: Copy) -> None:
+    two_sites(copy, vclust_site={"root": str(copy.path / "south"), "rot": "/"})
     done = copy.vclust("-i", "two.yml", "cache", "rebuild")
     assert done.returncode == 4
     assert done.stdout.startswith("north: policy nested, 7 requests: 3 caches chosen")
     assert "vclust: rebuild: south: vclust_site: rot: unknown setting" in done.stderr
+    done = copy.vclust("-i", "two.yml", "cache", "list")
+    assert (done.returncode, done.stdout.startswith("north:\n")) == (4, True), done
+    assert "vclust: south: vclust_site: rot: unknown setting" in done.stderr
 
-    del managers["south"]["vclust_site"]["rot"]
-    (copy.path / "two.yml").write_text(yaml.safe_dump({"all": inventory}))
+    two_sites(copy)
     lines = copy.vclust("-i", "two.yml", "cache", "list").stdout.splitlines()
     assert [line for line in lines if line.endswith(":")] == ["north:", "south:"]
     told = json.loads(copy.vclust("-i", "two.yml", "cache", "list", "--json").stdout)
     assert (len(told["caches"]), list(told["status"]), len(told["usage"])) == (6, ["north", "south"], 200)
+
+
+def test_clusters_of_two_sites(copy: Copy) -> None:
+    two_sites(copy)
+
+    def request(name: str, site: str) -> str:
+        path = copy.path / f"{name}-{site}.yml"
+        wanted = {"hardware": {"number_of_nodes": 1}, "software": {"name": name, "site": site}}
+        path.write_text(yaml.safe_dump(wanted))
+        return path.name
+
+    def vclust(*words: str, code: int = 0) -> str:
+        done = copy.vclust("-i", "two.yml", *words)
+        assert done.returncode == code, done
+        return done.stderr if code else done.stdout
+
+    def clusters() -> set[tuple[str, str]]:
+        return {(one["site"], one["name"]) for one in json.loads(vclust("list", "--json"))}
+
+    for name, site in (("alpha", "north"), ("both", "north"), ("both", "south"), ("beta", "south")):
+        vclust("create", request(name, site))
+    everywhere = {("north", "alpha"), ("north", "both"), ("south", "both"), ("south", "beta")}
+    assert clusters() == everywhere
+    assert vclust("list").splitlines()[0].split()[:3] == ["NAME", "SITE", "STATE"]
+    assert json.loads(vclust("show", "beta", "--json"))["site"] == "south"
+
+    for words in (["show", "both"], ["ssh", "both"], ["destroy", "both"]):
+        assert "both: there is one in north and south\n  hint: say which: --site SITE" in vclust(
+            *words, code=2
+        )
+    assert "west" in vclust("destroy", "both", "--site", "west", code=2)
+    assert clusters() == everywhere
+    vclust("destroy", "beta")
+    vclust("destroy", "both", "--site", "south")
+    assert clusters() == {("north", "alpha"), ("north", "both")}
+    assert "beta: no such cluster" in vclust("destroy", "beta", code=2)
+
+    # The playbook acts wherever the cluster is, and where it is asked to.
+    vclust("create", request("both", "south"))
+    book = ["ansible-playbook", "-i", "two.yml", "playbooks/destroy_vcluster.yml", "-e", "name=both"]
+    assert copy.run(*book, "-e", "site=north").returncode == 0
+    assert clusters() == {("north", "alpha"), ("south", "both")}
+    assert copy.run(*book).returncode == 0
+    assert clusters() == {("north", "alpha")}
+
+    two_sites(copy, ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=9)
+    done = copy.vclust("-i", "two.yml", "list", "--json")
+    assert (done.returncode, [one["name"] for one in json.loads(done.stdout)]) == (4, ["alpha"])
+    assert done.stderr.startswith("vclust: south: ")
+    assert "no such cluster" not in vclust("show", "beta", code=4)
+    vclust("destroy", "alpha")
 
 
 def test_words_of_ssh() -> None:

@@ -3,7 +3,7 @@
 What a cluster starts from
 stored      the VD caches that a site has, as data
 lookup      the cache a request starts from, and why the others were refused
-reserve     phase `cache`: that cache written down, so that it stays
+matching    the caches that a package closure could start from, and what that saves
 pin         what a cluster stands on written down, so that it stays
 
 What to keep
@@ -15,13 +15,11 @@ policies    which caches to keep: `paper`, `nested` (our default) and others, al
 rebuild     recomputing: choosing and building them; background: as a process of its own; priority: the least
 retention   which images may stay, and which go
 status      the last recomputation, and what past requests started from
-records     all that the files above read from and write to the site's state
 
 For people
 describe    the caches of a site as plain data
 outline     what past requests have in common, as lines; plot: as pictures
 traces      request traces in files; simulate: their replay under a policy
-cli         `vclust cache`
 
 Sizes are bytes as installed.  NumPy is imported by what computes only: this file and `lookup` are light.  SciPy is
 used by tests alone: its linkage knows neither intersections nor forests, and its sparse product of 2,601 real requests

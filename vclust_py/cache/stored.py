@@ -112,9 +112,3 @@ def clusters_on(images: Mapping[str, Image], store: Store) -> dict[str, set[str]
 def to_dict(cache: Stored) -> dict[str, Any]:
     """Plain data, for Ansible."""
     return asdict(cache) | {"packages": sorted(cache.packages), "clusters": list(cache.clusters)}
-
-
-def from_dict(data: Mapping[str, Any]) -> Stored:
-    """The reverse of `to_dict`.  Raises TypeError or KeyError for anything else."""
-    packages, clusters = frozenset(data["packages"]), tuple(data["clusters"])
-    return Stored(**{**data, "packages": packages, "clusters": clusters})

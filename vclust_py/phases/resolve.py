@@ -7,7 +7,7 @@ from typing import Any
 
 from vclust_py import metapackages, timing
 from vclust_py.apt import AptRoot
-from vclust_py.cache import matching, stored
+from vclust_py.cache import lookup, matching
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image import Report, base_key
@@ -32,11 +32,13 @@ def run(session: Session, inputs: Inputs) -> Result:
     with timing.trial(session.store, request, "resolve", check=inputs.check) as (cluster, report):
         bundles = metapackages.expand(request, session.site)
         lock = find_lock(session, request, bundles, report, cluster=cluster, given=inputs.locked)
+    packages = sorted(matching.closure(lock))
+    caches = {cache.digest: cache for cache in matching.matching(session, lock, request)}
     facts = {
         "lock": lock.digest,
-        "packages": sorted(matching.closure(lock)),
+        "packages": packages,
         "bytes": sum(package.size for package in lock.packages),
-        "caches": [stored.to_dict(cache) for cache in matching.matching(session, lock, request)],
+        "caches": [candidate.to_dict() for candidate in lookup.candidates(packages, caches)],
     }
     return Result(Change({}, {}), facts)
 

@@ -49,10 +49,6 @@ def to_dict(cache: Stored) -> dict[str, Any]:
     return vars(cache) | {"packages": sorted(cache.packages)}
 
 
-def from_dict(data: dict[str, Any]) -> Stored:
-    return Stored(**{**data, "packages": frozenset(data["packages"])})
-
-
 @dataclass(frozen=True)
 class Rebuilt:
     change: Change

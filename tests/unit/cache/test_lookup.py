@@ -1,9 +1,15 @@
 """Which cache a request starts from, and what is said of the others."""
 
+import json
 import random
 from collections.abc import Set as AbstractSet
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from vclust_py.cache import Cache, lookup
+from vclust_py.cache.lookup import Candidate
 
 
 def cache(words: str, size: int) -> Cache:
@@ -69,3 +75,49 @@ def test_a_lookup_compares_each_cache_at_most_once_and_none_that_is_smaller_than
         Counted.compared = 0
         assert lookup.find(closure, order) is fitting
         assert Counted.compared == comparisons
+
+
+# Candidates ---------------------------------------------------------------------------------------------------------
+
+PACKAGES = st.frozensets(st.sampled_from([f"{name}={version}" for name in "abcde" for version in "12"]))
+CLOSURES = st.dictionaries(st.sampled_from("abcde"), st.sampled_from("12")).map(
+    lambda versions: sorted(f"{name}={version}" for name, version in versions.items())
+)
+SETS = st.lists(st.builds(Cache, PACKAGES.filter(bool), st.integers(0, 5), st.just(1)), max_size=6)
+
+
+@given(CLOSURES, SETS)
+def test_candidates_are_chosen_and_refused_as_their_caches_are(
+    closure: list[str], caches: list[Cache]
+) -> None:
+    """Through Ansible's JSON, by `find` and `explain`, which see all names."""
+    known = {str(number): cache for number, cache in enumerate(caches)}
+    sent = json.loads(json.dumps([one.to_dict() for one in lookup.candidates(closure, known)]))
+    came = [Candidate.from_dict(one, len(closure)) for one in sent]
+    for one in came:
+        assert one.fits == (known[one.digest].packages <= set(closure))
+    chosen = lookup.choose(came)
+    assert (known[chosen.digest] if chosen else None) is lookup.find(set(closure), caches)
+    reasons = lookup.reasons(came, chosen, len(closure))
+    verdicts = lookup.explain(set(closure), caches)
+    assert [reason for _, reason in reasons] == [verdict.reason for verdict in verdicts]
+
+
+def test_a_candidate_is_small() -> None:
+    closure = [f"package-{number}=1:2.3-4+deb12u1" for number in range(1000)]
+    caches = {
+        "d" * 64: Cache(frozenset(closure[:500]), 1, 1),
+        "e" * 64: Cache(frozenset({"x=1", *closure}), 1, 1),
+    }
+    for one in lookup.candidates(closure, caches):
+        assert len(json.dumps(one.to_dict())) < 600
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shared": "8"}, {"shared": "-1"}, {"shared": "x"}, {"shared": 1}, {"size": "x"}, {"more": 1}]
+)
+def test_what_is_no_candidate(wrong: dict[str, object]) -> None:
+    told = {"digest": "d", "size": 1, "packages": 1, "shared": "4", "refusal": ""}
+    assert Candidate.from_dict(told, 3).fits
+    with pytest.raises((ValueError, TypeError)):
+        Candidate.from_dict({**told, **wrong}, 3)

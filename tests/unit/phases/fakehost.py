@@ -42,7 +42,10 @@ class FakeFiles:
 
 
 class FakeHost:
-    """Every node reports with the first look that it is installed, with the next that it is ready; but those named in `silent`, which stop, and in `failing`."""
+    """Every node reports with the first look that it is installed, with the next that it is ready.
+
+    But those named in `silent`, which stop, and in `failing`.
+    """
 
     accelerator = "kvm"
 

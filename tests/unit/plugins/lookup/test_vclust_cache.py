@@ -7,38 +7,21 @@ from ansible.errors import AnsibleLookupError
 from ansible.plugins.loader import lookup_loader
 from ansible.utils.display import Display
 
-from vclust_py.cache.stored import Stored, to_dict
+from vclust_py.cache import Cache
+from vclust_py.cache.lookup import candidates
 from vclust_py.site import PROJECT
 
-
-def cache(digest: str, size: int, *packages: str) -> dict[str, Any]:
-    return to_dict(
-        Stored(
-            digest=digest,
-            packages=frozenset(packages),
-            size=size,
-            bytes=size // 3,
-            parent="",
-            base="b" * 64,
-            contents="",
-            suite="bookworm",
-            architecture="amd64",
-            state="unpacked",
-            depth=1,
-            used=0.0,
-            uses=0,
-            chosen=True,
-            clusters=(),
-        )
-    )
+SETS = {
+    "aa": Cache(frozenset({"gcc=12"}), 10, 1),
+    "bb": Cache(frozenset({"gcc=12", "make=4"}), 30, 1),
+    "cc": Cache(frozenset({"gcc=12", "r=4"}), 90, 1),
+    "dd": Cache(frozenset({"gcc=11"}), 80, 1),
+}
 
 
-CACHES = [
-    cache("aa", 10, "gcc=12"),
-    cache("bb", 30, "gcc=12", "make=4"),
-    cache("cc", 90, "gcc=12", "r=4"),
-    cache("dd", 80, "gcc=11"),
-]
+def caches(closure: list[str]) -> list[dict[str, Any]]:
+    """As the module vclust_resolve returns them."""
+    return [one.to_dict() for one in candidates(closure, SETS)]
 
 
 @pytest.fixture
@@ -49,17 +32,19 @@ def lookup() -> Any:
 
 def test_the_largest_that_fits_for_each_closure(lookup: Any) -> None:
     closures = [["gcc=12", "make=4", "perl=5"], ["gcc=12"], ["perl=5"], []]
-    assert lookup.run(closures, caches=CACHES) == ["bb", "aa", "", ""]
+    chosen = [lookup.run([closure], caches=caches(closure)) for closure in closures]
+    assert chosen == [["bb"], ["aa"], [""], [""]]
     assert lookup.run(closures[:1], caches=[]) == [""]
 
 
 def test_refusals_are_explained(lookup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
+    closure = ["gcc=12", "make=4"]
     monkeypatch.setattr(Display, "v", lambda self, text: said.append(text))
-    lookup.run([["gcc=12", "make=4"]], caches=CACHES)
+    lookup.run([closure], caches=caches(closure))
     assert said == []
     monkeypatch.setattr(Display(), "verbosity", 1)
-    lookup.run([["gcc=12", "make=4"]], caches=CACHES)
+    lookup.run([closure], caches=caches(closure))
     assert said == [
         "cache bb chosen: the largest that fits: 2 of 2 packages",
         "cache aa refused: fits, but a larger one does too",
@@ -72,4 +57,6 @@ def test_what_is_no_cache_or_no_closure(lookup: Any) -> None:
     with pytest.raises(AnsibleLookupError, match="expected caches as vclust_resolve returns them"):
         lookup.run([["gcc=12"]], caches=[{"digest": "aa"}])
     with pytest.raises(AnsibleLookupError, match="got 'gcc=12', expected a list of packages"):
-        lookup.run(["gcc=12"], caches=CACHES)
+        lookup.run(["gcc=12"], caches=caches(["gcc=12"]))
+    with pytest.raises(AnsibleLookupError, match="with these packages"):
+        lookup.run([["gcc=12"]], caches=caches(["gcc=12", "make=4"]))

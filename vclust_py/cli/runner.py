@@ -1,4 +1,4 @@
-"""Playbooks, driven through ansible-runner: events while they run, and how they ended.
+"""A playbook run through ansible-runner: its events while it runs, and how it ended.
 
 Variables are handed over as values that Ansible never templates, at every depth.
 """
@@ -44,6 +44,8 @@ class Outcome:
     """The role that was last at work."""
     host: str = ""
     """Where the first task failed."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """The first error of each site manager that failed, or could not be reached."""
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     hosts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """The same for each site manager, by its inventory name."""
@@ -149,11 +151,13 @@ def _take(
             outcome.results[data["task_action"]] = data["res"]
             outcome.hosts.setdefault(data["host"], {})[data["task_action"]] = data["res"]
             on_result(data["task_action"], data["res"])
-        case "runner_on_failed" | "runner_on_unreachable" if outcome.exit_code == 0:
+        case "runner_on_failed" | "runner_on_unreachable":
             result = data.get("res") or {}
-            outcome.exit_code = int(result.get("exit_code") or 4)
-            outcome.host = data["host"]
-            outcome.error = _plain(str(result.get("msg") or "the task failed without a word"))
+            error = _plain(str(result.get("msg") or "the task failed without a word"))
+            outcome.failures.setdefault(data["host"], error)
+            if outcome.exit_code == 0:
+                outcome.exit_code = int(result.get("exit_code") or 4)
+                outcome.host, outcome.error = data["host"], error
 
 
 def _reason(text: str, tasks: int, inventory: str) -> str:

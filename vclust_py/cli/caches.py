@@ -1,4 +1,4 @@
-"""`vclust cache`: what the command line asks of the caches.  It needs no site and no root to replay a trace."""
+"""`vclust cache`: the caches of the sites, and traces, which need no site and no root to be replayed."""
 
 import argparse
 import json
@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vclust_py import drive
 from vclust_py.arguments import file, typed
+from vclust_py.cli import playbooks, sites
+from vclust_py.cli.progress import Follow, Rows
 from vclust_py.errors import RequestError
 from vclust_py.request import values
 from vclust_py.site import Site
@@ -80,8 +81,8 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    outcome = drive.status(arguments, {}, "caches")
-    managers = {host: results["vclust_caches"] for host, results in sorted(outcome.hosts.items())}
+    answers = sites.caches(arguments)
+    managers = {answer.manager: answer.result for answer in answers.sites}
     # Sites side by side, one sequence of creations.
     usage = [{"manager": host, **use} for host, told in managers.items() for use in told["usage"]]
     usage.sort(key=lambda use: use["time"])
@@ -94,19 +95,19 @@ def _list(arguments: argparse.Namespace) -> int:
         status = {host: told["status"] for host, told in managers.items()}
         print(json.dumps({"caches": caches, "status": status, "usage": usage}, indent=2))
     else:
-        from vclust_py.display import show_caches
+        from vclust_py.cli.tables import show_caches
 
         for host, told in managers.items():
-            show_caches(told, host if len(managers) > 1 else "")
-    return 0
+            show_caches(told, host if len(managers) + len(answers.failures) > 1 else "")
+    answers.warn()
+    return answers.exit_code
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    outcome = drive.status(arguments, {"digest": arguments.id}, "caches")
+    answers = sites.caches(arguments, arguments.id)
+    answers.warn()
     found = [
-        {"manager": host, **cache}
-        for host, results in sorted(outcome.hosts.items())
-        for cache in results["vclust_caches"]["caches"]
+        {"manager": answer.manager, **cache} for answer in answers.sites for cache in answer.result["caches"]
     ]
     digests = {cache["digest"] for cache in found}
     if not digests:
@@ -117,22 +118,22 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found[0], indent=2))
     else:
-        from vclust_py.display import show_cache
+        from vclust_py.cli.tables import show_cache
 
         show_cache(found[0])
     return 0
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    name, variables = drive.request(arguments)
-    outcome = drive.create(name, variables, arguments, last="cache")
+    name, variables = playbooks.request(arguments)
+    outcome = playbooks.create(name, variables, arguments, last="cache")
     if outcome.exit_code == 0:
         result = outcome.results["vclust_cache"]
         told = {"cache": result["cache"], "verdicts": result["verdicts"]}
         if arguments.json:
             print(json.dumps(told, indent=2))
         else:
-            from vclust_py.display import show_verdicts
+            from vclust_py.cli.tables import show_verdicts
 
             show_verdicts(told)
     return outcome.exit_code
@@ -141,13 +142,12 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _history(arguments: argparse.Namespace) -> int:
     from vclust_py.cache import learn, outline, plot, traces
 
-    outcome = drive.status(arguments, {"history": True}, "caches")
-    if len(outcome.hosts) > 1:
-        raise RequestError(
-            [f"{', '.join(outcome.hosts)}: each has a history of its own"], "name an inventory of one site"
-        )
-    (results,) = outcome.hosts.values()
-    told = results["vclust_caches"]
+    answers = sites.caches(arguments, history=True)
+    answers.warn()
+    if len(answers.sites) > 1:
+        managers = ", ".join(answer.manager for answer in answers.sites)
+        raise RequestError([f"{managers}: each has a history of its own"], "name an inventory of one site")
+    told = answers.sites[0].result
     history = traces.of(told["history"])
     tree = learn.cluster(history.table)
     marked = outline.marked(tree, history, [cache["holds"] for cache in told["caches"] if cache["chosen"]])
@@ -156,19 +156,19 @@ def _history(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(told["history"]))
     else:
-        from vclust_py.display import show_history
+        from vclust_py.cli.tables import show_history
 
         show_history(outline.lines(tree, history, marked), len(history))
     return 0
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:
-    outcome = drive.run(
+    outcome = playbooks.run(
         "rebuild_caches.yml",
         {},
         arguments,
         phases=("rebuild",),
-        follow=drive.Follow(_rebuild_progress()),
+        follow=Follow(_rebuild_progress()),
         check=arguments.check,
     )
     done = {
@@ -179,7 +179,7 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(done, indent=2))
     else:
-        from vclust_py.display import show_rebuilt
+        from vclust_py.cli.tables import show_rebuilt
 
         for host, result in done.items():
             show_rebuilt(result, host if len(outcome.hosts) > 1 else "", check=arguments.check)
@@ -188,11 +188,11 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
-def _rebuild_progress() -> Callable[[Site], drive.Rows]:
+def _rebuild_progress() -> Callable[[Site], Rows]:
     """Reads the progress of a recomputation where it has changed."""
     last: dict[str, Any] = {}
 
-    def read(site: Site) -> drive.Rows:
+    def read(site: Site) -> Rows:
         from vclust_py.cache import status as recomputation
         from vclust_py.site.session import Session
 
@@ -229,7 +229,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:
-        from vclust_py.display import show_rank
+        from vclust_py.cli.tables import show_rank
 
         show_rank(rows)
     if arguments.plot is not None:
@@ -251,7 +251,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(result), indent=1))
     else:
-        from vclust_py.display import show_simulation
+        from vclust_py.cli.tables import show_simulation
 
         show_simulation(asdict(result))
     return 0

@@ -1,125 +1,22 @@
-"""What the `vclust` command shows: progress while it works, and tables afterwards."""
+"""Tables and lines that the `vclust` command shows of what the sites have told."""
 
 import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vclust_py.text import DETAIL, LINE, plain
-
-PHASES = ("request", "resolve", "cache", "place", "image", "distribute", "create", "install", "ready")
+from vclust_py.cli.progress import step
+from vclust_py.text import DETAIL, plain
 
 _RUNS_BY = {"kvm": "KVM", "tcg": "emulation (no usable KVM)", "xen": "Xen"}
 _SHORT = 12
 """Letters of a digest that people see."""
 _BARS = "▁▂▃▄▅▆▇█"
-_PLAIN_INTERVAL = 2.0
-"""Seconds between two plain lines of one node: a log needs no more."""
-
-
-class Display(Protocol):
-    """Shows the phases of one run; a context manager, since a terminal must be set right again."""
-
-    def __enter__(self) -> "Display": ...
-    def __exit__(self, *error: object) -> None: ...
-    def phase(self, name: str) -> None: ...
-    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
-
-
-def display(phases: Sequence[str], *, live: bool) -> Display:
-    """Live, or plain lines where there is no terminal; on standard error, which leaves the output to results."""
-    return LiveDisplay(phases) if live else PlainDisplay()
-
-
-def _step(row: Mapping[str, Any]) -> str:
-    count = f" {row['done']}/{row['total']}" if row["total"] else ""
-    return plain(f"{row['message']}{count}", LINE)
-
-
-class PlainDisplay:
-    """Lines such as `[ 12.3 s] image: unpack 12/81`."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._shown: dict[tuple[str, str], tuple[float, str]] = {}
-
-    def __enter__(self) -> "PlainDisplay":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def phase(self, name: str) -> None:
-        self._line(name)
-
-    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            key, now = (row["phase"], row["node"]), time.monotonic()
-            last, message = self._shown.get(key, (0.0, ""))
-            if now - last < _PLAIN_INTERVAL and message == row["message"] and row["done"] != row["total"]:
-                continue
-            self._shown[key] = now, row["message"]
-            node = f"{row['node']}: " if row["node"] else ""
-            self._line(f"{row['phase']}: {plain(node, LINE)}{_step(row)}")
-
-    def _line(self, text: str) -> None:
-        print(f"[{time.monotonic() - self._start:5.1f} s] {text}", file=sys.stderr, flush=True)
-
-
-class LiveDisplay:
-    """The list of phases with their seconds, and under the one at work a line for each node."""
-
-    def __init__(self, phases: Sequence[str]) -> None:
-        self._phases = phases
-        self._starts: dict[str, float] = {}
-        self._steps: dict[str, str] = {}
-        self._end: float | None = None
-        self._live = Live(
-            get_renderable=self._table,
-            console=Console(stderr=True, markup=False, emoji=False, highlight=False),
-            refresh_per_second=4,
-            redirect_stdout=False,
-        )
-
-    def __enter__(self) -> "LiveDisplay":
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end = time.monotonic()
-        self._steps.clear()
-        self._live.__exit__(None, None, None)
-
-    def phase(self, name: str) -> None:
-        self._starts[name] = time.monotonic()
-        self._steps.clear()
-
-    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            self._steps[row["node"]] = _step(row)
-
-    def _table(self) -> Group:
-        now = self._end or time.monotonic()
-        begun = list(self._starts)
-        table = Table.grid(padding=(0, 2))
-        for name in [*begun, *(one for one in self._phases if one not in self._starts)]:
-            if name not in self._starts:
-                table.add_row("·", Text(name, "dim"), "")
-                continue
-            last = name == begun[-1]
-            end = now if last else self._starts[begun[begun.index(name) + 1]]
-            mark = Text(">", "bold") if last and self._end is None else Text("✓", "green")
-            table.add_row(mark, name, f"{end - self._starts[name]:6.1f} s")
-        nodes = Table.grid(padding=(0, 2))
-        for node, step in sorted(self._steps.items()):
-            nodes.add_row("", plain(node, LINE), step)
-        return Group(table, nodes)
 
 
 def size(count: float) -> str:
@@ -176,14 +73,16 @@ def _cache(cache: Mapping[str, Any]) -> str:
     )
 
 
-def show_list(clusters: Sequence[Mapping[str, Any]]) -> None:
+def show_list(clusters: Sequence[Mapping[str, Any]], *, sites: bool = False) -> None:
+    """With the site of each where there are several `sites`."""
     if not clusters:
         say("no clusters")
         return
-    table = _table("NAME", "STATE", "NODES", "CREATED", right=("NODES",))
+    table = _table("NAME", *(["SITE"] if sites else []), "STATE", "NODES", "CREATED", right=("NODES",))
     for cluster in clusters:
+        site = [cluster["site"]] if sites else []
         created = _when(cluster["created"])
-        table.add(cluster["name"], cluster["state"], str(len(cluster["nodes"])), created)
+        table.add(cluster["name"], *site, cluster["state"], str(len(cluster["nodes"])), created)
     _print(table)
 
 
@@ -320,7 +219,7 @@ def _rebuild(status: Mapping[str, Any]) -> str:
     if status["state"] == "never":
         last = "never chosen"
     elif status["state"] == "running":
-        last = f"being chosen since {_when(status['started'])}: {_step(status)}"
+        last = f"being chosen since {_when(status['started'])}: {step(status)}"
     else:
         last = f"last chosen {_when(status['started'])}: {status['state']}"
         if status["detail"]:

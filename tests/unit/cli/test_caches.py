@@ -7,7 +7,7 @@ import pytest
 
 from vclust_py import cli
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent.parent / "cache/data"
 TRACE = ["--packages", str(DATA / "packages.jsonl.gz"), "--requests", str(DATA / "requests.jsonl.gz")]
 
 

@@ -1,0 +1,134 @@
+"""The `vclust` command.  It drives the playbooks and shows what they do; the work is theirs."""
+
+import argparse
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vclust_py.arguments import file, typed
+from vclust_py.cli import caches, clusters, files
+from vclust_py.errors import VclustError
+from vclust_py.run import keep_interruptions
+from vclust_py.text import plain
+
+# Everything else is imported where it is used: `vclust --help` must not wait for it.
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    keep_interruptions()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe whose encoding lacks a character gets it escaped, not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        if arguments.root and arguments.inventory is None and os.geteuid() != 0:
+            _as_root(sys.argv)
+        code = arguments.command(arguments)
+    except VclustError as error:
+        print(f"vclust: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader has seen enough (`vclust list | head`); nothing more may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What was asked for; ends the process, as argparse does, when that is not clear."""
+    words = list(argv)
+    remote: list[str] = []
+    if "--" in words and "ssh" in words[: words.index("--")]:
+        # argparse would drop these dashes, and with them the difference between a node and a command.
+        end = words.index("--")
+        words, remote = words[:end], words[end + 1 :]
+    arguments = _parser().parse_args(words)
+    arguments.remote = remote
+    return arguments
+
+
+def _as_root(argv: Sequence[str]) -> NoReturn:
+    """Start again by sudo: the embedded site's state, disks and networks are root's."""
+    if shutil.which("sudo") is None:
+        raise VclustError("this needs root, and there is no sudo", "run it as root, or name a site with -i")
+    os.execvp("sudo", ["sudo", "--", str(Path(argv[0]).resolve()), *argv[1:]])  # noqa: S606 - a list, no shell
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors quote what was typed, or what a pattern of the shell has found."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(plain(message, 1000))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="vclust",
+        description="Virtual clusters on the fly.",
+        epilog="Exit status: 0 done, 2 bad usage or request, 3 not enough capacity, 4 failed, 130 Ctrl-C.",
+    )
+    parser.add_argument(
+        "-i", "--inventory", type=file, metavar="INVENTORY", help="default: inventories/local"
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="show what Ansible prints; -vvv for more"
+    )
+    parser.set_defaults(root=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.set_defaults(command=command)
+        return added
+
+    create = add("create", clusters.create, "create a cluster, or take up an interrupted creation")
+    plan = add(
+        "plan", clusters.plan, "show where the nodes would run, and the bytes and seconds it would take"
+    )
+    for one in (create, plan):
+        one.add_argument("request", type=file, metavar="REQUEST", help="request file, INI or YAML")
+        one.add_argument("--locked", type=file, metavar="FILE", help="use the package versions of this lock")
+    listing = add("list", clusters.list_all, "list the clusters")
+    show = add(
+        "show", clusters.show, "show a cluster: nodes, phases with seconds and bytes, the slowest node"
+    )
+    for one in (plan, listing, show):
+        one.add_argument("--json", action="store_true", help="print JSON")
+    ssh = add("ssh", clusters.ssh, "log in to a node as the first user of the request")
+    destroy = add("destroy", clusters.destroy, "remove a cluster, whatever state it is in")
+    for one in (show, ssh, destroy):
+        one.add_argument("name", type=typed("cluster"), metavar="NAME", help="name of the cluster")
+        one.add_argument(
+            "--site",
+            type=typed("site"),
+            metavar="SITE",
+            help="its site, where two have a cluster of that name",
+        )
+    ssh.usage = "vclust ssh [--site SITE] NAME [NODE] [-- CMD...]"
+    ssh.add_argument(
+        "node",
+        nargs="?",
+        type=typed("node"),
+        metavar="NODE",
+        help="default: the first node that has not failed",
+    )
+    send = add("send", files.send, "bring files of the site manager to hosts, to the folder of their images")
+    send.add_argument("files", nargs="+", type=file, metavar="FILE", help="on the site manager")
+    send.add_argument(
+        "--to",
+        type=typed("machines"),
+        default="vm_hosts",
+        metavar="GROUP",
+        help="group or host of the inventory (default: vm_hosts)",
+    )
+    send.add_argument("--check", action="store_true", help="only say which hosts lack what")
+    send.add_argument("--json", action="store_true", help="print JSON")
+    caches.add_parser(commands)
+    return parser

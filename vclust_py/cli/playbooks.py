@@ -1,0 +1,86 @@
+"""How a command runs one of the project's playbooks that change something: its progress, its failure."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vclust_py.arguments import locked
+from vclust_py.cli.progress import Follow, cluster_progress, display
+from vclust_py.cli.sites import inventory
+from vclust_py.text import DETAIL, MESSAGE, plain
+
+if TYPE_CHECKING:
+    from vclust_py.cli.runner import Outcome
+
+PHASES = ("request", "resolve", "cache", "place", "image", "distribute", "create", "install", "ready")
+
+
+def request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The cluster's name and the playbook's variables; a mistaken request is refused here."""
+    from vclust_py import request
+
+    asked = request.read(arguments.request)
+    variables = {"request": str(arguments.request.resolve())}
+    if arguments.locked:
+        from vclust_py.lock import Lock
+
+        Lock.from_json(locked(arguments.locked), str(arguments.locked))
+        variables["locked"] = str(arguments.locked.resolve())
+    return asked.name, variables
+
+
+def create(
+    name: str, variables: Mapping[str, Any], arguments: argparse.Namespace, *, last: str | None = None
+) -> "Outcome":
+    """Run `create_vcluster.yml`; in check mode and no further than the phase `last`, if that is given."""
+    phases = PHASES if last is None else PHASES[: PHASES.index(last) + 1]
+    follow = Follow(cluster_progress(name))
+    tags = () if last is None else phases
+    return run(
+        "create_vcluster.yml",
+        variables,
+        arguments,
+        phases=phases,
+        follow=follow,
+        check=last is not None,
+        tags=tags,
+    )
+
+
+def run(
+    playbook: str,
+    variables: Mapping[str, Any],
+    arguments: argparse.Namespace,
+    *,
+    phases: Sequence[str],
+    follow: Follow,
+    check: bool = False,
+    tags: Sequence[str] = (),
+) -> "Outcome":
+    """Run a playbook, show its progress and tell a failure; an interruption is for the caller to tell."""
+    from vclust_py.cli.runner import play
+
+    with display(phases, live=sys.stderr.isatty() and not arguments.verbose) as shown:
+        outcome = play(
+            playbook,
+            variables,
+            inventory=inventory(arguments),
+            check=check,
+            tags=tags,
+            verbosity=arguments.verbose,
+            # Ansible announces the phases after the last one, too: it checks the arguments of every role.
+            on_phase=lambda phase: shown.phase(phase) if phase in phases else None,
+            on_result=follow.found,
+            on_tick=lambda: shown.progress(follow.rows()),
+        )
+    if outcome.error and outcome.exit_code != 130:
+        where = f"{outcome.phase}: " if outcome.phase else ""
+        print(plain(f"vclust: {where}{outcome.failure}", MESSAGE, lines=True), file=sys.stderr)
+    return outcome
+
+
+def warn(result: Mapping[str, Any]) -> None:
+    """What a module wants to be known though it did not fail."""
+    for warning in result.get("warnings", ()):
+        print(plain(f"vclust: warning: {warning}", DETAIL), file=sys.stderr)

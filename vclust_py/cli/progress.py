@@ -1,0 +1,176 @@
+"""The progress of a playbook: read from the site's state where that is on this machine, and shown while it works."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vclust_py.cli.sites import is_here
+from vclust_py.errors import VclustError
+from vclust_py.site import Site
+from vclust_py.text import LINE, plain
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+# Rich is imported where it is used: what has no terminal need not wait for it.
+
+Rows = list[dict[str, Any]]
+"""Progress: phase, node, message, done, total."""
+
+_PLAIN_INTERVAL = 2.0
+"""Seconds between two plain lines of one node: a log needs no more."""
+
+
+class Follow:
+    """Reads progress from the site's state, if that is on this machine."""
+
+    def __init__(self, read: Callable[[Site], Rows]) -> None:
+        self._read = read
+        self._site: Site | None = None
+
+    def found(self, module: str, result: Mapping[str, Any]) -> None:
+        """The first module says where it ran and where the state is."""
+        place = result.get("site_manager")
+        if place and is_here(place):
+            self._site = Site(root=Path(place["root"]))
+            # A cluster that is taken up has rows of its earlier runs.
+            self.rows()
+
+    def rows(self) -> Rows:
+        if self._site is None:
+            return []
+        try:
+            return self._read(self._site)
+        except VclustError:
+            # Only the display is the poorer for it: the modules will say what is wrong with the state.
+            return []
+
+
+def cluster_progress(name: str) -> Callable[[Site], Rows]:
+    """Reads what is new of one cluster."""
+    last = 0
+
+    def read(site: Site) -> Rows:
+        from vclust_py.site import records
+        from vclust_py.site.store import Store
+
+        nonlocal last
+        store = Store(site)
+        try:
+            rows = records.progress(store, name, last)
+        finally:
+            store.close()
+        if rows:
+            last = rows[-1]["id"]
+        return rows
+
+    return read
+
+
+def step(row: Mapping[str, Any]) -> str:
+    """A row's message and count."""
+    count = f" {row['done']}/{row['total']}" if row["total"] else ""
+    return plain(f"{row['message']}{count}", LINE)
+
+
+class Display(Protocol):
+    """Shows the phases of one run; a context manager, since a terminal must be set right again."""
+
+    def __enter__(self) -> "Display": ...
+    def __exit__(self, *error: object) -> None: ...
+    def phase(self, name: str) -> None: ...
+    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
+
+
+def display(phases: Sequence[str], *, live: bool) -> Display:
+    """Live, or plain lines where there is no terminal; on standard error, which leaves the output to results."""
+    return LiveDisplay(phases) if live else PlainDisplay()
+
+
+class PlainDisplay:
+    """Lines such as `[ 12.3 s] image: unpack 12/81`."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown: dict[tuple[str, str], tuple[float, str]] = {}
+
+    def __enter__(self) -> "PlainDisplay":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def phase(self, name: str) -> None:
+        self._line(name)
+
+    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            key, now = (row["phase"], row["node"]), time.monotonic()
+            last, message = self._shown.get(key, (0.0, ""))
+            if now - last < _PLAIN_INTERVAL and message == row["message"] and row["done"] != row["total"]:
+                continue
+            self._shown[key] = now, row["message"]
+            node = f"{row['node']}: " if row["node"] else ""
+            self._line(f"{row['phase']}: {plain(node, LINE)}{step(row)}")
+
+    def _line(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._start:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+class LiveDisplay:
+    """The list of phases with their seconds, and under the one at work a line for each node."""
+
+    def __init__(self, phases: Sequence[str]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._phases = phases
+        self._starts: dict[str, float] = {}
+        self._steps: dict[str, str] = {}
+        self._end: float | None = None
+        self._live = Live(
+            get_renderable=self._table,
+            console=Console(stderr=True, markup=False, emoji=False, highlight=False),
+            refresh_per_second=4,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> "LiveDisplay":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end = time.monotonic()
+        self._steps.clear()
+        self._live.__exit__(None, None, None)
+
+    def phase(self, name: str) -> None:
+        self._starts[name] = time.monotonic()
+        self._steps.clear()
+
+    def progress(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._steps[row["node"]] = step(row)
+
+    def _table(self) -> "Group":
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        now = self._end or time.monotonic()
+        begun = list(self._starts)
+        table = Table.grid(padding=(0, 2))
+        for name in [*begun, *(one for one in self._phases if one not in self._starts)]:
+            if name not in self._starts:
+                table.add_row("·", Text(name, "dim"), "")
+                continue
+            last = name == begun[-1]
+            end = now if last else self._starts[begun[begun.index(name) + 1]]
+            mark = Text(">", "bold") if last and self._end is None else Text("✓", "green")
+            table.add_row(mark, name, f"{end - self._starts[name]:6.1f} s")
+        nodes = Table.grid(padding=(0, 2))
+        for node, step in sorted(self._steps.items()):
+            nodes.add_row("", plain(node, LINE), step)
+        return Group(table, nodes)
