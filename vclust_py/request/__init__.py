@@ -3,7 +3,7 @@
 model        every key, defined once; keys what a definition holds, values the types, accounts those of users and their
              ssh keys, system_names the names that no user may have
 parsing      a file, a text or a variable becomes a request; ini_form and yaml_form read the two forms into a `Reading`
-             (reading), checks makes the values of it, or tells all mistakes at once
+             (reading), YAML and variables by way of a tree; checks makes the values, or tells all mistakes at once
 writing      a request as text, in the two forms
 stored_form  a request as a site keeps it: trusted, with a schema number
 schema       the JSON schema; ansible the modules' options; documentation the table of docs/request.md

@@ -3,8 +3,6 @@
 import re
 from typing import Any
 
-import yaml
-
 from vclust_py.request.keys import Key
 from vclust_py.request.model import SECTIONS
 
@@ -34,6 +32,8 @@ def _option(key: Key) -> dict[str, Any]:
 
 def documentation() -> str:
     """The same as a module's documentation has it (YAML)."""
+    import yaml  # modules need the specification only
+
     request = {
         "description": [
             "What is asked for, as read by the lookup plugin P(vclust_request#lookup).",

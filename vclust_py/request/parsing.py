@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vclust_py.errors import RequestError
-from vclust_py.request import ini_form, yaml_form
+from vclust_py.request import ini_form, tree
 from vclust_py.request.checks import checked
 from vclust_py.request.model import Request, to_mapping
 from vclust_py.request.reading import Reading
@@ -22,7 +22,7 @@ MAX_TEXT = 256 * 1024
 _REMEMBERED = 16
 """Requests; a run of a playbook has one, in two or three forms."""
 
-_variables: dict[yaml_form.Node, Request] = {}
+_variables: dict[tree.Node, Request] = {}
 """The requests of variables that were checked; also of the canonical form of every request that was read."""
 
 
@@ -51,7 +51,7 @@ def load(text: str, source: str) -> Request:
     Raises RequestError.
     """
     request = checked(_read_text(text, source))
-    _remember(yaml_form.tree_of(to_mapping(request)), request)
+    _remember(tree.tree_of(to_mapping(request)), request)
     return request
 
 
@@ -60,17 +60,17 @@ def from_mapping(mapping: Mapping[str, Any], source: str) -> Request:
 
     Raises RequestError.
     """
-    tree = yaml_form.tree_of(mapping)
-    request = _variables.get(tree)
+    root = tree.tree_of(mapping)
+    request = _variables.get(root)
     if request is None:
-        request = checked(yaml_form.read_variable(tree, source))
-        _remember(tree, request)
-        _remember(yaml_form.tree_of(to_mapping(request)), request)
+        request = checked(tree.read(Reading(source, "variable"), root))
+        _remember(root, request)
+        _remember(tree.tree_of(to_mapping(request)), request)
     return request
 
 
-def _remember(tree: yaml_form.Node, request: Request) -> None:
-    _variables[tree] = request
+def _remember(root: tree.Node, request: Request) -> None:
+    _variables[root] = request
     while len(_variables) > _REMEMBERED:
         del _variables[next(iter(_variables))]
 
@@ -91,5 +91,8 @@ def _read_text(text: str, source: str) -> Reading:
     )
     looks_like_yaml = re.match(r"(---|%YAML|\{|[\"']?(hardware|software)[\"']?\s*:)", first) is not None
     if ending in ("yml", "yaml", "json") or (ending not in ("ini", "cfg", "conf") and looks_like_yaml):
+        # Only here: who reads stored requests (`vclust list`) need not wait for PyYAML.
+        from vclust_py.request import yaml_form
+
         return yaml_form.read(text, source)
     return ini_form.read(text, source)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vclust_py.errors import VclustError
 from vclust_py.request.model import SECTIONS, Hardware, Request, Software, to_mapping
+from vclust_py.request.values import shown
 
 SCHEMA = 1
 
@@ -26,7 +27,7 @@ def from_stored(mapping: Mapping[str, Any]) -> Request:
     schema = mapping.get("schema", 0)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise VclustError(
-            f"stored request: got schema {schema}, expected {SCHEMA} at most",
+            f"stored request{_of(mapping)}: got schema {schema}, expected {SCHEMA} at most",
             "a newer vclust has written it; use that one on this site",
         )
     try:
@@ -35,7 +36,15 @@ def from_stored(mapping: Mapping[str, Any]) -> Request:
             Software(**_values("software", mapping["software"])),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise VclustError(f"stored request: got {error!r}, expected what vclust has written") from error
+        raise VclustError(
+            f"stored request{_of(mapping)}: got {error!r}, expected what vclust has written"
+        ) from error
+
+
+def _of(mapping: Mapping[str, Any]) -> str:
+    """Which cluster's it is, as far as that can be read."""
+    software = mapping.get("software")
+    return f" of {shown(str(software['name']))}" if isinstance(software, dict) and "name" in software else ""
 
 
 def _values(section: str, forms: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,11 +33,11 @@ _ARCHITECTURES = {"x86": "amd64", "x86_64": "amd64", "amd64": "amd64", "arm64": 
 
 # What a node's own address must not be: this host, loopback, link-local, multicast, reserved and broadcast.
 _NOT_FOR_NODES = {
-    "0.0.0.0/8": "this-network",
-    "127.0.0.0/8": "loopback",
-    "169.254.0.0/16": "link-local",
-    "224.0.0.0/4": "multicast",
-    "240.0.0.0/4": "reserved",
+    IPv4Network("0.0.0.0/8"): "this-network",
+    IPv4Network("127.0.0.0/8"): "loopback",
+    IPv4Network("169.254.0.0/16"): "link-local",
+    IPv4Network("224.0.0.0/4"): "multicast",
+    IPv4Network("240.0.0.0/4"): "reserved",
 }
 
 
@@ -251,7 +251,7 @@ def _parse_network(text: str) -> IPv4Network:
     except ValueError:
         raise Wrong(example) from None
     for forbidden, why in _NOT_FOR_NODES.items():
-        if value.overlaps(IPv4Network(forbidden)):
+        if value.overlaps(forbidden):
             raise Wrong(f"{example} ({forbidden} is {why} and not for nodes)")
     if str(value.network_address) != text.partition("/")[0]:
         raise Wrong(f"a network; this is a host's address in {value}")

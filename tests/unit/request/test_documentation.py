@@ -1,5 +1,7 @@
 """docs/request.md has the table that the definitions give."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from vclust_py.request import documentation
@@ -33,8 +35,10 @@ def test_rows_of_each_kind() -> None:
     assert any(row.startswith("| `User`* | `users: [{name, password_hash}]` | root only | ") for row in rows)
 
 
-def test_renewing_leaves_the_rest_of_the_page(tmp_path: Path) -> None:
+def test_the_command_renews_the_table_and_leaves_the_rest(tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    stale = page.replace(documentation.table(), "| old |\n")
-    assert stale != page
-    assert documentation.renewed(stale) == page
+    stale = tmp_path / "request.md"
+    stale.write_text(page.replace(documentation.table(), "| old |\n"), encoding="utf-8")
+    assert stale.read_text(encoding="utf-8") != page
+    subprocess.run([sys.executable, "-m", "vclust_py.request.documentation", stale], cwd=PROJECT, check=True)
+    assert stale.read_text(encoding="utf-8") == page

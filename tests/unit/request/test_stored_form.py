@@ -93,7 +93,7 @@ def test_missing_keys_have_defaults_and_unknown_ones_are_ignored() -> None:
 
 def test_a_newer_schema_is_told() -> None:
     with pytest.raises(
-        VclustError, match=r"got schema 2, expected 1 at most\n  hint: a newer vclust"
+        VclustError, match=r"request of 'x': got schema 2, expected 1 at most\n  hint: a newer vclust"
     ) as caught:
         requests.from_stored(minimal(schema=2))
     assert not isinstance(caught.value, RequestError)  # the user's request is not at fault
@@ -114,5 +114,5 @@ def test_a_newer_schema_is_told() -> None:
     ],
 )
 def test_damaged_rows(mapping: dict[str, Any]) -> None:
-    with pytest.raises(VclustError, match=r"^stored request: got "):
+    with pytest.raises(VclustError, match=r"^stored request( of 'x')?: got "):
         requests.from_stored(mapping)
