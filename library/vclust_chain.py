@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files to hosts: an adapter to `vclust_py.chain.bring`."""
+"""Files to hosts: an adapter to `vclust_py.chain.push`."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.chain import File
-from vclust_py.chain.bring import bring
+from vclust_py.chain.push import push
 from vclust_py.distribute import warnings
 from vclust_py.hypervisor import Host
 from vclust_py.module import Outcome, changed, host_options, run_module, site_manager, site_options
@@ -119,7 +119,7 @@ def argument_spec() -> dict[str, Any]:
 def work(
     site: Site, files: list[File], hosts: list[Host], check: bool, warn: Callable[[str], None]
 ) -> Outcome:
-    change, outcomes = bring(site, files, hosts, check)
+    change, outcomes = push(site, files, hosts, check)
     for warning in warnings(outcomes):
         warn(warning)
     sent = {

@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from vclust_py.chain import bring
+    from vclust_py.chain import push
 
     files = checked("FILE", "files", [{"path": str(path.absolute())} for path in arguments.files])
     variables = {"files": files, "to": arguments.to}
@@ -137,7 +137,7 @@ def _send(arguments: argparse.Namespace) -> int:
         variables,
         arguments,
         phases=("send",),
-        follow=drive.Follow(bring.progress),
+        follow=drive.Follow(push.progress),
         check=arguments.check,
     )
     if outcome.exit_code == 0:
