@@ -101,17 +101,23 @@ class Peer:
         past = (*self.past, Sample(now, max(done, self.done), received))
         while len(past) > 2 and now - past[1].time >= WINDOW:
             past = past[1:]
-        moved = {"done": done, "moved": now, "faults": 0} if done > self.done else {}
-        peer = replace(self, received=received, past=past, **moved)  # type: ignore[arg-type]
+        peer = replace(self, received=received, past=past)
+        if done > self.done:
+            # A complaint that is not decided yet was made after these bytes.
+            peer = replace(peer, done=done, moved=now, faults=int(self.complaint is not None))
         if peer.measured or peer.done == total:
             return replace(peer, best=max(peer.best, peer.receives))
         return peer
 
     def complained(self, source: str, complaint: Complaint) -> "Peer":
         """It cannot go on with that source; nothing new where that is not its source any more."""
-        if source != self.source or self.ended is not None or self.complaint is not None:
+        if not source or source != self.source or self.ended is not None or self.complaint is not None:
             return self
         return replace(self, complaint=complaint, faults=self.faults + 1)
+
+    def loses_source(self) -> "Peer":
+        """Its source is dropped: what it says of that is settled by it."""
+        return replace(self, source="", complaint=None, faults=self.faults - int(self.complaint is not None))
 
     def finished(self, now: float, received: int) -> "Peer":
         return replace(self, ended=now, received=received, complaint=None)

@@ -138,10 +138,11 @@ def apply(peers: Mapping[str, Peer], action: Action, now: float) -> dict[str, Pe
             gone = after.pop(hop)
             if gone.ended is not None:
                 after[hop] = replace(gone, lost=True)
-            if acquits:
-                for name, peer in after.items():
-                    if hop in peer.blamed_by:
-                        after[name] = replace(peer, blamed_by=peer.blamed_by - {hop})
+            for name, peer in after.items():
+                if peer.source == hop:
+                    after[name] = peer = peer.loses_source()
+                if acquits and hop in peer.blamed_by:
+                    after[name] = replace(peer, blamed_by=peer.blamed_by - {hop})
         case Remeasure():
             after = {name: replace(peer, past=()) for name, peer in after.items()}
     return after

@@ -246,12 +246,27 @@ def test_what_hops_say() -> None:
     still = peer.progressed(8.0, 600, 350, 700)
     assert (still.done, still.moved) == (700, 7.0)
     # Of another source than its own, it may say what it likes.
-    assert peer.complained("b", Complaint("x", True)) == peer
+    assert peer.complained("b", Complaint("x", True)) == peer == peer.complained("", Complaint("x", True))
     asked = replace(peer, source="b").complained("b", Complaint("x", True))
     assert (asked.complaint, asked.faults) == (Complaint("x", True), 1)
     assert asked.complained("b", Complaint("y", False)) == asked
-    assert asked.progressed(9.0, 800, 400, 700).faults == 0
+    # Whatever it had before that is no answer to it; what it has from the next source is.
+    assert asked.progressed(9.0, 800, 400, 800).faults == 1
+    assert replace(asked, complaint=None).progressed(9.0, 800, 400, 800).faults == 0
     assert peer.finished(9.0, 350).complained("", Complaint("x", True)).complaint is None
+
+
+@pytest.mark.parametrize("ended", [None, 99.0])
+def test_who_complains_of_a_dead_hop_stays_in_its_place(ended: float | None) -> None:
+    """The source's own connection ends at the same time, and is noticed first or later."""
+    peers = {peer.name: peer for peer in chain({}, {"ended": ended}, {}, {})}
+    complaint = Complaint("closed", False)
+    early = apply({**peers, "c": peers["c"].complained("b", complaint)}, Drop("b", "lost"), NOW)
+    late = apply(peers, Drop("b", "lost"), NOW)
+    late = {**late, "c": late["c"].complained("b", complaint)}
+    for after in (early, late):
+        assert after["c"].faults == 0
+        assert decide(after.values(), NOW, LIMITS) == [Pull("c", "a")]
 
 
 def test_warnings_name_both() -> None:
