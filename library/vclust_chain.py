@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files to hosts: an adapter to `vclust_py.chain.bring`."""
+"""Files to hosts: an adapter to `vclust_py.chain.push`."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.chain import File
-from vclust_py.chain.bring import bring
+from vclust_py.chain.push import push
+from vclust_py.chain.report import warnings
 from vclust_py.hypervisor import Host
 from vclust_py.module import Outcome, changed, host_options, run_module, site_manager, site_options
-from vclust_py.phases.distribute import warnings
 from vclust_py.site.session import Session
 
 _log = logging.getLogger("vclust_py.chain")
@@ -121,7 +121,7 @@ def argument_spec() -> dict[str, Any]:
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     files = [File(Path(one["path"]), one["name"], one["sha256"].lower() or None) for one in params["files"]]
     hosts = [Host.from_mapping(host) for host in params["hosts"]]
-    change, outcomes = bring(session.site, files, hosts, check)
+    change, outcomes = push(session.site, files, hosts, check)
     for warning in warnings(outcomes):
         _log.warning("%s", warning)
     sent = {

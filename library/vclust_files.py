@@ -39,6 +39,10 @@ options:
       content:
         description: Text of the file. Without it, this is a folder.
         type: str
+      base64:
+        description: O(files[].content) is no text but any bytes, in base64; the difference shows their digest.
+        type: bool
+        default: false
       mode:
         description: Permissions, octal.
         type: str
@@ -73,7 +77,9 @@ paths:
   returned: success
 """
 
+import base64
 import grp
+import hashlib
 import os
 import pwd
 import stat
@@ -87,6 +93,7 @@ def argument_spec() -> dict[str, Any]:
     one = {
         "path": {"type": "str", "required": True},
         "content": {"type": "str"},
+        "base64": {"type": "bool", "default": False},
         "mode": {"type": "str", "required": True},
         "owner": {"type": "str", "default": "root"},
         "reclaim": {"type": "str"},
@@ -124,7 +131,7 @@ def present(path: str, reclaim: str | None = None) -> dict[str, Any]:
     folder = stat.S_ISDIR(status.st_mode)
     content = None
     if not folder:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, "rb") as file:
             content = file.read()
     return {
         "content": content,
@@ -134,9 +141,17 @@ def present(path: str, reclaim: str | None = None) -> dict[str, Any]:
     }
 
 
+def content_of(one: dict[str, Any]) -> bytes | None:
+    """Raises ValueError for what is no base64."""
+    content = one["content"]
+    if content is None:
+        return None
+    return base64.b64decode(content, validate=True) if one["base64"] else str(content).encode()
+
+
 def wanted(one: dict[str, Any]) -> dict[str, Any]:
     return {
-        "content": one["content"],
+        "content": content_of(one),
         "mode": f"{int(one['mode'], 8):04o}",
         "owner": f"{one['owner']}:{one['owner']}",
         "others": [],
@@ -145,7 +160,7 @@ def wanted(one: dict[str, Any]) -> dict[str, Any]:
 
 def make(one: dict[str, Any]) -> None:
     """Raises OSError; LookupError for an unknown owner."""
-    path, content, mode = one["path"], one["content"], int(one["mode"], 8)
+    path, content, mode = one["path"], content_of(one), int(one["mode"], 8)
     owner = pwd.getpwnam(one["owner"]).pw_uid, grp.getgrnam(one["owner"]).gr_gid
     if content is None:
         os.makedirs(path, exist_ok=True)
@@ -159,7 +174,7 @@ def make(one: dict[str, Any]) -> None:
         return
     handle, draft = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".vclust-")
     try:
-        with open(handle, "w", encoding="utf-8") as file:
+        with open(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fchown(handle, *owner)
@@ -176,7 +191,15 @@ def shown(state: dict[str, Any]) -> str:
     if not state:
         return ""
     head = f"{'folder' if state['content'] is None else 'file'} {state['mode']} {state['owner']}\n"
-    return head + "".join(f"of another: {name}\n" for name in state["others"]) + (state["content"] or "")
+    return (
+        head + "".join(f"of another: {name}\n" for name in state["others"]) + text_of(state["content"] or b"")
+    )
+
+
+def text_of(content: bytes) -> str:
+    """Of what is no text, its digest."""
+    text = content.decode(errors="replace")
+    return f"sha256 {hashlib.sha256(content).hexdigest()}\n" if "\0" in text else text
 
 
 def ensure(files: list[dict[str, Any]], check: bool) -> dict[str, Any]:
@@ -205,7 +228,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
         outcome = ensure(module.params["files"], module.check_mode)
-    except (OSError, LookupError) as error:
+    except (OSError, LookupError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**outcome)
 

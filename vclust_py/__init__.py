@@ -13,6 +13,7 @@ network      one isolated segment and one router namespace a cluster; network_ho
              roll-out makes libvirt's hook on hosts
 hypervisor   what a host can do: the interface, and one file for each driver
 distribute   images to hosts that are other machines
+chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
 create       overlays, seeds, domains
 ready        waiting for the nodes, and the proof that the cluster works
 destroy      what `create` made, taken away again

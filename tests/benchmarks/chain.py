@@ -54,7 +54,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "testbed"))
 from chain import keys, tracker
 from chain.bed import Bed
 from chain.head import Head
-from chain.hops import PROGRAM, Hops
+from chain.hops import Hops
 from chain.host import Host, cpu_seconds, end, peak_memory, wait_for_port
 
 from vclust_py.chain import File
@@ -189,7 +189,7 @@ class Vclust(Method):
     checked = True
 
     def prepare(self) -> None:
-        self._hops = Hops(self.hosts, program=PROGRAM if self.checked else UNCHECKED)
+        self._hops = Hops(self.hosts, program=None if self.checked else UNCHECKED)
         self.receivers = self._hops.processes
         files = [File(path, path.name, _digest(path) if self.checked else None) for path in self.source]
         options = {**self.options, **({"block": self.block} if self.block else {})}

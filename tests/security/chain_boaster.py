@@ -2,13 +2,14 @@
 
 import os
 
-from vclust_py.chain import hop
+from vclust_hop import service, wire
+from vclust_hop.__main__ import main
 
 WHAT = os.environ["WHAT"]
 
 
-class Boaster(hop.Lines):
-    def send(self, message: hop.Message, patience: float = 10.0) -> None:
+class Boaster(wire.Lines):
+    def send(self, message: wire.Message, timeout: float = 10.0) -> None:
         if WHAT == "done" and "done" in message:
             message = {"done": 64 << 20, "received": 1 << 59}
         elif WHAT == "arrived" and "done" in message:
@@ -17,8 +18,8 @@ class Boaster(hop.Lines):
             return
         elif WHAT == "long" and "done" in message:
             message = {"failed": "\x1b[31m" * (2 << 20)}
-        super().send(message, patience)
+        super().send(message, timeout)
 
 
-hop.Lines = Boaster
-hop.main()
+service.Lines = Boaster
+main()

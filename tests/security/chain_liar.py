@@ -6,20 +6,21 @@ Environment variables: HONEST, for how many blocks of a file it does not; ONCE, 
 import os
 import socket
 
-from vclust_py.chain import hop
+from vclust_hop import files, receiving, session, tags, wire
+from vclust_hop.__main__ import main
 
 HONEST = int(os.environ.get("HONEST", "8"))
 
 
-class Liar(hop.Puller):
+class Liar(receiving.Puller):
     said = False
 
-    def _block(self, sock: socket.socket, seal: hop.Seal, item: hop.Copy, block: int) -> None:
+    def _block(self, sock: socket.socket, seal: tags.Seal, item: files.Copy, block: int) -> None:
         if block >= HONEST and not (self.said and "ONCE" in os.environ):
             self.said = True
-            raise hop.Rubbish("a block has a wrong tag")
+            raise wire.ProtocolViolation("a block has a wrong tag")
         super()._block(sock, seal, item, block)
 
 
-hop.Puller = Liar
-hop.main()
+session.Puller = Liar
+main()

@@ -4,16 +4,17 @@ import socket
 import time
 from collections.abc import Sequence
 
-from vclust_py.chain import hop
+from vclust_hop import sending, session, wire
+from vclust_hop.__main__ import main
 
 
-class Silent(hop.Transfer):
+class Silent(sending.Transfer):
     def serve(self, sock: socket.socket, wants: Sequence[tuple[int, int, int]]) -> None:
-        with self.holding(sock):
+        with self.registered(sock):
             while True:
-                sock.sendall(hop.NOTHING_YET)
-                time.sleep(hop.BEAT)
+                sock.sendall(wire.NOTHING_YET)
+                time.sleep(wire.HEARTBEAT)
 
 
-hop.Transfer = Silent
-hop.main()
+session.Transfer = Silent
+main()

@@ -15,7 +15,6 @@ import socket
 import struct
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +23,15 @@ from hops import made
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from vclust_py.chain import File, Hop, Options, hop
-from vclust_py.chain.head import HEAD, Chain, _Peer
+from vclust_hop import files, items, keeper, messages, receiving, sending, session, store, tags, wire
+from vclust_py.chain import File, Hop, Options, policy
+from vclust_py.chain.connections import Connection
+from vclust_py.chain.head import Chain
+from vclust_py.chain.peers import HEAD
 
 LONGEST = 4096
 """Bytes of what is told to a person."""
-BLOCK = hop.BLOCKS[0]
+BLOCK = wire.BLOCKS[0]
 KEY = bytes(range(32))
 NOBODY = pwd.getpwnam("nobody")
 
@@ -147,8 +149,8 @@ def chain() -> Chain:
         (folder / name).write_bytes(os.urandom(size))
     trust = made(folder / "trust")
     hops = [Hop(f"host{number}", "127.0.0.1", 1000 + number) for number in range(_HOPS)]
-    files = [File(folder / name) for name in _NAMES]
-    made_chain = Chain(files, hops, trust.head, Options(), lambda progress: None, threading.Event(), False)
+    sources = [File(folder / name) for name in _NAMES]
+    made_chain = Chain(sources, hops, trust.head, Options(), lambda progress: None, threading.Event(), False)
     made_chain._port = 1
     return made_chain
 
@@ -156,36 +158,36 @@ def chain() -> Chain:
 def check_hop_messages(said: list[tuple[int, dict[str, Value] | bytes | Repeated]]) -> None:
     """The head bears it; nobody is dropped who has said nothing, and nothing long is told."""
     head = chain()
-    head.order, head.gone, head.failed = [], [], {}
-    head.transfer.given = head.total if len(said) % 2 else BLOCK
-    ends = []
+    head.peers, head.connections, head.results, head.failed = {}, {}, {}, {}
+    head.transfer.tagged = head.limits.total if len(said) % 2 else BLOCK
+    ends, socks = [], []
     for number in range(_HOPS):
         ours, theirs = socket.socketpair()
         ends.append(theirs)
-        now = time.monotonic()
-        peer = _Peer(head.hops[number], hop.Lines(ours), "127.0.0.1", now, moved=now)  # type: ignore[arg-type]
-        # Half of the time the transfer has begun when they speak.
-        peer.ready = len(said) % 3 > 0
-        head.order.append(peer)
-        head._selector.register(ours, 1, peer)
-    peers = list(head.order)
+        socks.append(ours)
+        head._admit(Connection(head.hops[number], wire.Lines(ours), "127.0.0.1"))  # type: ignore[arg-type]
+    # Half of the time the transfer has begun when they speak.
+    if len(said) % 3:
+        head.peers = {name: peer.became_ready(peer.moved, True) for name, peer in head.peers.items()}
     try:
-        head._route()
+        head._decide()
         for number, one in said:
             with contextlib.suppress(OSError):
                 ends[number].setblocking(False)
                 ends[number].send(line(one))
-            head._listen_to(peers[number])
-        head._look(time.monotonic())
+            head._receive(f"host{number}")
+            head._decide()
     finally:
-        for peer in list(head.order):
-            head._selector.unregister(peer.lines.sock)
-        for peer, end in zip(peers, ends, strict=True):
-            peer.lines.sock.close()
-            end.close()
+        for connection in head.connections.values():
+            head._selector.unregister(connection.lines.sock)
+        for sock in (*socks, *ends):
+            sock.close()
     spoke = {f"host{number}" for number, _ in said}
     assert head.failed.keys() <= spoke, (head.failed, spoke)
-    told = [*head.failed.values(), *(one for warnings in head.warnings().values() for one in warnings)]
+    told = [
+        *head.failed.values(),
+        *(one for warnings in policy.warnings(head.peers.values()).values() for one in warnings),
+    ]
     assert all(len(one.encode(errors="replace")) <= LONGEST for one in told), max(told, key=len)[:200]
 
 
@@ -201,7 +203,7 @@ def head_messages() -> SearchStrategy[list[dict[str, Value] | bytes | Repeated]]
     )
     items = st.one_of(st.lists(st.lists(member, max_size=3), max_size=3), odd())
     start = message(
-        version=mostly(hop.VERSION), transfer=mostly("00" * 16), key=mostly("00" * 32), block=mostly(BLOCK, 1 << 20),
+        version=mostly(wire.VERSION), transfer=mostly("00" * 16), key=mostly("00" * 32), block=mostly(BLOCK, 1 << 20),
         stall=mostly(1, 0.5), encrypt=mostly(True, False), dry=mostly(True, False), items=items,
     )  # fmt: skip
     source = message(
@@ -211,12 +213,12 @@ def head_messages() -> SearchStrategy[list[dict[str, Value] | bytes | Repeated]]
     return st.tuples(st.one_of(start, start, start, raw()), more).map(lambda drawn: [drawn[0], *drawn[1]])
 
 
-class _Plain(hop.Lines):
+class _Plain(wire.Lines):
     """On a socket pair; what is sent is kept."""
 
-    def send(self, message: hop.Message, patience: float = 10.0) -> None:
+    def send(self, message: wire.Message, timeout: float = 10.0) -> None:
         assert len(json.dumps(message)) <= LONGEST, message
-        super().send(message, patience)
+        super().send(message, timeout)
 
 
 class _End:
@@ -233,10 +235,10 @@ class _End:
 
 
 @functools.cache
-def store() -> hop.Store:
+def hop_store() -> store.Store:
     (place() / "hop").mkdir()
     folder = os.open(place() / "hop", os.O_RDONLY)
-    return hop.Store(folder, folder)
+    return store.Store(folder, folder)
 
 
 def check_head_messages(said: list[dict[str, Value] | bytes | Repeated]) -> None:
@@ -244,10 +246,10 @@ def check_head_messages(said: list[dict[str, Value] | bytes | Repeated]) -> None
     failures: list[Any] = []
     hook, threading.excepthook = threading.excepthook, failures.append
     ours, theirs = socket.socketpair()
-    transfers: dict[bytes, hop.Transfer] = {}
+    transfers: dict[bytes, sending.Transfer] = {}
     with ours, theirs:
         theirs.settimeout(0.2)
-        session = hop.Session(_Plain(_End(ours)), store(), transfers)  # type: ignore[arg-type]
+        talk = session.Session(_Plain(_End(ours)), hop_store(), transfers)  # type: ignore[arg-type]
         try:
             theirs.sendall(line(said[0]))
             sender = b"".join(map(line, said[1:]))
@@ -255,18 +257,18 @@ def check_head_messages(said: list[dict[str, Value] | bytes | Repeated]) -> None
                 theirs.setblocking(False)
                 theirs.send(sender)
             theirs.shutdown(socket.SHUT_WR)
-            session.run()
+            talk.run()
         except (OSError, ValueError):
             pass
         finally:
-            session.close()
+            talk.close()
             threading.excepthook = hook
     assert not failures, failures
     assert not transfers
     left = os.listdir(place() / "hop")
     for name in left:
         (place() / "hop" / name).unlink()
-    assert all(hop.PART.fullmatch(name) for name in left), left
+    assert all(store.PART.fullmatch(name) for name in left), left
     start = said[0]
     assert not left or not isinstance(start, dict) or not start.get("dry"), left
 
@@ -292,26 +294,26 @@ def frames() -> SearchStrategy[list[Frame]]:
 
 @functools.cache
 def packed_zeros() -> bytes:
-    seal = hop.Seal(KEY, BLOCK)
+    seal = tags.Seal(KEY, BLOCK)
     return seal.pack(BLOCK) or b""
 
 
 @functools.cache
-def puller() -> tuple[hop.Puller, hop.Seal, hop.Store]:
+def puller() -> tuple[receiving.Puller, tags.Seal, store.Store]:
     (place() / "puller").mkdir()
     folder = os.open(place() / "puller", os.O_RDONLY)
-    transfer = hop.Transfer(bytes(16), KEY, BLOCK, False, [])
+    transfer = sending.Transfer(bytes(16), KEY, BLOCK, False, [])
     return (
-        hop.Puller(transfer, [], 1.0, False, lambda message: None),
+        receiving.Puller(transfer, [], 1.0, False, lambda message: None),
         transfer.seal(),
-        hop.Store(folder, folder),
+        store.Store(folder, folder),
     )
 
 
 def check_frames(sent: list[Frame]) -> None:
     """No block counts but with the tag of its bytes; a source that sends anything else is at fault, and no more."""
     taker, seal, where = puller()
-    copy = hop.Copy(0, [hop.Member("image", 2 * BLOCK, 0o644, 0)], BLOCK, where)
+    copy = files.Copy(0, [messages.Member("image", 2 * BLOCK, 0o644, 0)], BLOCK, where)
     ours, theirs = socket.socketpair()
     good = 0
     try:
@@ -323,10 +325,10 @@ def check_frames(sent: list[Frame]) -> None:
             if tagged:
                 seal.view[: min(len(data), BLOCK)] = data[:BLOCK]
                 seal.view[min(len(data), BLOCK) :] = bytes(max(0, BLOCK - len(data)))
-                tag = seal.tag(0, len(words) and 1, 0 if kind == hop.ZERO else BLOCK)
+                tag = seal.tag(0, len(words) and 1, 0 if kind == wire.ZERO else BLOCK)
                 good += 1
             size = len(data) if length is None else length
-            words += hop.FRAME.pack(kind & 255, item, block, size, tag) + data
+            words += wire.FRAME.pack(kind & 255, item, block, size, tag) + data
         ours.settimeout(0.2)
         theirs.settimeout(0.2)
         with contextlib.suppress(OSError):
@@ -334,13 +336,13 @@ def check_frames(sent: list[Frame]) -> None:
         theirs.shutdown(socket.SHUT_WR)
         for block in range(2):
             taker._block(ours, seal, copy, block)
-    except (hop.Fault, hop.Failed, hop._Other, OSError):
+    except (wire.Fault, wire.Failed, receiving._Different, OSError):
         pass
     finally:
         ours.close()
         theirs.close()
         copy.close()
-    assert copy.there <= good
+    assert copy.verified <= good
     left = os.listdir(place() / "puller")
     assert left == [copy.part], left
     (place() / "puller" / copy.part).unlink()
@@ -350,11 +352,11 @@ def greetings() -> SearchStrategy[tuple[bytes, bool, bytes]]:
     """The first words of whoever pulls, whether its proof is right, and what it wants."""
     identity = st.sampled_from([bytes(16), bytes(16), b"\1" * 16])
     hello = st.builds(
-        hop.HELLO.pack, st.sampled_from([hop.MAGIC, hop.MAGIC, b"VCH9"]), identity, st.just(KEY)
+        wire.HELLO.pack, st.sampled_from([wire.MAGIC, wire.MAGIC, b"VCH9"]), identity, st.just(KEY)
     )
     number = st.sampled_from([0, 0, 1, (1 << 32) - 1])
     first = st.sampled_from([0, 1, 2, (1 << 64) - 1])
-    want = st.builds(hop.WANT.pack, number, first, first)
+    want = st.builds(wire.WANT.pack, number, first, first)
     wants = st.tuples(st.sampled_from([0, 1, 1, 2, (1 << 32) - 1]), st.lists(want, max_size=3)).map(
         lambda drawn: struct.pack("!I", drawn[0]) + b"".join(drawn[1])
     )
@@ -366,16 +368,16 @@ def greetings() -> SearchStrategy[tuple[bytes, bool, bytes]]:
 
 
 @functools.cache
-def source() -> hop.Transfer:
-    class Bytes(hop.Item):
+def source() -> sending.Transfer:
+    class Bytes(items.Item):
         def load(self, block: int, view: memoryview) -> None:
             view[:] = bytes(len(view))
 
-    transfer = hop.Transfer(bytes(16), KEY, BLOCK, False, [])
-    item = Bytes(0, [hop.Member("image", BLOCK + 5, 0o644, 0)], BLOCK)
+    transfer = sending.Transfer(bytes(16), KEY, BLOCK, False, [])
+    item = Bytes(0, [messages.Member("image", BLOCK + 5, 0o644, 0)], BLOCK)
     seal = transfer.seal()
     for block in range(item.blocks):
-        item.add((hop.DATA, seal.tag(0, block, item.length(block))))
+        item.add((wire.DATA, seal.tag(0, block, item.length(block))))
     transfer.items = [item]
     return transfer
 
@@ -392,23 +394,23 @@ def check_greetings(words: tuple[bytes, bool, bytes]) -> None:
         try:
             with ours:
                 ours.settimeout(1.0)
-                found, wanted = hop.admit(ours, {bytes(16): transfer}.get)
+                found, wanted = sending.authenticate(ours, {bytes(16): transfer}.get)
                 served.append(True)
                 found.serve(ours, wanted)
-        except (hop.Fault, hop.Failed, OSError, EOFError, ValueError):
+        except (wire.Fault, wire.Failed, OSError, EOFError, ValueError):
             pass
         except BaseException as error:
             failures.append(error)
 
     thread = threading.Thread(target=serve)
     thread.start()
-    with theirs, contextlib.suppress(OSError, hop.Fault):
+    with theirs, contextlib.suppress(OSError, wire.Fault):
         theirs.settimeout(1.0)
         theirs.sendall(hello)
-        if len(hello) < hop.HELLO.size:
+        if len(hello) < wire.HELLO.size:
             theirs.shutdown(socket.SHUT_WR)
-        nonce = hop.take(theirs, 64)[:32]
-        proof = hop.proof(transfer.hello_key, b"puller", bytes(16), hello[20:52], nonce)
+        nonce = wire.receive_exactly(theirs, 64)[:32]
+        proof = wire.proof(transfer.hello_key, b"puller", bytes(16), hello[20:52], nonce)
         theirs.sendall((proof if right else bytes(32)) + wants)
         theirs.shutdown(socket.SHUT_WR)
         while theirs.recv(1 << 16):
@@ -430,19 +432,19 @@ def keeper_requests() -> SearchStrategy[tuple[bytes, int]]:
 
 
 @functools.cache
-def keeper() -> tuple[hop.Keeper, Path]:
+def root_part() -> tuple[keeper.Keeper, Path]:
     images = place() / "images"
     images.mkdir()
     folder = os.open(images, os.O_RDONLY)
-    drafts = hop.drafts_of(folder, NOBODY.pw_gid)
-    return hop.Keeper(folder, drafts, NOBODY.pw_uid, NOBODY.pw_gid), images
+    drafts = keeper.drafts_of(folder, NOBODY.pw_gid)
+    return keeper.Keeper(folder, drafts, NOBODY.pw_uid, NOBODY.pw_gid), images
 
 
 def check_keeper_requests(words: tuple[bytes, int]) -> None:
     """An answer always; only files of the user's get names, and then they are root's; nothing is followed."""
     request, what = words
-    part, images = keeper()
-    drafts = images / hop.DRAFTS
+    part, images = root_part()
+    drafts = images / store.DRAFTS
     draft, precious = drafts / f".{1:032x}.part", place() / "precious"
     precious.write_bytes(b"root's")
     match what:
@@ -460,7 +462,7 @@ def check_keeper_requests(words: tuple[bytes, int]) -> None:
         theirs.send(request)
         theirs.shutdown(socket.SHUT_WR)
         part.serve(ours)
-        answer = theirs.recv(hop.REQUEST)
+        answer = theirs.recv(store.MAX_REQUEST)
     assert answer
     assert len(answer) <= LONGEST
     status = precious.stat()

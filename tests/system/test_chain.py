@@ -14,10 +14,11 @@ import pytest
 from chain import keys
 from chain.bed import Bed
 from chain.head import Head, Sent
-from chain.hops import PROGRAM, PYTHON, Hops
+from chain.hops import PYTHON, Hops
 from chain.host import Host, wait_for_port
 
 from vclust_py.chain import PORT, File
+from vclust_py.site import PROJECT
 
 pytestmark = [
     pytest.mark.system,
@@ -116,15 +117,15 @@ def names(hosts: Sequence[Host]) -> list[str]:
 
 
 def altered(folder: Path, *lines: str) -> Path:
-    """A program that is the hop's, but for what the lines do to the module `hop`."""
+    """A program that is the hop's, but for what the lines do to its modules."""
     path = folder / "altered.py"
     begin = (
-        "import importlib.util, sys",
-        f"spec = importlib.util.spec_from_file_location('hop', {str(PROGRAM)!r})",
-        "hop = sys.modules['hop'] = importlib.util.module_from_spec(spec)",
-        "spec.loader.exec_module(hop)",
+        "import sys",
+        f"sys.path.insert(0, {str(PROJECT)!r})",
+        "from vclust_hop import sending, session",
+        "from vclust_hop.__main__ import main",
     )
-    path.write_text("\n".join((*begin, *lines, "hop.main()")) + "\n")
+    path.write_text("\n".join((*begin, *lines, "main()")) + "\n")
     return path
 
 
@@ -271,16 +272,16 @@ def test_a_host_behind_a_slow_link_holds_up_nobody(site: Site, hops: Hops, image
         victim.slow(RATE)
 
 
-def test_a_host_that_sends_rubbish_is_named(site: Site, image: Path, tmp_path: Path) -> None:
+def test_a_host_that_sends_wrong_data_is_named(site: Site, image: Path, tmp_path: Path) -> None:
     """Its service has one bit of each later block wrong, on the way out."""
     bad = altered(
         tmp_path,
-        "right = hop.Transfer._block",
+        "right = sending.Transfer._block",
         "def wrong(self, item, block, *more):",
         "    view = right(self, item, block, *more)",
         "    view[0] ^= block > 8",
         "    return view",
-        "hop.Transfer._block = wrong",
+        "sending.Transfer._block = wrong",
     )
     victim = site.hosts[2]
     others = [host for host in site.hosts if host is not victim]
@@ -365,7 +366,7 @@ def test_a_host_of_another_site_gets_nothing(site: Site, image: Path, tmp_path: 
 
 
 def test_a_hop_of_another_version_is_named(site: Site, image: Path, tmp_path: Path) -> None:
-    old = altered(tmp_path, "hop.VERSION = 0")
+    old = altered(tmp_path, "session.VERSION = 0")
     victim = site.hosts[3]
     others = [host for host in site.hosts if host is not victim]
     with Hops(others), Hops([victim], program=old):

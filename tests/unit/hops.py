@@ -1,24 +1,42 @@
 """Hops as processes of their own on loopback, with keys as the roll-out makes them."""
 
+import atexit
 import contextlib
+import functools
+import os
 import secrets
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from vclust_hop.service import listen
 from vclust_py import pki
 from vclust_py.chain import Hop, Keys
-from vclust_py.chain import hop as service
+from vclust_py.chain.program import zipapp
 from vclust_py.site import Site
+
+
+@functools.cache
+def shipped() -> str:
+    """The program as the roll-out puts it on hosts; one file for this process."""
+    folder = Path(tempfile.mkdtemp(prefix="vclust-hop-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "hop.pyz"
+    path.write_bytes(zipapp())
+    return str(path)
 
 
 @dataclass(frozen=True)
@@ -98,19 +116,23 @@ class Hosts:
     folder: Path
     trust: Trust
     running: list[Running] = field(default_factory=list)
+    python: str | Path = sys.executable
 
     def start(
         self,
         count: int,
         trust: Trust | None = None,
         address: str = "127.0.0.1",
-        program: str = service.__file__,
+        program: str = "",
         port: int = 0,
         name: str = "",
         options: Sequence[str] = (),
         keys: Keys | None = None,
     ) -> list[Running]:
-        """`name`: of one host alone; `keys`: what it shows, where that is not a hop's certificate."""
+        """`program`: instead of what hosts are shipped; `name`: of one host alone.
+
+        `keys`: what it shows, where that is not a hop's certificate.
+        """
         new = [
             self._start(trust or self.trust, address, program, port, name, options, keys)
             for _ in range(count)
@@ -135,7 +157,7 @@ class Hosts:
         folder.mkdir(exist_ok=True)
         port = port or free_port(address)
         argv = [
-            sys.executable, program, "--listen", f"[{address}]:{port}", "--folder", str(folder),
+            self.python, "-I", program or shipped(), "--listen", f"[{address}]:{port}", "--folder", str(folder),
             "--ca", str(keys.ca), "--certificate", str(keys.certificate), "--key", str(keys.key), *options,
         ]  # fmt: skip
         host = Running(Hop(name, address, port), folder, subprocess.Popen(argv))
@@ -144,7 +166,7 @@ class Hosts:
 
 
 def free_port(address: str) -> int:
-    with service.listen(address, 0) as sock:
+    with listen(address, 0) as sock:
         return int(sock.getsockname()[1])
 
 
@@ -159,3 +181,19 @@ def wait_for(true: Callable[[], bool], patience: float = 60.0) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    if os.geteuid() != 0:
+        pytest.skip("the site is root's")
+    return made(tmp_path_factory.mktemp("trust"))
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, trust: Trust) -> Iterator[Hosts]:
+    hosts = Hosts(tmp_path, trust)
+    yield hosts
+    for host in hosts.running:
+        host.signal(signal.SIGCONT)
+        host.end()

@@ -1,9 +1,13 @@
 """The chain: files to many hosts in nearly the time of one (paper 3.3, 4.4; docs/chain.md).
 
-hop        what runs on every host, in one file that needs Python 3.9 and nothing else; the wire format, for both ends
-originals  what the site manager gives out: files as they were at the start
-head       what runs on the site manager: it watches every hop and decides who pulls from whom
-bring      files to a site's hosts as state, for module and command
+peers        a hop as the head sees it
+policy       who pulls from whom, who is slow, who is dropped: a pure function of the peers and the time
+messages     what a hop may say
+sender       what the site manager gives out: files as they were at the start
+connections  calls to hops
+head         one transfer: it hears every hop and does what the policy decides
+push         files to a site's hosts as state, for module and command
+program      what runs on every host (package `vclust_hop`), as one file for the roll-out
 
 Every hop pulls the files from a source (at first the hop before it), block by block, and serves the blocks that it
 has to whoever is told to pull from it.  So a slow or dead hop holds up nobody before it, and a hop whose source
@@ -145,22 +149,23 @@ def send(
     A host's fault is in its outcome.  Raises VclustError for what is the head's own: a file that is not there or
     changes while it is sent, names that clash, `stop` set.
     """
+    from vclust_py.chain import policy
     from vclust_py.chain.head import Chain
 
     chain = Chain(files, hops, keys, options, report, stop or threading.Event(), False)
-    ended, failed = chain.run()
-    warnings = chain.warnings()
+    chain.run()
+    warnings = policy.warnings(chain.peers.values())
     outcomes = []
     for hop in dict.fromkeys(hops):
-        if hop.name in failed:
-            outcomes.append(Outcome(hop.name, (), (), failed[hop.name]))
+        if hop.name in chain.failed:
+            outcomes.append(Outcome(hop.name, (), (), chain.failed[hop.name]))
             continue
-        peer = ended[hop.name]
-        result = peer.result or {}
+        peer, result = chain.peers[hop.name], chain.results[hop.name]
         arrived, had = tuple(result["arrived"]), tuple(result["had"])
         size = sum(chain.sizes[name] for name in arrived)
-        told = tuple(warnings.get(hop.name, ()))
-        outcomes.append(Outcome(hop.name, arrived, had, "", size, peer.received, peer.seconds, told))
+        seconds = (peer.ended or chain.begun) - chain.begun
+        warned = tuple(warnings.get(hop.name, ()))
+        outcomes.append(Outcome(hop.name, arrived, had, "", size, peer.received, seconds, warned))
     return tuple(outcomes)
 
 
@@ -176,5 +181,6 @@ def lacking(
     """
     from vclust_py.chain.head import Chain
 
-    ended, failed = Chain(files, hops, keys, options, _quiet, threading.Event(), True).run()
-    return {name: tuple((peer.result or {})["lacks"]) for name, peer in ended.items()}, failed
+    chain = Chain(files, hops, keys, options, _quiet, threading.Event(), True)
+    chain.run()
+    return {name: tuple(result["lacks"]) for name, result in chain.results.items()}, chain.failed

@@ -11,7 +11,7 @@ from vclust_py.errors import RequestError
 
 
 def send(arguments: argparse.Namespace) -> int:
-    from vclust_py.chain import bring
+    from vclust_py.chain import push
 
     files = checked("FILE", "files", [{"path": str(path.absolute())} for path in arguments.files])
     variables = {"files": files, "to": arguments.to}
@@ -20,7 +20,7 @@ def send(arguments: argparse.Namespace) -> int:
         variables,
         arguments,
         phases=("send",),
-        follow=Follow(bring.progress),
+        follow=Follow(push.progress),
         check=arguments.check,
     )
     if outcome.exit_code == 0:

@@ -7,26 +7,33 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from chain.bed import Bed
 from chain.host import Host, end, wait_for_port
 from vclust_py.chain import PORT
-from vclust_py.site import PROJECT
-
-PROGRAM = PROJECT / "vclust_py/chain/hop.py"
+from vclust_py.chain.program import zipapp
 
 PYTHON = "/usr/bin/python3"
 """Hosts have no virtual environment."""
+
+
+def shipped(bed: Bed) -> Path:
+    """The program as the roll-out puts it on hosts, in the bed's folder."""
+    path = bed.folder / "hop.pyz"
+    if not path.exists():
+        path.write_bytes(zipapp())
+    return path
 
 
 class Hops:
     """A hop service for each host; a context manager that ends them, frozen or not."""
 
     def __init__(
-        self, hosts: Iterable[Host], *, program: Path = PROGRAM, options: Sequence[str] = ()
+        self, hosts: Iterable[Host], *, program: Path | None = None, options: Sequence[str] = ()
     ) -> None:
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._program = program
-        self._options = options
         hosts = list(hosts)
+        self._program = program or shipped(hosts[0].bed)
+        self._options = options
         try:
             for host in hosts:
                 self.start(host, wait=False)

@@ -2,13 +2,14 @@
 
 import os
 
-from vclust_py.chain import hop
+from vclust_hop import service, wire
+from vclust_hop.__main__ import main
 
 WHAT = os.environ["WHAT"]
 
 
-class Mad(hop.Lines):
-    def send(self, message: hop.Message, patience: float = 10.0) -> None:
+class Mad(wire.Lines):
+    def send(self, message: wire.Message, timeout: float = 10.0) -> None:
         if WHAT == "arrived" and "arrived" in message:
             message = {"ok": 1}
         elif WHAT == "other" and "arrived" in message:
@@ -20,8 +21,8 @@ class Mad(hop.Lines):
         elif "done" in message and WHAT == "deep":
             self.sock.sendall(b"[" * 200000 + b"\n")
             return
-        super().send(message, patience)
+        super().send(message, timeout)
 
 
-hop.Lines = Mad
-hop.main()
+service.Lines = Mad
+main()

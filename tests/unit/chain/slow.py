@@ -2,14 +2,15 @@
 
 import time
 
-from vclust_py.chain import hop
+from vclust_hop import files, items, session
+from vclust_hop.__main__ import main
 
 
-class Slow(hop.Copy):
-    def take(self, record: hop.Record, view: memoryview, new: bool) -> None:
+class Slow(files.Copy):
+    def put(self, record: items.Record, view: memoryview, new: bool) -> None:
         time.sleep(len(view) / 2e6)
-        super().take(record, view, new)
+        super().put(record, view, new)
 
 
-hop.Copy = Slow
-hop.main()
+session.Copy = Slow
+main()

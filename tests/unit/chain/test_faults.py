@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hops import Hosts, Running, wait_for
 
-from vclust_py.chain import File, Keys, Options, Outcome, head, send
+from vclust_py.chain import File, Keys, Options, Outcome, peers, policy, send
 from vclust_py.errors import VclustError
 
 MB = 1 << 20
@@ -41,7 +41,6 @@ class Sending(threading.Thread):
         self.outcomes: dict[str, Outcome] = {}
         self.error: Exception | None = None
         self.stop = threading.Event()
-        self.begun = time.monotonic()
         self.start()
 
     def run(self) -> None:
@@ -82,13 +81,13 @@ def test_dead_and_frozen_hops_are_bypassed(
     for index, host in enumerate(running):
         outcome = outcomes[host.hop.name]
         if index in victims:
-            assert outcome.failed
+            # Long before it would count as stuck.
+            assert outcome.failed.startswith("lost: " if number == KILL else ("lost: ", "silent for "))
             assert not (host.folder / "image.qcow2").exists()
         else:
-            assert outcome.failed == ""
+            assert (outcome.failed, outcome.warnings) == ("", ())
             assert (host.folder / "image.qcow2").read_bytes() == file.path.read_bytes()
             assert outcome.received < file.path.stat().st_size + 20 * MB  # it went on where it was
-            assert outcome.seconds < 30  # long before a hop counts as stuck
 
 
 def test_a_hop_without_room_is_bypassed(hosts: Hosts, file: File) -> None:
@@ -99,8 +98,8 @@ def test_a_hop_without_room_is_bypassed(hosts: Hosts, file: File) -> None:
     assert outcomes["host2"].failed == "File too large"
 
 
-def test_a_hop_that_sends_rubbish_is_bypassed_and_named(hosts: Hosts, file: File) -> None:
-    running = [*hosts.start(1), *hosts.start(1, program=str(Path(__file__).with_name("rubbish.py")))]
+def test_a_hop_that_sends_wrong_data_is_bypassed_and_named(hosts: Hosts, file: File) -> None:
+    running = [*hosts.start(1), *hosts.start(1, program=str(Path(__file__).with_name("corrupt.py")))]
     running += hosts.start(2)
     outcomes = Sending(file, running, hosts.trust.head).done()
     for host in running:
@@ -138,7 +137,7 @@ def test_who_has_it_all_may_go(hosts: Hosts, tmp_path: Path) -> None:
 def test_nobody_waits_for_a_slow_hop(
     hosts: Hosts, tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "_WINDOW", 1.0)
+    monkeypatch.setattr(peers, "WINDOW", 1.0)
     path = tmp_path / "image"
     path.write_bytes(os.urandom(16 * MB))
     running = hosts.start(3)
@@ -147,22 +146,22 @@ def test_nobody_waits_for_a_slow_hop(
     for host in running:
         assert (host.folder / "image").read_bytes() == path.read_bytes()
     seconds = {name: outcome.seconds for name, outcome in outcomes.items()}
-    assert seconds.pop("host4") > 7
-    assert max(seconds.values()) < 4
+    # Behind it they would have had the last block after it.
+    assert max(seconds, key=lambda name: seconds[name]) == "host4"
 
 
-def test_a_hop_that_crawls_is_left_when_all_others_have_it(
+def test_a_laggard_is_dropped_when_all_others_have_it(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "_WINDOW", 0.5)
-    monkeypatch.setattr(head, "_STUCK", 1.0)
+    monkeypatch.setattr(peers, "WINDOW", 0.5)
+    monkeypatch.setattr(policy, "STUCK", 1.0)
     path = tmp_path / "image"
     path.write_bytes(os.urandom(16 * MB))
     running = [*hosts.start(2), *hosts.start(1, program=str(Path(__file__).with_name("slow.py")))]
     outcomes = Sending(File(path), running, hosts.trust.head).done()
     assert [outcome.arrived for outcome in outcomes.values()] == [("image",), ("image",), ()]
     failed = outcomes["host3"].failed
-    assert re.match(r"crawls: [12]\.\d\d MB/s, others had \d+\.\d\d MB/s; \d+% are here and are kept", failed)
+    assert re.match(r"crawls: \d\.\d\d MB/s, others had \d+\.\d\d MB/s; \d+% are here and are kept", failed)
     assert part(running[2].folder) > MB
     # Where nobody is faster it is waited for.
     small = tmp_path / "small"

@@ -55,7 +55,6 @@ def test_a_hop_that_talks_nonsense_costs_itself_only(
     path.write_bytes(os.urandom(200 * BLOCK))
     (good,) = hosts.start(1)
     monkeypatch.setenv("WHAT", what)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     (mad,) = hosts.start(1, program=str(Path(__file__).with_name("nonsense.py")))
     outcomes = send([File(path)], [good.hop, mad.hop], hosts.trust.head, Options(block=BLOCK))
     assert outcomes[0].failed == ""

@@ -247,6 +247,6 @@ def test_reading_imports_little() -> None:
     import subprocess
 
     heavy = ("ansible", "ansible_runner", "numpy", "libvirt", "cryptography", "rich.live")
-    code = f"import sys, vclust_py.cli, vclust_py.state; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, vclust_py.cli, vclust_py.site.store; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

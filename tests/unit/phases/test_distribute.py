@@ -11,6 +11,7 @@ from hops import Hosts, Running, made
 
 from vclust_py import chain, request
 from vclust_py.chain import Hop, Keys, Outcome
+from vclust_py.chain.report import explained
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
@@ -316,7 +317,7 @@ def test_racks_reach_the_chain(
     ],
 )
 def test_what_a_host_says_comes_with_the_next_step(failed: str, hint: str) -> None:
-    said = distribute.explained(Outcome("h0", (), (), failed))
+    said = explained(Outcome("h0", (), (), failed))
     assert said.startswith(f"h0: {failed}")
     assert hint in said
     assert ("hint" in said) == bool(hint)

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from vclust_py.chain import File, Hop, Options, Outcome, Progress, Report, lacking, send
+from vclust_py.chain.report import explained, keys, rows
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
-from vclust_py.phases.distribute import explained, keys, rows
 from vclust_py.site import Site
 
 
-def bring(
+def push(
     site: Site, files: Sequence[File], hosts: Sequence[Host], check: bool = False
 ) -> tuple[Change, tuple[Outcome, ...]]:
-    """Bring the files to those of the hosts that are other machines and lack them; without `check`, what came to each.
+    """Send the files to those of the hosts that are other machines and lack them; without `check`, what came to each.
 
     Raises VclustError naming each host that has not all of them in the end; all the others have.
     """
@@ -43,25 +43,25 @@ def _progress(site: Site) -> Iterator[Report]:
     """Keeps the progress in a file, for `progress`, while the body works."""
     path = _file(site)
 
-    def tell(progress: Progress) -> None:
+    def report(progress: Progress) -> None:
         draft = path.with_suffix(".tmp")
         with contextlib.suppress(OSError):  # only the display is the poorer for it
             draft.write_text(json.dumps(rows(progress)), encoding="utf-8")
             os.replace(draft, path)
 
     try:
-        yield tell
+        yield report
     finally:
         path.unlink(missing_ok=True)
 
 
 def progress(site: Site) -> list[dict[str, Any]]:
-    """What `bring` is doing now on this site, as displays take it; nothing when it does nothing."""
+    """What `push` is doing now on this site, as displays take it; nothing when it does nothing."""
     try:
-        told: list[dict[str, Any]] = json.loads(_file(site).read_text(encoding="utf-8"))
+        reported: list[dict[str, Any]] = json.loads(_file(site).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    return [{"phase": "send", **row} for row in told]
+    return [{"phase": "send", **row} for row in reported]
 
 
 def _file(site: Site) -> Path:

@@ -6,12 +6,16 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vclust_hop.items import Digests, Item, Pieces, Record
+from vclust_hop.messages import Member, member_of
+from vclust_hop.sending import Transfer
+from vclust_hop.tags import Seal
+from vclust_hop.wire import DATA, PACKED, ZERO
 from vclust_py.chain import File
-from vclust_py.chain import hop as wire
 from vclust_py.errors import VclustError
 
 PACK = 8 << 20
@@ -29,7 +33,7 @@ class Source:
     """A file at the head, as it was at the start."""
 
     path: Path
-    member: wire.Member
+    member: Member
     status: tuple[int, ...]
     digest: str
     """Empty when it is not known."""
@@ -49,7 +53,7 @@ class Source:
         if not status.st_size and digest not in ("", _EMPTY):  # there is no block of it to be withheld
             raise VclustError(f"{file.path}: its sha256 is {_EMPTY}, expected {digest}")
         try:
-            member = wire.member_of(fields)
+            member = member_of(fields)
         except ValueError as error:
             raise VclustError(f"{file.path}: {error}") from error
         return cls(file.path, member, cls._what(status), digest)
@@ -84,66 +88,74 @@ def together(sources: Sequence[Source], block: int) -> list[list[Source]]:
     return items
 
 
-class Sending(wire.Transfer):
+class Sending(Transfer):
     """The head's end of a transfer: one block is tagged at a time, and packed if that pays.
 
     At first all is sent as it is, to measure what goes out; from then on blocks are packed as long as that takes less
     time than the bytes saved would need.
     """
 
-    def __init__(self, identity: bytes, key: bytes, block: int, encrypt: bool) -> None:
+    def __init__(
+        self,
+        identity: bytes,
+        key: bytes,
+        block: int,
+        encrypt: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(identity, key, block, encrypt, [])
+        self._clock = clock
         self.compress = "off"
         """As in Options."""
-        self.given = 0
+        self.tagged = 0
         """Bytes that have been tagged: no hop can have more."""
-        self._room = self.seal()
+        self._seal = self.seal()
         self._tagging = threading.Lock()
-        self._begun = 0.0
+        self._begun: float | None = None
         self._sent = 0
-        self._pace = 0.0
+        self._pace: float | None = None
         """Seconds a byte."""
         self._pause = 0
         """How many blocks are let pass after one that was packed in vain: 1, 2, 4 …"""
-        self._pass = 0
+        self._skip = 0
         """How many of them are left."""
 
     @contextlib.contextmanager
-    def tagging(self) -> Iterator[wire.Seal]:
+    def tagging(self) -> Iterator[Seal]:
         """Room for one block, while nobody else has it."""
         with self._tagging:
-            yield self._room
+            yield self._seal
 
     def sent(self, size: int) -> None:
-        if self._pace:
+        if self._pace is not None:
             return
         self._sent += size
-        if not self._begun and self._sent >= _BUFFERED:
-            self._begun, self._sent = time.monotonic(), 0
-        elif self._begun and self._sent >= _MEASURED:
-            self._pace = (time.monotonic() - self._begun) / self._sent
+        if self._begun is None and self._sent >= _BUFFERED:
+            self._begun, self._sent = self._clock(), 0
+        elif self._begun is not None and self._sent >= _MEASURED:
+            self._pace = (self._clock() - self._begun) / self._sent
 
-    def pack(self, item: int, block: int, seal: wire.Seal, size: int) -> bool:
+    def pack(self, item: int, block: int, seal: Seal, size: int) -> bool:
         """Whether the block in `seal` is packed now."""
-        if self.compress == "off" or (self.compress == "auto" and not self._pace):
+        if self.compress == "off" or (self.compress == "auto" and self._pace is None):
             return False
-        if self._pass:
-            self._pass -= 1
+        if self._skip:
+            self._skip -= 1
             return False
-        begun = time.monotonic()
+        begun = self._clock()
         packed = seal.pack(size)
         saved = 0 if packed is None else size - len(packed)
-        if saved and (self.compress == "on" or time.monotonic() - begun < saved * self._pace):
+        if saved and (self.compress == "on" or self._clock() - begun < saved * (self._pace or 0.0)):
             self._pause = 0
         else:
-            self._pass = self._pause = min(2 * self._pause or 1, _PAUSE)
+            self._skip = self._pause = min(2 * self._pause or 1, _PAUSE)
         if packed is None:
             return False
         self.recent.put(item, block, packed)
         return True
 
 
-class Original(wire.Item):
+class SourceItem(Item):
     """Files as they are at the head.  Each block is read and tagged once, when it is first asked for."""
 
     def __init__(self, number: int, sources: Sequence[Source], transfer: Sending) -> None:
@@ -152,33 +164,33 @@ class Original(wire.Item):
         self.problem: VclustError | None = None
         """Why it cannot be sent any more."""
         self._transfer = transfer
-        self._pieces = wire.Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
-        self._digests = wire.Digests(
+        self._pieces = Pieces(self.members, lambda index: os.open(sources[index].path, os.O_RDONLY))
+        self._digests = Digests(
             [source.member._replace(name=str(source.path), digest=source.digest) for source in sources]
         )
 
-    def record(self, block: int, timeout: float) -> wire.Record | None:
+    def record(self, block: int, timeout: float) -> Record | None:
         with self._transfer.tagging() as seal:
-            while self.there <= block:
-                self._tag(self.there, seal)
+            while self.verified <= block:
+                self._tag(self.verified, seal)
         return super().record(block, timeout)
 
-    def _tag(self, block: int, seal: wire.Seal) -> None:
+    def _tag(self, block: int, seal: Seal) -> None:
         size = self.length(block)
         view = seal.view[:size]
-        kind = wire.ZERO
+        kind = ZERO
         if not self._hole(block):
             self.load(block, view)
-            kind = wire.ZERO if seal.empty(size) else wire.DATA
-        tag = seal.tag(self.number, block, size if kind == wire.DATA else 0)
-        if self._digests.known:
-            wrong = self._digests.feed(view if kind == wire.DATA else memoryview(bytes(size)))
+            kind = ZERO if seal.is_zero(size) else DATA
+        tag = seal.tag(self.number, block, size if kind == DATA else 0)
+        if self._digests.any:
+            wrong = self._digests.feed(view if kind == DATA else memoryview(bytes(size)))
             if wrong:  # without this block the file appears nowhere
                 self.problem = VclustError(wrong)
                 raise ConnectionAbortedError
-        if kind == wire.DATA and self._transfer.pack(self.number, block, seal, size):
-            kind = wire.PACKED
-        self._transfer.given += size
+        if kind == DATA and self._transfer.pack(self.number, block, seal, size):
+            kind = PACKED
+        self._transfer.tagged += size
         self.add((kind, tag))
 
     def load(self, block: int, view: memoryview) -> None:

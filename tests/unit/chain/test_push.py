@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hops import Hosts, Running, made
 
-from vclust_py.chain import PORT, File, Progress, bring
+from vclust_py.chain import PORT, File, Progress, push
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.site import PROJECT, Site
@@ -111,21 +111,21 @@ def test_what_cannot_be_sent_is_said(host: Running, tmp_path: Path) -> None:
 
 def test_progress_is_there_while_files_are_on_their_way(tmp_path: Path) -> None:
     site = Site(root=tmp_path)
-    assert bring.progress(site) == []
-    with bring._progress(site) as tell:
+    assert push.progress(site) == []
+    with push._progress(site) as tell:
         for rate, eta, said in (
             (0.0, math.inf, "slowest h1, 0 MB/s, MB"),
             (2e7, 4.4, "slowest h1, 20 MB/s, 4 s left, MB"),
         ):
             tell(Progress({"h1": 12 * 10**6, "h2": 10**8}, 10**8, "h1", rate, eta))
-            assert bring.progress(site) == [
+            assert push.progress(site) == [
                 {"phase": "send", "node": "", "message": said, "done": 12, "total": 100},
                 {"phase": "send", "node": "h1", "message": "receive, MB", "done": 12, "total": 100},
                 {"phase": "send", "node": "h2", "message": "receive, MB", "done": 100, "total": 100},
             ]
-    assert bring.progress(site) == []
+    assert push.progress(site) == []
 
 
 def test_the_site_manager_has_its_own_files(tmp_path: Path) -> None:
     with pytest.raises(VclustError):
-        bring.bring(Site(root=tmp_path), [File(tmp_path / "none")], [Host("h1")])
+        push.push(Site(root=tmp_path), [File(tmp_path / "none")], [Host("h1")])
