@@ -19,10 +19,10 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from vclust_py import network_hook
+from vclust_py.addresses import mac_of
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Segment
 from vclust_py.run import CommandError, run
-from vclust_py.seed import mac_of
 
 MTU = 1500
 TUNNEL_MTU = network_hook.MTU

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-from vclust_py import seed
+from vclust_py.addresses import mac_of
 from vclust_py.errors import CapacityError
 from vclust_py.hypervisor import Capacity, Host
 from vclust_py.request import Request
@@ -96,7 +96,7 @@ def assign(
                 host=chosen.host.name,
                 uri=chosen.host.uri,
                 address=str(address),
-                mac=seed.mac_of(address),
+                mac=mac_of(address),
                 uuid=str(uuid.uuid4()),
                 cpus=hardware.cpus,
                 memory=hardware.ram,

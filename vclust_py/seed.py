@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
+from vclust_py.addresses import mac_of
 from vclust_py.guest import cluster_disk, fat
 from vclust_py.guest.cluster_disk import HOST_KEY
 from vclust_py.guest.tar import File, packed, text
@@ -51,11 +52,6 @@ def new_node(name: str, address: IPv4Address, authority: Authority) -> NodeIdent
         host_key=authority.new_host_key(name, address),
         random_seed=secrets.token_bytes(_RANDOM_SEED),
     )
-
-
-def mac_of(address: IPv4Address) -> str:
-    """A locally administered MAC that holds the address, so it is unique in the cluster's segment."""
-    return "52:54:" + ":".join(f"{byte:02x}" for byte in address.packed)
 
 
 def build(node: NodeIdentity, request: Request, mtu: int = 1500) -> bytes:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from vclust_py import request, state
+from vclust_py import request
 from vclust_py.cli import runner, sites
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.module import site_manager
-from vclust_py.site import Site
+from vclust_py.site import Site, clusters
+from vclust_py.site.describe import describe
+from vclust_py.site.store import Store
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's commands read the state")
 
@@ -25,7 +27,7 @@ def asked(inventory: Path, site: str | None = None) -> argparse.Namespace:
 
 def register(folder: Path, name: str) -> None:
     wanted = {"hardware": {"number_of_nodes": 1}, "software": {"name": name}}
-    state.register(Site(root=folder), request.from_mapping(wanted, "test"))
+    clusters.register(Store(Site(root=folder)), request.from_mapping(wanted, "test"))
 
 
 @pytest.fixture
@@ -65,7 +67,8 @@ class Plays:
                 continue
             site = Site(root=self.folder / manager)
             wanted = variables.get("name")
-            found = state.describe(site, wanted) if wanted is None or state.find(site, wanted) else []
+            store = Store(site)
+            found = describe(store, wanted) if wanted is None or clusters.find(store, wanted) else []
             where = dict(site_manager(site)["site_manager"]) | {"site": name}
             outcome.hosts[manager] = {"vclust_info": {"clusters": found, "site_manager": where}}
         return outcome
