@@ -12,6 +12,10 @@ MODULES = (
     "virtio_net",
     "isofs",
     "cdrom",
+    "vfat",
+    "fat",
+    "nls_cp437",
+    "nls_ascii",
     "xen-blkfront",
 )
 
@@ -29,6 +33,10 @@ def fill(root: Path) -> Path:
         "kernel/virtio_net.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
         "kernel/isofs.ko: kernel/cdrom.ko\n"
         "kernel/cdrom.ko:\n"
+        "kernel/vfat.ko: kernel/fat.ko\n"
+        "kernel/fat.ko:\n"
+        "kernel/nls_cp437.ko:\n"
+        "kernel/nls_ascii.ko:\n"
         "kernel/xen-blkfront.ko:\n"
     )
     (root / "usr/bin").mkdir()

@@ -19,7 +19,7 @@ from vclust_py.resolve import Lock, Package
 from vclust_py.site import PROJECT, Site
 
 PINNED = {
-    "base": ("973bb9b2444c", "50171f6b27dc3616"),
+    "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
     "installer": ("973bb9b2444c", "1a590e957c1ce1ed"),
     "cache": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "2dd54d05636a5d18"),
@@ -91,9 +91,9 @@ class Recorder:
 
 
 def tree(root: Path) -> list[str]:
-    """Every path below `root` with its mode and what it holds."""
+    """Every path below `root` with its mode and what it holds, but for the kernel's modules, which are `fill`'s."""
     found = []
-    for path in sorted(root.rglob("*")):
+    for path in sorted(path for path in root.rglob("*") if not path.is_relative_to(root / "usr/lib/modules")):
         held = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else ""
         found.append(f"{path.relative_to(root)} {path.lstat().st_mode:o} {held!r}")
     return found
