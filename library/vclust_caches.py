@@ -79,7 +79,9 @@ caches:
       type: list
       elements: str
 status:
-  description: The last recomputation, whether the next is due, and the settings it goes by.
+  description: >-
+    The last recomputation, whether the next is due, the settings it goes by, and images of a newer version of vclust,
+    which are kept and not used (C(newer)).
   type: dict
   returned: success
 usage:

@@ -117,8 +117,9 @@ def _held(catalogue: Catalogue, lock: "Lock") -> Image | None:
     key, wanted = base_key(lock.suite, lock.architecture, lock.kernel), _wanted(lock)
     for base in reversed(catalogue.images()):
         manifest = base.manifest
-        if (manifest.kind, manifest.key) == ("base", key) and set(manifest.pinned) == wanted:
-            return base if catalogue.status(base).exists() else None
+        same = (manifest.kind, manifest.key) == ("base", key) and set(manifest.pinned) == wanted
+        if same and catalogue.status(base).exists():
+            return base
     return None
 
 

@@ -62,7 +62,7 @@ class PackageRecord(NamedTuple):
     name: str
     version: str
     digest: str = ""
-    """sha256 of the .deb, hexadecimal; empty: not known (schema 0, and bases by packages that were there before)."""
+    """sha256 of the .deb, hexadecimal; empty: not known (schema 0)."""
 
     @property
     def pinned(self) -> str:

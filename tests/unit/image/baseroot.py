@@ -10,6 +10,8 @@ MODULES = (
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
+    "isofs",
+    "cdrom",
     "vfat",
     "fat",
     "nls_cp437",
@@ -29,6 +31,8 @@ def fill(root: Path) -> Path:
         "kernel/virtio_pci.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
         "kernel/virtio_blk.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
         "kernel/virtio_net.ko: kernel/virtio.ko kernel/virtio_ring.ko\n"
+        "kernel/isofs.ko: kernel/cdrom.ko\n"
+        "kernel/cdrom.ko:\n"
         "kernel/vfat.ko: kernel/fat.ko\n"
         "kernel/fat.ko:\n"
         "kernel/nls_cp437.ko:\n"

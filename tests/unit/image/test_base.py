@@ -121,7 +121,7 @@ def test_a_base_gets_a_new_kernel_or_installer_alone(
     assert first.kernel.path.read_bytes() == b"MZ, a kernel"
     assert first.kernel.manifest.pinned == (f"linux-image-{VERSION}=1",)
     assert first.installer.path.read_bytes().startswith(b"070701")
-    assert b"module vfat" in first.installer.path.read_bytes()
+    assert b"module virtio_blk" in first.installer.path.read_bytes()
     monkeypatch.setitem(recipe.RECIPES, kind, "next")
     assert base.find_base(site, lock) is None
     again = base.ensure_base(site, lock, lambda *_: None)

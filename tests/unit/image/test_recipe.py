@@ -19,7 +19,7 @@ from vclust_py.resolve import Lock, Package
 from vclust_py.site import PROJECT, Site
 
 PINNED = {
-    "base": ("973bb9b2444c", "a92c4001e9e9fe3a"),
+    "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
     "installer": ("2", "2dbb0de4f9f2d02c"),
     "cache": ("2", "71b0313c39ad052f"),
@@ -91,9 +91,9 @@ class Recorder:
 
 
 def tree(root: Path) -> list[str]:
-    """Every path below `root` with its mode and what it holds."""
+    """Every path below `root` with its mode and what it holds, but for the kernel's modules, which are `fill`'s."""
     found = []
-    for path in sorted(root.rglob("*")):
+    for path in sorted(path for path in root.rglob("*") if not path.is_relative_to(root / "usr/lib/modules")):
         held = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else ""
         found.append(f"{path.relative_to(root)} {path.lstat().st_mode:o} {held!r}")
     return found
