@@ -272,9 +272,11 @@ def _domain(
     accelerator: str,
 ) -> Domain:
     disks = [Disk(files.path(overlay(node.name)), "qcow2")]
-    disks += [Disk(files.path(name), "raw", readonly=True) for name in identity]
+    shared = [files.path(name) for name in identity[1:]]
     if "bundle" in images:
-        disks.append(Disk(files.image(images["bundle"].path.name), "raw", readonly=True))
+        shared.append(files.image(images["bundle"].path.name))
+    disks.append(Disk(files.path(identity[0]), "raw", readonly=True))
+    disks += [Disk(path, "raw", readonly=True, shared=True) for path in shared]
     return Domain(
         name=domain_name(cluster, node),
         uuid=node.uuid,
