@@ -272,11 +272,12 @@ def _domain(
     accelerator: str,
 ) -> Domain:
     disks = [Disk(files.path(overlay(node.name)), "qcow2")]
-    shared = [files.path(name) for name in identity[1:]]
+    disks += [
+        Disk(files.path(name), "raw", readonly=True, shared=name == cluster_disk.FILE_NAME)
+        for name in identity
+    ]
     if "bundle" in images:
-        shared.append(files.image(images["bundle"].path.name))
-    disks.append(Disk(files.path(identity[0]), "raw", readonly=True))
-    disks += [Disk(path, "raw", readonly=True, shared=True) for path in shared]
+        disks.append(Disk(files.image(images["bundle"].path.name), "raw", readonly=True))
     return Domain(
         name=domain_name(cluster, node),
         uuid=node.uuid,

@@ -71,7 +71,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Disk:
-    """`path` is on the host.  `shared`: other domains have the disk too, so it is read-only."""
+    """`path` is on the host.  `shared`: a read-only file of the cluster's that its other domains have too."""
 
     path: Path
     format: str  # qcow2 | raw

@@ -182,9 +182,9 @@ class Xen(Domains):
 
         What the guest might write goes into its own file: an overlay, where the disk is others' too.
         """
-        if not disk.shared:
-            return replace(disk, readonly=False)
         files = self.files(domain.folder)
+        if not disk.readonly or (not disk.shared and disk.path == files.path(disk.path.name)):
+            return replace(disk, readonly=False)
         size = files.length(disk.path.name) or files.images()[disk.path.name]
         name = f"{domain.name}.{disk.path.stem}.qcow2"
         files.overlay(name, str(disk.path), size, disk.format)

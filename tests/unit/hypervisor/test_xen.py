@@ -134,7 +134,7 @@ def test_a_disk_that_others_have_too_is_not_written_to(tmp_path: Path, pretended
     seed, shared, bundle = folder / "n1.img", folder / "_cluster.img", site.images / "bundle-1.img"
     for path in (seed, shared, bundle, site.images / "kernel-1.img", site.images / "installer-1.img"):
         path.write_bytes(bytes(8192))
-    disks = tuple(Disk(path, "raw", readonly=True, shared=path != seed) for path in (seed, shared, bundle))
+    disks = tuple(Disk(path, "raw", readonly=True, shared=path == shared) for path in (seed, shared, bundle))
     domain = replace(
         DOMAIN, disks=disks, kernel=site.images / "kernel-1.img", initrd=site.images / "installer-1.img"
     )
