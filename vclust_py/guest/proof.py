@@ -1,8 +1,8 @@
 """The proof that a cluster works: one login to its first node tries the way to all others, MPI and the checks.
 
-The first node may have 512 MB, and a login to another takes some 3 MB of it: nodes are tried in groups, one after the
-other, so that the number of connections does not grow with the cluster.  The scripts come by standard input: no list
-of names is an argument of a process.
+The first node may have 512 MB, of which a connection takes 2 MB while it lasts: nodes are tried in groups, one after
+the other, so that the number of connections does not grow with the cluster.  The scripts come by standard input: no
+list of names is an argument of a process.
 """
 
 import re

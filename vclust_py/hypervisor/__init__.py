@@ -71,11 +71,12 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Disk:
-    """`path` is on the host."""
+    """`path` is on the host.  `shared`: a read-only file of the cluster's that its other domains have too."""
 
     path: Path
     format: str  # qcow2 | raw
     readonly: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,13 @@ class Files(Protocol):
         ...
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
-        """Make the qcow2 overlay `name` over the image `backing`, for root only; no change when it is there."""
+        """Make the qcow2 overlay `name`, for root only, over the image `backing` or the file of that path; no change
+        when it is there.
+        """
+        ...
+
+    def length(self, name: str) -> int:
+        """Bytes of a file of the cluster; 0 when it is not there."""
         ...
 
     def allocated(self) -> dict[str, int]:

@@ -115,6 +115,10 @@ class LocalFiles:
             draft.chmod(0o600)  # it will hold keys and hashes; libvirt changes its owner, not its mode
             draft.rename(path)
 
+    def length(self, name: str) -> int:
+        path = self.path(name)
+        return path.stat().st_size if path.exists() else 0
+
     def allocated(self) -> dict[str, int]:
         return {name: status.st_blocks * 512 for name, status in _sizes(self._folder).items()}
 
@@ -475,6 +479,9 @@ class RemoteFiles:
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         self._cluster.make_overlay(name, self.image(backing), size, backing_format)
+
+    def length(self, name: str) -> int:
+        return self._cluster.length(name)
 
     def allocated(self) -> dict[str, int]:
         return self._cluster.sizes(written=True)

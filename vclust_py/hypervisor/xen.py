@@ -183,10 +183,11 @@ class Xen(Domains):
         What the guest might write goes into its own file: an overlay, where the disk is others' too.
         """
         files = self.files(domain.folder)
-        if not disk.readonly or disk.path == files.path(disk.path.name):
+        if not disk.readonly or (not disk.shared and disk.path == files.path(disk.path.name)):
             return replace(disk, readonly=False)
+        size = files.length(disk.path.name) or files.images()[disk.path.name]
         name = f"{domain.name}.{disk.path.stem}.qcow2"
-        files.overlay(name, disk.path.name, files.images()[disk.path.name], disk.format)
+        files.overlay(name, str(disk.path), size, disk.format)
         return Disk(files.path(name), "qcow2")
 
     def attach_disk(self, uuid: str, disk: Disk) -> str:

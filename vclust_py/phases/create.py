@@ -132,7 +132,10 @@ def _domain(
     accelerator: str,
 ) -> Domain:
     disks = [Disk(files.path(overlay(node.name)), "qcow2")]
-    disks += [Disk(files.path(name), "raw", readonly=True) for name in identity]
+    disks += [
+        Disk(files.path(name), "raw", readonly=True, shared=name == cluster_disk.FILE_NAME)
+        for name in identity
+    ]
     if "bundle" in images:
         disks.append(Disk(files.image(images["bundle"].path.name), "raw", readonly=True))
     return Domain(

@@ -67,6 +67,7 @@ def test_local_listing_and_removal(local: LocalFiles) -> None:
     assert list(local.images()) == ["base-1.qcow2"]
     local.path("n1.iso").write_bytes(bytes(5000))
     assert local.allocated() == {"n1.iso": 8192}
+    assert (local.length("n1.iso"), local.length("n2.iso")) == (5000, 0)
     local.discard("n1.iso")
     local.discard("n1.iso")
     local.remove()

@@ -1,10 +1,14 @@
 """The Xen driver: its definitions parsed again, and its ways through libvirt's test driver."""
 
+import contextlib
+import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import libvirt
 import pytest
@@ -119,6 +123,34 @@ def test_start_and_remove(xen: Pretended) -> None:
     assert xen.remove(DOMAIN.uuid)
     assert not xen.remove(DOMAIN.uuid)
     assert DOMAIN.uuid not in xen.running()
+
+
+def test_a_disk_that_others_have_too_is_not_written_to(tmp_path: Path, pretended: str) -> None:
+    """Xen has no read-only disks: every domain writes to a file of its own."""
+    site = Site(root=tmp_path / "site")
+    site.make_directories()
+    folder = site.clusters / "c.1"
+    folder.mkdir()
+    seed, shared, bundle = folder / "n1.img", folder / "_cluster.img", site.images / "bundle-1.img"
+    for path in (seed, shared, bundle, site.images / "kernel-1.img", site.images / "installer-1.img"):
+        path.write_bytes(bytes(8192))
+    disks = tuple(Disk(path, "raw", readonly=True, shared=path == shared) for path in (seed, shared, bundle))
+    domain = replace(
+        DOMAIN, disks=disks, kernel=site.images / "kernel-1.img", initrd=site.images / "installer-1.img"
+    )
+    driver = Pretended(site, Host("h1", pretended))
+    with contextlib.closing(driver):
+        assert driver.start(domain)
+        text = driver.ask(lambda connection: connection.lookupByUUIDString(DOMAIN.uuid).XMLDesc())
+        driver.remove(DOMAIN.uuid)
+    found = [
+        Path(element.get("file", ""))
+        for element in ElementTree.fromstring(text).iterfind("devices/disk/source")  # noqa: S314 - our own
+    ]
+    assert found == [seed, folder / "c.n1._cluster.qcow2", folder / "c.n1.bundle-1.qcow2"]
+    for overlay, backing in zip(found[1:], (shared, bundle), strict=True):
+        info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", overlay]))
+        assert (info["backing-filename"], info["virtual-size"]) == (str(backing), 8192)
 
 
 def test_a_missing_file_is_named(xen: Pretended) -> None:

@@ -162,6 +162,41 @@ def test_users_join_groups_once(node: Path) -> None:
 
 
 @busybox
+@pytest.mark.parametrize(("name", "steps"), [("n1", "01-a 02-b.first 03-c"), ("n2", "01-a 03-c")])
+def test_some_steps_are_the_first_nodes_alone(node: Path, name: str, steps: str) -> None:
+    disk = node / "run/vclust/cluster"
+    (disk / "environment").write_text("VCLUST_FIRST=n1\n")
+    for step in ("01-a", "02-b.first", "03-c"):
+        (disk / f"step-{step}").write_text('echo "$0 $VCLUST_NODE $VCLUST_FIRST"\n')
+    # As on the node, but that its root is this folder.
+    in_system = f'in_system() {{ shift; (cd {node} && PATH=/usr/bin:/bin "$@") >>{node}/console; }}'
+    outside = "CLUSTER=$ROOT/run/vclust/cluster; ROOT="
+    said = run_init_part(f"{in_system}; {outside}; name={name}; run_steps", node)
+    assert said == "".join(f"{disk}/step-{step} {name} n1\n" for step in steps.split())
+
+
+@busybox
+def test_the_seed_says_who_the_node_is(node: Path) -> None:
+    seed = node / "run/vclust/seed"
+    seed.mkdir()
+    without_mounts = "mount_small() { disk=/dev/vdb; }"
+    said = run_init_part(f"{without_mounts}; read_seed", node, status=9)
+    assert said == "vclust: failed seed: no file node on /dev/vdb\n"
+    (node / "console").unlink()
+    (seed / "node").write_text("instance=i-1\nname='n1'\nmtu=1450\n")
+    assert (
+        run_init_part(f'{without_mounts}; read_seed; say "$instance $name $mtu"', node)
+        == "vclust: i-1 n1 1450\n"
+    )
+
+
+@busybox
+def test_a_disk_that_does_not_come_is_named(node: Path) -> None:
+    calls = "usleep() { :; }; find_disk() { return 1; }; mount_small seed cidata $SEED"
+    assert run_init_part(calls, node, status=9) == "vclust: failed seed: no disk labelled cidata after 10 s\n"
+
+
+@busybox
 def test_a_failing_command_makes_one_line(node: Path) -> None:
     said = run_init_part("""try grow sh -c 'echo first; echo second >&2; exit 3'""", node, status=9)
     assert said == "vclust: failed grow: first second\n"
