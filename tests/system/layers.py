@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,18 @@ def made(tmp_path: Path, minimal: Path) -> tuple[Site, Image]:
     return make_site(tmp_path / "site", minimal)
 
 
-def leftovers(folder: Path) -> list[str]:
-    """Loop devices, mounts and processes that have to do with `folder`."""
+def leftovers(folder: Path, patience: float = 60) -> list[str]:
+    """Loop devices, mounts and processes that have to do with `folder`, once they have had time to go.
+
+    A mount lives on in mount namespaces that others have made meanwhile, and with it its loop device.
+    """
+    deadline = time.monotonic() + patience
+    while (found := _leftovers(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def _leftovers(folder: Path) -> list[str]:
     found = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout.splitlines()
     found += Path("/proc/self/mounts").read_text().splitlines()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
