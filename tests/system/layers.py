@@ -29,7 +29,9 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("minimal")
     root = folder / "root"
     suite = Site().default_suite
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, root], check=True, timeout=600)
+    # In a mount namespace of its own, which takes its mounts along.
+    make = ["unshare", "--mount", "mmdebstrap", "--quiet", "--variant=minbase", suite, root]
+    subprocess.run(make, check=True, timeout=1200)
     programs = root / "usr/libexec/vclust"
     programs.mkdir(parents=True)
     shutil.copy(GUEST / "install-packages", programs)
