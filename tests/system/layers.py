@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("minimal")
     root = folder / "root"
     suite = Site().default_suite
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, root], check=True, timeout=600)
+    # In a mount namespace of its own, which takes its mounts along.
+    make = ["unshare", "--mount", "mmdebstrap", "--quiet", "--variant=minbase", suite, root]
+    subprocess.run(make, check=True, timeout=1200)
     programs = root / "usr/libexec/vclust"
     programs.mkdir(parents=True)
     shutil.copy(GUEST / "install-packages", programs)
@@ -64,8 +67,18 @@ def made(tmp_path: Path, minimal: Path) -> tuple[Site, Image]:
     return make_site(tmp_path / "site", minimal)
 
 
-def leftovers(folder: Path) -> list[str]:
-    """Loop devices, mounts and processes that have to do with `folder`."""
+def leftovers(folder: Path, patience: float = 60) -> list[str]:
+    """Loop devices, mounts and processes that have to do with `folder`, once they have had time to go.
+
+    A mount lives on in mount namespaces that others have made meanwhile, and with it its loop device.
+    """
+    deadline = time.monotonic() + patience
+    while (found := _leftovers(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def _leftovers(folder: Path) -> list[str]:
     found = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout.splitlines()
     found += Path("/proc/self/mounts").read_text().splitlines()
     for path in Path("/proc").glob("[0-9]*/cmdline"):

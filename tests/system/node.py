@@ -1,6 +1,7 @@
 """One node by bare QEMU, without libvirt: what base image and installer do is seen apart from everything else."""
 
 import os
+import re
 import socket
 import subprocess
 import time
@@ -105,9 +106,10 @@ class Node:
         return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
 
     def said(self) -> list[str]:
-        """The lines for vclust on the console."""
+        """The lines for vclust on the console; on a busy machine one may stand behind the login prompt."""
         lines = self.console.read_text(errors="replace").splitlines()
-        return [line.strip() for line in lines if line.startswith("vclust: ")]
+        found = (re.search(r"(?:^|login: )(vclust: .*)", line) for line in lines)
+        return [match[1].strip() for match in found if match]
 
     def report(self) -> str:
         """The node's last word, its ready or failed line, or nothing yet."""

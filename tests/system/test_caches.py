@@ -141,13 +141,13 @@ def content(disk: Path, folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def without(learnt: Site, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def without(learnt: Site) -> set[str]:
     """The request's layer, made over the base image."""
     lock = lock_of(learnt, MORE)
     base = find_base(learnt, lock)
     assert base is not None
     layer = ensure_layer(learnt, lock, base.base, (), quiet)
-    found = content(layer.path, tmp_path_factory.mktemp("without"))
+    found = content(layer.path, learnt.root)
     Catalogue(learnt).remove(layer)
     assert any(line.endswith("./usr/bin/mpiexec.hydra") for line in found)
     return found
@@ -166,7 +166,7 @@ def test_a_site_keeps_what_was_asked_for_as_nested_layers(learnt: Site) -> None:
 
 @pytest.mark.parametrize("kept", ["unpacked", "configured"])
 def test_a_layer_over_caches_is_the_layer_without(
-    learnt: Site, without: set[str], tmp_path: Path, kept: str
+    learnt: Site, without: set[str], disk_path: Path, kept: str
 ) -> None:
     catalogue, lock = Catalogue(learnt), lock_of(learnt, "mpich")
     base = find_base(learnt, lock)
@@ -176,7 +176,7 @@ def test_a_layer_over_caches_is_the_layer_without(
     layer = ensure_layer(learnt, lock, base.base, (), quiet, cache=more)
     try:
         assert layer.manifest.backing == more.manifest.digest
-        assert content(layer.path, tmp_path) ^ without == set()
+        assert content(layer.path, disk_path) ^ without == set()
     finally:
         for image in (layer, more, less):
             if image.manifest.digest not in {cache.digest for cache in caches(learnt) if cache.chosen}:
@@ -202,7 +202,7 @@ def vclust(learnt: Site, tmp_path_factory: pytest.TempPathFactory) -> Vclust:
 
 
 def test_a_cluster_over_nested_caches(
-    learnt: Site, vclust: Vclust, without: set[str], tmp_path: Path
+    learnt: Site, vclust: Vclust, without: set[str], disk_path: Path
 ) -> None:
     """Each node installs by itself: from the cache on it is as one without, and its cache stays while it is there."""
     less, more = stored(learnt)
@@ -228,11 +228,11 @@ def test_a_cluster_over_nested_caches(
     # Files of packages, not the node's own: those of the layer made without caches are all there, the same.
     output("virsh", "-c", "qemu:///system", "destroy", "cached.t-cached01")
     (disk,) = learnt.clusters.glob("cached.*/t-cached01.qcow2")
-    copy = tmp_path / "copy.qcow2"
+    copy = disk_path / "copy.qcow2"
     shutil.copy(disk, copy)
     root = Catalogue(learnt).get(shown["images"]["root"]).path
     subprocess.run(["qemu-img", "rebase", "-u", "-b", root, "-F", "qcow2", copy], check=True)
-    missing = without - content(copy, tmp_path)
+    missing = without - content(copy, disk_path)
     programs = {line for line in missing if re.search(r" (\./)?(usr|opt|var/lib/dpkg/info)/", line)}
     assert programs == set()
 

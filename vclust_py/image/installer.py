@@ -58,8 +58,11 @@ APPLETS = (
 )
 
 
-def command_line(architecture: str = "amd64", accelerator: str = "tcg") -> str:
-    """The kernel's command line; `accelerator` as in `hypervisor.Capacity`: a Xen guest's console is hvc0."""
+def command_line(architecture: str = "amd64", accelerator: str = "tcg", wait: int = 10) -> str:
+    """The kernel's command line; `accelerator` as in `hypervisor.Capacity`: a Xen guest's console is hvc0.
+
+    `wait`: seconds after which the installer gives up on a disk or network card that does not come.
+    """
     words = [
         f"console={'hvc0' if accelerator == 'xen' else _CONSOLES[architecture]}",
         # Interfaces keep the kernel's names: the installer has set eth0 up before udev starts.
@@ -70,6 +73,7 @@ def command_line(architecture: str = "amd64", accelerator: str = "tcg") -> str:
         "systemd.log_level=notice",
         # A node that cannot go on stops, and its host sees it.
         "panic=-1",
+        f"vclust.wait={wait}",
     ]
     if accelerator == "tcg":
         # They guard against what processors do ahead of time; an emulated one does nothing of the kind.

@@ -148,7 +148,10 @@ def _domain(
         initrd=files.image(images["installer"].path.name),
         command_line=" ".join(
             [
-                installer.command_line(cluster.request.hardware.architecture, accelerator),
+                # A host that is busy may take long to connect a disk; the node says so before its time is up.
+                installer.command_line(
+                    cluster.request.hardware.architecture, accelerator, max(10, site.ready_timeout // 3)
+                ),
                 *site.kernel_options.split(),
             ]
         ),

@@ -63,6 +63,7 @@ def test_command_line_switches_mitigations_off_only_when_emulated() -> None:
     assert "mitigations=off" in installer.command_line(accelerator="tcg").split()
     assert "mitigations=off" not in installer.command_line(accelerator="kvm").split()
     assert "console=hvc0" in installer.command_line(accelerator="xen").split()
+    assert "vclust.wait=300" in installer.command_line(wait=300).split()
     assert "console=ttyAMA0" in installer.command_line("arm64").split()
 
 
