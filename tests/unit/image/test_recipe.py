@@ -21,7 +21,7 @@ from vclust_py.site import PROJECT, Site
 PINNED = {
     "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "installer": ("2", "2dbb0de4f9f2d02c"),
+    "installer": ("2", "377a0c6793be1e1b"),
     "cache": ("2", "71b0313c39ad052f"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "b10318685214f31e"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
