@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from vclust_py import action, state
-from vclust_py.site import PROJECT, Site
+from vclust_py import action
+from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.store import Store
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the state is root's")
 
@@ -84,7 +85,7 @@ def test_request_four_ways(tmp_path: Path, keywords: dict[str, Any]) -> None:
     assert real["diff"] == would["diff"]
     assert not run()["changed"]
     assert not run("--check")["changed"]
-    assert state.get(Site.from_mapping(site), "pair").name == "pair"
+    assert clusters.get(Store(Site.from_mapping(site)), "pair").name == "pair"
     assert real["site_manager"]["root"] == site["root"]
 
 

@@ -1,5 +1,6 @@
 """The command and the playbooks around phases that do nothing (`stub.py`): progress, errors, Ctrl-C, kill."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -209,6 +210,23 @@ def test_a_killed_controller_takes_its_modules_along(copy: Copy) -> None:
     process.wait()
     wait_for("the clean-up", 120, (copy.root / "cleaned").exists)
     wait_for("the end of ansible-playbook", 120, lambda: not processes(str(copy.path)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_worker_cleans_up_however_ansible_ends(copy: Copy, number: signal.Signals) -> None:
+    copy.environment["VCLUST_STUB_SECONDS"] = "60"
+    process = copy.start(
+        "ansible-playbook", "playbooks/create_vcluster.yml", "-e", "request=examples/hello-mpi.ini"
+    )
+    wait_for("the phase image", 30, (copy.root / "begun").exists)
+    process.send_signal(number)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    if process.poll() is None:
+        process.send_signal(number)  # Ansible loses Ctrl-C at times, around a fork
+    wait_for("the clean-up", 20, (copy.root / "cleaned").exists)
+    wait_for("the end of all workers", 20, lambda: not processes(str(copy.path)))
+    assert process.wait() != 0
 
 
 def test_plain_ansible_playbook(copy: Copy) -> None:

@@ -2,9 +2,12 @@
 
 import fcntl
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 from vclust_py import module, request
+from vclust_py.errors import CapacityError
 from vclust_py.site import PROJECT, Site, clusters
 from vclust_py.site.store import Store
 
@@ -114,6 +118,34 @@ def test_given_leaves_out_what_was_not_said() -> None:
         "software": {"users": [{"name": "a", "hash": None}], "name": None},
     }
     assert module.given(options) == {"hardware": {"cpus": 1}, "software": {"users": [{"name": "a"}]}}
+
+
+def test_what_the_library_warns_of_is_in_the_result() -> None:
+    def work(site: Site, params: dict[str, Any], check: bool) -> dict[str, Any]:
+        logging.getLogger("vclust_py.cache.manager").warning("%s is %s", "x", check)
+        logging.getLogger("vclust_py.cache.manager").info("no warning")
+        if params["fails"]:
+            raise CapacityError("full")
+        return {"changed": True}
+
+    warnings = {"warnings": ["x is True"]}
+    params = {"site": {}, "fails": False}
+    assert module.perform(work, params, True) == {"changed": True, **warnings}
+    failure = {"failed": True, "msg": "full", "exit_code": 3}
+    assert module.perform(work, params | {"fails": True}, True) == failure | warnings
+    assert "warnings" not in module.perform(lambda site, params, check: {}, params, True)
+
+
+def test_signals_are_as_before_when_the_work_is_done() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with module.stopping_with_controller():
+        assert [signal.getsignal(number) for number in numbers] != before
+    assert [signal.getsignal(number) for number in numbers] == before
+    end = time.monotonic() + 20
+    while any("_watch" in thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 WORK = """
