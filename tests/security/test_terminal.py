@@ -23,6 +23,7 @@ from vclust_py.run import CommandError, run
 from vclust_py.site import PROJECT, Site, clusters, records
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import describe
+from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
 from vclust_py.site.store import Store
 from vclust_py.text import DETAIL, LINE, plain
@@ -392,7 +393,7 @@ def test_a_module_that_fails_on_an_odd_file(tmp_path: Path) -> None:
             told.update(values, msg=msg)
             raise Failed
 
-    def work(site: Site, params: dict[str, Any], check: bool) -> dict[str, Any]:
+    def work(session: Session, params: dict[str, Any], check: bool) -> dict[str, Any]:
         raise FileNotFoundError(2, "No such file", "/x\x1b]52;c;eA==\x07" + "y" * 10**5)
 
     with pytest.raises(Failed):

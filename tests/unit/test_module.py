@@ -18,6 +18,7 @@ import pytest
 from vclust_py import module, request
 from vclust_py.errors import CapacityError
 from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.session import Session
 from vclust_py.site.store import Store
 
 HASH = "$6$abcdefgh$" + 86 * "x"
@@ -121,7 +122,7 @@ def test_given_leaves_out_what_was_not_said() -> None:
 
 
 def test_what_the_library_warns_of_is_in_the_result() -> None:
-    def work(site: Site, params: dict[str, Any], check: bool) -> dict[str, Any]:
+    def work(session: Session, params: dict[str, Any], check: bool) -> dict[str, Any]:
         logging.getLogger("vclust_py.cache.manager").warning("%s is %s", "x", check)
         logging.getLogger("vclust_py.cache.manager").info("no warning")
         if params["fails"]:
