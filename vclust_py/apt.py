@@ -189,12 +189,12 @@ class AptRoot:
         return self.path / "names"
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        with self.site.hold(f"apt-{self.suite}-{self.architecture}"):
+    def file_lock(self) -> Iterator[None]:
+        with self.site.file_lock(f"apt-{self.suite}-{self.architecture}"):
             yield
 
     def ensure_index(self, report: Report) -> None:
-        """Fetch the package index where it is missing, old, or from other sources.  Call it under `hold`.
+        """Fetch the package index where it is missing, old, or from other sources.  Call it under `file_lock`.
 
         Where the sources cannot be reached an older index serves, and `report` is told; an index that was reached and
         has a wrong signature, has expired or is not what its signature covers is an error in any case.

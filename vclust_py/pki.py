@@ -101,7 +101,7 @@ def _held(site: Site, check: bool) -> Iterator[None]:
     if check:
         yield
         return
-    with site.hold("pki"):
+    with site.file_lock("pki"):
         site.pki.mkdir(mode=0o700, exist_ok=True)
         yield
 

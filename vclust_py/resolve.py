@@ -31,7 +31,7 @@ def closure(
     requested = sorted(set(names))
     site.make_directories()
     root = AptRoot(site, suite, architecture)
-    with root.hold():
+    with root.file_lock():
         root.ensure_index(report)
         _check_names(root, [*requested, kernel])
         image = Catalogue(site).find("base", base_key(suite, architecture, kernel))
@@ -51,7 +51,7 @@ def current(
     root, wanted = AptRoot(site, suite, architecture), set(names)
     if not wanted:
         return ()
-    with root.hold():
+    with root.file_lock():
         root.ensure_index(report)
     # Reading all these takes seconds, and requests must not wait: an index that is fetched meanwhile is an error here.
     text = root.run("apt-cache", "policy", "--", *sorted(wanted))
@@ -70,7 +70,7 @@ def complete(lock: Lock, site: Site, report: Report) -> Lock:
     that name, version and digest, and for a base that is neither there nor in the index.
     """
     root = AptRoot(site, lock.suite, lock.architecture)
-    with root.hold():
+    with root.file_lock():
         root.ensure_index(report)
         offered = {
             (package.name, package.version): package

@@ -25,7 +25,7 @@ from vclust_py.site import learning
 from vclust_py.site.session import Session
 from vclust_py.text import DETAIL, LINE, plain
 
-_PATIENCE = 1.0
+_TIMEOUT = 1.0
 """Seconds to wait for the lock: whoever only asks whether it is held has it for a moment."""
 _NO_SPACE = "more than is left of the space"
 _BATCH = 8
@@ -63,7 +63,7 @@ def rebuild(session: Session, report: Report, *, check: bool = False) -> Rebuilt
     Raises VclustError when another recomputation is at work.  A cache that cannot be built is named in the result;
     the others are built all the same.
     """
-    with session.site.hold(REBUILD_LOCK, patience=_PATIENCE):
+    with session.site.file_lock(REBUILD_LOCK, timeout=_TIMEOUT):
         if check:
             return _rebuild(session, report, check=True)
         with _recorded(session, report) as (number, tell):

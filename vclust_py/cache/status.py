@@ -57,7 +57,7 @@ def status(session: Session) -> dict[str, Any]:
 def is_rebuilding(session: Session) -> bool:
     """Whether a recomputation is at work."""
     try:
-        with session.site.hold(REBUILD_LOCK, patience=0):
+        with session.site.file_lock(REBUILD_LOCK, timeout=0):
             return False
     except VclustError:
         return True

@@ -28,7 +28,7 @@ def push(
         lacks, errors = lacking(files, hops, keys(site))
         failures = [Outcome(name, (), (), error) for name, error in errors.items()]
     else:
-        with site.hold("distribute"), _progress(site) as report:
+        with site.file_lock("distribute"), _progress(site) as report:
             outcomes = send(files, hops, keys(site), Options(), report)
         lacks = {outcome.host: outcome.arrived for outcome in outcomes}
         failures = [outcome for outcome in outcomes if outcome.failed]

@@ -62,7 +62,7 @@ class Catalogue:
         The folder goes at the end; if this process is killed, with the next build of anything.
         """
         name = f"image-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        with self.site.hold(name):
+        with self.site.file_lock(name):
             for line in self.clean():
                 _log.info("%s", line)
             folder = self.site.images / f"{name}.tmp"
@@ -116,7 +116,7 @@ class Catalogue:
         draft = temporary.with_name(f"{stem}.json.tmp")
         draft.write_text(manifest.to_json(), encoding="utf-8")
         sync(draft)
-        with self.site.hold("images"):  # `clean` must not see the file without its manifest
+        with self.site.file_lock("images"):  # `clean` must not see the file without its manifest
             os.replace(temporary, path)
             # Newer than the image, or the whole file would be checked.
             os.utime(draft)
@@ -138,7 +138,7 @@ class Catalogue:
         draft = path.with_suffix(".json.tmp")
         draft.write_text(json.dumps(data, indent=1), encoding="utf-8")
         sync(draft)
-        with self.site.hold("images"):
+        with self.site.file_lock("images"):
             os.replace(draft, path)
 
     def status(self, image: Image) -> Path:
@@ -151,7 +151,7 @@ class Catalogue:
         What has a manifest in another form stays: it may be another version's, with nodes running from it.
         """
         removed = []
-        with self.site.hold("images"):
+        with self.site.file_lock("images"):
             view, kept = self.look(), set()
             for image in view.images:
                 kept |= {image.path.with_suffix(".json"), image.path, self.status(image)}
@@ -165,7 +165,7 @@ class Catalogue:
                     continue
                 if path.suffix == ".tmp":
                     # Somebody who still builds holds the lock of the folder's name.
-                    with contextlib.suppress(VclustError), self.site.hold(path.stem, patience=0):
+                    with contextlib.suppress(VclustError), self.site.file_lock(path.stem, timeout=0):
                         shutil.rmtree(path, ignore_errors=True)
                         removed.append(f"{path.name} removed: left over from a build that was killed")
                 elif path.suffix == ".status":

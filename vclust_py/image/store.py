@@ -61,7 +61,7 @@ def fetch(site: Site, lock: Lock, report: Report) -> tuple[Path, ...]:
     site.make_directories()
     wanted = [package for package in lock.packages if not _packed(site, package)]
     if wanted:
-        with site.hold("packages"), naming_full_disk(site.packages):
+        with site.file_lock("packages"), naming_full_disk(site.packages):
             # Another fetch may have brought them while this one waited.
             wanted = [package for package in wanted if not _packed(site, package)]
             if wanted:

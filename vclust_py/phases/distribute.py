@@ -133,7 +133,7 @@ def _send(session: Session, cluster: Cluster, images: Sequence[Image], hops: Seq
 
         # Creates that run side by side mostly want the same images: the second finds them there.
         record.report("wait for another transfer")
-        with site.hold("distribute"), _telling(record) as tell:
+        with site.file_lock("distribute"), _telling(record) as tell:
             begun = time.time()
             files = [File(image.path, digest=image.manifest.digest) for image in images]
             outcomes = chain.send(files, hops, keys(site), report=tell)

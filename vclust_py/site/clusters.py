@@ -185,16 +185,16 @@ def locked(store: Store, name: str, *, timeout: float = math.inf) -> Iterator[Cl
     Raises RequestError when there is none, VclustError when somebody still works on it after `timeout` seconds.
     """
     get(store, name)  # only names that are clusters become names of file locks
-    with store.site.hold(_mutex(name), patience=timeout):
+    with store.site.file_lock(_lock_name(name), timeout=timeout):
         try:
             yield get(store, name)
         finally:
             with contextlib.suppress(VclustError):
                 if find(store, name) is None:
-                    store.site.drop(_mutex(name))
+                    store.site.remove_file_lock(_lock_name(name))
 
 
-def _mutex(name: str) -> str:
+def _lock_name(name: str) -> str:
     return f"cluster-{name}"
 
 
@@ -214,7 +214,7 @@ def register(store: Store, request: Request, *, check: bool = False) -> Change:
     if check or (present is not None and present.request.digest == request.digest):
         before = {} if present is None else {"name": present.name, "digest": present.request.digest}
         return Change(before, after)
-    with store.site.hold(_mutex(request.name)):
+    with store.site.file_lock(_lock_name(request.name)):
         if find(store, request.name) == present:
             with store.transaction():
                 if present is not None:

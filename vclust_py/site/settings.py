@@ -171,13 +171,13 @@ class Site:
         return self.root / "held"
 
     @contextlib.contextmanager
-    def hold(self, what: str, *, patience: float = math.inf) -> Iterator[None]:
-        """Hold the site-wide lock `what` (a name of ours, never user input unchecked); the kernel frees it on death.
+    def file_lock(self, what: str, *, timeout: float = math.inf) -> Iterator[None]:
+        """Hold the site-wide file lock `what`, a name of ours and never a user's; the kernel frees it on death.
 
-        Raises VclustError when somebody else still holds it after `patience` seconds.
+        Raises VclustError when somebody else still holds it after `timeout` seconds.
         """
         self.make_directories()
-        path, deadline = self._held / what, time.monotonic() + patience
+        path, deadline = self._held / what, time.monotonic() + timeout
         while not (file := _locked(path)):
             if time.monotonic() > deadline:
                 raise VclustError(
@@ -187,8 +187,8 @@ class Site:
         with file:
             yield
 
-    def drop(self, what: str) -> None:
-        """Take the lock `what`, held by the caller, away for good: there is nothing left that it guards."""
+    def remove_file_lock(self, what: str) -> None:
+        """Take the file lock `what`, held by the caller, away for good: there is nothing left that it guards."""
         (self._held / what).unlink(missing_ok=True)
 
 

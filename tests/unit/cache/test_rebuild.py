@@ -162,7 +162,7 @@ def test_one_that_cannot_be_built_does_not_stop_the_others(
 
 def test_two_recomputations_at_once(site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vclust_py.cache.rebuild._PATIENCE", 0.1)
-    with site.hold("caches"), pytest.raises(VclustError, match="another vclust process is at work"):
+    with site.file_lock("caches"), pytest.raises(VclustError, match="another vclust process is at work"):
         recompute(site, quiet)
 
 

@@ -58,7 +58,7 @@ def test_caches_are_left_alone_while_some_are_built(site: Site, base: BaseImages
     layer = an_image(site, "layer", "k", "layer", backing=base.base)
     everything_old(site)
     none = shrunk(site, cache_space=0, layer_space=0)
-    with site.hold("caches"):
+    with site.file_lock("caches"):
         assert [line.partition(":")[0] for line in trim(none)] == [layer.path.name]
     assert len(trim(none)) == 1
 
