@@ -133,12 +133,13 @@ class Vclust:
     def __init__(self, inventory: Path, folder: Path, patience: float = 900) -> None:
         self.inventory, self.folder, self.patience = inventory, folder, patience
 
-    def __call__(self, *words: str | Path, code: int = 0) -> str:
+    def __call__(self, *words: str | Path, code: int = 0, **environment: str | Path) -> str:
         done = subprocess.run(
             [BIN / "vclust", "-i", self.inventory, *words],
             capture_output=True,
             text=True,
             timeout=self.patience,
+            env={**os.environ, **environment},
         )
         assert done.returncode == code, f"{words}: {done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr

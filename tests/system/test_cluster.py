@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,9 +53,17 @@ def before(vclust: Vclust) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def hello(vclust: Vclust, before: dict[str, set[str]]) -> Iterator[str]:
+def counts(vclust: Vclust) -> Path:
+    """Where `counting/sitecustomize.py` writes down what the create of `hello` does."""
+    return vclust.folder / "counts"
+
+
+@pytest.fixture(scope="module")
+def hello(vclust: Vclust, before: dict[str, set[str]], counts: Path) -> Iterator[str]:
     """Two nodes with MPI, as in the README."""
-    vclust("create", vclust.request("hello", HELLO.replace("hello", "t-hello")))
+    counting = PROJECT / "tests/system/counting"
+    request = vclust.request("hello", HELLO.replace("hello", "t-hello"))
+    vclust("create", request, PYTHONPATH=counting, VCLUST_TEST_COUNTS=counts)
     segment = vclust.json("show", "hello")["ssh"]["netns"]
     there = snapshot()
     assert {segment, f"{segment}r"} <= there["interfaces"]
@@ -75,6 +84,17 @@ def test_the_user_can_log_in_and_run_mpi(vclust: Vclust, hello: str) -> None:
     )
     assert {"t-hello01", "t-hello02", "alice", "42"} <= set(said.split())
     assert "t-hello01" in run_in(vclust, hello, "t-hello02", "ssh -o BatchMode=yes t-hello01 hostname")
+
+
+def test_a_create_does_nothing_twice(hello: str, counts: Path) -> None:
+    """The request is checked by the command and by the playbook; a process opens, reads and connects once."""
+    lines = [line.split(" ", 2) for line in counts.read_text().splitlines()]
+    done = Counter((what, process, which) for process, what, which in lines)
+    assert sum(count for (what, _, _), count in done.items() if what == "request") <= 2
+    for kind in ("database", "manifest", "host"):
+        found = {key: count for key, count in done.items() if key[0] == kind}
+        assert found, f"nothing was counted: {kind}"
+        assert set(found.values()) == {1}, found
 
 
 def test_nodes_are_domains_with_what_was_asked_for(vclust: Vclust, hello: str) -> None:
