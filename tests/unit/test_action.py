@@ -34,6 +34,17 @@ def test_there_is_one_for_each_module_that_runs_on_a_site_manager() -> None:
     assert plugins < modules
 
 
+def test_a_controller_needs_nothing_that_only_a_site_manager_has() -> None:
+    """Ansible loads every plugin of a playbook, also where the module runs on another machine."""
+    code = (
+        "import sys; from pathlib import Path; from vclust_py.action import action\n"
+        f"for path in Path('{PROJECT}/plugins/action').glob('*.py'): action(str(path))\n"
+        "print([name for name in ('libvirt', 'seccomp', 'numpy', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def task(
     folder: Path, module: str, arguments: Mapping[str, Any], *words: str, **keywords: Any
 ) -> tuple[dict[str, Any], bool]:

@@ -35,8 +35,6 @@ class Follow:
         place = result.get("site_manager")
         if place and is_here(place):
             self._site = Site(root=Path(place["root"]))
-            # A cluster that is taken up has rows of its earlier runs.
-            self.rows()
 
     def rows(self) -> Rows:
         if self._site is None:
@@ -49,8 +47,8 @@ class Follow:
 
 
 def cluster_progress(name: str) -> Callable[[Site], Rows]:
-    """Reads what is new of one cluster."""
-    last = 0
+    """Reads what is new of one cluster.  One that is taken up has rows of earlier runs, too."""
+    last, begun = 0, time.time()
 
     def read(site: Site) -> Rows:
         from vclust_py.site import records
@@ -64,7 +62,7 @@ def cluster_progress(name: str) -> Callable[[Site], Rows]:
             store.close()
         if rows:
             last = rows[-1]["id"]
-        return rows
+        return [row for row in rows if row["time"] >= begun]
 
     return read
 
