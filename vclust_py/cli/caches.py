@@ -13,7 +13,7 @@ from vclust_py.cli import playbooks, sites
 from vclust_py.cli.progress import Follow, Rows
 from vclust_py.errors import RequestError
 from vclust_py.request import values
-from vclust_py.site import Site
+from vclust_py.site.session import Session
 
 # NumPy and what computes are imported where they are used: `vclust --help` must not wait for them.
 
@@ -188,17 +188,15 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
-def _rebuild_progress() -> Callable[[Site], Rows]:
+def _rebuild_progress() -> Callable[[Session], Rows]:
     """Reads the progress of a recomputation where it has changed."""
     last: dict[str, Any] = {}
 
-    def read(site: Site) -> Rows:
+    def read(session: Session) -> Rows:
         from vclust_py.cache import status as recomputation
-        from vclust_py.site.session import Session
 
         nonlocal last
-        with Session(site) as session:
-            status = recomputation.status(session)
+        status = recomputation.status(session)
         row = {"phase": "rebuild", "node": ""} | {
             key: status.get(key) for key in ("message", "done", "total")
         }

@@ -20,7 +20,7 @@ def send(arguments: argparse.Namespace) -> int:
         variables,
         arguments,
         phases=("send",),
-        follow=Follow(push.progress),
+        follow=Follow(lambda session: push.progress(session.site)),
         check=arguments.check,
     )
     if outcome.exit_code == 0:

@@ -61,7 +61,8 @@ def run(
     """Run a playbook, show its progress and tell a failure; an interruption is for the caller to tell."""
     from vclust_py.cli.runner import play
 
-    with display(phases, live=sys.stderr.isatty() and not arguments.verbose) as shown:
+    live = sys.stderr.isatty() and not arguments.verbose
+    with display(phases, live=live) as shown, follow:
         outcome = play(
             playbook,
             variables,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vclust_py.cli.sites import is_here
 from vclust_py.errors import VclustError
-from vclust_py.site import Site
+from vclust_py.site import Site, records
+from vclust_py.site.session import Session
 from vclust_py.text import LINE, plain
 
 if TYPE_CHECKING:
@@ -24,42 +25,42 @@ _PLAIN_INTERVAL = 2.0
 
 
 class Follow:
-    """Reads progress from the site's state, if that is on this machine."""
+    """Reads progress from the site's store, if that is on this machine; a context manager, which closes it."""
 
-    def __init__(self, read: Callable[[Site], Rows]) -> None:
+    def __init__(self, read: Callable[[Session], Rows]) -> None:
         self._read = read
-        self._site: Site | None = None
+        self._session: Session | None = None
+
+    def __enter__(self) -> "Follow":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._session is not None:
+            self._session.close()
 
     def found(self, module: str, result: Mapping[str, Any]) -> None:
-        """The first module says where it ran and where the state is."""
+        """The first module says where it ran and where the store is."""
         place = result.get("site_manager")
-        if place and is_here(place):
-            self._site = Site(root=Path(place["root"]))
+        if self._session is None and place and is_here(place):
+            self._session = Session(Site(root=Path(place["root"])))
 
     def rows(self) -> Rows:
-        if self._site is None:
+        if self._session is None:
             return []
         try:
-            return self._read(self._site)
+            return self._read(self._session)
         except VclustError:
             # Only the display is the poorer for it: the modules will say what is wrong with the state.
             return []
 
 
-def cluster_progress(name: str) -> Callable[[Site], Rows]:
+def cluster_progress(name: str) -> Callable[[Session], Rows]:
     """Reads what is new of one cluster.  One that is taken up has rows of earlier runs, too."""
     last, begun = 0, time.time()
 
-    def read(site: Site) -> Rows:
-        from vclust_py.site import records
-        from vclust_py.site.store import Store
-
+    def read(session: Session) -> Rows:
         nonlocal last
-        store = Store(site)
-        try:
-            rows = records.progress(store, name, last)
-        finally:
-            store.close()
+        rows = records.progress(session.store, name, last)
         if rows:
             last = rows[-1]["id"]
         return [row for row in rows if row["time"] >= begun]
