@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vclust_py.cache.stub import CLOSURE, KNOWN, to_dict
+from vclust_py.cache import lookup
+from vclust_py.cache.stub import CLOSURE, KNOWN
 
 from vclust_py import errors, timing
 from vclust_py.change import Change
@@ -25,8 +26,10 @@ def run(session: Session, inputs: Inputs) -> Result:
         case "resolve":
             with timing.trial(session.store, inputs.asked, "resolve", check=inputs.check):
                 pass
-            facts = {"lock": "0" * 64, "packages": sorted(CLOSURE), "bytes": 1500}
-            return Result(Change({}, {}), facts | {"caches": [to_dict(cache) for cache in KNOWN]})
+            packages = sorted(CLOSURE)
+            candidates = lookup.candidates(packages, {cache.digest: cache for cache in KNOWN})
+            facts = {"lock": "0" * 64, "packages": packages, "bytes": 1500}
+            return Result(Change({}, {}), facts | {"caches": [one.to_dict() for one in candidates]})
         case "cache":
             return cached(inputs.cache)
         case "place":
