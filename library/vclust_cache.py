@@ -114,6 +114,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, request_options, run_module, run_phase
+from vclust_py.phases import cache
 from vclust_py.site.session import Session
 
 
@@ -126,7 +127,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase("cache", session, params, check)
+    return run_phase(cache.run, session, params, check)
 
 
 def main() -> None:

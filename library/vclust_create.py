@@ -50,6 +50,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, cluster_options, run_module, run_phase
+from vclust_py.phases import create
 from vclust_py.site.session import Session
 
 
@@ -58,7 +59,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase("create", session, params, check)
+    return run_phase(create.run, session, params, check)
 
 
 def main() -> None:

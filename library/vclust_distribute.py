@@ -60,6 +60,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, cluster_options, host_options, run_module, run_phase
+from vclust_py.phases import distribute
 from vclust_py.site.session import Session
 
 
@@ -68,7 +69,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase("distribute", session, params, check)
+    return run_phase(distribute.run, session, params, check)
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, cluster_options, run_module, run_phase
+from vclust_py.phases import image
 from vclust_py.site.session import Session
 
 
@@ -59,7 +60,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase("image", session, params, check)
+    return run_phase(image.run, session, params, check)
 
 
 def main() -> None:

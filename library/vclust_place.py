@@ -76,6 +76,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, host_options, request_options, run_module, run_phase
+from vclust_py.phases import place
 from vclust_py.site.session import Session
 
 
@@ -89,7 +90,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase("place", session, params, check)
+    return run_phase(place.run, session, params, check)
 
 
 def main() -> None:

@@ -70,6 +70,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, request_options, run_module, run_phase, site_manager
+from vclust_py.phases import request
 from vclust_py.site.session import Session
 
 
@@ -78,7 +79,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return {**run_phase("request", session, params, check), **site_manager(session.site)}
+    return {**run_phase(request.run, session, params, check), **site_manager(session.site)}
 
 
 def main() -> None:

@@ -101,6 +101,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, request_options, run_module, run_phase
+from vclust_py.phases import resolve
 from vclust_py.site.session import Session
 
 
@@ -109,7 +110,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase("resolve", session, params, check)
+    return run_phase(resolve.run, session, params, check)
 
 
 def main() -> None:

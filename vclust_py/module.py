@@ -13,21 +13,21 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from vclust_py import request as requests
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
-from vclust_py.hypervisor import Host
-from vclust_py.lock import Lock
-from vclust_py.phases import Inputs, phase
+from vclust_py.phases import Inputs, Phase
 from vclust_py.request.ansible import suboptions
 from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
-from vclust_py.site.session import Session
+
+if TYPE_CHECKING:  # the command takes a little of this file, and need not wait for the rest
+    from vclust_py.site.session import Session
 
 Outcome = Mapping[str, Any]
-Work = Callable[[Session, dict[str, Any], bool], Outcome]
+Work = Callable[["Session", dict[str, Any], bool], Outcome]
 """What a module does: session, parameters, check mode → what it returns."""
 
 _log = logging.getLogger(__name__)
@@ -86,8 +86,11 @@ def given(value: Any) -> Any:
     return [given(item) for item in value] if isinstance(value, list) else value
 
 
-def run_phase(name: str, session: Session, params: dict[str, Any], check: bool) -> Outcome:
+def run_phase(phase: Phase, session: "Session", params: dict[str, Any], check: bool) -> Outcome:
     """A module's outcome from one phase, its parameters being the phase's inputs."""
+    from vclust_py.hypervisor import Host
+    from vclust_py.lock import Lock
+
     asked = requests.from_mapping(given(params["request"]), "request") if "request" in params else None
     locked = params.get("locked")
     # Text where a file was read: how deep it nests is the lock's to judge.
@@ -101,7 +104,7 @@ def run_phase(name: str, session: Session, params: dict[str, Any], check: bool) 
         cache=params.get("cache", ""),
         hosts=tuple(Host.from_mapping(host) for host in params.get("hosts", ())),
     )
-    result = phase(name)(session, inputs)
+    result = phase(session, inputs)
     for warning in result.warnings:
         _log.warning(warning)
     return {**changed(result.change), **result.facts}
@@ -127,6 +130,8 @@ def perform(work: Work, params: dict[str, Any], check: bool) -> dict[str, Any]:
 
 def _perform(work: Work, params: dict[str, Any], check: bool) -> dict[str, Any]:
     try:
+        from vclust_py.site.session import Session
+
         with stopping_with_controller(), Session(Site.from_mapping(params["site"])) as session:
             return dict(work(session, params, check))
     except RequestError as error:

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vclust_py.cache import lookup
 from vclust_py.cache.stub import CLOSURE, KNOWN
 
 from vclust_py import errors, timing
+from vclust_py.cache import lookup
 from vclust_py.change import Change
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters

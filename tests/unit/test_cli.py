@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from vclust_py import cli
-from vclust_py.cli.playbooks import PHASES
+from vclust_py.phases import ORDER
 from vclust_py.site import PROJECT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded site needs root")
@@ -105,7 +105,7 @@ def test_create_show_and_destroy(copy: Copy) -> None:
     done = copy.vclust("create", "examples/hello-mpi.ini")
     assert (done.returncode, done.stdout) == (0, "hello-mpi is ready: vclust ssh hello-mpi\n"), done.stderr
     lines = [line.split("] ", 1)[1] for line in done.stderr.splitlines()]
-    assert [line for line in lines if ":" not in line] == list(PHASES)
+    assert [line for line in lines if ":" not in line] == list(ORDER)
     assert "create: all 2/2" in lines
 
     assert "hello-mpi" in copy.vclust("list").stdout

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vclust_py.arguments import file, typed
 from vclust_py.cli import playbooks, sites
 from vclust_py.cli.progress import Follow, Rows
 from vclust_py.errors import RequestError
 from vclust_py.request import values
-from vclust_py.site.session import Session
+
+if TYPE_CHECKING:
+    from vclust_py.site.session import Session
 
 # NumPy and what computes are imported where they are used: `vclust --help` must not wait for them.
 
@@ -188,11 +190,11 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
-def _rebuild_progress() -> Callable[[Session], Rows]:
+def _rebuild_progress() -> Callable[["Session"], Rows]:
     """Reads the progress of a recomputation where it has changed."""
     last: dict[str, Any] = {}
 
-    def read(session: Session) -> Rows:
+    def read(session: "Session") -> Rows:
         from vclust_py.cache import status as recomputation
 
         nonlocal last

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from vclust_py.arguments import locked
 from vclust_py.cli.progress import Follow, cluster_progress, display
 from vclust_py.cli.sites import inventory
+from vclust_py.phases import ORDER
 from vclust_py.text import DETAIL, MESSAGE, plain
 
 if TYPE_CHECKING:
     from vclust_py.cli.runner import Outcome
-
-PHASES = ("request", "resolve", "cache", "place", "image", "distribute", "create", "install", "ready")
 
 
 def request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -34,7 +33,7 @@ def create(
     name: str, variables: Mapping[str, Any], arguments: argparse.Namespace, *, last: str | None = None
 ) -> "Outcome":
     """Run `create_vcluster.yml`; in check mode and no further than the phase `last`, if that is given."""
-    phases = PHASES if last is None else PHASES[: PHASES.index(last) + 1]
+    phases = ORDER if last is None else ORDER[: ORDER.index(last) + 1]
     follow = Follow(cluster_progress(name))
     tags = () if last is None else phases
     return run(

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vclust_py.cli.sites import is_here
 from vclust_py.errors import VclustError
-from vclust_py.site import Site, records
-from vclust_py.site.session import Session
+from vclust_py.site import Site
 from vclust_py.text import LINE, plain
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+    from vclust_py.site.session import Session
 
 # Rich is imported where it is used: what has no terminal need not wait for it.
 
@@ -27,7 +28,7 @@ _PLAIN_INTERVAL = 2.0
 class Follow:
     """Reads progress from the site's store, if that is on this machine; a context manager, which closes it."""
 
-    def __init__(self, read: Callable[[Session], Rows]) -> None:
+    def __init__(self, read: Callable[["Session"], Rows]) -> None:
         self._read = read
         self._session: Session | None = None
 
@@ -42,6 +43,8 @@ class Follow:
         """The first module says where it ran and where the store is."""
         place = result.get("site_manager")
         if self._session is None and place and is_here(place):
+            from vclust_py.site.session import Session
+
             self._session = Session(Site(root=Path(place["root"])))
 
     def rows(self) -> Rows:
@@ -54,11 +57,13 @@ class Follow:
             return []
 
 
-def cluster_progress(name: str) -> Callable[[Session], Rows]:
+def cluster_progress(name: str) -> Callable[["Session"], Rows]:
     """Reads what is new of one cluster.  One that is taken up has rows of earlier runs, too."""
     last, begun = 0, time.time()
 
-    def read(session: Session) -> Rows:
+    def read(session: "Session") -> Rows:
+        from vclust_py.site import records
+
         nonlocal last
         rows = records.progress(session.store, name, last)
         if rows:

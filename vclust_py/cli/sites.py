@@ -14,14 +14,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vclust_py import site as site_module
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.module import this_machine
-from vclust_py.site import PROJECT, Site
-from vclust_py.site.session import Session
+from vclust_py.site import PROJECT, Site, settings
 from vclust_py.text import MESSAGE, plain
+
+if TYPE_CHECKING:
+    from vclust_py.site.session import Session
 
 MEMORY = Path("/run/vclust/sites")
 """A file for each inventory; root's alone, as settings may hold a proxy's password."""
@@ -74,7 +75,7 @@ class Answers:
 def clusters(arguments: argparse.Namespace, name: str | None = None) -> Answers:
     """The clusters of all sites, or those of that name."""
 
-    def read(session: Session) -> dict[str, Any]:
+    def read(session: "Session") -> dict[str, Any]:
         from vclust_py.site.clusters import find
         from vclust_py.site.describe import describe
 
@@ -87,7 +88,7 @@ def clusters(arguments: argparse.Namespace, name: str | None = None) -> Answers:
 def caches(arguments: argparse.Namespace, digest: str = "", *, history: bool = False) -> Answers:
     """The VD caches of all sites, as `vclust_py.cache.describe` has them."""
 
-    def read(session: Session) -> dict[str, Any]:
+    def read(session: "Session") -> dict[str, Any]:
         from vclust_py.cache.describe import describe
 
         return describe(session, digest, history=history)
@@ -161,7 +162,7 @@ def _ask(
     module: str,
     tag: str,
     variables: Mapping[str, Any],
-    read: Callable[[Session], Mapping[str, Any]],
+    read: Callable[["Session"], Mapping[str, Any]],
 ) -> Answers:
     """Ask every site.  Raises VclustError when none has answered, with the exit code of the first failure."""
     path = _inventory_path(arguments)
@@ -188,10 +189,12 @@ def _failed(answers: Answers) -> VclustError:
     return error
 
 
-def _read(places: list[Place], read: Callable[[Session], Mapping[str, Any]]) -> Answers:
+def _read(places: list[Place], read: Callable[["Session"], Mapping[str, Any]]) -> Answers:
     answers = Answers()
     for place in places:
         try:
+            from vclust_py.site.session import Session
+
             with Session(Site.from_mapping(place.where["settings"])) as session:
                 result = read(session)
         except VclustError as error:
@@ -258,7 +261,7 @@ def _fingerprint(inventory: Path) -> str | None:
 def _files(inventory: Path) -> Iterator[Path]:
     """The files of an inventory, those with variables beside it and beside the playbooks, and those of ours."""
     # What settings mean, and their defaults, may change with vclust.
-    yield from (PROJECT / "ansible.cfg", Path(site_module.__file__))
+    yield from (PROJECT / "ansible.cfg", Path(settings.__file__))
     folders = [PROJECT / "playbooks/group_vars", PROJECT / "playbooks/host_vars"]
     if inventory.is_dir():
         folders.append(inventory)

@@ -22,6 +22,7 @@ _PIDS = Path("/run/vclust")
 _NO_KVM = _PIDS / "no-kvm"
 _IDLE = "120"
 """libvirtd ends by itself after so many seconds without a client and without a running domain."""
+_DOMAINS = (Path("/run/libvirt/qemu"), Path("/run/libvirt/libxl"))
 _START_TIMEOUT = 15.0
 _STOP_TIMEOUT = 5.0
 
@@ -101,8 +102,11 @@ _HIDE_KVM = f'mount --bind {_NO_KVM} /dev/kvm && exec "$@"'
 
 
 def stop() -> None:
-    """End the daemons that `ensure` started; the caller knows that no domain needs them any more."""
+    """End the daemons that `ensure` started, unless a domain runs: it may be another site's."""
     with _alone():
+        # libvirt keeps the state of each running domain there.
+        if any(path for folder in _DOMAINS for path in folder.glob("*.xml")):
+            return
         for name in reversed(_SOCKETS):
             path = _PIDS / f"{name}.pid"
             with contextlib.suppress(OSError, ValueError):

@@ -7,14 +7,16 @@ interruption; with `inputs.check` it says what it would do and changes nothing.
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host
-from vclust_py.lock import Lock
-from vclust_py.request import Request
-from vclust_py.site.session import Session
+
+if TYPE_CHECKING:  # the command asks for the order only, and need not wait for the rest
+    from vclust_py.hypervisor import Host
+    from vclust_py.lock import Lock
+    from vclust_py.request import Request
+    from vclust_py.site.session import Session
 
 ORDER = ("request", "resolve", "cache", "place", "image", "distribute", "create", "install", "ready")
 """From a request to a cluster that is proven to work."""
@@ -27,19 +29,19 @@ class Inputs:
     name: str
     """Of the cluster."""
     check: bool = False
-    request: Request | None = None
+    request: "Request | None" = None
     """Up to `place`; later phases take what was registered."""
-    locked: Lock | None = None
+    locked: "Lock | None" = None
     """`resolve`: the lock of an earlier cluster."""
     lock: str = ""
     """`cache`, `place`: digest of the lock."""
     cache: str = ""
     """`cache`, `place`: digest of the chosen VD cache; empty: none."""
-    hosts: tuple[Host, ...] = ()
+    hosts: "tuple[Host, ...]" = ()
     """`place`, `distribute`: the site's hosts."""
 
     @property
-    def asked(self) -> Request:
+    def asked(self) -> "Request":
         """The request.  Raises VclustError where the caller has given none."""
         if self.request is None:
             raise VclustError(f"{self.name}: got no request, expected one")
@@ -57,7 +59,7 @@ class Result:
 
 
 class Phase(Protocol):
-    def __call__(self, session: Session, inputs: Inputs) -> Result: ...
+    def __call__(self, session: "Session", inputs: Inputs) -> Result: ...
 
 
 def phase(name: str) -> Phase:

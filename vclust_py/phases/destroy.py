@@ -9,7 +9,7 @@ import shutil
 from vclust_py.cache import retention
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Hypervisor, daemon
+from vclust_py.hypervisor import Hypervisor
 from vclust_py.nodes import domain_name, drivers_of
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
@@ -54,8 +54,6 @@ def run(session: Session, inputs: Inputs) -> Result:
         session.side_by_side(leave, list(drivers.values()))
         if errors:  # the others are free already; what is on these must not be forgotten
             raise VclustError("\n".join(map(str, errors.values())))
-        here = [drivers[host] for host in {node.host for node in nodes if node.machine is None}]
-        idle = not any(driver.running() for driver in here)
         session.networks.remove(cluster.segment, cluster.network)
         try:
             shutil.rmtree(folder)
@@ -68,6 +66,6 @@ def run(session: Session, inputs: Inputs) -> Result:
         retention.trim(session)
     except VclustError as error:  # the cluster is gone all the same
         _log.warning("images without use are not taken away: %s", error)
-    if (here or not cluster.nodes) and idle and not clusters.names(store):
-        daemon.stop()
+    if not clusters.names(store):
+        session.stop_daemons()
     return Result(change)

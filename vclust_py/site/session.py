@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from vclust_py import hypervisor, network
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host, Hypervisor, Segment
+from vclust_py.hypervisor import Host, Hypervisor, Segment, daemon
 from vclust_py.image import Catalogue
 from vclust_py.run import run
 from vclust_py.site.settings import Site
@@ -44,8 +44,8 @@ class Networks(Protocol):
 class Session:
     """A context manager: its end closes what was opened, in one place.  Threads may share it, processes may not.
 
-    What changes or asks machines comes in from outside: `connect` to a host, this machine's `networks`, and `run`, by
-    which the proof logs in to a node.
+    What changes or asks machines comes in from outside: `connect` to a host, this machine's `networks`, `run`, by which
+    the proof logs in to a node, and `stop_daemons` for when nothing of the site runs any more.
     """
 
     def __init__(
@@ -55,8 +55,9 @@ class Session:
         connect: Connect = hypervisor.connect,
         networks: Networks = network,
         run: Callable[..., str] = run,
+        stop_daemons: Callable[[], None] = daemon.stop,
     ) -> None:
-        self.site, self.networks, self.run = site, networks, run
+        self.site, self.networks, self.run, self.stop_daemons = site, networks, run, stop_daemons
         self.store = Store(site)
         self._connect = connect
         self._drivers: dict[Host, Hypervisor] = {}

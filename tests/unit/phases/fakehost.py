@@ -136,14 +136,23 @@ class FakeSession(Session):
         self.hosts = {"a": FakeHost(), "b": FakeHost()}
         self.fake_networks = FakeNetworks()
         self.gone: set[str] = set()
-        self.connects = self.logins = 0
-        super().__init__(site, connect=self._fake_connect, networks=self.fake_networks, run=self._log_in)
+        self.connects = self.logins = self.stops = 0
+        super().__init__(
+            site,
+            connect=self._fake_connect,
+            networks=self.fake_networks,
+            run=self._log_in,
+            stop_daemons=self._stop_daemons,
+        )
 
     def _fake_connect(self, site: Site, host: Any) -> Any:
         self.connects += 1
         if host.name in self.gone:
             raise VclustError(f"{host.name}: no route")
         return self.hosts[host.name]
+
+    def _stop_daemons(self) -> None:
+        self.stops += 1
 
     def _log_in(self, argv: list[str], *, stdin: str, **options: object) -> str:
         """What the proof's script would print: every login that it asks for works, and there is no MPI."""

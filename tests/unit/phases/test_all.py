@@ -86,6 +86,7 @@ def test_from_a_request_to_a_ready_cluster_and_its_end(session: FakeSession, nod
         assert not run(session, word, request).change.changed, word
     destroyed = run(session, "destroy", request)
     assert destroyed.change.changed
+    assert session.stops == 1
     assert not run(session, "destroy", request).change.changed
     assert not folder.exists()
     assert session.fake_networks.segments == {}
