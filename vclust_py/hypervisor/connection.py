@@ -18,8 +18,6 @@ _T = TypeVar("_T")
 
 CALL_TIMEOUT = 120.0
 """Seconds a host may take for one call before it counts as hung."""
-MEMORY_TIMEOUT = 900.0
-"""The same for calls that write or read a node's memory."""
 _REACH_TIMEOUT = 10.0
 _OPEN_TIMEOUT = 30.0
 _RESTART = 30.0
