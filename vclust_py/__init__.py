@@ -2,28 +2,33 @@
 
 request      a request file (INI or YAML) becomes a frozen `Request`; every key of it is defined once, in request.model
 metapackages named bundles of packages, debconf answers and configuration steps
-resolve      `Request` becomes the `Lock`: the package closure, by real apt
+phases       the phases of a cluster, a file each, and their order: request, resolve, cache, place, image, distribute,
+             create, install, ready; destroy
+
+What phases stand on, in the same order:
+resolve      names of packages become their closure, by real apt; lock is what it comes to, the exact packages
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
 cache        learning which sets of packages to keep installed, and which of them a request starts from
-place        which node runs on which host, all or nothing
+placement    which node runs on which host, all or nothing; estimate how long a create may take
 image        base image, package store, request layers, package bundles, installer
+chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
+nodes        what phases know of a cluster's nodes; addresses their hardware addresses
 seed         the small disk that carries a node's identity
-guest        what nodes share: the cluster's disk and its ssh authority; the proof that a cluster works
+guest        what nodes share, what they say on their consoles, and the proof that a cluster works
 network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
              roll-out makes libvirt's hook on hosts
 hypervisor   what a host can do: the interface, and one file for each driver
-distribute   images to hosts that are other machines
-chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
-create       overlays, seeds, domains
-ready        waiting for the nodes, and the proof that the cluster works
-destroy      what `create` made, taken away again
+access       the way in to a cluster's nodes
 
-state        the site's SQLite database: clusters, nodes, placements, timings, audit
+What all of it stands on:
+site         a site's settings, its store (clusters, nodes, timings, learning, audit) and the session of a process
 timing       start, end, bytes and outcome of each phase and node
 pki          who may talk to whom: the site's authority, keys and certificates
-site         where everything lives; the settings of a site
+change       what an operation found and what it left
 run, errors  processes and failures
 text         what users, guests and hosts wrote, made fit to be shown, stored and logged
+
+What uses it:
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
 cli          the `vclust` command: clusters, caches and files are its commands, sites what it reads of the sites,
