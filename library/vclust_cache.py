@@ -8,7 +8,7 @@ DOCUMENTATION = """
 module: vclust_cache
 author: vclust contributors
 version_added: "0.1"
-short_description: Claim the VD cache that a virtual cluster starts from
+short_description: Reserve the VD cache that a virtual cluster starts from
 description:
   - Writes down that the cluster starts from a cache, so that nobody removes it meanwhile.
   - Takes the best one that is there if that cache is gone meanwhile, or none is named.
@@ -35,13 +35,13 @@ attributes:
 """
 
 EXAMPLES = """
-- name: Claim the largest cache that fits
+- name: Reserve the largest cache that fits
   vclust_cache:
     site: "{{ vclust_site }}"
     request: "{{ vclust_request }}"
     lock: "{{ resolved.lock }}"
     cache: "{{ lookup('vclust_cache', resolved.packages, caches=resolved.caches) }}"
-  register: claimed
+  register: reserved
 
 - name: Let the site choose, and see why
   vclust_cache:
@@ -52,7 +52,7 @@ EXAMPLES = """
 
 RETURN = """
 cache:
-  description: The claimed cache and what it spares; empty when the cluster starts from the base image.
+  description: The reserved cache and what it saves; empty when the cluster starts from the base image.
   type: dict
   returned: success
   contains:
@@ -63,13 +63,13 @@ cache:
       description: How many packages it holds.
       type: int
     bytes:
-      description: What it spares the cluster, as installed.
+      description: What it saves the cluster, as installed.
       type: int
     of:
       description: What all packages of the cluster take, as installed.
       type: int
     seconds:
-      description: What it may spare, as past runs foretell; none where there are none.
+      description: What it saves, as estimated from past runs; none where there are none.
       type: float
 verdicts:
   description: Every cache that was there, with the reason why it was chosen or refused.
@@ -92,7 +92,7 @@ verdicts:
       type: list
       elements: str
     saves:
-      description: Installed bytes that it would spare; 0 where it cannot be used.
+      description: Installed bytes that it would save; 0 where it cannot be used.
       type: int
     reason:
       description: Why it was chosen or refused, for people.

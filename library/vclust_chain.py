@@ -8,7 +8,7 @@ DOCUMENTATION = """
 module: vclust_chain
 author: vclust contributors
 version_added: "0.1"
-short_description: Bring files to many hosts at once
+short_description: Send files to many hosts at once
 description:
   - Sends files of the site manager along a chain of hosts, in nearly the time of one, to the folder of their images.
   - What a host has already is checked and not sent again; an interrupted transfer is taken up where it was.
@@ -48,7 +48,7 @@ attributes:
 """
 
 EXAMPLES = """
-- name: Bring an image to all hosts of the site
+- name: Send an image to all hosts of the site
   vclust_chain:
     site: "{{ vclust_site }}"
     files:

@@ -8,7 +8,7 @@ DOCUMENTATION = """
 module: vclust_distribute
 author: vclust contributors
 version_added: "0.1"
-short_description: Bring a virtual cluster's images to its hosts
+short_description: Send a virtual cluster's images to its hosts
 description:
   - Sends the images of a placed cluster, and what they stand on, to those of its hosts that are other machines
     and lack them, along the chain (docs/chain.md).
@@ -30,7 +30,7 @@ attributes:
 """
 
 EXAMPLES = """
-- name: Bring the images to the hosts
+- name: Send the images to the hosts
   vclust_distribute:
     site: "{{ vclust_site }}"
     name: hello-mpi

@@ -22,7 +22,7 @@ options:
     type: str
     required: true
   cache:
-    description: Digest of the VD cache, as claimed by M(vclust_cache); empty for none.
+    description: Digest of the VD cache, as reserved by M(vclust_cache); empty for none.
     type: str
     default: ""
 attributes:
@@ -40,7 +40,7 @@ EXAMPLES = """
     site: "{{ vclust_site }}"
     request: "{{ vclust_request }}"
     lock: "{{ resolved.lock }}"
-    cache: "{{ claimed.cache.digest | default('') }}"
+    cache: "{{ reserved.cache.digest | default('') }}"
     hosts: "{{ inventory_hostname | vclust_site_hosts(groups, hostvars) }}"
   register: placed
 

@@ -2,29 +2,34 @@
 
 request      a request file (INI or YAML) becomes a frozen `Request`; every key of it is defined once, in request.model
 metapackages named bundles of packages, debconf answers and configuration steps
-phases       what is done to a cluster, a file each: request, resolve, cache, place, image, distribute, create, install,
-             ready, and destroy
+phases       the phases of a cluster, a file each, and their order: request, resolve, cache, place, image, distribute,
+             create, install, ready; destroy
 
-lock         the `Lock`: exactly which packages a cluster's nodes hold
-resolve      package names become their closure, by real apt
+What phases stand on, in the same order:
+resolve      names of packages become their closure, by real apt; lock is what it comes to, the exact packages
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
 cache        learning which sets of packages to keep installed, and which of them a request starts from
-placement    which node runs on which host; estimate: how long a create may take
+placement    which node runs on which host, all or nothing; estimate how long a create may take
 image        base image, package store, request layers, package bundles, installer
 chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
-seed         the small disk that carries a node's identity; addresses has its hardware address
-guest        what nodes share: the cluster's disk and its ssh authority; what they report; the proof that they work
+nodes        what phases know of a cluster's nodes; addresses their hardware addresses
+seed         the small disk that carries a node's identity
+guest        what nodes share, what they say on their consoles, and the proof that a cluster works
 network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
              roll-out makes libvirt's hook on hosts
 hypervisor   what a host can do: the interface, and one file for each driver
-nodes        names of a node's files and domain, and the hosts of a cluster
+access       the way in to a cluster's nodes
 
-site         where everything lives, the settings, the store (SQLite), and the session that a process works with
+What all of it stands on:
+site         a site's settings, its store (clusters, nodes, timings, learning, audit) and the session of a process
 timing       start, end, bytes and outcome of each phase and node
 pki          who may talk to whom: the site's authority, keys and certificates
-run, errors  processes and failures; change: what an operation found and what it left
+change       what an operation found and what it left
+run, errors  processes and failures
 text         what users, guests and hosts wrote, made fit to be shown, stored and logged
-inventory    the sites of an Ansible inventory; access: ssh to their clusters' nodes
+
+What uses it:
+inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
 cli          the `vclust` command: clusters, caches and files are its commands, sites what it reads of the sites,
              playbooks and runner run what changes something, progress and tables are what it shows

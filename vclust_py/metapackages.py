@@ -10,8 +10,16 @@ One YAML file each, `NAME.yml`:
     check: srun -N "$VCLUST_NODES" hostname            # the cluster is ready when this succeeds
 
 A step runs as root, in a chroot of the installed node, after the packages are configured and before systemd
-starts: it writes configuration and enables units, daemons then start with it.  `STEP_VARIABLES` are its
-environment.
+starts: it writes configuration and enables units, daemons then start with it.  Its environment:
+
+    VCLUST_NODES       number of nodes
+    VCLUST_NODE_NAMES  their names, separated by blanks
+    VCLUST_FIRST       name of the first node
+    VCLUST_NODE        name of this node
+    VCLUST_CPUS        virtual CPUs of a node
+    VCLUST_RAM_MB      memory of a node in MiB
+    VCLUST_SECRETS     folder with the secrets, a file each, of all the cluster's meta packages
+
 The check runs as the cluster's first user on the first node, with VCLUST_NODES (their number) set.
 """
 
@@ -32,16 +40,6 @@ from vclust_py.request.yaml_form import beyond_plain
 from vclust_py.site import PROJECT, Site
 
 T = TypeVar("T")
-
-STEP_VARIABLES = {
-    "VCLUST_NODES": "number of nodes",
-    "VCLUST_NODE_NAMES": "their names, separated by blanks",
-    "VCLUST_FIRST": "name of the first node",
-    "VCLUST_NODE": "name of this node",
-    "VCLUST_CPUS": "virtual CPUs of a node",
-    "VCLUST_RAM_MB": "memory of a node in MiB",
-    "VCLUST_SECRETS": "folder with the secrets, a file each, of all the cluster's meta packages",
-}
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vclust_py import metapackages, request, resolve, state
+from vclust_py import metapackages, request
 from vclust_py.guest import cluster_disk
 from vclust_py.image import Catalogue, Image
 from vclust_py.image.base import ensure_base
 from vclust_py.image.builder import ensure_layer
+from vclust_py.lock import Lock
+from vclust_py.phases import Inputs, phase
 from vclust_py.request import Request
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.session import Session
 
 VCLUST = Path(sys.executable).parent / "vclust"
 
@@ -46,7 +49,9 @@ def silent(message: str, done: int, total: int) -> None:
 def build(site: Site, asked: Request) -> tuple[float, Image]:
     """Seconds of the request layer's build, and the layer; base image and packages are made sure of first."""
     bundles = metapackages.expand(asked, site)
-    lock = resolve.resolve(asked, bundles, site, silent)
+    with Session(site) as session:
+        resolved = phase("resolve")(session, Inputs(asked.name, check=True, request=asked))
+    lock = Lock.load(site, resolved.facts["lock"])
     base = ensure_base(site, lock, silent).base
     layer = ensure_layer(site, lock, base, bundles, silent)
     Catalogue(site).remove(layer)
@@ -131,11 +136,12 @@ def run(arguments: argparse.Namespace, site: Site, asked: Request, folder: Path)
     row["build"], layer = build(site, asked)
     Catalogue(site).remove(layer)
     row |= create(arguments, asked)
-    cluster = state.get(site, asked.name)
+    with Session(site) as session:
+        cluster = clusters.get(session.store, asked.name)
+        made = clusters.folder(session.store, cluster)
     seeds = folder / "seeds"
     shutil.rmtree(seeds, ignore_errors=True)
     seeds.mkdir(mode=0o700)
-    made = state.folder(site, cluster)
     for path in (*made.glob("*.img"), *made.glob("keys/user*")):
         shutil.copy2(path, seeds)
     (seeds / "images.json").write_text(json.dumps(cluster.images))

@@ -37,14 +37,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vclust_py.cache.reserve import closure as closure_of
-from vclust_py.cache.reserve import matching, reserve
-from vclust_py.create import prepare_images
-from vclust_py.place import place
-
-from vclust_py import metapackages, request, resolve, state, timing
+from vclust_py import metapackages, request, resolve, timing
 from vclust_py.cache import lookup
 from vclust_py.cache.history import History
+from vclust_py.cache.matching import closure as closure_of
+from vclust_py.cache.matching import matching
 from vclust_py.cache.policies import policy
 from vclust_py.cache.rebuild import rebuild
 from vclust_py.cache.simulate import simulate
@@ -56,9 +53,11 @@ from vclust_py.image.builder import Took, cache_key, ensure_cache, ensure_layer,
 from vclust_py.image.manifest import records
 from vclust_py.image.store import fetch
 from vclust_py.lock import Lock, Package
+from vclust_py.phases import Inputs, phase
 from vclust_py.request import Request
 from vclust_py.run import run
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import PROJECT, Site, clusters, learning
+from vclust_py.site.session import Session
 
 VCLUST = Path(sys.executable).parent / "vclust"
 
@@ -105,12 +104,17 @@ def link(source: str | Path, target: str | Path) -> None:
         os.link(source, target, follow_symlinks=False)
 
 
+def resolved(site: Site, asked: Request) -> Lock:
+    with Session(site) as session:
+        result = phase("resolve")(session, Inputs(asked.name, check=True, request=asked))
+    return Lock.load(site, result.facts["lock"])
+
+
 def first_site(root: Path, asked: Request) -> tuple[Lock, Image]:
     """The request's lock and base image, made in the first site with all packages fetched."""
     site = make_site(root, "first")
-    bundles = metapackages.expand(asked, site)
-    base = ensure_base(site, resolve.resolve(asked, bundles, site, silent), silent).base
-    lock = resolve.resolve(asked, bundles, site, silent)
+    base = ensure_base(site, resolved(site, asked), silent).base
+    lock = resolved(site, asked)
     say(f"{len(lock.packages)} packages of {lock.installed_bytes / 1e6:.0f} MB beyond the base")
     return lock, base
 
@@ -175,7 +179,7 @@ def create(arguments: argparse.Namespace) -> Iterable[Row]:
                     continue  # see `compress`
                 row = create_once(arguments.root, site, path, asked.name)
                 say(f"{number + 1}: {strategy}, {case}: {row['total']:.1f} s")
-                assert bool(row["spared"]) == (case != "none"), row
+                assert bool(row["saved"]) == (case != "none"), row
                 yield {"strategy": strategy, "case": case, **row}
 
 
@@ -186,12 +190,12 @@ def create_once(root: Path, site: Site, path: Path, name: str) -> Row:
     started = time.monotonic()
     vclust("-i", inventory, "create", path)
     total = time.monotonic() - started
-    cluster = state.get(site, name)
-    with state.connect(site) as connection:
-        rows = connection.execute(
+    with Session(site) as session:
+        cluster = clusters.get(session.store, name)
+        rows = session.store.rows(
             "SELECT phase, end - start AS seconds, facts FROM phases WHERE cluster = ? AND node = ''",
             (cluster.id,),
-        ).fetchall()
+        )
     vclust("-i", inventory, "destroy", name)
     facts = [json.loads(row["facts"]) for row in rows]
     steps = {step: sum(one.get(step, 0.0) for one in facts) for step in ("unpack", "configure")}
@@ -201,7 +205,7 @@ def create_once(root: Path, site: Site, path: Path, name: str) -> Row:
         "phases": times,
         "ansible": total - sum(times.values()),
         **steps,
-        "spared": cluster.cache.get("bytes", 0),
+        "saved": cluster.cache.get("bytes", 0),
     }
 
 
@@ -277,7 +281,8 @@ def replay(arguments: argparse.Namespace) -> Iterable[Row]:
         yield row
         done.append(row)
         if (number + 1) % arguments.every == 0 and number + 1 < len(lines):
-            built = rebuild(site, silent)
+            with Session(site) as session:
+                built = rebuild(session, silent)
             say(f"{len(built.built)} caches built of {built.chosen} in {built.seconds:.0f} s")
             yield {
                 "requests": number + 1,
@@ -302,44 +307,46 @@ def dated(text: str) -> tuple[str, list[str]] | None:
 
 
 def replay_one(site: Site, name: str, packages: list[str], *, beside: bool) -> Row:
-    """Phases resolve to image of one request; `beside`: its layer is also built from the base."""
+    """Phases request to image of one request; `beside`: its layer is also built from the base."""
     software = {"name": name, "packages": packages, "install": "once"}
     asked = request.from_mapping(
         {"hardware": {"number_of_nodes": 1, "ram": "256MB"}, "software": software}, name
     )
-    state.register(site, asked)
-    try:
-        lock = resolve.resolve(asked, (), site, silent)
-    except RequestError as error:
-        say(f"{name}: {error}")
-        state.forget(site, state.get(site, name))
-        return {"lock": "", "why": str(error)}
-    fetch(site, lock, silent)  # downloads are no cache's merit
-    reserve(site, asked, lock, "")
-    plan = place(site, asked, lock, [Host("localhost")])
-    prepare_images(site, name)
-    cluster = state.get(site, name)
-    run = timing.past(site, "image")[0]
-    drop(site, ("layer",))
-    row: Row = {
-        "lock": lock.digest,
-        "of": lock.installed_bytes,
-        "bytes": cluster.cache.get("bytes", 0),
-        "image": run.seconds,
-        "foretold": plan.estimate.seconds.get("image"),
-        "foretold_saving": cluster.cache.get("seconds"),
-        "unpack": run.facts.get("unpack"),
-        "configure": run.facts.get("configure"),
-    }
-    if beside and cluster.cache:
-        base = find_base(site, lock)
-        assert base is not None
-        started, took = time.monotonic(), Took()
-        ensure_layer(site, lock, base.base, (), silent, took=took)
-        row |= {"image_without": time.monotonic() - started, "unpack_without": took.unpack}
+    with Session(site) as session:
+        inputs = Inputs(name, request=asked, hosts=(Host("localhost"),))
+        phase("request")(session, inputs)
+        try:
+            inputs = replace(inputs, lock=phase("resolve")(session, inputs).facts["lock"])
+        except RequestError as error:
+            say(f"{name}: {error}")
+            return {"lock": "", "why": str(error)}
+        lock = Lock.load(site, inputs.lock)
+        fetch(site, lock, silent)  # downloads are no cache's merit
+        phase("cache")(session, inputs)
+        plan = phase("place")(session, inputs).facts["plan"]
+        phase("image")(session, inputs)
+        cluster = clusters.get(session.store, name)
+        run = timing.past(session.store, "image")[0]
         drop(site, ("layer",))
-    say(f"{name}: {row['bytes'] / 1e6:.0f} of {row['of'] / 1e6:.0f} MB, {row['image']:.1f} s")
-    state.forget(site, cluster)
+        row: Row = {
+            "lock": lock.digest,
+            "of": lock.installed_bytes,
+            "bytes": cluster.cache.get("bytes", 0),
+            "image": run.seconds,
+            "estimate": plan["estimate"]["seconds"].get("image"),
+            "estimated_savings": cluster.cache.get("seconds"),
+            "unpack": run.facts.get("unpack"),
+            "configure": run.facts.get("configure"),
+        }
+        if beside and cluster.cache:
+            base = find_base(site, lock)
+            assert base is not None
+            started, took = time.monotonic(), Took()
+            ensure_layer(site, lock, base.base, (), silent, took=took)
+            row |= {"image_without": time.monotonic() - started, "unpack_without": took.unpack}
+            drop(site, ("layer",))
+        say(f"{name}: {row['bytes'] / 1e6:.0f} of {row['of'] / 1e6:.0f} MB, {row['image']:.1f} s")
+        clusters.forget(session.store, cluster)
     return row
 
 
@@ -363,15 +370,14 @@ def tell_replay(rows: Sequence[Row]) -> None:
                 f"{row['stored_bytes'] / 1e9:.2f} GB, {len(row['failed'])} failed"
             )
     beside = [row for row in requests if "image_without" in row]
-    foretold = [row for row in beside if row["foretold_saving"] is not None]
+    estimated = [row for row in beside if row["estimated_savings"] is not None]
     without, taken = (sum(row[name] for row in beside) for name in ("image_without", "image"))
     print(f"{len(beside)} hits built without their cache too: {without:.0f} s without, {taken:.0f} s with")
-    gains = [row["image_without"] - row["image"] for row in foretold]
-    told = sum(row["foretold_saving"] for row in foretold)
-    print(f"of {len(foretold)} a saving was foretold: {told:.0f} s, it was {sum(gains):.0f} s")
-    known = [row for row in requests if row["foretold"]]
-    ratios = [row["image"] / row["foretold"] for row in known]
-    print(f"phase image, seconds taken / foretold: median {median(ratios):.2f} of {len(ratios)}")
+    savings = [row["image_without"] - row["image"] for row in estimated]
+    estimate = sum(row["estimated_savings"] for row in estimated)
+    print(f"savings were estimated for {len(estimated)}: {estimate:.0f} s; they were {sum(savings):.0f} s")
+    ratios = [row["image"] / row["estimate"] for row in requests if row["estimate"]]
+    print(f"phase image, seconds taken / estimate: median {median(ratios):.2f} of {len(ratios)}")
 
 
 # depth
@@ -434,7 +440,7 @@ def depth(arguments: argparse.Namespace) -> Iterable[Row]:
             row = {"depth": count, "plain": plain, "bytes": sum(taken), **read_all(site, top, lock)}
             if arguments.boot and count in (DEPTHS[0], DEPTHS[-1]) and not plain:
                 booted = create_once(arguments.root, site, path, asked.name)
-                assert booted["spared"] == lock.installed_bytes
+                assert booted["saved"] == lock.installed_bytes
                 row |= {"boot": sum(booted["phases"][name] for name in ("create", "install", "ready"))}
             say(json.dumps(row))
             yield row
@@ -510,7 +516,10 @@ def tell_depth(rows: Sequence[Row]) -> None:
 
 
 def record(arguments: argparse.Namespace) -> Iterable[Row]:
-    make_site(arguments.root, "first")
+    asked = request.from_mapping(
+        {"hardware": {"number_of_nodes": 1, "ram": "256MB"}, "software": {"name": "record"}}, "record"
+    )
+    first_site(arguments.root, asked)
     site = make_site(arguments.root, "record")
     names = {}
     with gzip.open(arguments.packages, "rt") as file:
@@ -519,10 +528,7 @@ def record(arguments: argparse.Namespace) -> Iterable[Row]:
             names[one["id"]] = Package(one["name"], one["version"], one["arch"], installed_size=size)
     with gzip.open(arguments.requests, "rt") as file:
         closures = [json.loads(text)["closure"] for text in file]
-    asked = request.from_mapping(
-        {"hardware": {"number_of_nodes": 1, "ram": "256MB"}, "software": {"name": "record"}}, "record"
-    )
-    plain = resolve.resolve(asked, (), site, silent)
+    plain = resolved(site, asked)
     locks = [replace(plain, packages=tuple(names[number] for number in closure)) for closure in closures]
     base = find_base(site, plain)
     assert base is not None
@@ -544,19 +550,21 @@ def record(arguments: argparse.Namespace) -> Iterable[Row]:
                 state="unpacked",
             )
     for lock in locks[arguments.caches : arguments.caches + 20 * arguments.rounds]:
-        state.register(site, asked)
-        cluster = state.get(site, "record")
-        marks = [time.perf_counter()]
-        with state.connect(site) as connection, state.transaction(connection):
-            state.remember(connection, cluster.id, lock)
-        marks.append(time.perf_counter())
-        known = matching(site, lock, asked)
-        marks.append(time.perf_counter())
-        found = lookup.find(closure_of(lock), known)
-        marks.append(time.perf_counter())
-        reserve(site, asked, lock, found.digest if found else "")
-        marks.append(time.perf_counter())
-        state.forget(site, cluster)
+        lock.save(site)
+        with Session(site) as session:  # for each request, as it is a process of its own
+            inputs = Inputs(asked.name, request=asked, lock=lock.digest)
+            phase("request")(session, inputs)
+            cluster = clusters.get(session.store, asked.name)
+            marks = [time.perf_counter()]
+            learning.remember(session.store, cluster.id, lock)
+            marks.append(time.perf_counter())
+            known = matching(session, lock, asked)
+            marks.append(time.perf_counter())
+            found = lookup.find(closure_of(lock), known)
+            marks.append(time.perf_counter())
+            phase("cache")(session, replace(inputs, cache=found.digest if found else ""))
+            marks.append(time.perf_counter())
+            clusters.forget(session.store, cluster)
         steps = ("record", "matching", "lookup", "reserve")
         yield {"caches": len(known)} | {
             step: 1000 * (end - start) for step, (start, end) in zip(steps, pairwise(marks), strict=True)
@@ -570,7 +578,7 @@ def tell_record(rows: Sequence[Row]) -> None:
         ("record", "record the request in the history"),
         ("matching", "read which caches there are"),
         ("lookup", "look up the largest that fits"),
-        ("reserve", "reserve it, with both once more, and write that down"),
+        ("reserve", "phase `cache`: look whether it is there still, and write down that it is reserved"),
     ):
         line(text, f"{median(row[step] for row in rows):.2f}", f"{max(row[step] for row in rows):.2f}")
 

@@ -1,5 +1,6 @@
 """A tiny apt repository on disk, signed with a throw-away key, so that apt's own checks really run."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -35,6 +36,12 @@ class Repository:
     def site(self, root: Path, **settings: object) -> Site:
         return Site.from_mapping(
             {"root": str(root), "suite": "toy", "sources": str(self.sources), **settings}
+        )
+
+    def write_sources(self) -> None:
+        self.sources.write_text(
+            f"Types: deb\nURIs: file:{self.path}\nSuites: toy\nComponents: main\n"
+            f"Signed-By: {self.path}/toy.gpg\n"
         )
 
     def add(
@@ -86,10 +93,10 @@ class Repository:
         subprocess.run(argv, cwd=self.path, env=home, check=True, capture_output=True)
 
 
-@pytest.fixture(scope="session")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
-    """Never changed by a test; `toy` is a copy of it for one test."""
-    path, keys = tmp_path_factory.mktemp("repository"), Path(f"/tmp/vclust-keys-{os.getpid()}")
+@contextlib.contextmanager
+def a_repository(path: Path) -> Iterator[Repository]:
+    """The toy repository, in the folder `path`; without its keys at the end."""
+    keys = Path(f"/tmp/vclust-keys-{os.getpid()}")
     keys.mkdir(mode=0o700)  # gpg's socket needs a short path
     repository = Repository(path, keys)
     for name in {*BASE_PACKAGES, KERNEL, "apt"}:
@@ -111,19 +118,24 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
     repository.gpg("--quick-gen-key", "Toy <toy@example.org>", "ed25519", "sign", "never")
     repository.gpg("--export", "-o", "toy.gpg")
     repository.publish()
+    repository.write_sources()
     yield repository
     subprocess.run(["gpgconf", "--homedir", keys, "--kill", "all"], check=False)
     shutil.rmtree(keys, ignore_errors=True)  # gpg-agent takes its sockets away at the same moment
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+    """Never changed by a test; `toy` is a copy of it for one test."""
+    with a_repository(tmp_path_factory.mktemp("repository")) as repository:
+        yield repository
 
 
 @pytest.fixture
 def toy(toys: Repository, tmp_path: Path) -> Repository:
     repository = Repository(tmp_path / "repository", toys.keys)
     shutil.copytree(toys.path, repository.path)
-    repository.sources.write_text(
-        f"Types: deb\nURIs: file:{repository.path}\nSuites: toy\nComponents: main\n"
-        f"Signed-By: {repository.path}/toy.gpg\n"
-    )
+    repository.write_sources()
     return repository
 
 

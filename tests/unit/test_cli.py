@@ -133,7 +133,7 @@ def test_plan_changes_nothing(copy: Copy) -> None:
     assert "hello02" in done.stdout
     assert "download: 1.5 kB, of 3 packages" in done.stdout
     assert "estimate: 4 s; no past runs of ready" in done.stdout
-    assert "cache: hit, abababababab with 2 packages spares 30 MB of 40 MB and 2 s" in done.stdout
+    assert "cache: hit, abababababab with 2 packages saves 30 MB of 40 MB and 2 s" in done.stdout
     plan = json.loads(copy.vclust("plan", "--json", "examples/hello-mpi.ini").stdout)
     assert plan["placement"] == {"hello01": "localhost", "hello02": "localhost"}
     assert not copy.root.joinpath("begun").exists()
@@ -270,7 +270,7 @@ def test_cache_list_and_show(copy: Copy) -> None:
     assert lines[3].endswith("used by demo")
     assert lines[4].startswith("2 caches, 21 MB of 5.0 GB, and 20 MB in 1 no longer chosen; last chosen ")
     assert lines[4].endswith(": done; 2 requests since")
-    assert lines[6] == "100 creations, 66 from a cache; spared 4.0 GB of 10 GB installed (39.6%)"
+    assert lines[6] == "100 creations, 66 from a cache; saved 4.0 GB of 10 GB installed (39.6%)"
     assert lines[7].count("·") + lines[7].count("▅") + lines[7].count("▃") == 60
     assert (copy.path / "use.svg").read_bytes().startswith(b"<?xml")
 

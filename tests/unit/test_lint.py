@@ -23,6 +23,9 @@ PLUGINS = {
     for kind, pattern in (("inventory", "*.py"), ("lookup", "*.py"), ("filter", "*.yml"))
 }
 
+PACKAGES = [PROJECT / "vclust_py/__init__.py", *(PROJECT / "vclust_py").glob("*/__init__.py")]
+FOLDERS = "docs|examples|library|metapackages|playbooks|plugins|roles|tests|vclust_hop|vclust_py"
+
 
 def passes(*argv: str | Path) -> str:
     """Run a tool of the test environment in the checkout; its output is the failure's text."""
@@ -88,6 +91,29 @@ def imported(path: Path) -> set[str]:
         elif isinstance(statement, ast.ImportFrom) and not statement.level:
             found.add(str(statement.module).partition(".")[0])
     return found
+
+
+@pytest.mark.parametrize("package", ["vclust_hop", *sorted(path.parent.name for path in PACKAGES)])
+def test_a_package_says_what_is_in_it(package: str) -> None:
+    """The docstring, or that of the package above, is the map: it has a word on every module."""
+    folder = PROJECT / package if package.startswith("vclust_") else PROJECT / "vclust_py" / package
+    texts = [
+        path.read_text() for path in (folder / "__init__.py", folder.parent / "__init__.py") if path.exists()
+    ]
+    words = set(re.findall(r"\w+", " ".join(str(ast.get_docstring(ast.parse(text))) for text in texts)))
+    modules = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
+    assert modules - {"__init__", "__main__"} <= words
+
+
+def test_documents_name_files_that_are_there() -> None:
+    tests = {path.name for path in (PROJECT / "tests").rglob("test_*.py")}
+    for document in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
+        text = document.read_text()
+        named = re.findall(rf"(?<![\w/])(?:{FOLDERS})/[\w./-]*\w", text)
+        assert [name for name in named if not (PROJECT / name).exists()] == [], document.name
+        assert set(re.findall(r"\btest_\w+\.py\b", text)) <= tests, document.name
 
 
 @pytest.mark.parametrize("playbook", sorted(path.name for path in (PROJECT / "playbooks").glob("*.yml")))

@@ -6,6 +6,7 @@ messages     what a hop may say
 sender       what the site manager gives out: files as they were at the start
 connections  calls to hops
 head         one transfer: it hears every hop and does what the policy decides
+report       a transfer as the site shows it: its progress, and what its outcomes mean for people
 push         files to a site's hosts as state, for module and command
 program      what runs on every host (package `vclust_hop`), as one file for the roll-out
 

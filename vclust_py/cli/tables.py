@@ -69,7 +69,7 @@ def _cache(cache: Mapping[str, Any]) -> str:
     seconds = "" if cache["seconds"] is None else f" and {cache['seconds']:.0f} s"
     return (
         f"cache: hit, {cache['digest'][:_SHORT]} with {cache['packages']} packages"
-        f" spares {size(cache['bytes'])} of {size(cache['of'])}{seconds}"
+        f" saves {size(cache['bytes'])} of {size(cache['of'])}{seconds}"
     )
 
 
@@ -229,14 +229,14 @@ def _rebuild(status: Mapping[str, Any]) -> str:
 
 
 def show_usage(usage: Sequence[Mapping[str, Any]]) -> None:
-    """Use over time as a row of bars: the share of its bytes that a cache spared each creation, or some in a row."""
+    """Use over time as a row of bars: the share of its bytes that a cache saved each creation, or some in a row."""
     if not usage:
         return
     hits = sum(bool(use["cache"]) for use in usage)
-    spared, asked = sum(use["bytes"] for use in usage), sum(use["of"] for use in usage)
+    saved, asked = sum(use["bytes"] for use in usage), sum(use["of"] for use in usage)
     say(
         f"\n{len(usage)} creations, {hits} from a cache;"
-        f" spared {size(spared)} of {size(asked)} installed ({_part(spared, asked)})"
+        f" saved {size(saved)} of {size(asked)} installed ({_part(saved, asked)})"
     )
     columns = min(len(usage), 60)
     edges = [number * len(usage) // columns for number in range(columns + 1)]
@@ -291,11 +291,11 @@ def show_verdicts(told: Mapping[str, Any]) -> None:
     if chosen and chosen != [told["cache"].get("digest")]:
         say("its cluster is placed and keeps that; a new one would start from the one marked")
     if told["verdicts"]:
-        table = _table("", "CACHE", "WOULD SPARE", "WHY", right=("WOULD SPARE",))
+        table = _table("", "CACHE", "WOULD SAVE", "WHY", right=("WOULD SAVE",))
         for verdict in told["verdicts"]:
             mark = "✓" if verdict["chosen"] else ""
-            spares = size(verdict["saves"]) if verdict["saves"] else "-"
-            table.add(mark, verdict["digest"][:_SHORT], spares, verdict["reason"])
+            saves = size(verdict["saves"]) if verdict["saves"] else "-"
+            table.add(mark, verdict["digest"][:_SHORT], saves, verdict["reason"])
         _print(table)
     else:
         say("there is no cache over its base image, or its cluster is placed already")

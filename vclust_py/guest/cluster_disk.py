@@ -6,7 +6,7 @@ told by the seed to extract `files.tar.gz`.
 
 files.tar.gz  extracted at / with numeric owners: names, trust, keys, secrets, and what the node checks itself against
 passwd, shadow, group   lines to append;  `groups`: lines "GROUP USER", a user joins a group that is there
-environment   KEY='value' lines for the steps (`metapackages.STEP_VARIABLES`), to be read by sh
+environment   KEY='value' lines for the steps (see `metapackages`), to be read by sh
 step-NN-NAME, step-NN-NAME.first   sh scripts for all nodes, and for the first node only, in this order
 
 What the node checks itself against is /var/lib/vclust/expected, lines of `package NAME VERSION`, `host NAME ADDRESS`,

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SECTOR = 512
-_ENTRY = 32
 _CLUSTERS_MAX = 4084
 """Of FAT12: a reader takes a file system with more for FAT16."""
 _LFN_CHARACTERS = 13

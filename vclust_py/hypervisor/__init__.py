@@ -204,34 +204,6 @@ class Hypervisor(Protocol):
         """Forget what the console has said; the domain does not run."""
         ...
 
-    def attach_disk(self, uuid: str, disk: Disk) -> str:
-        """Give a running domain one more disk.  Returns the device's name as the guest sees it, as `vdc`."""
-        ...
-
-    def detach_disk(self, uuid: str, path: Path) -> bool:
-        """Take the disk with that path from a running domain; False when it has none such."""
-        ...
-
-    def attach_nic(self, uuid: str, mac: str, bridge: str) -> None:
-        """Give a running domain one more network interface."""
-        ...
-
-    def detach_nic(self, uuid: str, mac: str) -> bool:
-        """Take the interface with that MAC from a running domain; False when it has none such."""
-        ...
-
-    def set_memory(self, uuid: str, memory: int) -> None:
-        """Change a running domain's memory (bytes) within what it was started with."""
-        ...
-
-    def save(self, uuid: str, path: Path) -> None:
-        """Stop a running domain with its memory kept in the file `path` on the host."""
-        ...
-
-    def restore(self, path: Path) -> None:
-        """Let the domain saved in `path` go on where it stopped."""
-        ...
-
     def close(self) -> None: ...
 
 

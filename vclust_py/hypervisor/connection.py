@@ -18,8 +18,6 @@ _T = TypeVar("_T")
 
 CALL_TIMEOUT = 120.0
 """Seconds a host may take for one call before it counts as hung."""
-MEMORY_TIMEOUT = 900.0
-"""The same for calls that write or read a node's memory."""
 _REACH_TIMEOUT = 10.0
 _OPEN_TIMEOUT = 30.0
 _RESTART = 30.0
@@ -53,7 +51,7 @@ class Connection:
         self._hung = False
         _signs_of_life()
         # A local daemon may end just after it answered: idle, or killed.
-        self._connection = self._open(patience=0.0 if host.machine else 1.0)
+        self._connection = self._open(timeout=0.0 if host.machine else 1.0)
 
     def call(self, what: str, function: Callable[[Any], _T], timeout: float = CALL_TIMEOUT) -> _T:
         """Run `function` with libvirt's connection; twice when the daemon ended meanwhile, so it must bear that.
@@ -75,8 +73,8 @@ class Connection:
         with contextlib.suppress(VclustError):
             self._bounded("close", self._connection.close, _OPEN_TIMEOUT)
 
-    def _open(self, patience: float) -> Any:
-        deadline = time.monotonic() + patience
+    def _open(self, timeout: float) -> Any:
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 self._ensure()

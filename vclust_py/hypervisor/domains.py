@@ -2,17 +2,15 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import libvirt
 
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Disk, Domain, Host
-from vclust_py.hypervisor.connection import CALL_TIMEOUT, MEMORY_TIMEOUT, Connection
+from vclust_py.hypervisor.connection import Connection
 
-_T = TypeVar("_T")
 Element = ElementTree.Element
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 """libvirt's name: ours."""
@@ -94,85 +92,8 @@ class Domains:
             )
         return found
 
-    def attach_disk(self, uuid: str, disk: Disk) -> str:
-        def work(domain: Any) -> str:
-            taken: dict[str, str] = {}
-            for element in parsed(domain.XMLDesc()).iterfind("devices/disk"):
-                source, target = element.find("source"), element.find("target")
-                if source is not None and target is not None:
-                    taken[source.get("file", "")] = target.get("dev", "")
-            if str(disk.path) in taken:
-                return taken[str(disk.path)]
-            name = next(name for name in self.disk_names() if name not in taken.values())
-            parent = Element("devices")
-            domain.attachDeviceFlags(
-                as_text(self.disk_xml(parent, name, disk)), libvirt.VIR_DOMAIN_AFFECT_LIVE
-            )
-            return name
-
-        return self._with(f"attach disk {disk.path}", uuid, work)
-
-    def detach_disk(self, uuid: str, path: Path) -> bool:
-        return self._detach(f"detach disk {path}", uuid, "disk", "source", "file", str(path))
-
-    def attach_nic(self, uuid: str, mac: str, bridge: str) -> None:
-        def work(domain: Any) -> None:
-            there = parsed(domain.XMLDesc()).iterfind("devices/interface/mac")
-            if mac not in [element.get("address") for element in there]:
-                text = as_text(self.nic_xml(Element("devices"), mac, bridge))
-                domain.attachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-        self._with(f"attach interface {mac}", uuid, work)
-
-    def detach_nic(self, uuid: str, mac: str) -> bool:
-        return self._detach(f"detach interface {mac}", uuid, "interface", "mac", "address", mac)
-
-    def _detach(self, what: str, uuid: str, kind: str, tag: str, attribute: str, value: str) -> bool:
-        """Take away the device of that kind whose element `tag` has that attribute."""
-
-        def work(domain: Any) -> bool:
-            for element in parsed(domain.XMLDesc()).iterfind(f"devices/{kind}"):
-                named = element.find(tag)
-                if named is not None and named.get(attribute) == value:
-                    domain.detachDeviceFlags(as_text(element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
-                    return True
-            return False
-
-        return self._with(what, uuid, work)
-
-    def set_memory(self, uuid: str, memory: int) -> None:
-        def work(domain: Any) -> None:
-            most = domain.maxMemory() * 1024
-            if memory > most:
-                raise VclustError(
-                    f"{self._host.name}: {domain.name()}: memory: got {memory} bytes, expected at most"
-                    f" {most}, with which it was started"
-                )
-            domain.setMemoryFlags(memory // 1024, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-        self._with("set memory", uuid, work)
-
-    def save(self, uuid: str, path: Path) -> None:
-        self._with(f"save to {path}", uuid, lambda domain: domain.save(str(path)), MEMORY_TIMEOUT)
-
-    def restore(self, path: Path) -> None:
-        self._connection.call(
-            f"restore {path}", lambda connection: connection.restore(str(path)), MEMORY_TIMEOUT
-        )
-
     def close(self) -> None:
         self._connection.close()
-
-    def _with(self, what: str, uuid: str, function: Callable[[Any], _T], timeout: float = CALL_TIMEOUT) -> _T:
-        """Call `function` with the running domain."""
-
-        def work(connection: Any) -> _T:
-            found = _lookup(connection.lookupByUUIDString, uuid)
-            if found is None or not found.isActive():
-                raise VclustError(f"{self._host.name}: {what}: no domain with UUID {uuid} runs there")
-            return function(found)
-
-        return self._connection.call(what, work, timeout)
 
     @classmethod
     def disk_names(cls) -> list[str]:

@@ -190,14 +190,6 @@ class Xen(Domains):
         files.overlay(name, str(disk.path), size, disk.format)
         return Disk(files.path(name), "qcow2")
 
-    def attach_disk(self, uuid: str, disk: Disk) -> str:
-        if disk.readonly:
-            raise VclustError(
-                f"{self._host.name}: attach disk {disk.path}: Xen has no read-only disks",
-                "attach an overlay over it",
-            )
-        return super().attach_disk(uuid, disk)
-
     def _lacking(self, domain: Domain) -> list[Path]:
         paths = [domain.kernel, domain.initrd, *(disk.path for disk in domain.disks)]
         if self._host.machine is None:

@@ -16,7 +16,7 @@ from vclust_py.run import run
 GUEST = Path(__file__).with_name("guest")
 
 MACHINE = "pc"
-"""QEMU's machine: i440fx starts in less time than q35, and hot-plug under it needs nothing special."""
+"""QEMU's machine: i440fx starts in less time than q35."""
 
 EMULATED_CPU_WITHOUT = ("la57", "pcid", "erms", "fsrm")
 """CPU features to switch off when QEMU emulates, of the model `max`: what helps a real processor costs an emulated

@@ -4,7 +4,6 @@ model        every key, defined once; keys what a definition holds, values the t
              ssh keys, system_names the names that no user may have
 parsing      a file, a text or a variable becomes a request; ini_form and yaml_form read the two forms into a `Reading`
              (reading), YAML and variables by way of a tree; checks makes the values, or tells all mistakes at once
-writing      a request as text, in the two forms
 stored_form  a request as a site keeps it: trusted, with a schema number
 schema       the JSON schema; ansible the modules' options; documentation the table of docs/request.md
 """
@@ -13,7 +12,6 @@ from vclust_py.request.accounts import SSHKey, User
 from vclust_py.request.model import Hardware, Request, Software, to_mapping
 from vclust_py.request.parsing import from_mapping, load, read
 from vclust_py.request.stored_form import from_stored, stored
-from vclust_py.request.writing import to_ini, to_yaml
 
 __all__ = [
     "Hardware",
@@ -26,7 +24,5 @@ __all__ = [
     "load",
     "read",
     "stored",
-    "to_ini",
     "to_mapping",
-    "to_yaml",
 ]

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from request.samples import HASH, KEY, any_request
+from request.writing import to_ini, to_yaml
 
 from vclust_py import request as requests
 from vclust_py.errors import RequestError
@@ -675,8 +676,8 @@ def test_digest_is_of_the_meaning() -> None:
 @given(any_request())
 @settings(max_examples=150)
 def test_round_trip_of_all_forms(request: Request) -> None:
-    from_ini = requests.load(requests.to_ini(request), "x.ini")
-    from_yaml = requests.load(requests.to_yaml(from_ini), "x.yml")
+    from_ini = requests.load(to_ini(request), "x.ini")
+    from_yaml = requests.load(to_yaml(from_ini), "x.yml")
     assert from_ini == from_yaml == requests.from_mapping(requests.to_mapping(from_yaml), "v") == request
     assert from_yaml.digest == request.digest
     assert len(set(request.hostnames)) == request.hardware.number_of_nodes
@@ -697,7 +698,7 @@ def test_arbitrary_text_gives_a_request_or_a_request_error(text: str, source: st
     except RequestError as error:
         found = error.problems
     if found is None:
-        assert requests.load(requests.to_yaml(request), "y.yml") == request
+        assert requests.load(to_yaml(request), "y.yml") == request
     else:
         assert found
         assert all(problem.startswith(f"{source}:") and "\n" not in problem for problem in found)

@@ -1,11 +1,11 @@
-"""A request as text: the two forms that a user may write."""
+"""A request as text, in the two forms that a user may write: for tests that read it again."""
+
+import yaml
 
 from vclust_py.request.model import BY_YAML, Request, to_mapping
 
 
 def to_yaml(request: Request) -> str:
-    import yaml  # only here, as in `parsing`
-
     return yaml.safe_dump(to_mapping(request), sort_keys=False, width=2**30)
 
 
