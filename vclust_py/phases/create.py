@@ -57,8 +57,13 @@ def run(session: Session, inputs: Inputs) -> Result:
         if inputs.check:
             return Result(change)
         tunnels = _segments(cluster)
+        # A run that was killed may have started nodes and not written that down.
+        unnoted = [node.name for node in nodes if node.name in up and node.state is NodeState.PLACED]
+        clusters.observe_nodes(session.store, cluster, dict.fromkeys(unnoted, NodeState.STARTED))
         if not change.changed:
             session.networks.protect(cluster.segment, tunnels.get(None))
+            if cluster.state is ClusterState.IMAGES:
+                clusters.update(session.store, cluster, state=ClusterState.CREATED)
             return Result(change)
         with timing.phase(session.store, cluster, "create") as record:
             record.facts = facts(cluster, drivers)

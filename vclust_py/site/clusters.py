@@ -307,6 +307,8 @@ def placed(store: Store) -> dict[str, list[tuple[str, Node]]]:
 
 def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState]) -> None:
     """Write down what nodes, by name, are seen to be now.  Raises VclustError when a state may not follow."""
+    if not states:
+        return
     now, positions = time.time(), {node.name: node.position for node in cluster.nodes}
     with store.transaction():
         before = {

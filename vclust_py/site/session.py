@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
@@ -107,7 +107,7 @@ class Session:
             self._drivers[host] = driver
         return driver
 
-    def side_by_side(self, work: Callable[[T], R], items: Sequence[T] | Mapping[T, object]) -> list[R]:
+    def side_by_side(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """`work` on each item, `FAN_OUT` at a time; in the items' order.  The first error, in that order, is raised."""
         if len(items) < 2:
             return [work(item) for item in items]

@@ -150,6 +150,22 @@ def test_a_node_that_fails_is_made_anew_by_the_next_run(session: FakeSession) ->
     assert sum(host.calls["start"] for host in session.hosts.values()) == 5
 
 
+@pytest.mark.parametrize("started", [1, 4])
+def test_a_create_that_was_killed_before_it_wrote_down_what_it_started(
+    session: FakeSession, started: int
+) -> None:
+    request = a_request(4)
+    up_to(session, "create", request)
+    cluster = found(session)
+    for node in cluster.nodes[started:]:
+        session.hosts[node.host].remove(node.uuid)
+    session.store.execute("UPDATE observed_nodes SET state = 'placed'")
+    session.store.execute("UPDATE clusters SET state = 'images'")
+    up_to(session, "ready", request)
+    assert (found(session).state, {node.state for node in found(session).nodes}) == ("ready", {"ready"})
+    assert sum(host.calls["start"] for host in session.hosts.values()) == 4 + 4 - started
+
+
 def test_with_min_nodes_the_rest_is_used(session: FakeSession) -> None:
     request = a_request(4, min_nodes=3)
     session.hosts["a"].silent = session.hosts["b"].silent = {"n0003"}
