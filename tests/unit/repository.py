@@ -98,30 +98,32 @@ def a_repository(path: Path) -> Iterator[Repository]:
     """The toy repository, in the folder `path`; without its keys at the end."""
     keys = Path(f"/tmp/vclust-keys-{os.getpid()}")
     keys.mkdir(mode=0o700)  # gpg's socket needs a short path
-    repository = Repository(path, keys)
-    for name in {*BASE_PACKAGES, KERNEL, "apt"}:
-        repository.add(name)
-    repository.add("core", Essential="yes")
-    repository.add("hello", "2:1.5-1", Depends="libgreet (>= 1)", Recommends="never-wanted")
-    repository.add("libgreet", "1.5+dfsg~1")
-    repository.add("never-wanted")
-    repository.add("either", Depends="no-such | libgreet")
-    repository.add("mailer", Depends="mail-agent")
-    repository.add("exim", Provides="mail-agent")
-    repository.add("two-a", Provides="two")
-    repository.add("two-b", Provides="two")
-    repository.add("fight-a", Conflicts="fight-b")
-    repository.add("fight-b")
-    repository.add("broken", Depends="libgreet (>= 99)")
-    repository.add("evicts", Conflicts="core")
-    repository.add("full", files=_rich)
-    repository.gpg("--quick-gen-key", "Toy <toy@example.org>", "ed25519", "sign", "never")
-    repository.gpg("--export", "-o", "toy.gpg")
-    repository.publish()
-    repository.write_sources()
-    yield repository
-    subprocess.run(["gpgconf", "--homedir", keys, "--kill", "all"], check=False)
-    shutil.rmtree(keys, ignore_errors=True)  # gpg-agent takes its sockets away at the same moment
+    try:
+        repository = Repository(path, keys)
+        for name in {*BASE_PACKAGES, KERNEL, "apt"}:
+            repository.add(name)
+        repository.add("core", Essential="yes")
+        repository.add("hello", "2:1.5-1", Depends="libgreet (>= 1)", Recommends="never-wanted")
+        repository.add("libgreet", "1.5+dfsg~1")
+        repository.add("never-wanted")
+        repository.add("either", Depends="no-such | libgreet")
+        repository.add("mailer", Depends="mail-agent")
+        repository.add("exim", Provides="mail-agent")
+        repository.add("two-a", Provides="two")
+        repository.add("two-b", Provides="two")
+        repository.add("fight-a", Conflicts="fight-b")
+        repository.add("fight-b")
+        repository.add("broken", Depends="libgreet (>= 99)")
+        repository.add("evicts", Conflicts="core")
+        repository.add("full", files=_rich)
+        repository.gpg("--quick-gen-key", "Toy <toy@example.org>", "ed25519", "sign", "never")
+        repository.gpg("--export", "-o", "toy.gpg")
+        repository.publish()
+        repository.write_sources()
+        yield repository
+    finally:
+        subprocess.run(["gpgconf", "--homedir", keys, "--kill", "all"], check=False)
+        shutil.rmtree(keys, ignore_errors=True)  # gpg-agent takes its sockets away at the same moment
 
 
 @pytest.fixture(scope="session")
