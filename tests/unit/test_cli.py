@@ -111,6 +111,7 @@ def test_create_show_and_destroy(copy: Copy) -> None:
     assert "hello-mpi" in copy.vclust("list").stdout
     shown = json.loads(copy.vclust("show", "hello-mpi", "--json").stdout)
     assert [record["phase"] for record in shown["phases"]] == [
+        "request",
         "resolve",
         "image",
         "create",

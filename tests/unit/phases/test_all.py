@@ -73,9 +73,7 @@ def test_from_a_request_to_a_ready_cluster_and_its_end(session: FakeSession, nod
     assert session.fake_networks.segments == {cluster.segment: cluster.network}
     assert session.logins == 1
     rows = describe(session.store)[0]
-    assert [row["phase"] for row in rows["phases"]] == [
-        word for word in ORDER if word not in ("request", "distribute")
-    ]
+    assert [row["phase"] for row in rows["phases"]] == [word for word in ORDER if word != "distribute"]
     assert len(rows["node_phases"]) == 3 * nodes
     # What nodes are told does not grow with the cluster: a small disk for each, and one that all share.
     folder = clusters.folder(session.store, cluster)
