@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from anode import NODE
 from hypothesis import strategies as st
 
 from vclust_py import metapackages, request
@@ -18,7 +19,7 @@ from vclust_py.cli.progress import step
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.guest.console import Watch, _take
 from vclust_py.request.model import KEYS
-from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.clusters import Cluster
 from vclust_py.site.states import ClusterState, NodeState
 from vclust_py.text import DETAIL, LINE
 from vclust_py.timing import Recorder
@@ -206,25 +207,12 @@ class _Rows(Recorder):
 
 
 _CLUSTER = Cluster(1, "x", None, 1, "vc0", 1, ClusterState.CREATED, "", "", {}, "", 0.0, None, ())  # type: ignore[arg-type]
-_NODE = Node(
-    0,
-    "n1",
-    "h",
-    "qemu:///system",
-    "192.168.77.1",
-    "52:54:00:00:00:01",
-    "u",
-    1,
-    2**29,
-    2**32,
-    state=NodeState.STARTED,
-)
 
 
 def check_console(pieces: list[bytes]) -> None:
     """Pieces as they come, through what `ready` reads and stores of them."""
     said = bytearray()
-    watch = Watch(_NODE, lambda position: bytes(said[position:]), 0.0, NodeState.STARTED)
+    watch = Watch(NODE, lambda position: bytes(said[position:]), 0.0, NodeState.STARTED)
     record = _Rows(None, _CLUSTER, "install")  # type: ignore[arg-type]
     for piece in pieces:
         said += piece

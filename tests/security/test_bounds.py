@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import libvirt
 import pytest
+from anode import NODE
 
 from vclust_py.errors import VclustError
 from vclust_py.guest.console import _LONGEST, Watch
@@ -17,22 +18,7 @@ from vclust_py.hypervisor import Host
 from vclust_py.hypervisor.domains import parsed
 from vclust_py.hypervisor.storage import LOOK, Pool, is_file_name, read_from
 from vclust_py.run import CommandError, run
-from vclust_py.site.clusters import Node
 from vclust_py.site.states import NodeState
-
-NODE = Node(
-    0,
-    "n1",
-    "h",
-    "qemu:///system",
-    "192.168.77.1",
-    "52:54:00:00:00:01",
-    "u",
-    1,
-    2**29,
-    2**32,
-    state=NodeState.STARTED,
-)
 
 
 def a_watch(path: Path) -> Watch:

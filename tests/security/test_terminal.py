@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anode import NODE
 
 from vclust_py import request, timing
 from vclust_py.cli import progress, runner, tables
@@ -21,7 +22,7 @@ from vclust_py.guest.console import Watch, _take
 from vclust_py.request.values import shown
 from vclust_py.run import CommandError, run
 from vclust_py.site import PROJECT, Site, clusters, records
-from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.clusters import Cluster
 from vclust_py.site.describe import describe
 from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
@@ -120,21 +121,6 @@ def a_cluster(store: Store) -> Cluster:
     text = "[Hardware]\nNumberOfNodes: 1\n[Software]\nName: x\n"
     clusters.register(store, request.load(text, "x.ini"))
     return clusters.get(store, "x")
-
-
-NODE = Node(
-    0,
-    "n1",
-    "h",
-    "qemu:///system",
-    "192.168.77.1",
-    "52:54:00:00:00:01",
-    "u",
-    1,
-    2**29,
-    2**32,
-    state=NodeState.STARTED,
-)
 
 
 def said(lines: list[bytes], store: Store) -> tuple[list[dict[str, Any]], Watch]:

@@ -4,27 +4,13 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cache.cachesite import a_lock, make_base, make_cache, remember, start_if_due, status
-from repository import Repository
+from cache.cachesite import a_lock, remember, start_if_due, status
 
 from vclust_py.cache import priority
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site
-
-
-@pytest.fixture
-def site(toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", make_cache)
-    return toy.site(tmp_path / "site", cache_every=5)
-
-
-@pytest.fixture
-def base(site: Site) -> BaseImages:
-    return make_base(site)
 
 
 def test_a_start_that_fails_costs_nobody_a_cluster(

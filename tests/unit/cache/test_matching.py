@@ -10,26 +10,14 @@ from cache.cachesite import (
     accept,
     caches,
     found,
-    make_base,
     make_cache,
     matching_caches,
     reserved,
 )
-from repository import Repository
 
 from vclust_py.image import Catalogue
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site
-
-
-@pytest.fixture
-def site(toy: Repository, tmp_path: Path) -> Site:
-    return toy.site(tmp_path / "site")
-
-
-@pytest.fixture
-def base(site: Site) -> BaseImages:
-    return make_base(site)
 
 
 def test_a_site_without_caches(site: Site, base: BaseImages) -> None:

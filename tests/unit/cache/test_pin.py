@@ -1,24 +1,10 @@
 """What a cluster stands on is pinned; caches are small files here."""
 
-from pathlib import Path
-
-import pytest
-from cache.cachesite import a_lock, a_request, accept, caches, found, make_base, make_cache, pinned
-from repository import Repository
+from cache.cachesite import a_lock, a_request, accept, caches, found, make_cache, pinned
 
 from vclust_py.image import Catalogue
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site
-
-
-@pytest.fixture
-def site(toy: Repository, tmp_path: Path) -> Site:
-    return toy.site(tmp_path / "site")
-
-
-@pytest.fixture
-def base(site: Site) -> BaseImages:
-    return make_base(site)
 
 
 def test_images_are_pinned_all_or_none(site: Site, base: BaseImages) -> None:

@@ -1,8 +1,6 @@
 """Recomputing the caches of a toy site: what is chosen and built.  Caches are small files, built without disks."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cache.cachesite import (
@@ -11,7 +9,6 @@ from cache.cachesite import (
     contents,
     due,
     everything_old,
-    make_base,
     make_cache,
     quiet,
     recompute,
@@ -30,17 +27,6 @@ from vclust_py.image import Image
 from vclust_py.image.base import BaseImages
 from vclust_py.lock import Lock
 from vclust_py.site import Site
-
-
-@pytest.fixture
-def site(toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", make_cache)
-    return toy.site(tmp_path / "site", cache_every=5)
-
-
-@pytest.fixture
-def base(site: Site) -> BaseImages:
-    return make_base(site)
 
 
 def test_nothing_is_learnt_from_nothing(site: Site, base: BaseImages) -> None:
@@ -161,7 +147,7 @@ def test_one_that_cannot_be_built_does_not_stop_the_others(
 
 
 def test_two_recomputations_at_once(site: Site, base: BaseImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vclust_py.cache.rebuild._PATIENCE", 0.1)
+    monkeypatch.setattr("vclust_py.cache.rebuild._TIMEOUT", 0.1)
     with site.file_lock("caches"), pytest.raises(VclustError, match="another vclust process is at work"):
         recompute(site, quiet)
 

@@ -4,7 +4,6 @@ import errno
 import functools
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from cache.cachesite import (
     everything_old,
     forget,
     found,
-    make_base,
     make_cache,
     mark_used,
     pinned,
@@ -32,7 +30,6 @@ from cache.cachesite import (
     trim,
     uses,
 )
-from repository import Repository
 
 from vclust_py.cache.matching import closure
 from vclust_py.image import Catalogue, PackageRecord
@@ -40,17 +37,6 @@ from vclust_py.image.base import BaseImages
 from vclust_py.image.manifest import SCHEMA
 from vclust_py.run import run
 from vclust_py.site import Site
-
-
-@pytest.fixture
-def site(toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", make_cache)
-    return toy.site(tmp_path / "site", cache_every=5)
-
-
-@pytest.fixture
-def base(site: Site) -> BaseImages:
-    return make_base(site)
 
 
 def test_caches_are_left_alone_while_some_are_built(site: Site, base: BaseImages) -> None:

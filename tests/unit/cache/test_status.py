@@ -1,16 +1,10 @@
 """When caches are chosen again, and what past requests started from."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from cache.cachesite import (
     a_lock,
     a_request,
     accept,
     due,
-    make_base,
-    make_cache,
     quiet,
     recompute,
     remember,
@@ -18,22 +12,10 @@ from cache.cachesite import (
     status,
     usage,
 )
-from repository import Repository
 
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site, learning
 from vclust_py.site.session import Session
-
-
-@pytest.fixture
-def site(toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr("vclust_py.cache.rebuild.ensure_cache", make_cache)
-    return toy.site(tmp_path / "site", cache_every=5)
-
-
-@pytest.fixture
-def base(site: Site) -> BaseImages:
-    return make_base(site)
 
 
 def test_a_recomputation_is_due_every_so_many_requests(site: Site, base: BaseImages) -> None:

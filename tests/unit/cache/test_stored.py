@@ -1,27 +1,14 @@
 """What a site has cached; caches are small files here."""
 
 import json
-from pathlib import Path
 
-import pytest
-from cache.cachesite import a_lock, caches, make_base, make_cache
-from repository import Repository
+from cache.cachesite import a_lock, caches, make_cache
 
 from vclust_py.cache.matching import closure
 from vclust_py.cache.stored import to_dict
 from vclust_py.image import Catalogue
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site
-
-
-@pytest.fixture
-def site(toy: Repository, tmp_path: Path) -> Site:
-    return toy.site(tmp_path / "site")
-
-
-@pytest.fixture
-def base(site: Site) -> BaseImages:
-    return make_base(site)
 
 
 def test_a_cache_holds_what_it_stands_on_as_well(site: Site, base: BaseImages) -> None:

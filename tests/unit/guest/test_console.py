@@ -3,24 +3,11 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+from anode import NODE
+
 from vclust_py.errors import VclustError
 from vclust_py.guest.console import Watch, _told
-from vclust_py.site.clusters import Node
 from vclust_py.site.states import NodeState
-
-NODE = Node(
-    0,
-    "n1",
-    "h",
-    "qemu:///system",
-    "192.168.77.1",
-    "52:54:00:00:00:01",
-    "u",
-    1,
-    2**29,
-    2**32,
-    state=NodeState.STARTED,
-)
 
 
 def a_watch(console: bytearray) -> Watch:
