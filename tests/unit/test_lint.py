@@ -1,12 +1,14 @@
 """The rules of style, as tests."""
 
 import ast
+import graphlib
 import json
 import re
 import runpy
 import subprocess
 import sys
 import tomllib
+from collections.abc import Set
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,38 @@ def scripts() -> list[Path]:
 def test_shell_syntax(path: Path) -> None:
     shell = "bash" if b"bash" in path.read_bytes().split(b"\n")[0] else "sh"
     subprocess.run([shell, "-n", path], check=True)
+
+
+def _imports(path: Path, modules: Set[str]) -> set[str]:
+    """The project's modules that a module imports when it is imported itself."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & modules
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = {
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in ("vclust_py", "vclust_hop")
+        for path in (PROJECT / package).rglob("*.py")
+    }
+    below = {name: _imports(path, modules.keys()) for name, path in modules.items()}
+    assert sum(map(len, below.values())) > 100
+    try:
+        graphlib.TopologicalSorter(below).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def test_no_file_is_longer_than_600_lines() -> None:
+    lengths = {
+        str(path.relative_to(PROJECT)): len(path.read_text(encoding="utf-8").splitlines())
+        for folder in ("vclust_py", "vclust_hop", "library", "plugins")
+        for path in (PROJECT / folder).rglob("*.py")
+    }
+    assert {path: length for path, length in lengths.items() if length > 600} == {}

@@ -1,12 +1,13 @@
 """Which machine is where in a segment; what is made of that is in tests/security/test_network.py."""
 
 import ast
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from vclust_py import network
 from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Segment
 from vclust_py.site import PROJECT
 
 NAME, ROUTER = "vc0000ff3456", IPv4Address("10.0.0.254")
@@ -38,3 +39,29 @@ def test_a_machine_that_nobody_knows() -> None:
 
 def test_the_hook_is_for_python_3_9() -> None:
     ast.parse((PROJECT / "vclust_py/network_hook.py").read_text(), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("nodes", [2, 1000])
+def test_a_segment_costs_as_many_processes_whatever_its_size(
+    monkeypatch: pytest.MonkeyPatch, nodes: int
+) -> None:
+    """What they do is in tests/security/test_network.py; here they are only written down."""
+    commands: list[tuple[list[str], str]] = []
+
+    def run(argv: list[str], *, stdin: str = "", **options: object) -> str:
+        commands.append((argv, stdin))
+        return ""
+
+    monkeypatch.setattr(network, "run", run)
+    macs = tuple(f"mac-{number}" for number in range(nodes))
+    tunnel = Segment(NAME, 255, IPv4Address("10.1.0.1"), {IPv4Address("10.1.0.2"): macs})
+    assert network.ensure(NAME, 255, IPv4Network("10.0.0.0/24"), ROUTER, tunnel)
+    assert len(commands) <= 20
+    (entries,) = [stdin for argv, stdin in commands if argv[:2] == ["bridge", "-batch"] and macs[-1] in stdin]
+    assert all(f"{mac} " in entries for mac in macs)
+    made = [argv for argv, _ in commands if argv[:3] == ["ip", "link", "add"]]
+    assert [argv[3] for argv in made] == [NAME, f"{NAME}r"]
+    # The port makes the segment whole: it joins the bridge after the rules and the entries are there.
+    joins = [number for number, (argv, _) in enumerate(commands) if argv[-2:] == ["master", NAME]]
+    rules = [number for number, (argv, _) in enumerate(commands) if argv[0] == "nft"]
+    assert max(rules) < min(joins)
