@@ -123,7 +123,7 @@ def _resolve(session: Session, request: Request, bundles: Sequence[MetaPackage],
     lock.save(session.site)
     # The index may have been fetched just now.
     key = _key(session, asked)
-    if key:
+    if key and session.store.exists:  # looking at a plan makes no store
         learning.record_resolution(session.store, key, lock.digest)
     return lock
 

@@ -136,6 +136,12 @@ def test_the_same_request_is_looked_up_until_something_changes(
         return str(result.facts["lock"])
 
     first = run()
+    assert not site.database.exists(), "looking at a plan makes no store"
+    with Session(site) as session:
+        session.store.execute("SELECT 1")
+    assert run() == first
+    calls.clear()
+    calls.append("looked up from here on")
     assert (run(), len(calls)) == (first, 1)
     # The order in which packages are named is the same request; another package is not.
     asked = a_request("libgreet", "hello")
