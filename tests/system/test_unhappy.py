@@ -338,7 +338,9 @@ def test_a_node_that_never_comes_up(site: Site, vclust: Vclust, before: dict[str
     seed = folder / "never01.img"
     kept = seed.read_bytes()
     seed.write_bytes(b"rubbish" * 5000)
-    vclust("create", request, code=4).told(4, rf"{name}: never01: .*seed")
+    # So that the installer looks for it for ten seconds only.
+    hasty = Vclust(vclust.folder, root=site.root, ready_timeout=150)
+    hasty("create", request, code=4).told(4, rf"{name}: never01: .*seed")
     seed.write_bytes(kept)
     vclust("create", request)
     assert domains(name)
@@ -490,11 +492,13 @@ def test_two_creates_of_one_name(vclust: Vclust, before: dict[str, set[str]]) ->
     assert left_since(before) == {}
 
 
-def test_create_and_destroy_at_once(vclust: Vclust, before: dict[str, set[str]]) -> None:
+def test_create_and_destroy_at_once(site: Site, vclust: Vclust, before: dict[str, set[str]]) -> None:
     """Whoever is first, nothing half-made stays."""
     name, request = "unhappy-both", vclust.request("unhappy-both", nodes=1)
-    for phase in ("resolve", "create"):
-        creating = vclust.start("create", request)
+    # Fetching the package index takes long enough to be seen, resolving a request again does not.
+    fetching = Vclust(vclust.folder, root=site.root, index_max_age=0)
+    for phase, command in (("resolve", fetching), ("create", vclust)):
+        creating = command.start("create", request)
         vclust.reaches(creating, name, phase)
         destroyed, created = vclust("destroy", name), creating.wait()
         if created.code:

@@ -155,7 +155,7 @@ def _domain(
             [
                 # A host that is busy may take long to connect a disk; the node says so before its time is up.
                 installer.command_line(
-                    cluster.request.hardware.architecture, accelerator, max(10, site.ready_timeout // 3)
+                    cluster.request.hardware.architecture, accelerator, max(10, site.ready_timeout // 15)
                 ),
                 *site.kernel_options.split(),
             ]
