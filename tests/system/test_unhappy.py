@@ -234,20 +234,23 @@ def test_interrupted_and_killed_in_phase_after_phase(
     forget_layers(site, "hello")
     name, request = "unhappy-phases", vclust.request("unhappy-phases")
     started: dict[str, str] = {}
+    # Fetching the package index takes long enough to be seen, resolving a request again does not.
+    fetching = Vclust(vclust.folder, root=site.root, index_max_age=0)
     for phase in ("resolve", "image", "create", "install", "ready"):
-        running = vclust.start("create", request)
+        command = fetching if phase == "resolve" else vclust
+        running = command.start("create", request)
         vclust.reaches(running, name, phase)
         running.process.send_signal(signal.SIGINT)
         done = running.wait(ALL_ENDED)
         assert done.code == 130, done
         assert f"vclust: interrupted in phase {phase}" in done.err
         assert f"`vclust destroy {name}` clears it" in done.err
-        assert not modules(vclust)  # it waits for the clean-up
+        assert not modules(command)  # it waits for the clean-up
         # Its work may have just been done.
         detail = vclust.rows("SELECT detail FROM clusters WHERE destroyed IS NULL")
         assert detail in ([(f"{phase} interrupted",)], [("",)])
 
-        running = vclust.start("create", request)
+        running = command.start("create", request)
         vclust.reaches(running, name, phase)
         if phase == "install":
             os.kill(playbook(running), signal.SIGKILL)
@@ -255,7 +258,7 @@ def test_interrupted_and_killed_in_phase_after_phase(
         else:
             running.process.kill()
             running.wait()
-        all_ended(vclust)
+        all_ended(command)
         # What ran before runs on.
         assert started.items() <= domains(name).items()
         started = domains(name)
