@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The second create of a request (base image and packages there already) beside what it cannot do without.
 
-    .venv/bin/python tests/benchmarks/create.py [REQUEST] [--runs 3] [-i INVENTORY] [--json]
+    .venv/bin/python tests/benchmarks/create.py [REQUEST] [--runs 3] [--keep-layer] [-i INVENTORY] [--json]
 
 Each run, one after another so that all see the same machine:
 build   the request layer alone, in this process
@@ -93,7 +93,8 @@ def create(arguments: argparse.Namespace, asked: Request) -> dict[str, float]:
     memory = 0
     while command.poll() is None:
         memory = max(memory, memory_below(command.pid))
-        time.sleep(0.5)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.wait(0.5)
     seconds = time.monotonic() - started
     if command.returncode:
         sys.exit(f"vclust create ended with {command.returncode}")
@@ -134,7 +135,8 @@ def boot(site: Site, asked: Request, seeds: Path) -> dict[str, float]:
 def run(arguments: argparse.Namespace, site: Site, asked: Request, folder: Path) -> dict[str, float]:
     row: dict[str, float] = {}
     row["build"], layer = build(site, asked)
-    Catalogue(site).remove(layer)
+    if not arguments.keep_layer:
+        Catalogue(site).remove(layer)
     row |= create(arguments, asked)
     with Session(site) as session:
         cluster = clusters.get(session.store, asked.name)
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("-i", "--inventory", type=Path, default=PROJECT / "inventories/local")
     parser.add_argument("--root", type=Path, default=Site.root, help="the site's root in that inventory")
+    parser.add_argument("--keep-layer", action="store_true", help="create finds the request layer there")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     site, asked = Site(root=arguments.root), request.read(arguments.request)
