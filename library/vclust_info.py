@@ -56,7 +56,6 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, run_module, site_manager, site_options
-from vclust_py.site import clusters
 from vclust_py.site.describe import describe
 from vclust_py.site.session import Session
 
@@ -66,13 +65,8 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    name, store = params["name"], session.store
-    there = name is None or clusters.find(store, name) is not None
-    return {
-        "changed": False,
-        "clusters": describe(store, name) if there else [],
-        **site_manager(session.site),
-    }
+    found = describe(session.store, params["name"])
+    return {"changed": False, "clusters": found, **site_manager(session.site)}
 
 
 def main() -> None:

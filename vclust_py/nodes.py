@@ -50,17 +50,17 @@ def require_min_nodes(cluster: Cluster, errors: Mapping[str, VclustError]) -> No
 
 
 def facts(cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> dict[str, Any]:
-    """What a phase's duration depends on; `vclust_py.estimate` looks for past runs with the same facts."""
-    return {
-        "nodes": len(cluster.nodes),
-        "strategy": cluster.strategy,
-        "accelerator": slowest(driver.accelerator for driver in drivers.values()),
-    }
+    """What a phase's duration depends on, of a cluster that is placed."""
+    return facts_of(len(cluster.nodes), cluster.strategy, (driver.accelerator for driver in drivers.values()))
 
 
-def slowest(accelerators: Iterable[str]) -> str:
-    """The one that decides how long a cluster on such hosts takes."""
-    return min(accelerators, key=ACCELERATORS.index)
+def facts_of(nodes: int, strategy: str, accelerators: Iterable[str]) -> dict[str, Any]:
+    """`facts` of a cluster to come: `vclust_py.estimate` looks for past runs with the same ones.
+
+    The slowest of the hosts' accelerators decides how long a cluster takes; empty where no host is known.
+    """
+    slowest = min(accelerators, key=ACCELERATORS.index, default="")
+    return {"nodes": nodes, "strategy": strategy, "accelerator": slowest}
 
 
 @contextlib.contextmanager

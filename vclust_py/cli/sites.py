@@ -76,11 +76,9 @@ def clusters(arguments: argparse.Namespace, name: str | None = None) -> Answers:
     """The clusters of all sites, or those of that name."""
 
     def read(session: "Session") -> dict[str, Any]:
-        from vclust_py.site.clusters import find
         from vclust_py.site.describe import describe
 
-        there = name is None or find(session.store, name) is not None
-        return {"clusters": describe(session.store, name) if there else []}
+        return {"clusters": describe(session.store, name)}
 
     return _ask(arguments, "vclust_info", "clusters", {} if name is None else {"name": name}, read)
 

@@ -16,7 +16,7 @@ from vclust_py.image.base import find_base
 from vclust_py.image.builder import disk_size, installed_size, layer_key
 from vclust_py.image.store import missing
 from vclust_py.lock import Lock
-from vclust_py.nodes import overlay, slowest
+from vclust_py.nodes import facts_of, overlay
 from vclust_py.phases import Inputs, Result
 from vclust_py.placement import assign, free_capacity
 from vclust_py.request import Request
@@ -204,7 +204,7 @@ def _plan(
     build = 0 if layer is not None else installed_size(left)
     accelerators = {one.host.name: one.capacity.accelerator for one in surveys if one.capacity}
     used = [accelerators[host] for host in placement.values() if host in accelerators]
-    facts = {"nodes": len(placement), "strategy": strategy, "accelerator": slowest(used) if used else ""}
+    facts = facts_of(len(placement), strategy, used)
     made = [base.base, base.kernel, base.installer] if base else []
     if layer is not None:
         made += images.chain(layer)

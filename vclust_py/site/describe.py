@@ -9,12 +9,12 @@ from vclust_py.site.store import Store
 
 
 def describe(store: Store, name: str | None = None) -> list[dict[str, Any]]:
-    """Live clusters, or the one of that name.  Seconds and bytes; times are Unix times.
+    """Live clusters, or the one of that name if there is one.  Seconds and bytes; times are Unix times.
 
-    Raises RequestError when `name` is given and unknown.
+    Raises RequestError when `name` is no name of a cluster.
     """
-    found = clusters.live(store) if name is None else [clusters.get(store, name)]
-    return [_describe(store, cluster) for cluster in found]
+    found = clusters.live(store) if name is None else [clusters.find(store, name)]
+    return [_describe(store, cluster) for cluster in found if cluster is not None]
 
 
 def way_in(store: Store, cluster: Cluster) -> dict[str, str]:
