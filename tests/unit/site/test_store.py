@@ -68,8 +68,10 @@ def test_a_transaction_is_all_or_nothing_and_nests(store: Store) -> None:
 
     with pytest.raises(KeyError):
         fail()
+    with store.transaction():
+        store.execute("INSERT INTO t VALUES (4)")
     with sqlite3.connect(store.site.database) as connection:
-        assert connection.execute("SELECT n FROM t ORDER BY n").fetchall() == [(1,), (2,)]
+        assert connection.execute("SELECT n FROM t ORDER BY n").fetchall() == [(1,), (2,), (4,)]
 
 
 def test_threads_share_the_connection_without_sharing_transactions(store: Store) -> None:
