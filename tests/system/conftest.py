@@ -17,6 +17,7 @@ from xen.host import Host
 from xenhost import Meter, roll_out
 
 from vclust_py.errors import VclustError
+from vclust_py.image import Catalogue
 from vclust_py.site import Site
 
 
@@ -27,11 +28,28 @@ def _roots(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def site() -> Site:
-    """Root: the environment variable VCLUST_TEST_ROOT, else /var/lib/vclust-test."""
-    site = Site(root=Path(os.environ.get("VCLUST_TEST_ROOT", "/var/lib/vclust-test")))
+    """Root: the environment variable VCLUST_TEST_ROOT, else /var/lib/vclust-test.
+
+    It learns nothing (`test_caches` has a site of its own that does): how many requests of other tests came before
+    must not decide what a node starts from.
+    """
+    site = Site(root=Path(os.environ.get("VCLUST_TEST_ROOT", "/var/lib/vclust-test")), cache_every=0)
     site.make_directories()
     machine.ROOTS.add(site.root)
+    forget_caches(site)
     return site
+
+
+def forget_caches(site: Site) -> None:
+    """Take away what earlier versions of these tests have learnt, and what stands on it."""
+    catalogue = Catalogue(site)
+    images = catalogue.look().images
+    gone = {image.manifest.digest for image in images if image.manifest.kind == "cache"}
+    while above := {image.manifest.digest for image in images if image.manifest.backing in gone} - gone:
+        gone |= above
+    for image in images:
+        if image.manifest.digest in gone:
+            catalogue.remove(image)
 
 
 @pytest.fixture

@@ -33,7 +33,10 @@ def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcl
     shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
     variables = folder / "inventory/group_vars/site_local.yml"
     text, count = re.subn(
-        r"^vclust_site: .*$", f"vclust_site: {{root: {site.root}}}", variables.read_text(), flags=re.M
+        r"^vclust_site: .*$",
+        f"vclust_site: {{root: {site.root}, cache_every: 0}}",
+        variables.read_text(),
+        flags=re.M,
     )
     assert count == 1
     variables.write_text(text)

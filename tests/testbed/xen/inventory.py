@@ -43,6 +43,8 @@ vclust_site:
   root: %s
   # What guards against real processors' foresight takes an emulated one three times as long.
   kernel_options: mitigations=off
+  # Nodes start from the base or a layer, however many requests came before.
+  cache_every: 0
 """
 
 _PLUGIN = """\
