@@ -66,6 +66,8 @@ def host_options() -> dict[str, Any]:
         "name": {"type": "str", "required": True},
         "uri": {"type": "str", "default": "qemu:///system"},
         "guest": {"type": "str", "default": "", "choices": ["", "pv", "pvh"]},
+        "state": {"type": "str", "default": "active", "choices": ["active", "drain"]},
+        "cpu_overcommit": {"type": "int", "default": 0},
         "rack": {"type": "str", "default": ""},
     }
     return {"hosts": {"type": "list", "elements": "dict", "required": True, "options": host}}

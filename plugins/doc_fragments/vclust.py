@@ -60,6 +60,15 @@ options:
         description: The rack or switch the host is at. Images go from rack to rack once.
         type: str
         default: ""
+      state:
+        description: C(drain) for a host that takes no new nodes.
+        type: str
+        default: active
+        choices: [active, drain]
+      cpu_overcommit:
+        description: Virtual CPUs that the host may run for each of its own; C(0) for what the site's setting says.
+        type: int
+        default: 0
 """
 
     REQUEST = documentation()

@@ -30,14 +30,21 @@ def site_manager(request: Mapping[str, Any] | None, groups: Mapping[str, list[st
 def site_hosts(
     manager: str, groups: Mapping[str, list[str]], hostvars: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The machines that are in `vm_hosts` and in the manager's site, with what the inventory says of each."""
+    """The machines that are in `vm_hosts` and in the manager's site, with what the inventory says of each.
+
+    Those whose `vclust_host_state` is `absent` are left out: they are no hosts any more.
+    """
     members = {
         host
         for name, one in inventory.sites(groups).items()
         if one == manager
         for host in groups[f"site_{name}"]
     }
-    chosen = [host for host in groups.get("vm_hosts", []) if host in members]
+    chosen = [
+        host
+        for host in groups.get("vm_hosts", [])
+        if host in members and hostvars[host].get("vclust_host_state") != "absent"
+    ]
     try:
         site = Site.from_mapping(hostvars.get(manager, {}).get("vclust_site") or {})
     except VclustError as error:
@@ -48,6 +55,8 @@ def site_hosts(
             "uri": with_certificates(hostvars[host].get("vclust_libvirt_uri", Host.uri), str(site.pki)),
             "guest": hostvars[host].get("vclust_xen_guest", ""),
             "rack": hostvars[host].get("vclust_rack", ""),
+            "state": hostvars[host].get("vclust_host_state", Host.state),
+            "cpu_overcommit": hostvars[host].get("vclust_cpu_overcommit", 0),
         }
         for host in chosen
     ]

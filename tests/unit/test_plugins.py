@@ -66,23 +66,30 @@ def test_site_hosts(filters: dict[str, Callable[..., Any]]) -> None:
             "vclust_libvirt_uri": "xen+tls://192.0.2.2/system",
             "vclust_xen_guest": "pv",
             "vclust_rack": "r2",
+            "vclust_host_state": "drain",
+            "vclust_cpu_overcommit": 2,
         },
         "h3": {"vclust_libvirt_uri": "xen+tls://h3/system?no_verify=0"},
     }
     hosts = filters["vclust_site_hosts"]
+    plain = {"guest": "", "rack": "", "state": "active", "cpu_overcommit": 0}
     assert hosts("m1", GROUPS, hostvars) == [
-        {"name": "h1", "uri": "qemu:///system", "guest": "", "rack": ""},
+        {"name": "h1", "uri": "qemu:///system", **plain},
         {
             "name": "h2",
             "uri": "xen+tls://192.0.2.2/system?pkipath=/srv/v%20c/pki",
             "guest": "pv",
             "rack": "r2",
+            "state": "drain",
+            "cpu_overcommit": 2,
         },
     ]
     h3 = "xen+tls://h3/system?no_verify=0&pkipath=/var/lib/vclust/pki"
-    assert hosts("m2", GROUPS, hostvars) == [{"name": "h3", "uri": h3, "guest": "", "rack": ""}]
+    assert hosts("m2", GROUPS, hostvars) == [{"name": "h3", "uri": h3, **plain}]
     hostvars["h3"]["vclust_libvirt_uri"] = "xen+tls://h3/system?pkipath=/elsewhere"
     assert hosts("m2", GROUPS, hostvars)[0]["uri"] == "xen+tls://h3/system?pkipath=/elsewhere"
+    hostvars["h1"]["vclust_host_state"] = "absent"
+    assert [host["name"] for host in hosts("m1", GROUPS, hostvars)] == ["h2"]
     with pytest.raises(AnsibleFilterError, match="m1: vclust_site: rot: unknown setting"):
         hosts("m1", GROUPS, {**hostvars, "m1": {"vclust_site": {"rot": "/"}}})
 

@@ -33,6 +33,10 @@ class Host:
     """Xen: `pv` or `pvh` (`vclust_xen_guest`); empty: pvh where the host can, else pv."""
     rack: str = ""
     """The rack or switch it is at (`vclust_rack`): the chain visits one after the other."""
+    state: str = "active"
+    """`active`, or `drain`: no new nodes (`vclust_host_state`)."""
+    cpu_overcommit: int = 0
+    """Virtual CPUs for each of its own (`vclust_cpu_overcommit`); 0: as the site's setting says."""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Host":
@@ -41,6 +45,8 @@ class Host:
             str(mapping.get("uri") or cls.uri),
             str(mapping.get("guest") or cls.guest),
             str(mapping.get("rack") or cls.rack),
+            str(mapping.get("state") or cls.state),
+            int(mapping.get("cpu_overcommit") or cls.cpu_overcommit),
         )
 
     @property

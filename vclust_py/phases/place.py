@@ -120,7 +120,7 @@ def _place(
                     (node, survey.written.get((folder, overlay(node.name)), 0))
                     for folder, node in placed.get(survey.host.name, ())
                 ],
-                session.site.cpu_overcommit,
+                survey.host.cpu_overcommit or session.site.cpu_overcommit,
             )
             for survey in surveys
             if survey.capacity
