@@ -12,8 +12,9 @@ from pathlib import Path
 
 import machine
 import pytest
-from xen import bed, inventory
-from xen.host import Host
+from emulated import bed, inventory
+from emulated.host import Host
+from emulated.kinds import XEN
 from xenhost import Meter, roll_out
 
 from vclust_py.errors import VclustError
@@ -62,13 +63,13 @@ def disk_path(site: Site) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def host(site: Site) -> Iterator[Host]:
     """A host that runs already is taken as it is, and left so; else one is made from nothing."""
-    ran = Host(1).pid() is not None
+    ran = Host(XEN, 1).pid() is not None
     if not ran:
-        bed.down(None, print)
-    found = bed.up(1, site.root, print)[0]
+        bed.down(XEN, print)
+    found = bed.up(XEN, 1, site.root, print)[0]
     yield found
     if not ran:
-        bed.down(None, print)
+        bed.down(XEN, print)
 
 
 @pytest.fixture(scope="session")
@@ -94,9 +95,9 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.failed and item.get_closest_marker("xen") and Host(1).pid():
+    if report.failed and item.get_closest_marker("xen") and Host(XEN, 1).pid():
         with contextlib.suppress(VclustError, subprocess.TimeoutExpired):
-            report.sections.append(("the Xen host", Host(1).ssh(f"( {LOOK} ) 2>&1 || true")))
+            report.sections.append(("the Xen host", Host(XEN, 1).ssh(f"( {LOOK} ) 2>&1 || true")))
     return report
 
 

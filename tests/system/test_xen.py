@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from emulated.host import Host
 from machine import Vclust, left_since, snapshot
-from xen.host import Host
 from xenhost import PATIENCE, Meter, held, left_on, roll_out
 
 pytestmark = [pytest.mark.system, pytest.mark.xen]

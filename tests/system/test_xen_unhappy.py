@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from emulated import bed
+from emulated.host import Host
+from emulated.kinds import XEN
 from machine import BIN, Vclust, left_since, snapshot
-from xen import bed
-from xen.host import Host
 from xenhost import PATIENCE, held, left_on
 
 from vclust_py import pki
@@ -72,13 +73,13 @@ def vclust(host: Host, rolled_out: Path, tmp_path: Path) -> Iterator[Unhappy]:
     command.clear()
     yield command
     if host.pid() is None:
-        bed.up(1, site_root(command), print)
+        bed.up(XEN, 1, site_root(command), print)
     shutil.rmtree(command.inventory / "host_vars", ignore_errors=True)
     command.clear()
 
 
 def site_root(vclust: Unhappy) -> Path:
-    found = re.search(r'root: "?([^"\s]+)', (vclust.inventory / "group_vars/site_xen.yml").read_text())
+    found = re.search(r'root: "?([^"\s]+)', (vclust.inventory / "group_vars/site_testbed.yml").read_text())
     assert found is not None
     return Path(found[1])
 
@@ -196,7 +197,7 @@ def test_libvirt_restarts_and_images_vanish_and_the_host_dies(host: Host, vclust
     assert "xen1: 10.77.0.11 port 16514 cannot be reached" in said, said
     assert [cluster["name"] for cluster in vclust.json("list")] == ["u-dies"]
 
-    bed.up(1, site_root(vclust), print)
+    bed.up(XEN, 1, site_root(vclust), print)
     vclust("destroy", "u-dies")
     assert left_on(host, there).keys() <= {"device models"}  # dom0's own is another process now
     assert left_since(here).keys() <= {"processes", "interfaces"}  # the host itself is another process now

@@ -6,8 +6,8 @@ import threading
 import time
 from pathlib import Path
 
+from emulated.host import Host
 from machine import BIN
-from xen.host import Host
 
 from vclust_py.site import PROJECT
 

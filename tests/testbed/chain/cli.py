@@ -3,10 +3,7 @@
 import argparse
 import os
 import signal
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from chain import bed, keys
 from chain.bed import Bed
@@ -17,40 +14,31 @@ from vclust_py.chain import File
 from vclust_py.errors import VclustError
 
 
-def main(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupted)
-    try:
-        match arguments.verb:
-            case "up":
-                _up(arguments.number, arguments.rate, arguments.family)
-            case "down":
-                Bed(bed.MOST).down()
-            case "status":
-                _status()
-            case "shape":
-                bed.load().shape(arguments.rate)
-            case "fault":
-                _fault(arguments.host, arguments.kind, arguments.value)
-            case "send":
-                return _send(arguments.file, arguments.encrypt)
-            case "shell":
-                found = _host(arguments.host)
-                inside = ["ip", "netns", "exec", found.bed.namespace(found.number)]
-                command = [*inside, *(arguments.command or [os.environ.get("SHELL", "/bin/sh")])]
-                os.execvp("ip", command)  # noqa: S606 - this process becomes the command
-    except VclustError as error:
-        print(f"testbed: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+def _act(arguments: argparse.Namespace) -> int:
+    match arguments.verb:
+        case "up":
+            _up(arguments.number, arguments.rate, arguments.family)
+        case "down":
+            Bed(bed.MOST).down()
+        case "status":
+            _status()
+        case "shape":
+            bed.load().shape(arguments.rate)
+        case "fault":
+            _fault(arguments.host, arguments.fault, arguments.value)
+        case "send":
+            return _send(arguments.file, arguments.encrypt)
+        case "shell":
+            found = _host(arguments.host)
+            inside = ["ip", "netns", "exec", found.bed.namespace(found.number)]
+            command = [*inside, *(arguments.command or [os.environ.get("SHELL", "/bin/sh")])]
+            os.execvp("ip", command)  # noqa: S606 - this process becomes the command
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tests/testbed/chain", description="Hosts for the chain as network namespaces (root)."
-    )
+def add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = kinds.add_parser("chain", help="network namespaces with hop services of the chain, nothing else")
+    parser.set_defaults(act=_act)
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("up", help="make hosts n1 … nN and the head, with hop services that run")
     up.add_argument("-n", "--number", type=int, default=8, metavar="N", help="how many (default 8)")
@@ -62,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("rate")
     fault = verbs.add_parser("fault", help="let something go wrong with a host, or right again")
     fault.add_argument("host")
-    fault.add_argument("kind", choices=_FAULTS)
+    fault.add_argument("fault", choices=_FAULTS)
     fault.add_argument(
         "value", nargs="?", default="", help="slow: a rate (none: as fast as ever); small-disk: bytes"
     )
@@ -72,7 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     shell = verbs.add_parser("shell", help="a command in a host's network (default: a shell)")
     shell.add_argument("host", help="head, n1, …")
     shell.add_argument("command", nargs=argparse.REMAINDER)
-    return parser
 
 
 _FAULTS = (
@@ -173,7 +160,3 @@ def _send(path: Path, encrypt: bool) -> int:
         print(f"{name:6} {outcome['seconds']:8.2f} s  {outcome['failed'] or 'whole'}")
     print(sent.error or f"{sent.seconds:.2f} s in all")
     return 1 if sent.error or sent.failed() else 0
-
-
-def _interrupted(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Names, numbers and places of the testbed; every one of them has its home here."""
+"""Names, numbers and places of the emulated hosts; every one of them has its home here."""
 
 import os
 from pathlib import Path
@@ -17,17 +17,7 @@ BRIDGE = "vxb0"
 MARK = "vclust-testbed"
 """Alias of bridge and taps: only what carries it is ever taken away."""
 
+NETWORK = "10.77.0"
 PREFIX = 24
-SELF = "10.77.0.1"
+SELF = f"{NETWORK}.1"
 """This machine's address on the underlay."""
-
-MEMORY = 2048
-"""MiB of a host, dom0 included."""
-
-DOM0_MEMORY = 384
-"""MiB of dom0; 170 of them are available while two guests run."""
-
-
-def address(number: int, plain: bool) -> str:
-    """Hosts with Xen begin at .11, those without at .31."""
-    return f"10.77.0.{(30 if plain else 10) + number}"

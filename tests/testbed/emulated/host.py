@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from emulated import image, initramfs, kinds, places, underlay
+from emulated.image import Images
+from emulated.kinds import Kind
 from vclust_py.errors import VclustError
 from vclust_py.run import run
-from xen import image, initramfs, places, underlay
-from xen.image import Images
 
 # Reads a word from its starter; when the starter has died instead, the machine dies too.
 _GUARD = """
@@ -57,17 +58,22 @@ class Starting:
 
 @dataclass(frozen=True)
 class Host:
+    kind: Kind
     number: int
-    plain: bool = False
-    """Without Xen: the same Debian on the bare (emulated) machine."""
+    """From 1, in its kind."""
 
     @property
     def name(self) -> str:
-        return f"{'plain' if self.plain else 'xen'}{self.number}"
+        return f"{self.kind.name}{self.number}"
 
     @property
     def address(self) -> str:
-        return places.address(self.number, self.plain)
+        return f"{places.NETWORK}.{self.kind.first + self.number}"
+
+    @property
+    def uri(self) -> str:
+        """Of its libvirt, once the roll-out has been there."""
+        return self.kind.uri.format(host=self.address)
 
     @property
     def folder(self) -> Path:
@@ -75,7 +81,7 @@ class Host:
 
     @property
     def console(self) -> Path:
-        """What hypervisor and dom0 say on the serial line."""
+        """What hypervisor and kernel say on the serial line."""
         return self.folder / "console.log"
 
     def public_key(self) -> str:
@@ -134,6 +140,7 @@ class Host:
 
     def remove(self) -> None:
         self.stop()
+        underlay.remove_tap(self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def pause(self) -> None:
@@ -231,25 +238,24 @@ class Host:
             f"quiet loglevel=4 mitigations=off net.ifnames=0 underlay={self.address}/{places.PREFIX}"
         )
         own = self.folder / "initramfs"
-        if self.plain:
+        if not self.kind.boots_xen:
             kernel_line = f"console=ttyS0 {kernel_line}"
             boots = ["-kernel", images.kernel, "-append", kernel_line, "-initrd", own]
         else:
-            memory = f"dom0_mem={places.DOM0_MEMORY}M,max:{places.DOM0_MEMORY}M"
+            memory = f"dom0_mem={kinds.DOM0_MEMORY}M,max:{kinds.DOM0_MEMORY}M"
             # Scrubbing would touch all memory; the last three guard against what only real processors do.
             xen_line = (
                 f"console=com1 com1=115200 noreboot bootscrub=0 {memory} spec-ctrl=no xpti=no pv-l1tf=no"
             )
             modules = f"{images.kernel} console=hvc0 {kernel_line},{own}"
             boots = ["-kernel", images.xen, "-append", xen_line, "-initrd", modules]
-        number = f"{30 + self.number if self.plain else 10 + self.number:02x}"
+        number = f"{self.kind.first + self.number:02x}"
         network = f"tap,id=n0,ifname={underlay.tap(self.name)},script=no,downscript=no"
         disk = f"file={self.folder / 'disk.qcow2'},if=none,id=d0,format=qcow2,cache=unsafe,discard=unmap"
         words = [
             *("qemu-system-x86_64", "-name", self._title, "-nodefaults", "-no-user-config"),
             *("-display", "none", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35"),
-            # The smallest model Xen can run PVH guests on.
-            *("-cpu", "qemu64,+svm,+npt", "-smp", "1", "-m", str(places.MEMORY)),
+            *("-cpu", self.kind.processor, "-smp", str(self.kind.processors), "-m", str(kinds.MEMORY)),
             *boots,
             *("-drive", disk, "-device", "virtio-blk-pci,drive=d0"),
             *(

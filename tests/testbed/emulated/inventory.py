@@ -5,15 +5,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from xen import places
-from xen.host import Host
+from emulated import kinds, places
+from emulated.host import Host
+from emulated.kinds import Kind
 
 _HOSTS = """\
 ---
-# Written by tests/testbed/xen.
+# Written by tests/testbed.
 all:
   children:
-    site_xen:
+    site_testbed:
       children:
         site_managers:
           hosts:
@@ -30,9 +31,6 @@ all:
               -o UserKnownHostsFile=%(known_hosts)s -o GlobalKnownHostsFile=/dev/null
               -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes
             ansible_ssh_timeout: 120
-            # What the hosts are started with.
-            vm_host_dom0_memory: %(dom0_memory)sM
-            vclust_libvirt_uri: "xen+tls://{{ ansible_host }}/system"
           hosts:
 """
 
@@ -56,23 +54,25 @@ site:
 """
 
 
-def folder(plain: bool) -> Path:
-    return places.ROOT / ("inventory-plain" if plain else "inventory")
+def folder(kind: Kind) -> Path:
+    return places.ROOT / f"inventory-{kind.name}"
 
 
 def write(hosts: Sequence[Host], site_root: Path, target: Path) -> None:
-    """The inventory of `hosts`, in folder `target`."""
+    """The inventory of `hosts`, which may be of several kinds, in folder `target`."""
     (target / "group_vars").mkdir(parents=True, exist_ok=True)
     text = _HOSTS % {
         "key": json.dumps(str(places.KEY)),
         "known_hosts": places.KNOWN_HOSTS,
-        "dom0_memory": places.DOM0_MEMORY,
     }
-    text += "".join(
-        f"            {host.name}:\n              ansible_host: {host.address}\n" for host in hosts
-    )
+    for host in hosts:
+        variables = {"ansible_host": host.address, "vclust_libvirt_uri": host.uri}
+        if host.kind.image.xen:
+            variables["vm_host_dom0_memory"] = f"{kinds.DOM0_MEMORY}M"  # what it is started with
+        text += f"            {host.name}:\n"
+        text += "".join(f"              {name}: {value}\n" for name, value in variables.items())
     _replace(target / "hosts.yml", text)
-    _replace(target / "group_vars/site_xen.yml", _VARIABLES % json.dumps(str(site_root)))
+    _replace(target / "group_vars/site_testbed.yml", _VARIABLES % json.dumps(str(site_root)))
     _replace(target / "vclust.yml", _PLUGIN % json.dumps(str(site_root)))
 
 

@@ -1,11 +1,12 @@
 """The hosts' network on this machine: a bridge and a tap for each host."""
 
+import contextlib
 import json
 from pathlib import Path
 
+from emulated.places import BRIDGE, MARK, PREFIX, SELF
 from vclust_py.errors import VclustError
 from vclust_py.run import run
-from xen.places import BRIDGE, MARK, PREFIX, SELF
 
 
 def tap(name: str) -> str:
@@ -29,12 +30,24 @@ def ensure_tap(name: str) -> None:
     run(["ip", "link", "set", device, "master", BRIDGE, "up"])
 
 
-def remove() -> None:
-    """Bridge and taps of the testbed, whatever is left of them."""
-    for link in json.loads(run(["ip", "-json", "link"])):
-        name = link["ifname"]
-        if (name == BRIDGE or name.startswith(f"{BRIDGE}-")) and link.get("ifalias") == MARK:
-            run(["ip", "link", "delete", name])
+def remove_tap(name: str) -> None:
+    _remove(tap(name))
+
+
+def remove_bridge() -> None:
+    """With whatever taps are left of hosts whose folder somebody has removed; not while another testbed's hosts run."""
+    ports = [link for link in json.loads(run(["ip", "-json", "link"])) if link.get("master") == BRIDGE]
+    if not any("LOWER_UP" in link["flags"] for link in ports):
+        for link in ports:
+            _remove(link["ifname"])
+        _remove(BRIDGE)
+
+
+def _remove(device: str) -> None:
+    """Another's interface of that name stays."""
+    with contextlib.suppress(VclustError):
+        if _ours(device):
+            run(["ip", "link", "delete", device])
 
 
 def _ours(device: str) -> bool:

@@ -1,4 +1,4 @@
-"""All hosts: up, down, which there are."""
+"""The hosts of a kind: up, down, which there are."""
 
 import contextlib
 import fcntl
@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from emulated import image, inventory, places, underlay
+from emulated.host import Host, Starting
+from emulated.kinds import KINDS, Kind
 from vclust_py.errors import VclustError
 from vclust_py.run import run
-from xen import image, inventory, places, underlay
-from xen.host import Host, Starting
 
 PATIENCE = 600
 """Seconds a host may take from its start to a libvirtd that answers, on a machine that has other work too."""
@@ -19,34 +20,27 @@ PATIENCE = 600
 Report = Callable[[str], None]
 
 
-def hosts() -> list[Host]:
-    """Those that have a disk, running or not."""
-    found = (
-        re.fullmatch(r"(xen|plain)(\d+)", path.name)
-        for path in places.HOSTS.glob("*")
-        if (path / "image").exists()
-    )
-    every = [Host(int(match[2]), match[1] == "plain") for match in found if match]
-    return sorted(every, key=lambda host: (host.plain, host.number))
+def hosts(*which: Kind) -> list[Host]:
+    """Those of these kinds (none given: of all) that have a disk, running or not."""
+    names = (path.parent.name for path in places.HOSTS.glob("*/image"))
+    found = [
+        Host(kind, int(match[1]))
+        for name in names
+        for kind in which or KINDS.values()
+        if (match := re.fullmatch(rf"{kind.name}(\d+)", name))
+    ]
+    return sorted(found, key=lambda host: (host.kind.first, host.number))
 
 
-def by_name(name: str) -> Host:
-    """Raises VclustError when there is no such host."""
-    for host in hosts():
-        if host.name == name:
-            return host
-    there = ", ".join(host.name for host in hosts()) or "none"
-    raise VclustError(f"{name}: no such host, there are: {there}")
-
-
-def up(count: int, site_root: Path, report: Report, *, plain: bool = False) -> list[Host]:
+def up(kind: Kind, count: int, site_root: Path, report: Report) -> list[Host]:
     """Have hosts 1 to `count` run, and the inventory of all that run written.  Those that run are left as they are,
     those that are off start from the disk and the image they have.
     """
-    wanted = [Host(number, plain) for number in range(1, count + 1)]
+    wanted = [Host(kind, number) for number in range(1, count + 1)]
     with _held():
         if any(host.pid() is None for host in wanted):
-            newest = image.ensure(report) if any(host.images() is None for host in wanted) else None
+            lacking = any(host.images() is None for host in wanted)
+            newest = image.ensure(kind.image, report) if lacking else None
             _ensure_key()
             underlay.ensure_bridge()
             began = time.monotonic()
@@ -59,31 +53,29 @@ def up(count: int, site_root: Path, report: Report, *, plain: bool = False) -> l
                     _wait(host, start, began, report)
         for host in wanted:
             report(f"{host.name}: up at {host.address}")
-        running = [host for host in hosts() if host.plain == plain and host.pid()]
-        inventory.write(running, site_root, inventory.folder(plain))
+        running = [host for host in hosts(kind) if host.pid()]
+        inventory.write(running, site_root, inventory.folder(kind))
     return wanted
 
 
-def down(name: str | None, report: Report) -> None:
-    """Pull the plug of one host, whose disk stays; or, without a name, remove all there is but images and key."""
+def down(kind: Kind, report: Report) -> None:
+    """Remove all of that kind but its image; with the last host of all kinds also bridge and known_hosts."""
     with _held():
-        if name is not None:
-            by_name(name).stop()
-            report(f"{name}: off")
-            return
-        for host in hosts():
+        for host in hosts(kind):
             host.remove()
             report(f"{host.name}: removed")
-        underlay.remove()
-        for plain in (False, True):
-            shutil.rmtree(inventory.folder(plain), ignore_errors=True)
-        places.KNOWN_HOSTS.unlink(missing_ok=True)
+        shutil.rmtree(inventory.folder(kind), ignore_errors=True)
+        if hosts():
+            inventory.write_known_hosts(hosts())
+        else:
+            underlay.remove_bridge()
+            places.KNOWN_HOSTS.unlink(missing_ok=True)
 
 
 def _wait(host: Host, start: Starting, began: float, report: Report) -> None:
     """Until ssh and libvirt answer.  Raises VclustError, with the end of its console, when they do not."""
-    libvirt = "test:///default" if host.plain else "xen:///system"
-    for what, command in (("ssh", "true"), ("libvirt", f"virsh -c {libvirt} list >/dev/null")):
+    libvirt = f"virsh -c {host.kind.local_uri} list >/dev/null"
+    for what, command in (("ssh", "true"), ("libvirt", libvirt)):
         while True:
             try:
                 host.ssh(command, timeout=60)

@@ -1,4 +1,4 @@
-"""What a host boots: Debian with what the roll-out of a Xen host asks for, made by mmdebstrap and kept by content.
+"""What a host boots: Debian with what the roll-out asks for, made by mmdebstrap and kept by content.
 
 It is the machine a user would bring, packages installed and nothing of vclust configured: what the roll-out is for is
 left to it.  `_trim` takes away what a host under emulation would only spend time on; `_let_libvirt_know_the_cpu` is
@@ -19,24 +19,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from emulated import initramfs
+from emulated.kinds import Image
+from emulated.places import HOSTS, IMAGES
 from vclust_py.apt import sources
 from vclust_py.image import installer
 from vclust_py.run import run
 from vclust_py.site import Site
-from xen import initramfs
-from xen.places import HOSTS, IMAGES
 
 SUITE = "bookworm"
-
-PACKAGES = (
-    # the machine
-    *("busybox-static", "ca-certificates", "dbus", "e2fsprogs", "grub2-common", "iproute2", "iputils-ping"),
-    *("kmod", "less", "linux-image-amd64", "netbase", "openssh-server", "procps", "python3", "python3-apt"),
-    *("sudo", "systemd-sysv", "udev"),
-    # what a roll-out installs; hosts have no way to the internet
-    *("iptables", "libvirt-clients", "libvirt-daemon-driver-xen", "libvirt-daemon-system", "nftables"),
-    *("openssl", "qemu-system-xen", "qemu-utils", "xen-system-amd64", "xenstore-utils", "zstd"),
-)
 
 DISK = 20 << 30
 """Bytes of a host's disk, sparse."""
@@ -46,7 +37,7 @@ _MODULES = re.compile(
         arch | crypto | lib | mm | net/(802|bridge|core|ipv4|ipv6|llc|netfilter|packet|sched) |
         fs/(autofs|binfmt_misc|configfs|ext4|fuse|isofs|jbd2|nls|overlayfs|squashfs) |
         drivers/(block/(loop|virtio_blk|xen-blkback/.*) | char/(hw_random|virtio_console)) |
-        drivers/net/(tap|tun|veth|virtio_net|vxlan/.*|xen-netback/.*|dummy) | drivers/(virtio|xen)
+        drivers/net/(tap|tun|veth|virtio_net|vxlan/.*|xen-netback/.*|dummy) | drivers/(vhost|virtio|xen)
     )(/.*)?(\.ko)?$""",
     re.VERBOSE,
 )
@@ -113,6 +104,7 @@ class Images:
 
     @property
     def xen(self) -> Path:
+        """The hypervisor, where the image holds it."""
         return self.folder / "xen"
 
     @property
@@ -125,21 +117,21 @@ class Images:
         return self.folder / "initramfs"
 
 
-def ensure(report: Callable[[str], None]) -> Images:
+def ensure(wanted: Image, report: Callable[[str], None]) -> Images:
     """The images of this recipe and the package versions this machine's apt now knows, built where they are missing."""
     IMAGES.mkdir(mode=0o755, parents=True, exist_ok=True)
     with _held():
         for folder in IMAGES.glob(".build-*"):  # of a build that was killed
             shutil.rmtree(folder)
-        target = IMAGES / _key()
+        target = IMAGES / f"{wanted.name}-{_key(wanted)}"
         if not target.exists():
             folder = Path(tempfile.mkdtemp(prefix=".build-", dir=IMAGES))
             try:
-                _build(folder, report)
+                _build(wanted, folder, report)
                 os.replace(folder / "result", target)
             finally:
                 shutil.rmtree(folder)
-            _forget_all_but(target)
+            _forget_all_but(target, wanted)
         return load(target)
 
 
@@ -148,47 +140,50 @@ def load(folder: Path) -> Images:
     return Images(folder, made["build_seconds"], tuple(made["packages"]))
 
 
-def _key() -> str:
-    """Digest of the recipe, the apt sources, and the candidate versions of PACKAGES in this machine's package index.
+def _key(wanted: Image) -> str:
+    """Digest of the recipe, the apt sources, and the candidate versions of its packages in this machine's index.
 
     On a machine of another suite these are that suite's versions; they change when it has updates, which serves.
     """
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for name in ("image.py", "initramfs.py"):
+    for name in ("image.py", "initramfs.py", "kinds.py"):
         digest.update((here / name).read_bytes())
     digest.update(sources(Site(), SUITE).encode())
-    policy = run(["apt-cache", "policy", *PACKAGES])
+    policy = run(["apt-cache", "policy", *wanted.packages])
     digest.update("".join(re.findall(r"^\S.*\n|^  Candidate: .*\n", policy, re.MULTILINE)).encode())
     return digest.hexdigest()[:16]
 
 
-def _forget_all_but(target: Path) -> None:
+def _forget_all_but(target: Path, wanted: Image) -> None:
     """Older builds go unless a host's disk stands on them."""
     used = {path.read_text(encoding="utf-8") for path in HOSTS.glob("*/image")}
-    for folder in IMAGES.iterdir():
-        if folder.is_dir() and folder != target and folder.name not in used:
+    for folder in IMAGES.glob(f"{wanted.name}-*"):
+        if folder != target and folder.name not in used:
             shutil.rmtree(folder)
 
 
-def _build(folder: Path, report: Callable[[str], None]) -> None:
+def _build(wanted: Image, folder: Path, report: Callable[[str], None]) -> None:
     started = time.monotonic()
     root, result = folder / "root", folder / "result"
     folder.chmod(0o755)
     result.mkdir()
-    report(f"building the hosts' image: {len(PACKAGES)} packages and what they need")
-    _install(folder, root)
+    report(f"building the image '{wanted.name}': {len(wanted.packages)} packages and what they need")
+    _install(wanted, folder, root)
     versions = run(
         ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package}=${Version}\n"]
     ).split()
     version = next((root / "usr/lib/modules").iterdir()).name
     _keep_modules(root, version)
     _trim(root)
-    _let_libvirt_know_the_cpu(root)
+    modules = "".join(f"{name}\n" for name in wanted.modules)
+    (root / "etc/modules-load.d/testbed.conf").write_text(modules, encoding="ascii")
 
-    report("building the hosts' image: file system, hypervisor, kernel")
+    report(f"building the image '{wanted.name}': file system, kernel")
     images = Images(result, 0, ())
-    images.xen.write_bytes(gzip.decompress(next((root / "boot").glob("xen-*.gz")).read_bytes()))
+    if wanted.xen:
+        _let_libvirt_know_the_cpu(root)
+        images.xen.write_bytes(gzip.decompress(next((root / "boot").glob("xen-*.gz")).read_bytes()))
     kernel = installer.raw_kernel(root / "boot" / f"vmlinuz-{version}", folder)
     # Symbols would be read from the disk into the hypervisor and thrown away.
     run(["strip", "--strip-all", "-o", images.kernel, kernel])
@@ -202,7 +197,7 @@ def _build(folder: Path, report: Callable[[str], None]) -> None:
     os.sync()
 
 
-def _install(folder: Path, root: Path) -> None:
+def _install(wanted: Image, folder: Path, root: Path) -> None:
     """mmdebstrap in namespaces of its own: killed, it leaves neither processes nor mounts behind."""
     listed = folder / "testbed.sources"
     listed.write_text(sources(Site(), SUITE), encoding="utf-8")
@@ -215,7 +210,7 @@ def _install(folder: Path, root: Path) -> None:
         [
             *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
             *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
-            *("--architectures=amd64", f"--include={','.join(PACKAGES)}", "--dpkgopt=force-unsafe-io"),
+            *("--architectures=amd64", f"--include={','.join(wanted.packages)}", "--dpkgopt=force-unsafe-io"),
             *(f"--aptopt={option}" for option in apt),
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
             *(SUITE, root, listed),
