@@ -10,7 +10,8 @@ author: vclust contributors
 version_added: "0.1"
 short_description: What the roll-out must know of a machine
 description:
-  - Looks at packages, Xen, GRUB, libvirt and certificates of the machine it runs on, in one go.
+  - Looks at packages, KVM, Xen, GRUB, libvirt and certificates of the machine it runs on, in one go.
+  - For KVM it runs a guest of two instructions, as the user that libvirt's QEMU runs as.
   - Changes nothing.
 attributes:
   check_mode:
@@ -53,6 +54,14 @@ systemd:
   description: Whether systemd runs the machine.
   type: bool
   returned: always
+kvm:
+  description: C(works), or why KVM does not.
+  type: str
+  returned: always
+kvm_module:
+  description: Kernel module with which KVM might work, when it is there and not loaded; else empty.
+  type: str
+  returned: always
 xen:
   description: Whether the machine is a Xen host (dom0) now.
   type: bool
@@ -79,6 +88,10 @@ libvirt:
     C(current).
   type: str
   returned: always
+virtlogd:
+  description: Whether libvirt's log daemon runs. Under systemd it need not, its socket starts it.
+  type: bool
+  returned: always
 csr:
   description: Signing request for the key that libvirt has, PEM; empty where there is no key.
   type: str
@@ -101,9 +114,15 @@ authority:
   returned: always
 """
 
+import ctypes
+import fcntl
 import glob
+import mmap
 import os
+import pwd
 import shutil
+import signal
+import struct
 import subprocess
 from typing import Any
 
@@ -119,6 +138,9 @@ LIBVIRT_SETTINGS = (CA, CERTIFICATE, KEY, "/etc/libvirt/libvirtd.conf")
 GRUB_SETTINGS = "/etc/default/grub.d/vclust.cfg"
 GRUB_MENU = "/boot/grub/grub.cfg"
 APPARMOR = "/sys/kernel/security/apparmor/profiles"
+KVM = "/dev/kvm"
+KVM_MODULES = {"vmx": "kvm_intel", "svm": "kvm_amd"}
+QEMU_USER = "libvirt-qemu"
 TLS_PORT = 16514
 LISTEN = "0A"  # in /proc/net/tcp
 
@@ -182,6 +204,102 @@ def confined(profiles: str) -> bool:
     return any(line.startswith(("libvirtd (", "/usr/sbin/libvirtd (")) for line in profiles.splitlines())
 
 
+def kvm_module(cpuinfo: str) -> str:
+    """The module for this processor; empty where it has nothing that KVM could use.  `cpuinfo` as in /proc."""
+    for line in cpuinfo.splitlines():
+        name, _, flags = line.partition(":")
+        if name.strip() == "flags":
+            return next((KVM_MODULES[flag] for flag in flags.split() if flag in KVM_MODULES), "")
+    return ""
+
+
+def kvm(module: str) -> str:
+    """`works`, or why not; `module` is the one for this processor."""
+    if os.path.exists(KVM):
+        return kvm_as(QEMU_USER) or "works"
+    if not module:
+        return (
+            "the processor offers neither VMX nor SVM: switched off in the machine's firmware, or not handed on by"
+            " the hypervisor that it runs on"
+        )
+    if os.path.isdir(f"/sys/module/{module}"):
+        return f"{module} is loaded, and there is no {KVM}"
+    if not loadable(module):
+        return f"there is no {KVM}, and the kernel has no module {module}"
+    return f"{module} is not loaded; dmesg says why where it cannot be"
+
+
+def loadable(module: str) -> bool:
+    return output("modprobe", "--dry-run", "--show-depends", module) != ""
+
+
+KVM_STEPS = 10_000_000
+# Real KVM needs some hundredths; where KVM itself is emulated badly it may be slower than QEMU's emulation.
+KVM_CPU_SECONDS = 1.0
+KVM_SECONDS = 30
+KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_RUN = 0xAE04, 0xAE01, 0xAE41, 0xAE80
+KVM_SET_USER_MEMORY_REGION = 0x4020AE46
+KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS = 0x4090AE82, 0x8138AE83, 0x4138AE84
+KVM_EXIT_HLT = 5
+KVM_GUEST = b"\x66\x49\x75\xfc\xf4"  # l: dec ecx; jnz l; hlt
+
+
+def kvm_as(user: str) -> str:
+    """Why `user` cannot run a guest with KVM; empty when it can.  Where there is no such user yet, root stands in."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            try:
+                account = pwd.getpwnam(user)
+                os.initgroups(user, account.pw_gid)
+                os.setgid(account.pw_gid)
+                os.setuid(account.pw_uid)
+            except KeyError:
+                pass
+            # By the time that the processor spends: a machine with other work is no reason.
+            signal.setitimer(signal.ITIMER_PROF, KVM_CPU_SECONDS)
+            signal.alarm(KVM_SECONDS)
+            kvm_guest()
+        except Exception as error:
+            os.write(writer, f"{user}: {error}".encode()[:1000])
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8", errors="replace") as said:
+        why = said.read()
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        return (
+            f"a guest of {KVM_STEPS} steps did not end within {KVM_CPU_SECONDS:g} s of the processor's time or"
+            f" {KVM_SECONDS} s in all, which emulation does"
+        )
+    return why
+
+
+def kvm_guest() -> None:
+    """Have a guest count down and halt (https://docs.kernel.org/virt/kvm/api.html).  Raises OSError."""
+    device = os.open(KVM, os.O_RDWR | os.O_CLOEXEC)
+    machine = fcntl.ioctl(device, KVM_CREATE_VM, 0)
+    memory = mmap.mmap(-1, mmap.PAGESIZE)
+    memory.write(KVM_GUEST)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    fcntl.ioctl(machine, KVM_SET_USER_MEMORY_REGION, struct.pack("<IIQQQ", 0, 0, 0, len(memory), address))
+    processor = fcntl.ioctl(machine, KVM_CREATE_VCPU, 0)
+    run = mmap.mmap(processor, fcntl.ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0))
+    segments = bytearray(312)
+    fcntl.ioctl(processor, KVM_GET_SREGS, segments)
+    struct.pack_into("<QIH", segments, 0, 0, 0xFFFF, 0)  # the code begins at 0
+    fcntl.ioctl(processor, KVM_SET_SREGS, bytes(segments))
+    registers = [0] * 18
+    registers[2], registers[17] = KVM_STEPS, 2  # rcx, rflags
+    fcntl.ioctl(processor, KVM_SET_REGS, struct.pack("<18Q", *registers))
+    fcntl.ioctl(processor, KVM_RUN, 0)
+    (reason,) = struct.unpack_from("<I", run, 8)
+    if reason != KVM_EXIT_HLT:
+        raise OSError(f"a guest ended with reason {reason}, expected {KVM_EXIT_HLT} (a halt)")
+
+
 def grub() -> str:
     if not shutil.which("update-grub") or not os.path.isdir(os.path.dirname(GRUB_MENU)):
         return "none"
@@ -214,15 +332,19 @@ def look(packages: list[str]) -> dict[str, Any]:
     query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *packages]
     status = subprocess.run(query, capture_output=True, text=True, check=False).stdout if packages else ""
     console = process("/run/xenconsoled.pid", "xenconsoled")
+    module = kvm_module(read("/proc/cpuinfo"))
     return {
         "missing": missing(packages, status),
         "systemd": systemd,
+        "kvm": kvm(module),
+        "kvm_module": "" if not module or os.path.exists(KVM) or not loadable(module) else module,
         "xen": xen,
         "xen_options": xen_options(output("xl", "info")) if xen else [],
         "xen_console": any(word in ("--log=guest", "--log=all") for word in console),
         "apparmor": confined(read(APPARMOR)),
         "grub": grub(),
         "libvirt": libvirt(systemd),
+        "virtlogd": bool(process("/run/virtlogd.pid", "virtlogd")),
         "csr": signing_request(KEY),
         "certificate": read(CERTIFICATE),
         "hop_csr": signing_request(HOP_KEY),

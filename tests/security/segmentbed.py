@@ -26,7 +26,7 @@ from jinja2 import Template
 
 from vclust_py.addresses import mac_of
 from vclust_py.hypervisor import Segment
-from vclust_py.hypervisor.xen import segment_xml
+from vclust_py.hypervisor.segments import segment_xml
 from vclust_py.site import PROJECT
 
 HOOK = PROJECT / "vclust_py/network_hook.py"

@@ -1,8 +1,10 @@
 """What vclust needs of a hypervisor host.  One file for each driver; `connect` picks it by the connection URI.
 
-qemu        QEMU: KVM where it works, emulation where not; on the site manager itself
-xen         Xen, PV and PVH, on the site manager or on another machine
-domains     what the drivers do alike, through libvirt
+qemu        QEMU: KVM where it works, emulation where not
+xen         Xen, PV and PVH
+driver      what the drivers do alike with a host: the site manager itself, or another machine
+domains     what they do alike with a domain
+segments    a cluster's segment on another machine
 storage     files of a cluster on its host, which may be another machine
 connection  libvirt calls that end: each in a bounded time, in an error that names the host
 certificates  why TLS to a host fails
@@ -154,6 +156,12 @@ class Files(Protocol):
         """Bytes of a file of the cluster; 0 when it is not there."""
         ...
 
+    def read(self, name: str, position: int) -> bytes:
+        """A file of the cluster from byte `position` on, a negative one counted from its end; empty when it is not
+        there.  At most 1 MiB: more is for the next look.
+        """
+        ...
+
     def allocated(self) -> dict[str, int]:
         """Files of the cluster: name → bytes on disk."""
         ...
@@ -221,7 +229,7 @@ def connect(site: Site, host: Host) -> Hypervisor:
     scheme = urlsplit(host.uri).scheme.split("+")[0]
     if scheme not in drivers:
         raise VclustError(
-            f"{host.name}: vclust_libvirt_uri: got '{host.uri}', expected a URI such as qemu:///system"
-            " or xen+tls://HOST/system"
+            f"{host.name}: vclust_libvirt_uri: got '{host.uri}', expected a URI such as qemu:///system,"
+            " qemu+tls://HOST/system or xen+tls://HOST/system"
         )
     return drivers[scheme](site, host)

@@ -1,7 +1,5 @@
-"""QEMU through libvirt: KVM where it really works, emulation (TCG) elsewhere."""
+"""QEMU through libvirt: KVM where it really works, emulation (TCG) elsewhere; here or on another machine."""
 
-import contextlib
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -11,37 +9,75 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Capacity, Domain, Host, Segment, daemon, kvm
+from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Host, daemon, kvm
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.domains import ARCHITECTURES, Domains, Element, add, as_text
-from vclust_py.hypervisor.storage import LocalFiles, read_from
+from vclust_py.hypervisor.domains import ARCHITECTURES, Element, add, as_text
+from vclust_py.hypervisor.driver import Driver
+from vclust_py.hypervisor.storage import Pool
 from vclust_py.image import installer
 from vclust_py.site import Site
 
 _MACHINES = {"amd64": installer.MACHINE, "arm64": "virt"}
+_NO_SUCH_KIND = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED, libvirt.VIR_ERR_NO_SUPPORT)
+"""How libvirt says that it has no emulator for a kind of domain."""
+KVM_VERDICT = "kvm"
+"""File in HOST_ROOT: `works`, or why KVM does not; the roll-out writes it (roles/vm_host/tasks/kvm.yml)."""
 
 
-class Qemu(Domains):
-    """The QEMU driver of libvirt on this machine (`qemu:///system`)."""
+class Qemu(Driver):
+    """libvirt's QEMU driver: `qemu:///system` on this machine, `qemu+tls://HOST/system` on another one."""
 
     bus, letters = "virtio", "vd"
 
     def __init__(self, site: Site, host: Host) -> None:
         """Raises VclustError when libvirt does not answer or there is no emulator."""
-        if host.uri != "qemu:///system":
-            raise VclustError(
-                f"{host.name}: vclust_libvirt_uri: got '{host.uri}', expected qemu:///system",
-                "so far a QEMU host is the machine that vclust runs on",
-            )
         self._site, self._host = site, host
+        if host.machine is None:
+            works = self._tried()
+            self._connection = Connection(host, lambda: daemon.ensure(kvm=works))
+        else:
+            self._connection = Connection(host)
+            works = self._probed()
+        self.accelerator = "kvm" if works else "tcg"
+
+    def _tried(self) -> bool:
+        """Whether KVM works on this machine, by a guest of our own."""
+        if self._host.uri != "qemu:///system":
+            raise VclustError(
+                f"{self._host.name}: vclust_libvirt_uri: got '{self._host.uri}', expected qemu:///system,"
+                " or for another machine qemu+tls://HOST/system"
+            )
         if platform.machine() != "x86_64":
-            raise VclustError(f"{host.name}: got a {platform.machine()} machine, expected x86_64 (amd64)")
+            raise VclustError(
+                f"{self._host.name}: got a {platform.machine()} machine, expected x86_64 (amd64)"
+            )
         emulator = f"qemu-system-{platform.machine()}"
         if shutil.which(emulator) is None:
-            raise VclustError(f"{host.name}: {emulator} not found", "install it: apt-get install qemu-system")
-        works = kvm.works(emulator)
-        self.accelerator = "kvm" if works else "tcg"
-        self._connection = Connection(host, lambda: daemon.ensure(kvm=works))
+            raise VclustError(
+                f"{self._host.name}: {emulator} not found", "install it: apt-get install qemu-system"
+            )
+        return kvm.works(emulator)
+
+    def _probed(self) -> bool:
+        """Whether KVM works on another machine: its libvirt says so, and the roll-out has found nothing else.
+
+        libvirt has started QEMU with KVM, as the user that nodes run as, and does so again when /dev/kvm has come, gone
+        or changed its owner.  It runs no guest, which the roll-out does (`vclust_host_info`).
+        """
+
+        def work(connection: Any) -> bool:
+            try:
+                connection.getDomainCapabilities(None, None, None, "kvm")
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in _NO_SUCH_KIND:
+                    raise
+                return False
+            return True
+
+        if not self._connection.call("capabilities", work):
+            return False
+        found = Pool(self._connection, self._host, "vclust-host", HOST_ROOT).read(KVM_VERDICT, 0)
+        return found.strip() in (b"", b"works")
 
     def capacity(self) -> Capacity:
         def work(connection: Any) -> tuple[list[Any], dict[str, int], list[Any]]:
@@ -61,28 +97,18 @@ class Qemu(Domains):
             memory=memory["total"] * 1024,
             memory_free=sum(memory.get(kind, 0) for kind in ("free", "buffers", "cached")) * 1024,
             resident={domain.UUIDString(): stats.get("balloon.rss", 0) * 1024 for domain, stats in domains},
-            disk_free=shutil.disk_usage(self._site.clusters).free,
+            disk_free=self.disk_free(),
             accelerator=self.accelerator,
         )
 
-    def files(self, folder: str) -> LocalFiles:
-        return LocalFiles(self._site, folder)
-
-    def ensure_segment(self, segment: Segment) -> None:
-        """Nothing: the site manager makes its own bridge (`vclust_py.network`)."""
-
-    def remove_segment(self, name: str) -> None:
-        """Nothing, as above."""
-
     def start(self, domain: Domain) -> bool:
+        console = self.files(domain.folder).path(_console(domain.name))
+        xml = as_text(self.domain_xml(domain, self.accelerator, console))
+
         def work(connection: Any) -> bool:
             found = self._found(connection, domain)
             if found is None:
-                found = connection.defineXML(
-                    as_text(
-                        self.domain_xml(domain, self.accelerator, self._console(domain.folder, domain.name))
-                    )
-                )
+                found = connection.defineXML(xml)
             if found.isActive():
                 return False
             found.create()
@@ -91,14 +117,10 @@ class Qemu(Domains):
         return self._connection.call(f"start {domain.name}", work)
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
-        return read_from(self._console(folder, domain), position)
+        return self.files(folder).read(_console(domain), position)
 
     def clear_console(self, folder: str, domain: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.truncate(self._console(folder, domain), 0)
-
-    def _console(self, folder: str, domain: str) -> Path:
-        return self.files(folder).path(f"{domain}.console")
+        self.files(folder).discard(_console(domain))
 
     @classmethod
     def domain_xml(cls, domain: Domain, accelerator: str, console: Path) -> Element:
@@ -134,3 +156,7 @@ class Qemu(Domains):
         interface = super().nic_xml(parent, mac, bridge)
         add(interface, "model", type="virtio")
         return interface
+
+
+def _console(domain: str) -> str:
+    return f"{domain}.console"

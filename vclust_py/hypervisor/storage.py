@@ -119,6 +119,9 @@ class LocalFiles:
         path = self.path(name)
         return path.stat().st_size if path.exists() else 0
 
+    def read(self, name: str, position: int) -> bytes:
+        return read_from(self.path(name), position)
+
     def allocated(self) -> dict[str, int]:
         return {name: status.st_blocks * 512 for name, status in _sizes(self._folder).items()}
 
@@ -242,7 +245,11 @@ class Pool:
         """As `read_from`, of a file of this folder."""
 
         def work(connection: Any) -> bytes:
-            pool = self.open(connection)
+            try:
+                # Who only looks brings no folder back that has just been removed.
+                pool = self.open(connection, make=self._mode is None)
+            except FileNotFoundError:
+                return b""
             volume = _volume(pool, name)
             if volume is None and time.monotonic() - self._listed > _FRESH:
                 self.refresh(pool)
@@ -482,6 +489,9 @@ class RemoteFiles:
 
     def length(self, name: str) -> int:
         return self._cluster.length(name)
+
+    def read(self, name: str, position: int) -> bytes:
+        return self._cluster.read(name, position)
 
     def allocated(self) -> dict[str, int]:
         return self._cluster.sizes(written=True)

@@ -7,7 +7,6 @@ when its daemon was restarted.
 
 import errno
 import os
-import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +16,16 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT, Capacity, Disk, Domain, Files, Host, Segment
-from vclust_py.hypervisor.certificates import ROLL_OUT
+from vclust_py.hypervisor import Capacity, Disk, Domain, Host
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.domains import ARCHITECTURES, Domains, Element, absent, add, as_text, parsed
-from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
-from vclust_py.network_hook import MTU, SEGMENT
+from vclust_py.hypervisor.domains import ARCHITECTURES, Element, absent, add, as_text, parsed
+from vclust_py.hypervisor.driver import Driver
+from vclust_py.hypervisor.storage import Pool, RemoteFiles
 from vclust_py.site import Site
 
 CONSOLES = Path("/var/log/xen/console")
 """Where xenconsoled writes what guests say; the roll-out tells it to."""
 _LOGS, _LOG = Path("/var/log/libvirt/libxl"), "libxl-driver.log"
-_PEER = SEGMENT.replace("}segment", "}peer")
 _MACHINES = {"pvh": "xenpvh", "pv": "xenpv"}  # the better one first
 _TYPES = {"pvh": "xenpvh", "pv": "linux"}
 _DOM0 = 0
@@ -36,7 +33,7 @@ _STARTS_AT_ONCE = 2
 """Starting a domain keeps dom0's few processors busy: more at once would only each take longer."""
 
 
-class Xen(Domains):
+class Xen(Driver):
     """libvirt's Xen driver: `xen:///system` on this machine, `xen+tls://HOST/system` on another one."""
 
     bus, letters = "xen", "xvd"
@@ -71,64 +68,13 @@ class Xen(Domains):
             memory=info[1] << 20,
             memory_free=free,
             resident=resident,
-            disk_free=self._disk_free(),
+            disk_free=self.disk_free(),
             accelerator=self.accelerator,
             guests=self._guests,
         )
 
-    def _disk_free(self) -> int:
-        if self._host.machine is None:
-            return shutil.disk_usage(self._site.clusters).free
-        return Pool(self._connection, self._host, "vclust-clusters", HOST_ROOT / "clusters").free()
-
     def running(self) -> set[str]:
         return super().running() - {"00000000-0000-0000-0000-000000000000"}  # dom0
-
-    def files(self, folder: str) -> Files:
-        if self._host.machine is None:
-            return LocalFiles(self._site, folder)
-        return RemoteFiles(self._connection, self._host, folder)
-
-    def ensure_segment(self, segment: Segment) -> None:
-        if self._host.machine is None:  # the site manager makes its own (`vclust_py.network`)
-            return
-        xml = segment_xml(segment)
-
-        def work(connection: Any) -> None:
-            found = _network(connection, segment.name)
-            if found is not None:
-                there = parsed(found.XMLDesc())
-                if _same(there, xml):
-                    return
-                if members := _members(connection, segment.name):
-                    if _earlier(there, segment):
-                        return
-                    raise VclustError(
-                        f"{self._host.name}: segment {segment.name}: its other hosts have changed, and"
-                        f" {', '.join(members)} would lose it"
-                    )
-                _stop(found)
-            try:
-                connection.networkCreateXML(as_text(xml))
-            except libvirt.libvirtError as error:
-                # Another thread or process may have made it at the same moment.
-                found = _network(connection, segment.name)
-                if found is not None and _same(parsed(found.XMLDesc()), xml):
-                    return
-                if error.get_error_code() != libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:
-                    raise
-                raise VclustError(
-                    f"{self._host.name}: segment {segment.name}: libvirt: {error}",
-                    f"is the host's hook of another version of vclust?  {ROLL_OUT}",
-                ) from error
-
-        self._connection.call(f"segment {segment.name}", work)
-
-    def remove_segment(self, name: str) -> None:
-        if self._host.machine is not None:
-            self._connection.call(
-                f"remove segment {name}", lambda connection: _stop(_network(connection, name))
-            )
 
     def start(self, domain: Domain) -> bool:
         guest = domain.guest or self._host.guest or next(iter(self._guests), "pv")
@@ -243,55 +189,6 @@ class Xen(Domains):
         console = add(devices, "console", type="pty")
         add(console, "target", type="xen")
         return xml
-
-
-def segment_xml(segment: Segment) -> Element:
-    """The segment as a libvirt network without addresses; the host's network hook adds the VXLAN device."""
-    xml = ElementTree.Element("network")
-    add(xml, "name", segment.name)
-    end = add(add(xml, "metadata"), SEGMENT, number=str(segment.vni), address=str(segment.local))
-    for peer, macs in sorted(segment.peers.items()):
-        add(end, _PEER, address=str(peer), macs=" ".join(macs))
-    add(xml, "bridge", name=segment.name, stp="off", delay="0")
-    add(xml, "mtu", size=str(MTU))
-    return xml
-
-
-def _same(there: Element, wanted: Element) -> bool:
-    return _end(there) == _end(wanted)
-
-
-def _end(network: Element) -> list[dict[str, str]] | None:
-    found = network.find(f"metadata/{SEGMENT}")
-    return None if found is None else [found.attrib, *(peer.attrib for peer in found)]
-
-
-def _earlier(there: Element, segment: Segment) -> bool:
-    """Whether it is this segment as earlier versions of vclust made it; nodes on it run on with what it has."""
-    peers = " ".join(map(str, sorted(segment.peers)))
-    return _end(there) == [{"vni": str(segment.vni), "local": str(segment.local), "peers": peers}]
-
-
-def _network(connection: Any, name: str) -> Any | None:
-    with absent(libvirt.VIR_ERR_NO_NETWORK):
-        return connection.networkLookupByName(name)
-    return None
-
-
-def _stop(network: Any | None) -> None:
-    if network is not None:
-        with absent(libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_OPERATION_INVALID):
-            network.destroy()
-
-
-def _members(connection: Any, bridge: str) -> list[str]:
-    """Names of the running domains with an interface on `bridge`."""
-    found = []
-    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-        sources = parsed(domain.XMLDesc()).iterfind("devices/interface/source")
-        if bridge in [source.get("bridge") for source in sources]:
-            found.append(domain.name())
-    return found
 
 
 def _console(domain: str) -> str:

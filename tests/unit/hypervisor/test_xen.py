@@ -4,20 +4,19 @@ import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
 import pytest
+from elsewhere import Elsewhere
 
-from vclust_py import network_hook
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Disk, Domain, Host, Segment
+from vclust_py.hypervisor import Disk, Domain, Host
 from vclust_py.hypervisor.domains import Element, as_text
-from vclust_py.hypervisor.xen import Xen, segment_xml
+from vclust_py.hypervisor.xen import Xen
 from vclust_py.site import Site
 
 IMAGES, CLUSTER = Path("/var/lib/vclust/images"), Path("/var/lib/vclust/clusters/c.1")
@@ -35,18 +34,6 @@ DOMAIN = Domain(
     bridge="vc0123456789",
     folder="c.1",
 )
-SEGMENT = Segment(
-    "vc0123456789",
-    7,
-    IPv4Address("10.77.0.11"),
-    {
-        IPv4Address("10.77.0.12"): ("52:54:0a:00:00:02", "52:54:0a:00:00:03"),
-        IPv4Address("10.77.0.1"): ("52:54:0a:00:00:fe",),
-    },
-)
-EARLIER = """<network><name>vc0123456789</name>
-<metadata><segment xmlns='https://vclust.invalid/segment' vni='7' local='10.77.0.11' peers='10.77.0.1 10.77.0.12'/>
-</metadata><bridge name='vc0123456789' stp='off' delay='0'/><mtu size='1450'/></network>"""
 
 
 class Pretended(Xen):
@@ -64,13 +51,6 @@ class Pretended(Xen):
 
     def ask(self, function: Any) -> Any:
         return self._connection.call("ask", function)
-
-
-@dataclass(frozen=True)
-class Elsewhere(Host):
-    @property
-    def machine(self) -> str | None:
-        return self.name
 
 
 @pytest.fixture
@@ -209,99 +189,6 @@ def test_a_host_that_is_no_xen(tmp_path: Path, pretended: str) -> None:
 )  # fmt: skip
 def test_why_a_start_failed(xen: Pretended, log: str, said: str) -> None:
     assert str(xen._reason(DOMAIN, log)).startswith(said)
-
-
-def test_segment(xen: Pretended) -> None:
-    def networks() -> list[str]:
-        return [network.name() for network in xen.ask(lambda connection: connection.listAllNetworks())]
-
-    xen.ensure_segment(SEGMENT)
-    made = xen.ask(lambda connection: connection.networkLookupByName(SEGMENT.name))
-    xml = made.XMLDesc()
-    assert not made.isPersistent()
-    assert "<ip" not in xml
-    uuid = made.UUIDString()
-    xen.ensure_segment(replace(SEGMENT, peers=dict(reversed(SEGMENT.peers.items()))))
-    assert xen.ask(lambda connection: connection.networkLookupByName(SEGMENT.name)).UUIDString() == uuid
-    xen.ensure_segment(replace(SEGMENT, peers=dict.fromkeys(SEGMENT.peers, ())))
-    assert xen.ask(lambda connection: connection.networkLookupByName(SEGMENT.name)).UUIDString() != uuid
-    xen.remove_segment(SEGMENT.name)
-    xen.remove_segment(SEGMENT.name)
-    assert SEGMENT.name not in networks()
-
-
-def test_a_segment_in_use_is_not_cut(xen: Pretended) -> None:
-    stored(xen)
-    xen.ensure_segment(SEGMENT)
-    xen.start(DOMAIN)
-    xen.ensure_segment(SEGMENT)
-    with pytest.raises(
-        VclustError, match=r"segment vc0123456789: its other hosts have changed, and c.n1 would"
-    ):
-        xen.ensure_segment(replace(SEGMENT, vni=8))
-
-
-def test_a_segment_of_an_earlier_version(xen: Pretended) -> None:
-    """It stays as it is while nodes are on it, and is made anew otherwise."""
-    stored(xen)
-    xen.ask(lambda connection: connection.networkCreateXML(EARLIER))
-
-    def metadata() -> str:
-        return str(xen.ask(lambda connection: connection.networkLookupByName(SEGMENT.name)).XMLDesc())
-
-    xen.start(DOMAIN)
-    xen.ensure_segment(SEGMENT)
-    assert 'vni="7"' in metadata()
-    with pytest.raises(VclustError, match=r"its other hosts have changed, and c.n1 would lose it"):
-        xen.ensure_segment(replace(SEGMENT, peers={IPv4Address("10.77.0.1"): ()}))
-    xen.remove(DOMAIN.uuid)
-    xen.ensure_segment(SEGMENT)
-    assert 'vni="7"' not in metadata()
-
-
-def test_a_hook_of_another_version() -> None:
-    """It gives up, as it finds nothing that it knows; the driver says what to do."""
-
-    class Refusing:
-        def networkLookupByName(self, name: str) -> None:
-            raise refusal(libvirt.VIR_ERR_NO_NETWORK)
-
-        def networkCreateXML(self, text: str) -> None:
-            raise refusal(libvirt.VIR_ERR_HOOK_SCRIPT_FAILED)
-
-    class Direct:
-        def call(self, what: str, function: Any) -> Any:
-            return function(Refusing())
-
-    xen = Xen.__new__(Xen)
-    xen._host, xen._connection = Elsewhere("h1"), Direct()  # type: ignore[assignment]
-    with pytest.raises(
-        VclustError, match=r"^h1: segment vc0123456789: libvirt: .*\n  hint: .*another version"
-    ):
-        xen.ensure_segment(SEGMENT)
-
-
-def refusal(code: int) -> libvirt.libvirtError:
-    error = libvirt.libvirtError("")
-    error.err = (code, 0, "Hook script execution failed", 0, "", None, None, 0, 0)
-    return error
-
-
-def test_segment_as_the_hook_reads_it() -> None:
-    xml = segment_xml(SEGMENT)
-    assert network_hook.segment(f"<hookData>{as_text(xml)}</hookData>") == network_hook.End(
-        "vc0123456789",
-        7,
-        "10.77.0.11",
-        {"10.77.0.1": ["52:54:0a:00:00:fe"], "10.77.0.12": ["52:54:0a:00:00:02", "52:54:0a:00:00:03"]},
-    )
-    bridge, mtu = xml.find("bridge"), xml.find("mtu")
-    assert bridge is not None
-    assert mtu is not None
-    assert (bridge.attrib, mtu.attrib) == (
-        {"name": SEGMENT.name, "stp": "off", "delay": "0"},
-        {"size": "1450"},
-    )
 
 
 def test_libvirt_takes_the_definition(pretended: str) -> None:

@@ -1,0 +1,33 @@
+"""What the drivers do alike with a host, be it the site manager itself or another machine."""
+
+import shutil
+
+from vclust_py.hypervisor import HOST_ROOT, Segment, segments
+from vclust_py.hypervisor.domains import Domains
+from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
+from vclust_py.site import Site
+
+
+class Driver(Domains):
+    """Files, segments and free disk of one host; a driver opens the connection and adds its hypervisor's own."""
+
+    _site: Site
+
+    def files(self, folder: str) -> LocalFiles | RemoteFiles:
+        if self._host.machine is None:
+            return LocalFiles(self._site, folder)
+        return RemoteFiles(self._connection, self._host, folder)
+
+    def disk_free(self) -> int:
+        """Bytes, of the file system for the nodes' disks."""
+        if self._host.machine is None:
+            return shutil.disk_usage(self._site.clusters).free
+        return Pool(self._connection, self._host, "vclust-clusters", HOST_ROOT / "clusters").free()
+
+    def ensure_segment(self, segment: Segment) -> None:
+        if self._host.machine is not None:  # the site manager makes its own (`vclust_py.network`)
+            segments.ensure(self._connection, self._host, segment)
+
+    def remove_segment(self, name: str) -> None:
+        if self._host.machine is not None:
+            segments.remove(self._connection, name)
