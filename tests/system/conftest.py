@@ -1,6 +1,6 @@
 """What the system tests share: a site that is kept from run to run, as its base image takes most of a minute.
 
-Tests marked `xen` are left out unless `--xen` is given.
+Tests marked `xen` or `kvm` are left out unless `--xen` or `--kvm` is given.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ import machine
 import pytest
 from emulated import bed, inventory
 from emulated.host import Host
-from emulated.kinds import XEN
-from xenhost import Meter, roll_out
+from emulated.kinds import KVM, XEN, Kind
+from emulatedhost import Meter, roll_out
 
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue
@@ -62,14 +62,26 @@ def disk_path(site: Site) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def host(site: Site) -> Iterator[Host]:
-    """A host that runs already is taken as it is, and left so; else one is made from nothing."""
-    ran = Host(XEN, 1).pid() is not None
+    """The Xen host."""
+    with _up(XEN, 1, site) as hosts:
+        yield hosts[0]
+
+
+@pytest.fixture(scope="session")
+def kvm_hosts(site: Site) -> Iterator[list[Host]]:
+    with _up(KVM, 2, site) as hosts:
+        yield hosts
+
+
+@contextlib.contextmanager
+def _up(kind: Kind, count: int, site: Site) -> Iterator[list[Host]]:
+    """Hosts that run already are taken as they are, and left so; else they are made from nothing."""
+    ran = all(Host(kind, number).pid() is not None for number in range(1, count + 1))
     if not ran:
-        bed.down(XEN, print)
-    found = bed.up(XEN, 1, site.root, print)[0]
-    yield found
+        bed.down(kind, print)
+    yield bed.up(kind, count, site.root, print)
     if not ran:
-        bed.down(XEN, print)
+        bed.down(kind, print)
 
 
 @pytest.fixture(scope="session")
@@ -83,11 +95,17 @@ def rolled_out(host: Host, site: Site, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-LOOK = """\
+LOOK = {
+    XEN: """\
 uptime; free -m; df -h /; xl list; dmesg | tail -n 15
 tail -n 5 /var/log/xen/qemu-dm-*.log; tail -n 15 /var/log/xen/console/guest-*.log
-"""
-"""What an emulated Xen host and its guests say of themselves, for a test that failed there."""
+""",
+    KVM: """\
+uptime; free -m; df -h /; virsh list --all; dmesg | tail -n 15; journalctl -n 30 -u libvirtd -u vclust-hop
+tail -n 5 /var/log/libvirt/qemu/*.log; tail -n 15 /var/lib/vclust/clusters/*/*.console
+""",
+}
+"""What an emulated host and its guests say of themselves, for a test that failed there."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -95,18 +113,22 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.failed and item.get_closest_marker("xen") and Host(XEN, 1).pid():
-        with contextlib.suppress(VclustError, subprocess.TimeoutExpired):
-            report.sections.append(("the Xen host", Host(XEN, 1).ssh(f"( {LOOK} ) 2>&1 || true")))
+    for kind, commands in LOOK.items():
+        if report.failed and item.get_closest_marker(kind.name):
+            for host in filter(Host.pid, bed.hosts(kind)):
+                with contextlib.suppress(VclustError, subprocess.TimeoutExpired):
+                    report.sections.append((host.name, host.ssh(f"( {commands} ) 2>&1 || true")))
     return report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--xen", action="store_true", help="also test on an emulated Xen host: 20 minutes more")
+    parser.addoption("--kvm", action="store_true", help="also test on emulated KVM hosts: 15 minutes more")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--xen"):
-        left_out = [item for item in items if item.get_closest_marker("xen")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    for kind in ("xen", "kvm"):
+        if not config.getoption(f"--{kind}"):
+            left_out = [item for item in items if item.get_closest_marker(kind)]
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]

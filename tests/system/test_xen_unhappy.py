@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from emulated import bed
 from emulated.host import Host
 from emulated.kinds import XEN
+from emulatedhost import PATIENCE, held, left_on
 from machine import BIN, Vclust, left_since, snapshot
-from xenhost import PATIENCE, held, left_on
 
 from vclust_py import pki
 from vclust_py.site import Site

@@ -93,9 +93,10 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
     say(f"{cluster['name']}: {cluster['state']}{detail}")
     say(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}")
     say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
-    nodes = _table("NODE", "ADDRESS", "HOST", "STATE")
+    nodes = _table("NODE", "ADDRESS", "HOST", "RUNS BY", "STATE")
     for node in cluster["nodes"]:
-        nodes.add(node["name"], node["address"], node["host"], node["state"])
+        runs_by = _RUNS_BY.get(node["accelerator"], node["accelerator"])
+        nodes.add(node["name"], node["address"], node["host"], runs_by, node["state"])
     _print(nodes)
     phases = _table("PHASE", "SECONDS", "BYTES", "OUTCOME", right=("SECONDS", "BYTES"))
     for record in cluster["phases"]:

@@ -1,14 +1,18 @@
-"""Domain definitions: parsed again, and judged by libvirt's own schema."""
+"""Domain definitions: parsed again, and judged by libvirt's own schema; whether KVM works on another machine."""
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
 import pytest
+from elsewhere import Elsewhere
 
-from vclust_py.hypervisor import Disk, Domain
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Disk, Domain, Host
 from vclust_py.hypervisor.domains import as_text
 from vclust_py.hypervisor.qemu import Qemu
+from vclust_py.site import Site
 
 CONSOLE = Path("/n1.console")
 
@@ -64,3 +68,41 @@ def test_seed_is_read_only_and_second() -> None:
     disks = parsed("kvm").findall("devices/disk")
     assert [disk.find("target").get("dev") for disk in disks] == ["vda", "vdb"]  # type: ignore[union-attr]
     assert [disk.find("readonly") is not None for disk in disks] == [False, True]
+
+
+def test_a_machine_whose_libvirt_has_no_kvm(tmp_path: Path, pretended: str) -> None:
+    driver = Qemu(Site(root=tmp_path), Elsewhere("h1", pretended))
+    assert driver.accelerator == "tcg"
+    driver.close()
+
+
+@pytest.mark.parametrize(
+    ("probe", "verdict", "works"),
+    [
+        (None, b"works\n", True),
+        (None, b"", True),  # rolled out by an earlier version
+        (None, b"a guest did not end\n", False),
+        (libvirt.VIR_ERR_INVALID_ARG, b"works\n", False),
+    ],
+)
+def test_whether_kvm_works_there(probe: int | None, verdict: bytes, works: bool) -> None:
+    class Direct:
+        def call(self, what: str, function: Any) -> Any:
+            return verdict if what == "read /var/lib/vclust/kvm" else function(self)
+
+        def getDomainCapabilities(self, *_: Any) -> None:
+            if probe is not None:
+                error = libvirt.libvirtError("")
+                error.err = (probe, 0, "not supported", 0, "", None, None, 0, 0)
+                raise error
+
+    driver = Qemu.__new__(Qemu)
+    driver._host, driver._connection = Elsewhere("h1"), Direct()  # type: ignore[assignment]
+    assert driver._probed() == works
+
+
+def test_this_machines_own_daemon_only(tmp_path: Path) -> None:
+    with pytest.raises(
+        VclustError, match=r"^h1: vclust_libvirt_uri: got 'qemu:///session', expected qemu:///system"
+    ):
+        Qemu(Site(root=tmp_path), Host("h1", "qemu:///session"))

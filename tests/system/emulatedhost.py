@@ -1,4 +1,4 @@
-"""What tests on the testbed's Xen host share."""
+"""What tests on the testbed's emulated hosts share."""
 
 import re
 import subprocess
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from emulated.host import Host
+from emulated.kinds import KVM, XEN
 from machine import BIN
 
 from vclust_py.site import PROJECT
@@ -50,36 +51,59 @@ class Meter:
         return f"{what} {self.end - self.start:.1f}/{self.between(self.start, self.end):.1f}"
 
 
-def roll_out(site: Path) -> str:
-    """`playbooks/site.yml`; what Ansible counted for the host."""
+def roll_out(site: Path, *words: str) -> set[tuple[str, str]]:
+    """`playbooks/site.yml`, with `words` for ansible-playbook: tasks that changed something, with their machines."""
     done = subprocess.run(
-        [BIN / "ansible-playbook", "-i", site, PROJECT / "playbooks/site.yml"],
+        [BIN / "ansible-playbook", "-i", site, *words, PROJECT / "playbooks/site.yml"],
         cwd=PROJECT,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.search(r"^xen1 .*$", done.stdout, re.MULTILINE)
-    assert found is not None, done.stdout
-    return found[0]
+    task, found = "", set()
+    for line in done.stdout.splitlines():
+        if heading := re.match(r"TASK \[(?:\w+ : )?(.*)\] \*", line):
+            task = heading[1]
+        elif machine := re.match(r"changed: \[([^] ]+)", line):
+            found.add((task, machine[1]))
+    return found
+
+
+_HELD = {
+    "pools": "virsh pool-list --all --name | grep -E 'vclust-t-'",
+    "networks": "virsh net-list --all --name",
+    "interfaces": "ls /sys/class/net",
+    "clusters": "ls /var/lib/vclust/clusters",
+    "rules": "nft list ruleset | grep -oE '\\bvc[0-9a-f]{10}\\b'",
+    "domains": "virsh list --all --name",
+}
+HELD = {
+    XEN: {
+        **_HELD,
+        "guests": "xl list | awk 'NR > 1 {print $1}'",
+        "store": "xenstore-list /local/domain",
+        "loop devices": "losetup --all --noheadings --output NAME",
+        "consoles": "ls /var/log/xen/console | grep ^guest-t-",
+        "device models": "pgrep -f [x]en-domid",
+    },
+    KVM: {
+        **_HELD,
+        "emulators": "pgrep qemu-system",
+        "profiles": "ls /etc/apparmor.d/libvirt | grep -v TEMPLATE",
+        "state": "ls /etc/libvirt/qemu /run/libvirt/qemu | grep -E '[.]xml'",
+    },
+}
+"""By kind of host: commands that list what vclust could leave behind, but for pools of the site's own."""
 
 
 def held(host: Host) -> dict[str, set[str]]:
-    """What a host holds that vclust could leave behind, but for pools of the site's own."""
-    commands = {
-        "guests": "xl list | awk 'NR > 1 {print $1}'",
-        "domains": "virsh -c xen:///system list --all --name",
-        "networks": "virsh -c xen:///system net-list --all --name",
-        "pools": "virsh -c xen:///system pool-list --all --name | grep -E 'vclust-t-'",
-        "store": "xenstore-list /local/domain",
-        "loop devices": "losetup --all --noheadings --output NAME",
-        "interfaces": "ls /sys/class/net",
-        "clusters": "ls /var/lib/vclust/clusters",
-        "consoles": "ls /var/log/xen/console | grep ^guest-t-",
-        "device models": "pgrep -f [x]en-domid",
-    }
-    said = host.ssh("".join(f"echo '== {kind}'; {command}\n" for kind, command in commands.items()) + "true")
+    commands = HELD[host.kind]
+    said = host.ssh(
+        f"export LIBVIRT_DEFAULT_URI={host.kind.local_uri}\n"
+        + "".join(f"echo '== {kind}'; {command}\n" for kind, command in commands.items())
+        + "true"
+    )
     found: dict[str, set[str]] = {}
     for line in said.splitlines():
         if line.startswith("== "):
@@ -91,7 +115,7 @@ def held(host: Host) -> dict[str, set[str]]:
 
 
 def left_on(host: Host, before: dict[str, set[str]], patience: float = 30) -> dict[str, set[str]]:
-    """What the host holds now and did not at `before`; dom0 may take a moment to tidy up."""
+    """What the host holds now and did not at `before`; it may take a moment to tidy up."""
     deadline = time.monotonic() + patience
     while True:
         now = held(host)

@@ -1,0 +1,123 @@
+"""A site of two KVM hosts, in the testbed's emulation: Debian with systemd and real KVM.
+
+Verified on the hosts with libvirt's own tools, and in the nodes, not with what vclust says of itself.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emulated import inventory
+from emulated.host import Host
+from emulatedhost import PATIENCE, Meter, held, left_on, roll_out
+from machine import Vclust, left_since, snapshot
+
+from vclust_py.site import Site
+
+pytestmark = [pytest.mark.system, pytest.mark.kvm]
+
+NAME = "t-kvm"
+REQUEST = f"""\
+[Hardware]
+NumberOfNodes: 4
+# Two of them fill a host.
+RAM: 640MB
+
+[Software]
+Hostname: {NAME}%02d
+Network: 192.168.79.0/24
+Packages: gcc mpich python3
+"""
+RUN = {
+    "Make the host's key, which stays there",
+    "Make the key of the host's hop, which stays there",
+    "Load it now",
+    "Start the socket",
+    "Start libvirt with its present settings",
+    "Stop libvirt for a moment",
+    "Stop the service, which has old files",
+}
+"""Tasks that run something: a check does not tell of all of them."""
+
+
+@pytest.fixture(scope="module")
+def rolled_out(
+    kvm_hosts: list[Host], site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, set[tuple[str, str]], set[tuple[str, str]]]:
+    """The inventory, what a check said would change, and what the roll-out has changed."""
+    folder = tmp_path_factory.mktemp("kvm") / "inventory"
+    inventory.write(kvm_hosts, site.root, folder)
+    checked = roll_out(folder, "--check", "--diff")
+    with Meter(kvm_hosts[0]) as meter:
+        changed = roll_out(folder)
+    print(meter.line("\nKVM roll-out of two hosts, seconds/CPU-seconds of the first:"))
+    return folder, checked, changed
+
+
+@pytest.fixture
+def vclust(rolled_out: tuple[Path, object, object], tmp_path: Path) -> Iterator[Vclust]:
+    command = Vclust(rolled_out[0], tmp_path, PATIENCE)
+
+    def clear() -> None:
+        for cluster in command.json("list"):
+            if cluster["name"] == NAME:
+                command("destroy", NAME)
+
+    clear()  # of a test run that was killed
+    yield command
+    clear()
+
+
+def test_a_check_tells_what_the_roll_out_changes(
+    rolled_out: tuple[Path, set[tuple[str, str]], set[tuple[str, str]]],
+) -> None:
+    _, checked, changed = rolled_out
+    assert checked - changed == set()
+    assert {task for task, _ in changed - checked} <= RUN
+
+
+def test_a_second_roll_out_changes_nothing(rolled_out: tuple[Path, object, object]) -> None:
+    assert roll_out(rolled_out[0]) == set()
+
+
+def test_a_request_becomes_a_cluster_on_both_and_nothing_is_left_of_it(
+    kvm_hosts: list[Host], vclust: Vclust
+) -> None:
+    names = [host.name for host in kvm_hosts]
+    here, there = snapshot(), {host.name: held(host) for host in kvm_hosts}
+    request = vclust.request(NAME, REQUEST)
+    plan = vclust.json("plan", str(request))
+    assert plan["accelerators"] == dict.fromkeys(names, "kvm")
+    with Meter(kvm_hosts[0]) as creating:
+        vclust("create", request)
+    nodes = {f"{NAME}0{number}" for number in range(1, 5)}
+
+    # On the hosts: two nodes each, by KVM, as a user of their own.
+    for host in kvm_hosts:
+        said = host.ssh("virsh list --name | xargs -n 1 virsh dumpxml; ps -C qemu-system-x86_64 -o user:20=")
+        assert said.count("<domain type='kvm'") == 2, said
+        assert said.split("</domain>")[-1].split() == ["libvirt-qemu"] * 2
+    shown = vclust.json("show", NAME)
+    assert {node["accelerator"] for node in shown["nodes"]} == {"kvm"}
+    assert sorted(node["host"] for node in shown["nodes"]) == sorted(2 * names)
+
+    # In the nodes: MPI over both hosts, the packages as asked, KVM as the kernel sees it.
+    with Meter(kvm_hosts[0]) as using:
+        said = vclust("ssh", NAME, "--", "mpiexec -n 4 hostname; gcc -dumpmachine; dmesg | grep Hypervisor")
+    assert nodes <= set(said.split())
+    assert "x86_64-linux-gnu" in said
+    assert re.search(r"Hypervisor detected: KVM", said)
+
+    with Meter(kvm_hosts[0]) as destroying:
+        vclust("destroy", NAME)
+    phases = " ".join(
+        f"{phase['phase']} {phase['seconds']:.1f}/{creating.between(phase['start'], phase['end']):.1f}"
+        for phase in shown["phases"]
+    )
+    print(
+        f"\nKVM, seconds/CPU-seconds of the first host: {creating.line('request to ready')} ({phases})"
+        f" {using.line('mpi')} {destroying.line('destroy')}; {kvm_hosts[0].resident()} MiB"
+    )
+    assert [left_on(host, there[host.name]) for host in kvm_hosts] == [{}, {}]
+    assert left_since(here) == {}
