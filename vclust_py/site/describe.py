@@ -35,7 +35,7 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
     per_node = [row for row in rows if row["node"]]
     mapping = requests.to_mapping(cluster.request)
     mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
-    accelerators = _accelerators(store)
+    accelerators = clusters.accelerators(store)
     started = [row for row in per_node if row["phase"] == "ready"]
     return {
         "name": cluster.name,
@@ -66,9 +66,3 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
         "slowest_node": max(started, key=lambda row: row["seconds"])["node"] if started else None,
         "ssh": way_in(store, cluster),
     }
-
-
-def _accelerators(store: Store) -> dict[str, str]:
-    """By host: kvm, tcg or xen, as it said when it was asked last."""
-    rows = store.rows("SELECT host, json_extract(facts, '$.accelerator') AS accelerator FROM observed_hosts")
-    return {row["host"]: row["accelerator"] or "" for row in rows}
