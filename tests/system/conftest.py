@@ -15,7 +15,7 @@ import pytest
 from emulated import bed, inventory
 from emulated.host import Host
 from emulated.kinds import KVM, XEN, Kind
-from emulatedhost import Meter, roll_out
+from emulatedhost import Meter, RollOut, roll_out
 
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue
@@ -93,6 +93,18 @@ def rolled_out(host: Host, site: Site, tmp_path_factory: pytest.TempPathFactory)
         roll_out(folder)
     print(meter.line("\nXEN roll-out, seconds/CPU-seconds of the host:"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def kvm_roll_out(kvm_hosts: list[Host], site: Site, tmp_path_factory: pytest.TempPathFactory) -> RollOut:
+    """The inventory with the KVM hosts alone."""
+    folder = tmp_path_factory.mktemp("kvm") / "inventory"
+    inventory.write(kvm_hosts, site.root, folder)
+    checked = roll_out(folder, "--check", "--diff")
+    with Meter(kvm_hosts[0]) as meter:
+        changed = roll_out(folder)
+    print(meter.line("\nKVM roll-out of two hosts, seconds/CPU-seconds of the first:"))
+    return RollOut(folder, checked, changed)
 
 
 LOOK = {

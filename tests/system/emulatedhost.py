@@ -4,6 +4,7 @@ import re
 import subprocess
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from emulated.host import Host
@@ -49,6 +50,16 @@ class Meter:
 
     def line(self, what: str) -> str:
         return f"{what} {self.end - self.start:.1f}/{self.between(self.start, self.end):.1f}"
+
+
+@dataclass(frozen=True)
+class RollOut:
+    """A site that the roll-out has made ready; tasks that changed something, each with its machine."""
+
+    inventory: Path
+    checked: set[tuple[str, str]]
+    """Those that a check beforehand said would."""
+    changed: set[tuple[str, str]]
 
 
 def roll_out(site: Path, *words: str) -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Every call of a driver on a real host, and what the guest sees: local QEMU, and with --xen an emulated Xen host.
+"""Every call of a driver on a real host, and what the guest sees: local QEMU, and with --xen and --kvm emulated hosts.
 
 The guest is no node: the installer's kernel, busybox and modules with an init that says, again and again, what it has.
 """
@@ -66,6 +66,7 @@ class Guest:
 @pytest.fixture(
     params=(
         "qemu",
+        pytest.param("kvm", marks=pytest.mark.kvm),
         pytest.param("pv", marks=pytest.mark.xen),
         pytest.param("pvh", marks=pytest.mark.xen),
     )
@@ -73,6 +74,11 @@ class Guest:
 def driver(request: pytest.FixtureRequest, site: Site) -> Iterator[Hypervisor]:
     if request.param == "qemu":
         opened = connect(site, Host("here"))
+    elif request.param == "kvm":
+        request.getfixturevalue("kvm_roll_out")
+        address = request.getfixturevalue("kvm_hosts")[0].address
+        opened = connect(site, Host("kvm1", f"qemu+tls://{address}/system?pkipath={site.root}/pki"))
+        assert opened.accelerator == "kvm"
     else:
         request.getfixturevalue("rolled_out")
         address = request.getfixturevalue("host").address
@@ -100,7 +106,7 @@ def guest(
     # Packed as VD caches are: the host must be able to read that.
     convert = ["qemu-img", "convert", "-O", "qcow2", *COMPRESSED, tmp_path / "empty", disk]
     subprocess.run(convert, check=True)
-    local = driver.accelerator != "xen"
+    local = driver.files(FOLDER).path("").is_relative_to(site.root)
     if local:
         (site.clusters / FOLDER).mkdir(mode=0o711, exist_ok=True)
         (site.clusters / FOLDER).chmod(0o711)

@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from emulated import inventory
 from emulated.host import Host
-from emulatedhost import PATIENCE, Meter, held, left_on, roll_out
+from emulatedhost import PATIENCE, Meter, RollOut, held, left_on, roll_out
 from machine import Vclust, left_since, snapshot
-
-from vclust_py.site import Site
 
 pytestmark = [pytest.mark.system, pytest.mark.kvm]
 
@@ -41,23 +38,9 @@ RUN = {
 """Tasks that run something: a check does not tell of all of them."""
 
 
-@pytest.fixture(scope="module")
-def rolled_out(
-    kvm_hosts: list[Host], site: Site, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, set[tuple[str, str]], set[tuple[str, str]]]:
-    """The inventory, what a check said would change, and what the roll-out has changed."""
-    folder = tmp_path_factory.mktemp("kvm") / "inventory"
-    inventory.write(kvm_hosts, site.root, folder)
-    checked = roll_out(folder, "--check", "--diff")
-    with Meter(kvm_hosts[0]) as meter:
-        changed = roll_out(folder)
-    print(meter.line("\nKVM roll-out of two hosts, seconds/CPU-seconds of the first:"))
-    return folder, checked, changed
-
-
 @pytest.fixture
-def vclust(rolled_out: tuple[Path, object, object], tmp_path: Path) -> Iterator[Vclust]:
-    command = Vclust(rolled_out[0], tmp_path, PATIENCE)
+def vclust(kvm_roll_out: RollOut, tmp_path: Path) -> Iterator[Vclust]:
+    command = Vclust(kvm_roll_out.inventory, tmp_path, PATIENCE)
 
     def clear() -> None:
         for cluster in command.json("list"):
@@ -69,16 +52,13 @@ def vclust(rolled_out: tuple[Path, object, object], tmp_path: Path) -> Iterator[
     clear()
 
 
-def test_a_check_tells_what_the_roll_out_changes(
-    rolled_out: tuple[Path, set[tuple[str, str]], set[tuple[str, str]]],
-) -> None:
-    _, checked, changed = rolled_out
-    assert checked - changed == set()
-    assert {task for task, _ in changed - checked} <= RUN
+def test_a_check_tells_what_the_roll_out_changes(kvm_roll_out: RollOut) -> None:
+    assert kvm_roll_out.checked - kvm_roll_out.changed == set()
+    assert {task for task, _ in kvm_roll_out.changed - kvm_roll_out.checked} <= RUN
 
 
-def test_a_second_roll_out_changes_nothing(rolled_out: tuple[Path, object, object]) -> None:
-    assert roll_out(rolled_out[0]) == set()
+def test_a_second_roll_out_changes_nothing(kvm_roll_out: RollOut) -> None:
+    assert roll_out(kvm_roll_out.inventory) == set()
 
 
 def test_a_request_becomes_a_cluster_on_both_and_nothing_is_left_of_it(
