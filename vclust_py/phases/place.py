@@ -1,21 +1,20 @@
 """Phase `place`: which node runs on which host, all or nothing, in one transaction; the plan people see first."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vclust_py import metapackages, timing
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
-from vclust_py.errors import CapacityError, VclustError
 from vclust_py.estimate import Estimate, choose_strategy, estimate, saved_seconds
-from vclust_py.hypervisor import Capacity, Host
 from vclust_py.image import Image
 from vclust_py.image.base import find_base
 from vclust_py.image.builder import disk_size, installed_size, layer_key
 from vclust_py.image.store import missing
 from vclust_py.lock import Lock
+from vclust_py.monitor import Survey, survey
 from vclust_py.nodes import facts_of, overlay
 from vclust_py.phases import Inputs, Result
 from vclust_py.placement import assign, free_capacity
@@ -23,7 +22,6 @@ from vclust_py.request import Request
 from vclust_py.site import clusters, learning
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.session import Session
-from vclust_py.site.states import HostState
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,6 @@ class Plan:
     estimate: Estimate
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """What a host says of itself; no capacity when it does not answer, and then why."""
-
-    host: Host
-    capacity: Capacity | None = None
-    images: Mapping[str, int] = field(default_factory=dict)
-    written: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Bytes on disk of files of live clusters, by folder and name."""
-    error: str = ""
-
-
 def run(session: Session, inputs: Inputs) -> Result:
     """Give every node of the request a host and write it down, unless `check`.
 
@@ -89,7 +75,7 @@ def _place(
     cluster: Cluster | None,
     start: Stored | None,
 ) -> tuple[Plan, bool]:
-    surveys = _surveys(session, inputs.hosts, write=not inputs.check)
+    surveys = survey(session, inputs.hosts, write=not inputs.check)
     strategy = cluster.strategy if cluster else ""
     strategy = strategy or choose_strategy(session.store, request, lock, start)
     if cluster is not None and cluster.nodes:
@@ -104,26 +90,26 @@ def _place(
     # What the layer or the packages need may be more than was asked for, and all of it is reserved.
     cache = session.images.get(start.digest) if start is not None else None
     least_disk = disk_size(lock, cache)
-    errors = {survey.host.name: survey.error for survey in surveys if survey.error}
+    errors = {one.host.name: one.error for one in surveys if one.error}
     holders = frozenset(
-        survey.host.name
-        for survey in surveys
-        if cache is not None and (not survey.host.machine or cache.path.name in survey.images)
+        one.host.name
+        for one in surveys
+        if cache is not None and (not one.host.machine or cache.path.name in one.images)
     )
     with session.store.transaction():
         placed = clusters.placed(session.store)
         left = [
             free_capacity(
-                survey.host,
-                survey.capacity,
+                one.host,
+                one.capacity,
                 [
-                    (node, survey.written.get((folder, overlay(node.name)), 0))
-                    for folder, node in placed.get(survey.host.name, ())
+                    (node, one.written.get((folder, overlay(node.name)), 0))
+                    for folder, node in placed.get(one.host.name, ())
                 ],
-                survey.host.cpu_overcommit or session.site.cpu_overcommit,
+                one.host.cpu_overcommit or session.site.cpu_overcommit,
             )
-            for survey in surveys
-            if survey.capacity
+            for one in surveys
+            if one.capacity
         ]
         nodes = assign(request, left, errors, holders=holders, least_disk=least_disk)
         if not inputs.check and cluster is not None:
@@ -132,46 +118,6 @@ def _place(
             learning.remember(session.store, cluster.id, lock)
     placement = {node.name: node.host for node in nodes}
     return _plan(session, request, lock, strategy, start, placement, nodes[0].disk, surveys), True
-
-
-def _surveys(session: Session, hosts: Sequence[Host], *, write: bool) -> list[_Survey]:
-    """Ask all hosts, side by side, and write down what they say.  Raises VclustError when none answers."""
-    if not hosts:
-        raise CapacityError("the site has no hosts: its inventory group vm_hosts is empty")
-    folders = {
-        host: {folder for folder, _ in nodes} for host, nodes in clusters.placed(session.store).items()
-    }
-    drivers, errors = session.drivers(hosts)
-
-    def survey(host: Host) -> _Survey:
-        if host.name in errors:
-            return _Survey(host, error=str(errors[host.name]))
-        driver = drivers[host.name]
-        try:
-            written = {
-                (folder, name): count
-                for folder in folders.get(host.name, ())
-                for name, count in driver.files(folder).allocated().items()
-            }
-            images = driver.files("").images() if host.machine else {}
-            return _Survey(host, driver.capacity(), images, written)
-        except VclustError as error:
-            return _Survey(host, error=str(error))
-
-    found = session.side_by_side(survey, hosts)
-    if write:
-        clusters.observe_hosts(session.store, {one.host.name: _observed(one) for one in found})
-    if all(one.error for one in found):
-        raise VclustError("\n".join(one.error for one in found))
-    return found
-
-
-def _observed(survey: _Survey) -> tuple[HostState, dict[str, Any]]:
-    capacity = survey.capacity
-    if capacity is None:
-        return HostState.UNREACHABLE, {}
-    facts = {name: value for name, value in asdict(capacity).items() if name != "resident"}
-    return HostState.REACHABLE, facts
 
 
 def _saved(session: Session, lock: Lock, start: Stored | None, strategy: str) -> dict[str, Any]:
@@ -190,7 +136,7 @@ def _plan(
     start: Stored | None,
     placement: dict[str, str],
     disk: int,
-    surveys: Sequence[_Survey],
+    surveys: Sequence[Survey],
 ) -> Plan:
     site, images = session.site, session.images
     base = find_base(site, lock)
@@ -240,11 +186,11 @@ def _plan(
     )
 
 
-def _to_send(made: Sequence[Image], build: int, surveys: Sequence[_Survey]) -> int:
+def _to_send(made: Sequence[Image], build: int, surveys: Sequence[Survey]) -> int:
     """Bytes of image files that hosts on other machines lack; what is yet to be built counts as `build` bytes."""
     sizes = {image.path.name: image.manifest.bytes for image in made}
     return sum(
-        build + sum(size for name, size in sizes.items() if name not in survey.images)
-        for survey in surveys
-        if survey.host.machine
+        build + sum(size for name, size in sizes.items() if name not in one.images)
+        for one in surveys
+        if one.host.machine
     )

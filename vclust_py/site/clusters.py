@@ -21,7 +21,7 @@ from vclust_py.arguments import checked
 from vclust_py.change import Change
 from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.request import Request
-from vclust_py.site.states import ClusterState, HostState, NodeState, follow
+from vclust_py.site.states import ClusterState, NodeState, follow
 from vclust_py.site.store import Store, audit
 
 NETWORKS = 2**24 - 1
@@ -324,17 +324,6 @@ def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState
                 for name, state in states.items()
             ],
         )
-
-
-def observe_hosts(store: Store, hosts: Mapping[str, tuple[HostState, Mapping[str, Any]]]) -> None:
-    """Write down what hosts, by name, are seen to be now, and facts of those that answer."""
-    now = time.time()
-    store.executemany(
-        "INSERT INTO observed_hosts (host, state, seen, facts) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen,"
-        " facts = CASE WHEN excluded.state = 'reachable' THEN excluded.facts ELSE facts END",
-        [(host, state, now, json.dumps(facts)) for host, (state, facts) in hosts.items()],
-    )
 
 
 def forget(store: Store, cluster: Cluster) -> None:
