@@ -1,6 +1,6 @@
 """The resource monitor (paper, section 2.2): hosts asked what they have and what runs there, and that written down."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -39,11 +39,18 @@ class Survey:
         return {**facts, "foreign": {**foreign, "memory": sum(memory for _, memory in sizes)}}
 
 
-def survey(session: Session, hosts: Sequence[Host], *, disk: int = 0, write: bool = True) -> list[Survey]:
+def survey(
+    session: Session,
+    hosts: Sequence[Host],
+    disk_wanted: Callable[[Capacity], int] = lambda _: 0,
+    *,
+    write: bool = True,
+) -> list[Survey]:
     """Ask all hosts, side by side, and with `write` write down what they say or why they do not answer.
 
-    Where less than `disk` bytes are free beyond the whole disks of the nodes there, what of these is written already is
-    looked up, file by file.  Raises CapacityError without hosts, VclustError when none answers.
+    `disk_wanted` is how many bytes of disk may be wanted of a host.  Where these are not free beyond the whole disks of
+    the nodes there, what of these disks is written already is looked up, cluster by cluster.  Raises CapacityError
+    without hosts, VclustError when none answers.
     """
     if not hosts:
         raise CapacityError("the site has no hosts: its inventory group vm_hosts is empty")
@@ -58,7 +65,7 @@ def survey(session: Session, hosts: Sequence[Host], *, disk: int = 0, write: boo
         try:
             images = driver.files("").images() if host.machine else {}
             capacity, written = driver.capacity(), dict[tuple[str, str], int]()
-            if capacity.disk_free < disk + sum(node.disk for _, node in nodes):
+            if capacity.disk_free < disk_wanted(capacity) + sum(node.disk for _, node in nodes):
                 written = {
                     (folder, name): count
                     for folder in _folders(nodes)
