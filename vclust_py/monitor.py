@@ -1,7 +1,7 @@
 """The resource monitor (paper, section 2.2): hosts asked what they have and what runs there, and that written down."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vclust_py.errors import CapacityError, VclustError
@@ -32,7 +32,9 @@ class Survey:
         if self.capacity is None:
             return {}
         facts = {
-            name: value for name, value in asdict(self.capacity).items() if name not in ("resident", "sizes")
+            one.name: getattr(self.capacity, one.name)
+            for one in fields(self.capacity)
+            if one.name not in ("resident", "sizes")
         }
         sizes = [self.capacity.sizes[uuid] for uuid in self.foreign]
         foreign = {"domains": len(sizes), "cpus": sum(cpus for cpus, _ in sizes)}

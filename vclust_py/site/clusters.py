@@ -11,7 +11,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -280,10 +280,9 @@ def place(store: Store, cluster: Cluster, nodes: Sequence[Node], **values: Any) 
     """Write down where all nodes of a cluster are to run, and more columns of its row, in one transaction."""
     columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
     with store.transaction():
-        rows = [asdict(node) for node in nodes]
         store.executemany(
             f"INSERT INTO nodes (cluster, {columns}) VALUES (?, {marks})",  # noqa: S608 - Node's own fields
-            [(cluster.id, *(row[column] for column in _PLACED)) for row in rows],
+            [(cluster.id, *(getattr(node, column) for column in _PLACED)) for node in nodes],
         )
         store.executemany(
             "INSERT INTO observed_nodes VALUES (?, ?, ?, ?)",

@@ -206,8 +206,7 @@ def _age_of_facts(connection: sqlite3.Connection) -> None:
         ALTER TABLE observed_hosts ADD COLUMN answered REAL;
         ALTER TABLE observed_hosts ADD COLUMN error TEXT NOT NULL DEFAULT '';
         UPDATE observed_hosts SET answered = seen WHERE state = 'reachable';
-        UPDATE observed_hosts SET facts = '{}' WHERE answered IS NULL;
-        CREATE INDEX node_hosts ON nodes (host)
+        UPDATE observed_hosts SET facts = '{}' WHERE answered IS NULL
         """,
     )
 
