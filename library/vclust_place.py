@@ -11,6 +11,8 @@ version_added: "0.1"
 short_description: Choose the hosts of the nodes of a virtual cluster
 description:
   - Chooses a host for every node, all or nothing, and reserves what they need there.
+  - Asks every host what it has and what runs there, and keeps that with its time in the state of the site.
+  - A host that does not answer, or whose C(state) is C(drain), takes no node.
   - Tells what creating the cluster would download, build and send, and how long it may take.
 extends_documentation_fragment:
   - vclust
@@ -56,7 +58,9 @@ EXAMPLES = """
 
 RETURN = """
 plan:
-  description: Placement, bytes to download, build and send, and an estimate of seconds from past runs.
+  description:
+    - Placement, bytes to download, build and send, and an estimate of seconds from past runs.
+    - Its C(hosts) are what is known of each host, with the C(age) of that in seconds, also of one that does not answer.
   type: dict
   returned: success
 exit_code:

@@ -9,7 +9,9 @@ What phases stand on, in the same order:
 resolve      names of packages become their closure, by real apt; lock is what it comes to, the exact packages
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
 cache        learning which sets of packages to keep installed, and which of them a request starts from
-placement    which node runs on which host, all or nothing; estimate how long a create may take
+monitor      the resource monitor: hosts asked what they have and what runs there, and that written down
+placement    which node runs on which host, all or nothing: free_capacity is what hosts have left, shortage what is
+             missing when not all nodes fit; estimate how long a create may take
 image        base image, package store, request layers, package bundles, installer
 chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
 nodes        what phases know of a cluster's nodes; addresses their hardware addresses

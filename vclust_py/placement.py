@@ -1,52 +1,54 @@
-"""Which node runs on which host: a pure function of the request and of what hosts have left."""
+"""Which node runs on which host: a pure function of the request and of what hosts have left.
 
+All nodes of a request are alike, so a host is so many places for a node, and whenever the places of all hosts together
+are enough, every order of filling them ends with all nodes placed.  The order is what `Spread` and the preferences are
+about:
+
+1. Places at which no processor of the host is promised twice; the over-committed ones come last.
+2. Hosts that have the image the nodes' disks stand on, then those that have the VD cache below it.
+3. Racks that have a node of the cluster, then those with most places: few racks.
+4. Hosts with the least load once the node is there: virtual CPUs for each of its own.
+5. Hosts with the least memory left, so that the emptier ones stay fit for large nodes.
+"""
+
+import heapq
 import uuid
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 from vclust_py.addresses import mac_of
 from vclust_py.errors import CapacityError
-from vclust_py.hypervisor import Capacity, Host
+from vclust_py.free_capacity import MEMORY, FreeCapacity, unfit
 from vclust_py.request import Request
+from vclust_py.shortage import shortage
 from vclust_py.site.clusters import Node
 
-OVERHEAD = {"kvm": 64 * 2**20, "tcg": 192 * 2**20, "xen": 16 * 2**20}
-"""Host memory of a node beyond its own: QEMU itself, and for emulation its code cache too; with Xen what the
-hypervisor keeps of each domain (the QEMU of its disks is in dom0's memory)."""
 
+@dataclass
+class _Places:
+    """A host that qualifies: how many nodes of the request it can take, and how many it has taken."""
 
-@dataclass(frozen=True)
-class FreeCapacity:
-    """What a host has left for new nodes; bytes."""
-
-    host: Host
-    capacity: Capacity
+    free: FreeCapacity
+    index: int
+    count: int
+    uncrowded: int
+    """So many of them promise none of its processors twice."""
     cpus: int
     memory: int
-    disk: int
+    """Of one node here."""
+    taken: int = 0
 
+    @property
+    def rack(self) -> str:
+        """Hosts without a rack are taken for one rack: nothing says that they are apart."""
+        return self.free.host.rack
 
-def free_capacity(
-    host: Host,
-    capacity: Capacity,
-    placed: Sequence[tuple[Node, int]],
-    cpu_overcommit: int,
-) -> FreeCapacity:
-    """What is left of a host when every node placed there uses all it asked for.
-
-    `placed` are its nodes, each with the bytes that its disk takes now.
-    """
-    overhead = OVERHEAD[capacity.accelerator]
-    promised = sum(node.memory + overhead for node, _ in placed)
-    # What is free now must hold what nodes may still take: of memory and disk alike they have taken a part only.
-    untaken = sum(max(node.memory + overhead - capacity.resident.get(node.uuid, 0), 0) for node, _ in placed)
-    return FreeCapacity(
-        host,
-        capacity,
-        cpus=capacity.cpus * cpu_overcommit - sum(node.cpus for node, _ in placed),
-        memory=min(capacity.memory - promised, capacity.memory_free - untaken),
-        disk=capacity.disk_free - sum(max(node.disk - written, 0) for node, written in placed),
-    )
+    def preference(self) -> tuple[float, int, int]:
+        """The host with the least of these takes the next node."""
+        load = (self.free.busy + (self.taken + 1) * self.cpus) / self.free.capacity.cpus
+        return load, self.free.memory - self.taken * self.memory, self.index
 
 
 def assign(
@@ -54,83 +56,148 @@ def assign(
     hosts: Sequence[FreeCapacity],
     errors: Mapping[str, str] | None = None,
     *,
-    holders: Set[str] = frozenset(),
     least_disk: int = 0,
 ) -> list[Node]:
-    """Give each node a host: with `Spread: pack` the first one it fits on, else the one with most memory left.
+    """Give each node a host, as its `Spread` says and in the order of preferences above.
 
-    The `holders`, which have the VD cache, come before others.  `least_disk` are bytes that a node's disk has at least,
-    however few were asked for.  Raises CapacityError when not all fit; it says for
-    each host why it takes no more; `errors` are those of hosts that did not answer.  Cost: nodes times hosts.
+    any     in that order
+    hosts   likewise, at most one node a host
+    racks   as evenly over the racks as their free capacity allows, within each in that order
+    pack    as few hosts as possible, however loaded they are; the last one is the fullest that does
+
+    `least_disk` are bytes that a node's disk has at least, however few were asked for.  Raises CapacityError when not
+    all fit, which says what is missing; `errors` are those of hosts that did not answer.  Cost: nodes · log hosts.
     """
-    hardware, left = request.hardware, sorted(hosts, key=lambda one: one.host.name not in holders)
+    hardware = request.hardware
     disk = max(hardware.disk, least_disk)
-    nodes: list[Node] = []
-    used: set[str] = set()
-    for position, (name, address) in enumerate(zip(request.hostnames, request.addresses, strict=True)):
-        fitting = [i for i, host in enumerate(left) if _refusal(request, host, disk, used) is None]
-        if not fitting:
-            reasons = [f"  {host.host.name}: {_refusal(request, host, disk, used)}" for host in left]
-            reasons += [f"  {host}: does not answer: {error}" for host, error in (errors or {}).items()]
-            raise CapacityError(
-                f"{request.name}: only {position} of {hardware.number_of_nodes} nodes fit:\n"
-                + "\n".join(reasons),
-                "ask for less, or destroy a cluster (`vclust list`)",
-            )
-        if hardware.spread == "pack":
-            index = fitting[0]
+    places = [
+        _places(request, free, index, disk)
+        for index, free in enumerate(hosts)
+        if unfit(request, free) is None
+    ]
+    number = hardware.number_of_nodes
+    if sum(host.count for host in places) < number:
+        raise CapacityError(
+            shortage(request, hosts, errors or {}, disk),
+            "ask for less, or destroy a cluster (`vclust list`)",
+        )
+    fill = {"racks": _over_racks, "pack": _packed}.get(hardware.spread, _preferred)
+    return [
+        Node(
+            position=position,
+            name=name,
+            host=free.host.name,
+            uri=free.host.uri,
+            address=str(address),
+            mac=mac_of(address),
+            uuid=str(uuid.uuid4()),
+            cpus=hardware.cpus,
+            memory=hardware.ram,
+            disk=disk,
+            guest=_guest(free),
+        )
+        for position, (name, address, free) in enumerate(
+            zip(request.hostnames, request.addresses, fill(places, number), strict=True)
+        )
+    ]
+
+
+def _places(request: Request, free: FreeCapacity, index: int, disk: int) -> _Places:
+    hardware = request.hardware
+    count = free.nodes(request, disk)
+    if hardware.spread == "hosts":
+        count = min(count, 1)
+    uncrowded = max(free.capacity.cpus - free.busy, 0) // hardware.cpus
+    memory = free.node_takes(request, disk)[MEMORY]
+    return _Places(free, index, count, min(count, uncrowded), hardware.cpus, memory)
+
+
+def _preferred(places: Sequence[_Places], number: int) -> list[FreeCapacity]:
+    """The hosts of `number` nodes, in the order of preferences; there are places for all."""
+    picked: list[FreeCapacity] = []
+    racks: set[str] = set()
+    for crowded, lacks in product((False, True), sorted({host.free.lacks for host in places})):
+        limits = {
+            host.index: host.count if crowded else host.uncrowded
+            for host in places
+            if host.free.lacks == lacks
+        }
+        still_open = [host for host in places if host.taken < limits.get(host.index, 0)]
+        for rack, members in sorted(
+            _by_rack(still_open).items(),
+            key=lambda item: (item[0] not in racks, -sum(limits[h.index] - h.taken for h in item[1])),
+        ):
+            if len(picked) < number:
+                picked += _least_loaded(members, number - len(picked), limits)
+                racks.add(rack)
+    return picked
+
+
+def _least_loaded(hosts: Iterable[_Places], most: int, limits: Mapping[int, int]) -> list[FreeCapacity]:
+    """At most `most` nodes' hosts, each the least loaded one at its turn; none beyond its limit."""
+    picked: list[FreeCapacity] = []
+    heap = [(*host.preference(), host) for host in hosts]
+    heapq.heapify(heap)
+    while heap and len(picked) < most:
+        host = heap[0][-1]
+        picked.append(host.free)
+        host.taken += 1
+        if host.taken < limits[host.index]:
+            heapq.heapreplace(heap, (*host.preference(), host))
         else:
-            index = max(fitting, key=lambda i: (left[i].host.name in holders, left[i].memory, -i))
-        chosen = left[index]
-        left[index] = replace(
-            chosen,
-            cpus=chosen.cpus - hardware.cpus,
-            memory=chosen.memory - hardware.ram - OVERHEAD[chosen.capacity.accelerator],
-            disk=chosen.disk - disk,
-        )
-        used.add(chosen.host.name)
-        nodes.append(
-            Node(
-                position=position,
-                name=name,
-                host=chosen.host.name,
-                uri=chosen.host.uri,
-                address=str(address),
-                mac=mac_of(address),
-                uuid=str(uuid.uuid4()),
-                cpus=hardware.cpus,
-                memory=hardware.ram,
-                disk=disk,
-                guest=_guest(chosen),
-            )
-        )
-    return nodes
+            heapq.heappop(heap)
+    return picked
 
 
-def _guest(left: FreeCapacity) -> str:
+def _over_racks(places: Sequence[_Places], number: int) -> list[FreeCapacity]:
+    """The hosts of `number` nodes: each goes to the rack with the fewest among those that still take one."""
+    racks = sorted(
+        _by_rack(host for host in places if host.count).values(),
+        key=lambda members: (min(h.free.lacks for h in members), -sum(h.uncrowded for h in members)),
+    )
+    left = [sum(host.count for host in members) for members in racks]
+    heap = [(0, rack) for rack in range(len(racks))]
+    turns: list[int] = []
+    while len(turns) < number:
+        given, rack = heap[0]
+        turns.append(rack)
+        if given + 1 < left[rack]:
+            heapq.heapreplace(heap, (given + 1, rack))
+        else:
+            heapq.heappop(heap)
+    share = Counter(turns)
+    picked = [iter(_preferred(members, share[rack])) for rack, members in enumerate(racks)]
+    return [next(picked[rack]) for rack in turns]
+
+
+def _packed(places: Sequence[_Places], number: int) -> list[FreeCapacity]:
+    """The hosts of `number` nodes, as few as possible: the largest ones, then the smallest that takes the rest."""
+    total = {rack: sum(host.count for host in members) for rack, members in _by_rack(places).items()}
+    largest_first = sorted(places, key=lambda h: (-h.count, h.free.lacks, -total[h.rack], h.rack, h.index))
+    picked: list[FreeCapacity] = []
+    racks: set[str] = set()
+    for position, host in enumerate(largest_first):
+        rest = number - len(picked)
+        if host.count < rest:
+            picked += [host.free] * host.count
+            racks.add(host.rack)
+            continue
+        last = min(
+            (one for one in largest_first[position:] if one.count >= rest),
+            key=lambda one: (one.count, one.free.lacks, one.rack not in racks, one.index),
+        )
+        return picked + [last.free] * rest
+    return picked
+
+
+def _by_rack(hosts: Iterable[_Places]) -> dict[str, list[_Places]]:
+    """In the order of their first hosts."""
+    found: dict[str, list[_Places]] = {}
+    for host in hosts:
+        found.setdefault(host.rack, []).append(host)
+    return found
+
+
+def _guest(free: FreeCapacity) -> str:
     """Which kind of Xen guest a node on this host is."""
-    return left.host.guest or next((kind for kind in ("pvh", "pv") if kind in left.capacity.guests), "")
-
-
-def _refusal(request: Request, left: FreeCapacity, disk: int, used: Set[str]) -> str | None:
-    """Why the host takes no further node of the request; None when it does."""
-    hardware, capacity = request.hardware, left.capacity
-    memory = hardware.ram + OVERHEAD[capacity.accelerator]
-    if hardware.architecture != capacity.architecture:
-        return f"is {capacity.architecture}, asked for {hardware.architecture}"
-    if hardware.cpu_speed is not None and capacity.cpu_speed < hardware.cpu_speed:
-        return f"runs at {capacity.cpu_speed / 1e9:.2f} GHz, asked for {hardware.cpu_speed / 1e9:.2f} GHz"
-    if left.host.guest and left.host.guest not in capacity.guests:
-        return f"runs {' and '.join(capacity.guests) or 'no Xen'} guests, vclust_xen_guest says {left.host.guest}"
-    if hardware.spread == "hosts" and left.host.name in used:
-        return "has a node of this cluster already (Spread: hosts)"
-    if hardware.cpus > capacity.cpus:
-        return f"has {capacity.cpus} CPUs, asked for {hardware.cpus} in one node"
-    for what, unit, have, need in (
-        ("virtual CPUs", 1, left.cpus, hardware.cpus),
-        ("MB of memory", 10**6, left.memory, memory),
-        ("MB of disk", 10**6, left.disk, disk),
-    ):
-        if have < need:
-            return f"has {max(have, 0) // unit} {what} left, a node takes {need // unit}"
-    return None
+    return free.host.guest or next((kind for kind in ("pvh", "pv") if kind in free.capacity.guests), "")

@@ -320,6 +320,14 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "addresses": {},
         "accelerators": {text: text},
         "unreachable": {text: text},
+        "hosts": {
+            text: {
+                "state": "drain",
+                "facts": {"cpus": text, "memory": 1, "memory_free": 1},
+                "age": 1.0,
+                "nodes": 1,
+            }
+        },
         "disk": 1,
         "disk_asked": 1,
         "cache": {},

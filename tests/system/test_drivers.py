@@ -164,7 +164,8 @@ def test_a_domain_from_its_start_to_its_end(guest: Guest, capsys: pytest.Capture
     timed("console", lambda: driver.console(FOLDER, domain.name))
     after = driver.capacity()
     assert after.resident[domain.uuid] >= 32 * MB
-    assert domain.uuid not in before.resident
+    assert after.sizes[domain.uuid] == (domain.cpus, domain.memory)
+    assert domain.uuid not in before.resident | before.sizes
 
     assert timed("remove", lambda: driver.remove(domain.uuid))
     assert not driver.remove(domain.uuid)

@@ -77,6 +77,7 @@ def plan(placement: dict[str, str], cache: str) -> dict[str, Any]:
         "addresses": {},
         "accelerators": {"localhost": "emulation"},
         "unreachable": {},
+        "hosts": {},
         "disk": 4_294_967_296,
         "disk_asked": 4_000_000_000,
         "packages": 3,

@@ -1,6 +1,7 @@
 """Placement: against hosts that are given, and against a brute-force twin."""
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,11 +10,14 @@ from hypothesis import strategies as st
 
 from vclust_py import request as requests
 from vclust_py.errors import CapacityError
+from vclust_py.free_capacity import OVERHEAD, FreeCapacity
 from vclust_py.hypervisor import Capacity, Host
-from vclust_py.placement import OVERHEAD, FreeCapacity, assign
+from vclust_py.placement import assign
 from vclust_py.request import Request
 
 GB = 10**9
+NODE = GB + OVERHEAD["kvm"]
+"""Bytes that a node of 1 GB takes of its host."""
 
 
 def a_request(nodes: int = 2, **hardware: object) -> Request:
@@ -27,30 +31,67 @@ def a_capacity(**values: object) -> Capacity:
 
 
 def free(
-    name: str, memory: int = 16 * GB, cpus: int = 16, disk: int = 100 * GB, **capacity: object
+    name: str,
+    memory: int = 16 * GB,
+    cpus: int = 16,
+    disk: int = 100 * GB,
+    rack: str = "",
+    busy: int = 0,
+    lacks: int = 0,
+    processors: int = 4,
+    **capacity: object,
 ) -> FreeCapacity:
-    return FreeCapacity(Host(name), a_capacity(**capacity), cpus, memory, disk)
+    host = Host(name, rack=rack)
+    return FreeCapacity(host, a_capacity(cpus=processors, **capacity), cpus, memory, disk, busy, lacks)
 
 
-def test_nodes_go_where_most_memory_is_left() -> None:
-    nodes = assign(a_request(3), [free("a", 4 * GB), free("b", 8 * GB)])
-    assert [node.host for node in nodes] == ["b", "b", "b"]
-    nodes = assign(a_request(3), [free("a", 8 * GB), free("b", 8 * GB)])
-    assert [node.host for node in nodes] == ["a", "b", "a"]
+def hosts_of(request: Request, *hosts: FreeCapacity) -> list[str]:
+    return [node.host for node in assign(request, hosts)]
 
 
-def test_pack_fills_the_first_host() -> None:
-    nodes = assign(a_request(4, spread="pack"), [free("a", 4 * GB), free("b", 64 * GB)])
-    assert [node.host for node in nodes] == ["a", "a", "a", "b"]
+def test_the_least_loaded_host_takes_the_next_node() -> None:
+    assert hosts_of(a_request(3), free("a"), free("b")) == ["a", "b", "a"]
+    assert hosts_of(a_request(3), free("a", busy=1), free("b")) == ["b", "b", "a"]
+    # Load is by processor: eight of them with two nodes are less loaded than four with one.
+    assert hosts_of(a_request(3), free("a", busy=1), free("b", busy=2, processors=8)) == ["b", "b", "a"]
+
+
+def test_of_hosts_with_one_load_the_emptier_one_stays_fit_for_large_nodes() -> None:
+    assert hosts_of(a_request(1), free("a", 16 * GB), free("b", 8 * GB)) == ["b"]
+
+
+def test_what_has_the_images_comes_first_until_its_processors_would_be_promised_twice() -> None:
+    hosts = free("a", lacks=2), free("b", lacks=1), free("c", cpus=8, busy=1)
+    assert hosts_of(a_request(14), *hosts) == 3 * ["c"] + 4 * ["b"] + 4 * ["a"] + 3 * ["c"]
+
+
+def test_a_cluster_that_fits_into_one_rack_is_in_one() -> None:
+    racks = [free(f"{rack}{i}", rack=rack) for rack in "xyz" for i in range(2 if rack == "y" else 1)]
+    assert hosts_of(a_request(4), *racks) == ["y0", "y1", "y0", "y1"]
+    assert hosts_of(a_request(2), free("a", rack="x", lacks=1), *racks) == ["y0", "y1"]
 
 
 def test_spread_over_hosts_takes_each_once() -> None:
-    assert {n.host for n in assign(a_request(2, spread="hosts"), [free("a"), free("b", 2 * GB)])} == {
-        "a",
-        "b",
-    }
-    with pytest.raises(CapacityError, match=r"a: has a node of this cluster already"):
+    assert set(hosts_of(a_request(2, spread="hosts"), free("a"), free("b", 2 * GB))) == {"a", "b"}
+    with pytest.raises(CapacityError, match=r"a: a node of this cluster already"):
         assign(a_request(2, spread="hosts"), [free("a")])
+
+
+def test_spread_over_racks_is_even_and_even_within_each() -> None:
+    racks = [free(f"{rack}{i}", rack=rack) for rack, hosts in (("x", 1), ("y", 3)) for i in range(hosts)]
+    found = hosts_of(a_request(6, spread="racks"), *racks, free("z", 2 * GB, rack="z"))
+    assert Counter(found) == {"x0": 2, "y0": 1, "y1": 1, "y2": 1, "z": 1}
+
+
+def test_pack_takes_one_host_where_one_does_and_of_these_the_fullest() -> None:
+    hosts = free("a", 4 * GB), free("b", 64 * GB), free("c", 5 * GB)
+    assert hosts_of(a_request(4, spread="pack"), *hosts) == ["c"] * 4
+    assert hosts_of(a_request(17, spread="pack"), *hosts) == ["b"] * 16 + ["a"]
+
+
+def test_pack_stays_in_a_rack() -> None:
+    hosts = [free(f"{rack}{i}", 3 * GB, rack=rack) for i in range(2) for rack in "xy"]
+    assert hosts_of(a_request(4, spread="pack"), *hosts) == ["x0", "x0", "x1", "x1"]
 
 
 def test_every_node_has_its_own_identity() -> None:
@@ -59,49 +100,105 @@ def test_every_node_has_its_own_identity() -> None:
     assert len({node.address for node in nodes}) == len({node.name for node in nodes}) == 12
 
 
-@pytest.mark.parametrize(
-    ("hardware", "left", "said"),
-    [
-        ({"ram": "20GB"}, {}, "memory left, a node takes 20067"),
-        ({"disk": "200GB"}, {}, "has 100000 MB of disk left, a node takes 200000"),
-        ({"cpus": 5}, {}, "has 4 CPUs, asked for 5 in one node"),
-        ({"cpus": 4}, {"cpus": 3}, "has 3 virtual CPUs left"),
-        ({"cpu_speed": "4GHz"}, {}, "runs at 3.00 GHz, asked for 4.00 GHz"),
-        ({"cpu_arch": "arm64"}, {}, "is amd64, asked for arm64"),
-    ],
-)
-def test_what_a_host_lacks_is_named(hardware: dict[str, object], left: dict[str, int], said: str) -> None:
-    with pytest.raises(CapacityError, match=said) as caught:
-        assign(a_request(1, **hardware), [free("alpha", **left)])
-    assert "alpha: " in str(caught.value)
-    assert caught.value.exit_code == 3
-
-
-@given(
-    memory=st.lists(st.integers(0, 6), min_size=1, max_size=4),
-    cpus=st.lists(st.integers(0, 4), min_size=4, max_size=4),
-    count=st.integers(1, 6),
-    spread=st.sampled_from(["any", "pack", "hosts"]),
-)
-def test_all_nodes_are_placed_exactly_when_some_placement_exists(
-    memory: list[int], cpus: list[int], count: int, spread: str
-) -> None:
-    request = a_request(count, spread=spread)
-    each = request.hardware.ram + OVERHEAD["kvm"]
-    hosts = [free(str(i), amount * each, cpus[i]) for i, amount in enumerate(memory)]
-
-    def fits(counts: tuple[int, ...]) -> bool:
-        return sum(counts) == count and all(
-            n <= memory[i] and n <= cpus[i] and (spread != "hosts" or n <= 1) for i, n in enumerate(counts)
+@st.composite
+def some_hosts(draw: st.DrawFn) -> list[FreeCapacity]:
+    """Hosts with some places for nodes of 1 GB and 1 CPU, in some racks, some of them unfit."""
+    found = []
+    for index in range(draw(st.integers(1, 5))):
+        places, busy = draw(st.integers(0, 4)), draw(st.integers(0, 3))
+        host = free(
+            f"h{index}",
+            draw(st.integers(places, 4)) * NODE,
+            places,
+            rack=draw(st.sampled_from("xyz")),
+            busy=busy,
+            lacks=draw(st.integers(0, 2)),
+            processors=draw(st.integers(1, 4)),
         )
+        if draw(st.sampled_from([False, False, False, True])):
+            host = replace(host, host=replace(host.host, state="drain"))
+        found.append(host)
+    return found
 
-    possible = any(fits(counts) for counts in itertools.product(range(count + 1), repeat=len(hosts)))
+
+def places(host: FreeCapacity, spread: str) -> int:
+    if host.host.state == "drain":
+        return 0
+    return min(host.cpus, host.memory // NODE, 1 if spread == "hosts" else 100)
+
+
+def counts_that_fit(hosts: list[FreeCapacity], number: int, spread: str) -> list[tuple[int, ...]]:
+    """By brute force: how many nodes each host may have."""
+    ranges = [range(places(host, spread) + 1) for host in hosts]
+    return [counts for counts in itertools.product(*ranges) if sum(counts) == number]
+
+
+def by_rack(hosts: list[FreeCapacity], counts: tuple[int, ...]) -> list[int]:
+    found = Counter[str]()
+    for host, count in zip(hosts, counts, strict=True):
+        found[host.host.rack] += count
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize("spread", ["any", "pack", "hosts", "racks"])
+@given(hosts=some_hosts(), number=st.integers(1, 8))
+def test_all_nodes_are_placed_exactly_when_some_placement_exists(
+    hosts: list[FreeCapacity], number: int, spread: str
+) -> None:
+    """And so as the kind of spread says, against all placements there are."""
+    possible = counts_that_fit(hosts, number, spread)
     try:
-        nodes = assign(request, hosts)
+        nodes = assign(a_request(number, spread=spread), hosts)
     except CapacityError:
         assert not possible
-    else:
-        assert fits(tuple(sum(node.host == str(i) for node in nodes) for i in range(len(hosts))))
+        return
+    found = Counter(node.host for node in nodes)
+    counts = tuple(found[host.host.name] for host in hosts)
+    assert counts in possible
+    if spread == "pack":
+        assert len(found) == min(len([n for n in each if n]) for each in possible)
+    elif spread == "racks":  # the rack with the fewest has as many as can be, then the next one
+        assert by_rack(hosts, counts) == max(by_rack(hosts, each) for each in possible)
+
+
+@pytest.mark.parametrize("spread", ["any", "hosts"])
+@given(hosts=some_hosts(), number=st.integers(1, 8))
+def test_no_place_is_taken_before_better_ones(hosts: list[FreeCapacity], number: int, spread: str) -> None:
+    try:
+        nodes = assign(a_request(number, spread=spread), hosts)
+    except CapacityError:
+        return
+    found = Counter(node.host for node in nodes)
+    taken, left = list[tuple[bool, int]](), list[tuple[bool, int]]()
+    for host in hosts:
+        for place in range(places(host, spread)):
+            rank = (host.busy + place + 1 > host.capacity.cpus, host.lacks)
+            (taken if place < found[host.host.name] else left).append(rank)
+    assert max(taken) <= min(left, default=max(taken))
+
+
+@given(some_hosts(), st.integers(1, 8))
+def test_among_equals_racks_are_few_and_loads_even(hosts: list[FreeCapacity], number: int) -> None:
+    """Hosts that are idle, have processors enough and the same images: the rack counts first, then the load."""
+    hosts = [replace(host, busy=0, lacks=0, capacity=a_capacity()) for host in hosts]
+    possible = counts_that_fit(hosts, number, "any")
+    try:
+        nodes = assign(a_request(number), hosts)
+    except CapacityError:
+        return
+    found = Counter(node.host for node in nodes)
+    counts = tuple(found[host.host.name] for host in hosts)
+
+    def racks(each: tuple[int, ...]) -> int:
+        return sum(1 for nodes in by_rack(hosts, each) if nodes)
+
+    assert racks(counts) == min(map(racks, possible))
+    for rack in "xyz":
+        members = [i for i, host in enumerate(hosts) if host.host.rack == rack]
+        same = [c for c in possible if sum(c[i] for i in members) == sum(counts[i] for i in members)]
+        assert max((counts[i] for i in members), default=0) == min(
+            max((c[i] for i in members), default=0) for c in same
+        )
 
 
 @pytest.mark.parametrize(
@@ -111,9 +208,3 @@ def test_all_nodes_are_placed_exactly_when_some_placement_exists(
 def test_kind_of_xen_guest(wanted: str, guests: tuple[str, ...], found: str) -> None:
     host = replace(free("a", accelerator="xen", guests=guests), host=Host("a", "xen:///system", wanted))
     assert assign(a_request(1), [host])[0].guest == found
-
-
-def test_a_kind_of_guest_that_the_host_cannot_run() -> None:
-    host = replace(free("a", accelerator="xen", guests=("pv",)), host=Host("a", "xen:///system", "pvh"))
-    with pytest.raises(CapacityError, match="runs pv guests, vclust_xen_guest says pvh"):
-        assign(a_request(1), [host])

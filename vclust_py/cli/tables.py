@@ -120,7 +120,9 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     _print(table)
     there = "" if plan["base_there"] else ", after the base image"
     for host, error in plan["unreachable"].items():
-        say(f"\n{host} does not answer: {error}")
+        say(f"\n{host} does not answer, takes no node: {error}\n  {_last_known(plan['hosts'][host])}")
+    if drained := [host for host, known in plan["hosts"].items() if known["state"] == "drain"]:
+        say(f"\ndrained, take no new nodes: {', '.join(drained)}")
     more = ", for its packages need more than asked for" if plan["disk"] > plan["disk_asked"] else ""
     say(f"\ndisk: {size(plan['disk'])} a node{more}")
     say(_cache(plan["cache"]))
@@ -133,6 +135,23 @@ def show_plan(plan: Mapping[str, Any]) -> None:
         say(f"estimate: {sum(seconds.values()):.0f} s{rest}")
     else:
         say("estimate: none, this site has no past runs to go by")
+
+
+def _last_known(host: Mapping[str, Any]) -> str:
+    """What a host that does not answer had, and how old that is."""
+    facts, nodes = host["facts"], f"{host['nodes']} nodes of this site are there"
+    if not facts:
+        return f"it has never answered; {nodes}"
+    had = f"{facts['cpus']} CPUs, {size(facts['memory'])} of memory, {size(facts['memory_free'])} of it free"
+    return f"{_age(host['age'])} ago it had {had}; {nodes}"
+
+
+def _age(seconds: float) -> str:
+    """How old something is, for people."""
+    for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"
 
 
 def show_rank(rows: Sequence[Mapping[str, Any]]) -> None:

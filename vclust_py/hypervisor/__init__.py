@@ -12,7 +12,7 @@ daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM wor
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,6 +75,8 @@ class Capacity:
     """kvm, tcg (emulation) or xen."""
     guests: tuple[str, ...] = ()
     """Xen: pv, pvh, or both."""
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Virtual CPUs and memory that running domains may use at most, by UUID."""
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,12 @@ class Qemu(Driver):
     def capacity(self) -> Capacity:
         def work(connection: Any) -> tuple[list[Any], dict[str, int], list[Any]]:
             flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-            return (
-                connection.getInfo(),
-                # Not getInfo's memory: it counts the first NUMA cell's boot-time memory only.
-                connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS),
-                connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BALLOON, flags),
-            )
+            kinds = libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_VCPU
+            # Before the free memory: what a domain takes between the two must not count as free.
+            domains = connection.getAllDomainStats(kinds, flags)
+            # Not getInfo's memory: it counts the first NUMA cell's boot-time memory only.
+            memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            return connection.getInfo(), memory, domains
 
         info, memory, domains = self._connection.call("capacity", work)
         return Capacity(
@@ -99,6 +99,10 @@ class Qemu(Driver):
             resident={domain.UUIDString(): stats.get("balloon.rss", 0) * 1024 for domain, stats in domains},
             disk_free=self.disk_free(),
             accelerator=self.accelerator,
+            sizes={
+                domain.UUIDString(): (stats.get("vcpu.maximum", 0), stats.get("balloon.maximum", 0) * 1024)
+                for domain, stats in domains
+            },
         )
 
     def start(self, domain: Domain) -> bool:

@@ -51,26 +51,28 @@ class Xen(Driver):
         self._guests = tuple(guest for guest, machine in _MACHINES.items() if machine in machines)
 
     def capacity(self) -> Capacity:
-        def work(connection: Any) -> tuple[list[Any], int, dict[str, int]]:
+        def work(connection: Any) -> tuple[list[Any], int, dict[str, list[int]]]:
             flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
-            domains = [domain for domain in connection.listAllDomains(flags) if domain.ID() != _DOM0]
-            resident = {}
-            for domain in domains:
-                with absent(libvirt.VIR_ERR_NO_DOMAIN):
-                    resident[domain.UUIDString()] = domain.info()[2] * 1024
-            return connection.getInfo(), connection.getFreeMemory(), resident
+            domains = {}
+            for domain in connection.listAllDomains(flags):
+                if domain.ID() != _DOM0:
+                    with absent(libvirt.VIR_ERR_NO_DOMAIN):
+                        domains[domain.UUIDString()] = domain.info()
+            # The free memory last: what a domain takes meanwhile must not count as free.
+            return connection.getInfo(), connection.getFreeMemory(), domains
 
-        info, free, resident = self._connection.call("capacity", work)
+        info, free, domains = self._connection.call("capacity", work)
         return Capacity(
             architecture=ARCHITECTURES.get(info[0], info[0]),
             cpus=info[2],
             cpu_speed=info[3] * 10**6,
             memory=info[1] << 20,
             memory_free=free,
-            resident=resident,
+            resident={uuid: of_domain[2] * 1024 for uuid, of_domain in domains.items()},
             disk_free=self.disk_free(),
             accelerator=self.accelerator,
             guests=self._guests,
+            sizes={uuid: (of_domain[3], of_domain[1] * 1024) for uuid, of_domain in domains.items()},
         )
 
     def running(self) -> set[str]:

@@ -1,29 +1,31 @@
 """Phase `place`: which node runs on which host, all or nothing, in one transaction; the plan people see first."""
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vclust_py import metapackages, timing
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
-from vclust_py.errors import CapacityError, VclustError
 from vclust_py.estimate import Estimate, choose_strategy, estimate, saved_seconds
-from vclust_py.hypervisor import Capacity, Host
+from vclust_py.free_capacity import FreeCapacity, free_capacity
+from vclust_py.hypervisor import Capacity
 from vclust_py.image import Image
-from vclust_py.image.base import find_base
+from vclust_py.image.base import BaseImages, find_base
 from vclust_py.image.builder import disk_size, installed_size, layer_key
 from vclust_py.image.store import missing
 from vclust_py.lock import Lock
+from vclust_py.monitor import Survey, survey
 from vclust_py.nodes import facts_of, overlay
 from vclust_py.phases import Inputs, Result
-from vclust_py.placement import assign, free_capacity
+from vclust_py.placement import assign
 from vclust_py.request import Request
 from vclust_py.site import clusters, learning
-from vclust_py.site.clusters import Cluster
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.hosts import known_hosts
 from vclust_py.site.session import Session
-from vclust_py.site.states import HostState
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Plan:
     accelerators: dict[str, str]
     unreachable: dict[str, str]
     """Hosts that did not answer, and what went wrong."""
+    hosts: dict[str, dict[str, Any]]
+    """By host its `state` in the inventory, whether it `answers`, what it said of itself (`facts`, as in
+    `site.hosts.KnownHost`), the `age` of that in seconds (None: it has never answered) and how many `nodes` of the site
+    were there before these.
+    """
     disk: int
     """Of each node: as asked for, or more where base and packages need it."""
     disk_asked: int
@@ -50,18 +57,6 @@ class Plan:
     base_there: bool
     layer_there: bool
     estimate: Estimate
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What a host says of itself; no capacity when it does not answer, and then why."""
-
-    host: Host
-    capacity: Capacity | None = None
-    images: Mapping[str, int] = field(default_factory=dict)
-    written: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Bytes on disk of files of live clusters, by folder and name."""
-    error: str = ""
 
 
 def run(session: Session, inputs: Inputs) -> Result:
@@ -89,89 +84,84 @@ def _place(
     cluster: Cluster | None,
     start: Stored | None,
 ) -> tuple[Plan, bool]:
-    surveys = _surveys(session, inputs.hosts, write=not inputs.check)
+    store = session.store
+    cache = session.images.get(start.digest) if start is not None else None
+    # What the layer or the packages need may be more than was asked for, and all of it is reserved.
+    least_disk = disk_size(lock, cache)
+    hardware = request.hardware
+    disk = max(hardware.disk, least_disk) if cluster is None or not cluster.nodes else 0
+
+    def disk_wanted(capacity: Capacity) -> int:
+        return disk * min(hardware.number_of_nodes, capacity.memory // hardware.ram)
+
+    surveys = survey(session, inputs.hosts, disk_wanted, write=not inputs.check)
     strategy = cluster.strategy if cluster else ""
-    strategy = strategy or choose_strategy(session.store, request, lock, start)
+    strategy = strategy or choose_strategy(store, request, lock, start)
+    made = _made(session, request, lock, strategy, start)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not inputs.check:
-            clusters.update(
-                session.store, cluster, lock=lock.digest
-            )  # resolved once more: see phase `resolve`
-        placement = {node.name: node.host for node in cluster.nodes}
-        disk = cluster.nodes[0].disk
-        return _plan(session, request, lock, strategy, start, placement, disk, surveys), False
+            clusters.update(store, cluster, lock=lock.digest)  # resolved once more: see phase `resolve`
+        return _plan(session, request, lock, strategy, start, made, cluster.nodes, surveys), False
     session.networks.check_free(request.software.network)
-    # What the layer or the packages need may be more than was asked for, and all of it is reserved.
-    cache = session.images.get(start.digest) if start is not None else None
-    least_disk = disk_size(lock, cache)
-    errors = {survey.host.name: survey.error for survey in surveys if survey.error}
-    holders = frozenset(
-        survey.host.name
-        for survey in surveys
-        if cache is not None and (not survey.host.machine or cache.path.name in survey.images)
-    )
-    with session.store.transaction():
-        placed = clusters.placed(session.store)
-        left = [
-            free_capacity(
-                survey.host,
-                survey.capacity,
-                [
-                    (node, survey.written.get((folder, overlay(node.name)), 0))
-                    for folder, node in placed.get(survey.host.name, ())
-                ],
-                survey.host.cpu_overcommit or session.site.cpu_overcommit,
-            )
-            for survey in surveys
-            if survey.capacity
-        ]
-        nodes = assign(request, left, errors, holders=holders, least_disk=least_disk)
+    errors = {one.host.name: one.error for one in surveys if one.error}
+    saved = _saved(session, lock, start, strategy)
+    # The reservation: nobody places between the look at what is placed and the writing down.
+    with store.transaction():
+        nodes = assign(request, _free(session, surveys, made), errors, least_disk=least_disk)
         if not inputs.check and cluster is not None:
-            saved = _saved(session, lock, start, strategy)
-            clusters.place(session.store, cluster, nodes, lock=lock.digest, strategy=strategy, cache=saved)
-            learning.remember(session.store, cluster.id, lock)
-    placement = {node.name: node.host for node in nodes}
-    return _plan(session, request, lock, strategy, start, placement, nodes[0].disk, surveys), True
+            clusters.place(store, cluster, nodes, lock=lock.digest, strategy=strategy, cache=saved)
+            learning.remember(store, cluster.id, lock)
+    return _plan(session, request, lock, strategy, start, made, nodes, surveys), True
 
 
-def _surveys(session: Session, hosts: Sequence[Host], *, write: bool) -> list[_Survey]:
-    """Ask all hosts, side by side, and write down what they say.  Raises VclustError when none answers."""
-    if not hosts:
-        raise CapacityError("the site has no hosts: its inventory group vm_hosts is empty")
-    folders = {
-        host: {folder for folder, _ in nodes} for host, nodes in clusters.placed(session.store).items()
-    }
-    drivers, errors = session.drivers(hosts)
-
-    def survey(host: Host) -> _Survey:
-        if host.name in errors:
-            return _Survey(host, error=str(errors[host.name]))
-        driver = drivers[host.name]
-        try:
-            written = {
-                (folder, name): count
-                for folder in folders.get(host.name, ())
-                for name, count in driver.files(folder).allocated().items()
-            }
-            images = driver.files("").images() if host.machine else {}
-            return _Survey(host, driver.capacity(), images, written)
-        except VclustError as error:
-            return _Survey(host, error=str(error))
-
-    found = session.side_by_side(survey, hosts)
-    if write:
-        clusters.observe_hosts(session.store, {one.host.name: _observed(one) for one in found})
-    if all(one.error for one in found):
-        raise VclustError("\n".join(one.error for one in found))
-    return found
+def _free(session: Session, surveys: Sequence[Survey], made: "_Made") -> list[FreeCapacity]:
+    """What each host that has answered has left, of what it had then, with all that is placed there now."""
+    placed = clusters.placed(session.store)
+    return [
+        free_capacity(
+            one.host,
+            one.capacity,
+            [
+                (node, one.written.get((folder, overlay(node.name)), 0))
+                for folder, node in placed.get(one.host.name, ())
+            ],
+            one.host.cpu_overcommit or session.site.cpu_overcommit,
+            foreign=one.foreign,
+            lacks=made.missing_from(one),
+        )
+        for one in surveys
+        if one.capacity
+    ]
 
 
-def _observed(survey: _Survey) -> tuple[HostState, dict[str, Any]]:
-    capacity = survey.capacity
-    if capacity is None:
-        return HostState.UNREACHABLE, {}
-    facts = {name: value for name, value in asdict(capacity).items() if name != "resident"}
-    return HostState.REACHABLE, facts
+@dataclass(frozen=True)
+class _Made:
+    """The images of the cluster that are there already."""
+
+    base: BaseImages | None
+    layer: Image | None
+    stack: Sequence[Image]
+    """The disk layers over the base that its nodes' disks stand on, the upper one first."""
+
+    @property
+    def all(self) -> list[Image]:
+        return [*((self.base.base, self.base.kernel, self.base.installer) if self.base else ()), *self.stack]
+
+    def missing_from(self, surveyed: Survey) -> int:
+        """How many of the upper layers the host lacks; the site manager has them all."""
+        if surveyed.host.machine is None:
+            return 0
+        return sum(image.path.name not in surveyed.images for image in self.stack)
+
+
+def _made(session: Session, request: Request, lock: Lock, strategy: str, start: Stored | None) -> _Made:
+    site, images = session.site, session.images
+    base, layer = find_base(site, lock), None
+    if base is not None and strategy == "once":
+        layer = images.find("layer", layer_key(lock, base.base, metapackages.expand(request, site)))
+    upper = layer or (images.get(start.digest) if start is not None else None)
+    stack = [image for image in images.chain(upper) if image.manifest.kind != "base"] if upper else []
+    return _Made(base, layer, stack)
 
 
 def _saved(session: Session, lock: Lock, start: Stored | None, strategy: str) -> dict[str, Any]:
@@ -188,29 +178,17 @@ def _plan(
     lock: Lock,
     strategy: str,
     start: Stored | None,
-    placement: dict[str, str],
-    disk: int,
-    surveys: Sequence[_Survey],
+    made: _Made,
+    nodes: Sequence[Node],
+    surveys: Sequence[Survey],
 ) -> Plan:
-    site, images = session.site, session.images
-    base = find_base(site, lock)
-    layer = (
-        None
-        if base is None or strategy != "once"
-        else images.find("layer", layer_key(lock, base.base, metapackages.expand(request, site)))
-    )
     held = start.packages if start is not None else frozenset()
     left = tuple(package for package in lock.packages if package.pinned not in held)
-    build = 0 if layer is not None else installed_size(left)
+    build = 0 if made.layer is not None else installed_size(left)
     accelerators = {one.host.name: one.capacity.accelerator for one in surveys if one.capacity}
-    used = [accelerators[host] for host in placement.values() if host in accelerators]
-    facts = facts_of(len(placement), strategy, used)
-    made = [base.base, base.kernel, base.installer] if base else []
-    if layer is not None:
-        made += images.chain(layer)
-    elif start is not None:
-        made += images.chain(images.get(start.digest))
-    to_fetch = (*missing(site, left if build else ()), *(() if base else lock.base))
+    placement = {node.name: node.host for node in nodes}
+    used = set(placement.values())
+    to_fetch = (*missing(session.site, left if build else ()), *(() if made.base else lock.base))
     return Plan(
         name=request.name,
         lock=lock.digest,
@@ -219,32 +197,58 @@ def _plan(
         addresses=dict(zip(request.hostnames, map(str, request.addresses), strict=True)),
         accelerators=accelerators,
         unreachable={one.host.name: one.error for one in surveys if one.error},
-        disk=disk,
+        hosts=_hosts(session, surveys),
+        disk=nodes[0].disk,
         disk_asked=request.hardware.disk,
         packages=len(lock.packages),
         cache=_saved(session, lock, start, strategy),
         download=sum(package.size for package in to_fetch),
         build=build,
-        send=_to_send(made, build, [one for one in surveys if one.host.name in placement.values()]),
-        base_there=base is not None,
-        layer_there=layer is not None,
+        send=_to_send(made.all, build, [one for one in surveys if one.host.name in used]),
+        base_there=made.base is not None,
+        layer_there=made.layer is not None,
         estimate=estimate(
             session.store,
             lock,
             start,
             strategy,
-            facts,
-            base_there=base is not None,
-            layer_there=layer is not None,
+            facts_of(len(nodes), strategy, [accelerators[host] for host in used if host in accelerators]),
+            base_there=made.base is not None,
+            layer_there=made.layer is not None,
         ),
     )
 
 
-def _to_send(made: Sequence[Image], build: int, surveys: Sequence[_Survey]) -> int:
+def _hosts(session: Session, surveys: Sequence[Survey]) -> dict[str, dict[str, Any]]:
+    """What is known of each host, also of one that does not answer: as said now, or when it answered last."""
+    known = {host.name: host for host in known_hosts(session.store)}
+    now = time.time()
+
+    def facts(one: Survey) -> tuple[Mapping[str, Any], float | None]:
+        if not one.error:
+            return one.facts, 0.0
+        earlier = known.get(one.host.name)
+        if earlier is None or earlier.answered is None:
+            return {}, None
+        return earlier.facts, now - earlier.answered
+
+    return {
+        one.host.name: {
+            "state": one.host.state,
+            "answers": not one.error,
+            "facts": said,
+            "age": age,
+            "nodes": known[one.host.name].nodes if one.host.name in known else 0,
+        }
+        for one, (said, age) in ((one, facts(one)) for one in surveys)
+    }
+
+
+def _to_send(made: Sequence[Image], build: int, surveys: Sequence[Survey]) -> int:
     """Bytes of image files that hosts on other machines lack; what is yet to be built counts as `build` bytes."""
     sizes = {image.path.name: image.manifest.bytes for image in made}
     return sum(
-        build + sum(size for name, size in sizes.items() if name not in survey.images)
-        for survey in surveys
-        if survey.host.machine
+        build + sum(size for name, size in sizes.items() if name not in one.images)
+        for one in surveys
+        if one.host.machine
     )

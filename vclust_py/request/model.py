@@ -67,8 +67,9 @@ class Hardware:
         str,
         Key(
             "Spread",
-            values.choice("any", "hosts", "pack"),
-            "`hosts`: at most one node a host; `pack`: few hosts",
+            values.choice("any", "hosts", "racks", "pack"),
+            "`any`: hosts with the images, in few racks, the least loaded first; `hosts`: at most one node a host; "
+            "`racks`: as evenly over the racks as they have space; `pack`: few hosts",
             default="any",
         ),
     ]

@@ -11,7 +11,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from vclust_py.arguments import checked
 from vclust_py.change import Change
 from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.request import Request
-from vclust_py.site.states import ClusterState, HostState, NodeState, follow
+from vclust_py.site.states import ClusterState, NodeState, follow
 from vclust_py.site.store import Store, audit
 
 NETWORKS = 2**24 - 1
@@ -280,10 +280,9 @@ def place(store: Store, cluster: Cluster, nodes: Sequence[Node], **values: Any) 
     """Write down where all nodes of a cluster are to run, and more columns of its row, in one transaction."""
     columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
     with store.transaction():
-        rows = [asdict(node) for node in nodes]
         store.executemany(
             f"INSERT INTO nodes (cluster, {columns}) VALUES (?, {marks})",  # noqa: S608 - Node's own fields
-            [(cluster.id, *(row[column] for column in _PLACED)) for row in rows],
+            [(cluster.id, *(getattr(node, column) for column in _PLACED)) for node in nodes],
         )
         store.executemany(
             "INSERT INTO observed_nodes VALUES (?, ?, ?, ?)",
@@ -324,17 +323,6 @@ def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState
                 for name, state in states.items()
             ],
         )
-
-
-def observe_hosts(store: Store, hosts: Mapping[str, tuple[HostState, Mapping[str, Any]]]) -> None:
-    """Write down what hosts, by name, are seen to be now, and facts of those that answer."""
-    now = time.time()
-    store.executemany(
-        "INSERT INTO observed_hosts (host, state, seen, facts) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen,"
-        " facts = CASE WHEN excluded.state = 'reachable' THEN excluded.facts ELSE facts END",
-        [(host, state, now, json.dumps(facts)) for host, (state, facts) in hosts.items()],
-    )
 
 
 def forget(store: Store, cluster: Cluster) -> None:

@@ -195,5 +195,21 @@ def _spec_and_observed(connection: sqlite3.Connection) -> None:
         )
 
 
-STEPS: tuple[Step, ...] = (_first, _xen, _caches, _sent, _spec_and_observed)
+def _age_of_facts(connection: sqlite3.Connection) -> None:
+    """When a host has answered last, apart from when it was asked last; and why it does not answer.
+
+    What a host said that did not answer at the last look is of an unknown age, and forgotten.
+    """
+    _run(
+        connection,
+        """
+        ALTER TABLE observed_hosts ADD COLUMN answered REAL;
+        ALTER TABLE observed_hosts ADD COLUMN error TEXT NOT NULL DEFAULT '';
+        UPDATE observed_hosts SET answered = seen WHERE state = 'reachable';
+        UPDATE observed_hosts SET facts = '{}' WHERE answered IS NULL
+        """,
+    )
+
+
+STEPS: tuple[Step, ...] = (_first, _xen, _caches, _sent, _spec_and_observed, _age_of_facts)
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""

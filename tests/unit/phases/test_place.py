@@ -1,30 +1,37 @@
 """Phase `place` against hosts of a given size."""
 
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_placement import GB, a_capacity, a_request
+from cache.cachesite import a_lock, an_image, make_base, make_cache
+from repository import Repository
+from test_placement import GB, NODE, a_capacity, a_request
 
+from vclust_py import request as requests
 from vclust_py.errors import CapacityError, VclustError
+from vclust_py.free_capacity import free_capacity
 from vclust_py.hypervisor import Capacity, Host
-from vclust_py.image.builder import disk_size
+from vclust_py.image.builder import disk_size, layer_key
 from vclust_py.lock import Lock, Package
 from vclust_py.phases import Inputs, Result, place
 from vclust_py.request import Request
 from vclust_py.site import Site, clusters
+from vclust_py.site.hosts import known_hosts
 from vclust_py.site.session import Session
 
 LOCK = Lock("bookworm", "amd64", "linux-image-cloud-amd64", (), (), ())
 
 
 class FixedHost:
-    """A hypervisor of a given size."""
+    """A hypervisor of a given size, and what its clusters' files take; it counts the looks at these."""
 
-    def __init__(self, capacity: Capacity) -> None:
-        self.capacity_given = capacity
+    def __init__(self, capacity: Capacity, allocated: Mapping[str, int] | None = None) -> None:
+        self.capacity_given, self.given_files, self.looks = capacity, allocated or {}, 0
 
     def capacity(self) -> Capacity:
         return self.capacity_given
@@ -33,7 +40,8 @@ class FixedHost:
         return self
 
     def allocated(self) -> dict[str, int]:
-        return {}
+        self.looks += 1
+        return dict(self.given_files)
 
     def images(self) -> dict[str, int]:
         return {}
@@ -48,10 +56,15 @@ class Sized(Session):
     given = a_capacity()
 
     def __init__(self, site: Site) -> None:
+        self.dead = {"dead"}
+        self.files: dict[str, int] = {}
+        self.hosts: list[FixedHost] = []
+
         def connect(site: Site, host: Host) -> Any:
-            if host.name == "dead":
-                raise VclustError("dead: no route")
-            return FixedHost(self.given)
+            if host.name in self.dead:
+                raise VclustError(f"{host.name}: no route")
+            self.hosts.append(FixedHost(self.given, self.files))
+            return self.hosts[-1]
 
         super().__init__(site, connect=connect)
 
@@ -75,10 +88,14 @@ def placed(
     *,
     check: bool = False,
 ) -> Result:
+    return place_on(session, request, tuple(map(Host, hosts)), lock, check=check)
+
+
+def place_on(
+    session: Session, request: Request, hosts: tuple[Host, ...], lock: Lock = LOCK, *, check: bool = False
+) -> Result:
     lock.save(session.site)
-    inputs = Inputs(
-        request.name, check=check, request=request, lock=lock.digest, hosts=tuple(map(Host, hosts))
-    )
+    inputs = Inputs(request.name, check=check, request=request, lock=lock.digest, hosts=hosts)
     return place.run(session, inputs)
 
 
@@ -192,6 +209,88 @@ def test_a_host_that_does_not_answer_takes_no_node(session: Sized) -> None:
         placed(session, request, hosts=("dead",), check=True)
 
 
+def test_what_a_host_had_that_does_not_answer_any_more_is_shown_with_its_age(session: Sized) -> None:
+    clusters.register(session.store, a_request(spread="hosts"))
+    placed(session, a_request(spread="hosts"), hosts=("dying", "a"))
+    session.store.execute("UPDATE observed_hosts SET answered = answered - 3600, seen = seen - 3600")
+    session.has()
+    session.dead |= {"dying"}
+    hosts = placed(session, a_request(), hosts=("dying", "dead", "a"), check=True).facts["plan"]["hosts"]
+    assert (hosts["dying"]["answers"], hosts["dying"]["facts"]["cpus"], hosts["dying"]["nodes"]) == (
+        False,
+        4,
+        1,
+    )
+    assert 3600 <= hosts["dying"]["age"] < 3700
+    assert hosts["dead"] == {"state": "active", "answers": False, "facts": {}, "age": None, "nodes": 0}
+    assert (hosts["a"]["answers"], hosts["a"]["age"], hosts["a"]["nodes"]) == (True, 0.0, 1)
+
+
+def test_a_drained_host_takes_no_node_and_is_said_as_such(session: Sized) -> None:
+    drained = Host("a", state="drain")
+    result = place_on(session, a_request(), (drained, Host("b")), check=True)
+    assert set(placement(result).values()) == {"b"}
+    assert result.facts["plan"]["hosts"]["a"]["state"] == "drain"
+    with pytest.raises(CapacityError, match=r"a: drained, takes no new nodes"):
+        place_on(session, a_request(), (drained,), check=True)
+
+
+def test_each_host_has_its_own_overcommit(session: Sized) -> None:
+    """4 processors each: 4 virtual CPUs on one host, 8 on the other; the site's own setting is 4 for each."""
+    hosts = Host("a", cpu_overcommit=1), Host("b", cpu_overcommit=2)
+    result = place_on(session, a_request(12), hosts, check=True)
+    assert Counter(placement(result).values()) == {"a": 4, "b": 8}
+    with pytest.raises(CapacityError, match=r"only 12 of 13 nodes fit: needs 1 virtual CPU more;"):
+        place_on(session, a_request(13), hosts, check=True)
+
+
+OTHERS = {"sizes": {"other": (6, 3 * GB)}, "resident": {"other": GB}}
+
+
+def test_what_runs_there_that_is_not_the_sites_is_counted_and_written_down(session: Sized) -> None:
+    """16 virtual CPUs of which another domain has 6; it may take 3 GB, of which it has taken 1."""
+    session.has(memory=10 * NODE + 3 * GB, memory_free=10 * NODE + 2 * GB, **OTHERS)
+    clusters.register(session.store, a_request(10))
+    with pytest.raises(
+        CapacityError, match=r"only 10 of 11 nodes fit: needs 1 virtual CPU and 1.1 GB of memory more"
+    ):
+        placed(session, a_request(11), check=True)
+    placed(session, a_request(10))
+    (host,) = known_hosts(session.store)
+    assert host.facts["foreign"] == {"domains": 1, "cpus": 6, "memory": 3 * GB}
+    assert not {"sizes", "resident"} & host.facts.keys()
+    # Nodes that run are the site's own.
+    nodes = clusters.get(session.store, "test").nodes
+    session.has(sizes={node.uuid: (1, GB) for node in nodes})
+    facts = placed(session, a_request(10)).facts["plan"]["hosts"]["a"]["facts"]
+    assert facts["foreign"] == {"domains": 0, "cpus": 0, "memory": 0}
+
+
+def test_a_node_that_starts_while_hosts_are_asked_counts_once(session: Sized) -> None:
+    """Another create has placed and started it after this one had looked which nodes there are: no foreign domain."""
+    clusters.register(session.store, a_request(10))
+    placed(session, a_request(10))
+    nodes = [(node, 0) for node in clusters.get(session.store, "test").nodes]
+    running = a_capacity(sizes={node.uuid: (1, GB) for node, _ in nodes})
+    free = free_capacity(Host("a"), running, nodes, 4, foreign=frozenset(running.sizes))
+    assert (free.busy, free.cpus, free.memory) == (10, 6, 16 * GB - 10 * NODE)
+
+
+def test_what_disks_hold_is_looked_up_only_where_space_is_short(session: Sized) -> None:
+    """Two nodes of 4 GB, one of which has written 3 GB."""
+    clusters.register(session.store, a_request(2))
+    placed(session, a_request(2))
+    third = named(a_request(1), "third")
+    session.files["test-01.qcow2"] = 3 * GB
+    for free, reads in ((12 * GB, 0), (9 * GB, 1)):
+        session.has(disk_free=free)
+        placed(session, third, check=True)
+        assert session.hosts[-1].looks == reads
+    session.has(disk_free=9 * GB - 1)
+    with pytest.raises(CapacityError, match="has 3999 MB of disk left"):
+        placed(session, third, check=True)
+
+
 def test_what_hosts_were_last_seen_to_be_is_written_down(session: Sized) -> None:
     clusters.register(session.store, a_request())
     placed(session, a_request(), hosts=("dead", "a"), check=True)
@@ -201,3 +300,32 @@ def test_what_hosts_were_last_seen_to_be_is_written_down(session: Sized) -> None
         "SELECT host, state, json_extract(facts, '$.accelerator') AS a FROM observed_hosts ORDER BY host"
     )
     assert [tuple(row) for row in rows] == [("a", "reachable", "kvm"), ("dead", "unreachable", None)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
+def test_hosts_that_hold_the_images_come_first(toy: Repository, tmp_path: Path) -> None:
+    """The cluster's layer stands on a VD cache: `c` has both, `b` the cache, `a` the base only; 4 processors each."""
+    site = toy.site(tmp_path / "site", cache_every=0)
+    base = make_base(site).base
+    asked = {
+        "hardware": {"number_of_nodes": 9, "ram": "1GB"},
+        "software": {"name": "test", "suite": "toy", "packages": ["hello"], "install": "once"},
+    }
+    request, lock = requests.from_mapping(asked, "test"), a_lock(site, "hello")
+    cache = make_cache(site, a_lock(site, "libgreet"), base, "unpacked")
+    layer = an_image(
+        site, "layer", layer_key(lock, base), "layer", suite="toy", architecture="amd64", backing=cache
+    )
+    names = [image.path.name for image in (base, cache, layer)]
+    images = {host: dict.fromkeys(names[:count], 1) for count, host in enumerate("abc", 1)}
+
+    def connect(site: Site, host: Host) -> Any:
+        found = FixedHost(a_capacity())
+        found.images = lambda: images[host.name]  # type: ignore[method-assign]
+        return found
+
+    hosts = tuple(Host(name, f"xen+tls://{name}/system") for name in "abc")
+    with Session(site, connect=connect) as session:
+        plan = place_on(session, request, hosts, lock, check=True).facts["plan"]
+    assert plan["layer_there"]
+    assert Counter(plan["placement"].values()) == {"c": 4, "b": 4, "a": 1}

@@ -55,7 +55,7 @@ def any_request(draw: st.DrawFn) -> Request:
         cpus=draw(st.integers(1, 1024)),
         ram=draw(st.integers(256 * 10**6, 16 * 10**12)),
         disk=draw(st.integers(3 * 10**9, 64 * 10**12)),
-        spread=draw(st.sampled_from(["any", "hosts", "pack"])),
+        spread=draw(st.sampled_from(["any", "hosts", "racks", "pack"])),
         min_nodes=draw(st.integers(1, nodes)),
     )
     software = Software(

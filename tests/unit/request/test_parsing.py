@@ -200,7 +200,7 @@ UNIQUE = "so that every node gets its own name"
             "expected a size such as 2GB or 512MB, from 256MB to 16TB",
         ),
         ("Disk", ("2GB", "65TB", "8"), "expected a size such as 8GB, from 3GB to 64TB"),
-        ("Spread", ("all", ""), "expected any or hosts or pack"),
+        ("Spread", ("all", ""), "expected any or hosts or racks or pack"),
         ("Install", ("twice",), "expected auto or each or once"),
         (
             "Name",

@@ -30,7 +30,7 @@ REFUSED: dict[str, Any] = {
     "cpus": 4096,
     "ram": "64MB",
     "disk": "1GB",
-    "spread": "racks",
+    "spread": "rooms",
     "min_nodes": 9999,
     "name": "Name_of_old",
     "users": [{"name": "munge", "password_hash": "$1$old$hash"}],

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
@@ -204,19 +202,3 @@ def test_every_state_has_a_row_in_the_table_and_the_way_there() -> None:
                 front += TRANSITIONS[kind][state]
                 assert follow("x", kind(state), kind(state)) == state
         assert seen == set(kind) == TRANSITIONS[kind].keys()
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12))
-def test_hosts_are_as_they_were_last_seen(
-    tmp_path_factory: pytest.TempPathFactory, looks: list[tuple[str, bool]]
-) -> None:
-    store = Store(Site(root=tmp_path_factory.mktemp("hosts") / "site"))
-    twin: dict[str, tuple[str, int]] = {}
-    for number, (host, answers) in enumerate(looks):
-        state = HostState.REACHABLE if answers else HostState.UNREACHABLE
-        clusters.observe_hosts(store, {host: (state, {"cpus": number} if answers else {})})
-        # What a host that is away had when it last answered stays known.
-        twin[host] = (state, number if answers else twin.get(host, ("", -1))[1])
-    rows = store.rows("SELECT host, state, json_extract(facts, '$.cpus') AS cpus FROM observed_hosts")
-    assert {row["host"]: (row["state"], -1 if row["cpus"] is None else row["cpus"]) for row in rows} == twin
-    store.close()

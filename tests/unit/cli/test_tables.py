@@ -1,0 +1,50 @@
+"""What the command shows of a plan."""
+
+import pytest
+
+from vclust_py.cli import tables
+
+PLAN = {
+    "placement": {"n1": "localhost"},
+    "addresses": {},
+    "accelerators": {},
+    "disk": 1,
+    "disk_asked": 1,
+    "packages": 3,
+    "download": 1500,
+    "build": 0,
+    "send": 0,
+    "base_there": True,
+    "cache": {},
+    "estimate": {"seconds": {}, "unknown": []},
+}
+
+
+def shown(capsys: pytest.CaptureFixture[str], **values: object) -> str:
+    tables.show_plan(PLAN | values)
+    return capsys.readouterr().out
+
+
+def test_what_a_host_had_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"cpus": 16, "memory": 64 * 10**9, "memory_free": 40 * 10**9}
+    hosts = {
+        "away": {"state": "active", "answers": False, "facts": facts, "age": 300.0, "nodes": 3},
+        "never": {"state": "active", "answers": False, "facts": {}, "age": None, "nodes": 0},
+        "old": {"state": "drain", "answers": True, "facts": facts, "age": 0.0, "nodes": 2},
+    }
+    text = shown(capsys, hosts=hosts, unreachable={"away": "no route", "never": "no route"})
+    assert (
+        "away does not answer, takes no node: no route\n  5 min ago it had 16 CPUs, 64 GB of memory, 40 GB"
+        in text
+    )
+    assert "never does not answer, takes no node: no route\n  it has never answered; 0 nodes" in text
+    assert "\ndrained, take no new nodes: old\n" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "age"), [(5, "5 s"), (119, "119 s"), (7199, "120 min"), (7200, "2 h"), (200000, "2 days")]
+)
+def test_age_of_knowledge(capsys: pytest.CaptureFixture[str], seconds: float, age: str) -> None:
+    facts = {"cpus": 1, "memory": 1, "memory_free": 1}
+    host = {"state": "active", "answers": False, "facts": facts, "age": seconds, "nodes": 0}
+    assert f"\n  {age} ago it had 1 CPUs" in shown(capsys, hosts={"h": host}, unreachable={"h": "gone"})

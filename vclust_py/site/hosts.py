@@ -1,0 +1,90 @@
+"""Rows of hosts: what the site knows of each and how old that is (paper, section 2.2: the resource monitor).
+
+What a host said last stays when it does not answer any more.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vclust_py.site.states import HostState
+from vclust_py.site.store import Store
+
+
+@dataclass(frozen=True)
+class KnownHost:
+    """What the site knows of one host; times are Unix times, sizes bytes."""
+
+    name: str
+    state: HostState
+    """When it was asked last."""
+    seen: float
+    """Time at which it was asked last."""
+    error: str
+    """Why it did not answer then; empty when it did."""
+    answered: float | None
+    """Time that `facts` are of; None when it has never answered."""
+    facts: dict[str, Any]
+    """What it said last: the fields of `hypervisor.Capacity` that are numbers or names, and `foreign`, what runs there
+    that is not the site's: `domains`, `cpus` (virtual ones), `memory` (all they may take).  {}: it has never answered.
+    """
+    clusters: dict[str, int]
+    """Names of the live clusters that have nodes there, each with how many: as reserved now, not as seen then."""
+    cpus: int
+    """Virtual CPUs of these nodes."""
+    memory: int
+    disk: int
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes of the site are reserved there."""
+        return sum(self.clusters.values())
+
+
+def observe_hosts(store: Store, facts: Mapping[str, Mapping[str, Any]], errors: Mapping[str, str]) -> None:
+    """Write down, by host, what those that answered now said of themselves, and why the others did not."""
+    now = time.time()
+    with store.transaction():
+        store.executemany(
+            "INSERT INTO observed_hosts (host, state, seen, answered, facts) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen, error = '',"
+            " answered = excluded.answered, facts = excluded.facts",
+            [(host, HostState.REACHABLE, now, now, json.dumps(said)) for host, said in facts.items()],
+        )
+        store.executemany(
+            "INSERT INTO observed_hosts (host, state, seen, error) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen, error = excluded.error",
+            [(host, HostState.UNREACHABLE, now, error) for host, error in errors.items()],
+        )
+
+
+def known_hosts(store: Store) -> list[KnownHost]:
+    """Every host that was ever asked, by name: two statements, however many there are."""
+    if not store.exists:
+        return []
+    with store.transaction():
+        seen = store.rows("SELECT * FROM observed_hosts ORDER BY host")
+        reserved: dict[str, list[Any]] = {}
+        for row in store.rows(
+            "SELECT nodes.host, clusters.name, count(*) AS nodes, sum(cpus) AS cpus, sum(memory) AS memory,"
+            " sum(disk) AS disk FROM nodes JOIN clusters ON clusters.id = nodes.cluster"
+            " WHERE destroyed IS NULL GROUP BY nodes.host, clusters.id ORDER BY clusters.name"
+        ):
+            reserved.setdefault(row["host"], []).append(row)
+    return [
+        KnownHost(
+            name=row["host"],
+            state=HostState(row["state"]),
+            seen=row["seen"],
+            error=row["error"],
+            answered=row["answered"],
+            facts=json.loads(row["facts"]),
+            clusters={part["name"]: part["nodes"] for part in reserved.get(row["host"], ())},
+            cpus=sum(part["cpus"] for part in reserved.get(row["host"], ())),
+            memory=sum(part["memory"] for part in reserved.get(row["host"], ())),
+            disk=sum(part["disk"] for part in reserved.get(row["host"], ())),
+        )
+        for row in seen
+    ]
