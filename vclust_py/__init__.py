@@ -9,7 +9,8 @@ What phases stand on, in the same order:
 resolve      names of packages become their closure, by real apt; lock is what it comes to, the exact packages
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
 cache        learning which sets of packages to keep installed, and which of them a request starts from
-placement    which node runs on which host, all or nothing; estimate how long a create may take
+placement    which node runs on which host, all or nothing
+estimate     how long a create may take; fitting finds in the background what that goes by
 image        base image, package store, request layers, package bundles, installer
 chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
 nodes        what phases know of a cluster's nodes; addresses their hardware addresses

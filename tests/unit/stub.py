@@ -85,5 +85,5 @@ def plan(placement: dict[str, str], cache: str) -> dict[str, Any]:
         "send": 0,
         "base_there": False,
         "cache": {"digest": cache, "packages": 2, "bytes": 3 * 10**7, "of": 4 * 10**7, "seconds": 2.4},
-        "estimate": {"seconds": {"image": 4.0}, "unknown": ["ready"]},
+        "estimate": {"seconds": {"image": 4.0}, "unknown": ["ready"], "errors": {}, "medians": []},
     }

@@ -97,10 +97,13 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
     for node in cluster["nodes"]:
         nodes.add(node["name"], node["address"], node["host"], node["state"])
     _print(nodes)
-    phases = _table("PHASE", "SECONDS", "BYTES", "OUTCOME", right=("SECONDS", "BYTES"))
+    numbers = ("SECONDS", "ESTIMATE", "BYTES")
+    phases = _table("PHASE", *numbers, "OUTCOME", right=numbers)
+    expected = cluster["estimate"]
     for record in cluster["phases"]:
         moved = size(record["bytes"]) if record["bytes"] else ""
-        phases.add(record["phase"], f"{record['seconds']:.1f}", moved, record["outcome"])
+        seconds = f"{record['seconds']:.1f}"
+        phases.add(record["phase"], seconds, _expected(expected, record["phase"]), moved, record["outcome"])
     say()
     _print(phases)
     slowest = cluster["slowest_node"]
@@ -109,6 +112,28 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
         latest = {record["phase"]: record for record in cluster["node_phases"] if record["node"] == slowest}
         times = ", ".join(f"{phase} {record['seconds']:.1f} s" for phase, record in latest.items())
         say(f"\nslowest node: {slowest} ({times})")
+
+
+def _expected(estimate: Mapping[str, Any], phase: str) -> str:
+    """What a phase was expected to take, and how much it may be off."""
+    if phase not in estimate.get("seconds", {}):
+        return ""
+    error = estimate["errors"].get(phase)
+    return f"{estimate['seconds'][phase]:.1f}" + ("" if error is None else f" ± {error:.1f}")
+
+
+def _estimate(estimate: Mapping[str, Any]) -> str:
+    seconds, errors = estimate["seconds"], estimate["errors"]
+    if not seconds:
+        return "estimate: none, this site has no past runs to go by"
+    # What disturbs one phase, another cluster say, mostly disturbs the next as well: errors add up.
+    error = f" ± {sum(errors.values()):.0f} s" if any(errors.values()) else ""
+    notes = []
+    if medians := estimate["medians"]:
+        notes.append(f"{', '.join(medians)} by the median of few past runs")
+    if unknown := estimate["unknown"]:
+        notes.append(f"no past runs of {', '.join(unknown)}")
+    return "; ".join([f"estimate: {sum(seconds.values()):.0f} s{error}", *notes])
 
 
 def show_plan(plan: Mapping[str, Any]) -> None:
@@ -126,12 +151,7 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     say(f"download: {size(plan['download'])}, of {plan['packages']} packages")
     say(f"build: {size(plan['build'])}{there}")
     say(f"send: {size(plan['send'])}")
-    seconds, unknown = plan["estimate"]["seconds"], plan["estimate"]["unknown"]
-    if seconds:
-        rest = f"; no past runs of {', '.join(unknown)}" if unknown else ""
-        say(f"estimate: {sum(seconds.values()):.0f} s{rest}")
-    else:
-        say("estimate: none, this site has no past runs to go by")
+    say(_estimate(plan["estimate"]))
 
 
 def show_rank(rows: Sequence[Mapping[str, Any]]) -> None:

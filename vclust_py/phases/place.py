@@ -77,6 +77,8 @@ def run(session: Session, inputs: Inputs) -> Result:
         digest = inputs.cache if cluster is None else cluster.cache.get("digest", "")
         start = next((one for one in caches(session) if one.digest == digest), None) if digest else None
         plan, changed = _place(session, inputs, request, lock, cluster, start)
+        if changed and cluster is not None and not inputs.check:
+            clusters.update(session.store, cluster, estimate=asdict(plan.estimate))
     change = Change({} if changed else plan.placement, plan.placement)
     return Result(change, {"plan": asdict(plan)})
 
@@ -91,7 +93,9 @@ def _place(
 ) -> tuple[Plan, bool]:
     surveys = _surveys(session, inputs.hosts, write=not inputs.check)
     strategy = cluster.strategy if cluster else ""
-    strategy = strategy or choose_strategy(session.store, request, lock, start)
+    strategy = strategy or choose_strategy(
+        session.store, request, lock, start, [one.capacity.accelerator for one in surveys if one.capacity]
+    )
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not inputs.check:
             clusters.update(
@@ -204,12 +208,14 @@ def _plan(
     build = 0 if layer is not None else installed_size(left)
     accelerators = {one.host.name: one.capacity.accelerator for one in surveys if one.capacity}
     used = [accelerators[host] for host in placement.values() if host in accelerators]
-    facts = facts_of(len(placement), strategy, used)
+    facts = facts_of(len(placement), strategy, used, len(set(placement.values())))
     made = [base.base, base.kernel, base.installer] if base else []
     if layer is not None:
         made += images.chain(layer)
     elif start is not None:
         made += images.chain(images.get(start.digest))
+    receivers = _receivers(made, build, [one for one in surveys if one.host.name in placement.values()])
+    send = sum(receivers.values())
     to_fetch = (*missing(site, left if build else ()), *(() if base else lock.base))
     return Plan(
         name=request.name,
@@ -225,7 +231,7 @@ def _plan(
         cache=_saved(session, lock, start, strategy),
         download=sum(package.size for package in to_fetch),
         build=build,
-        send=_to_send(made, build, [one for one in surveys if one.host.name in placement.values()]),
+        send=send,
         base_there=base is not None,
         layer_there=layer is not None,
         estimate=estimate(
@@ -236,15 +242,17 @@ def _plan(
             facts,
             base_there=base is not None,
             layer_there=layer is not None,
+            send=send,
+            receivers=sum(count > 0 for count in receivers.values()),
         ),
     )
 
 
-def _to_send(made: Sequence[Image], build: int, surveys: Sequence[_Survey]) -> int:
-    """Bytes of image files that hosts on other machines lack; what is yet to be built counts as `build` bytes."""
+def _receivers(made: Sequence[Image], build: int, surveys: Sequence[_Survey]) -> dict[str, int]:
+    """By host on another machine the bytes of image files that it lacks; what is yet to be built counts as `build`."""
     sizes = {image.path.name: image.manifest.bytes for image in made}
-    return sum(
-        build + sum(size for name, size in sizes.items() if name not in survey.images)
+    return {
+        survey.host.name: build + sum(size for name, size in sizes.items() if name not in survey.images)
         for survey in surveys
         if survey.host.machine
-    )
+    }

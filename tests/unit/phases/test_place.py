@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pastruns import add, node_facts
 from test_placement import GB, a_capacity, a_request
 
 from vclust_py.errors import CapacityError, VclustError
@@ -201,3 +202,19 @@ def test_what_hosts_were_last_seen_to_be_is_written_down(session: Sized) -> None
         "SELECT host, state, json_extract(facts, '$.accelerator') AS a FROM observed_hosts ORDER BY host"
     )
     assert [tuple(row) for row in rows] == [("a", "reachable", "kvm"), ("dead", "unreachable", None)]
+
+
+def test_what_was_expected_is_kept_beside_what_comes(session: Sized) -> None:
+    request = a_request(2)
+    clusters.register(session.store, request)
+    for seconds in (9.0, 10.0, 14.0):
+        facts = {**node_facts(2), "accelerator": "kvm"}
+        add(session.store, "ready", seconds, facts)
+    assert placed(session, request, check=True).facts["plan"]["estimate"]["seconds"] == {"ready": 10.0}
+    assert clusters.get(session.store, "test").estimate == {}
+    plan = placed(session, request).facts["plan"]
+    add(session.store, "ready", 100.0, {**node_facts(2), "accelerator": "kvm"})
+    placed(session, request)
+    kept = clusters.get(session.store, "test").estimate
+    assert (kept["seconds"], kept["errors"]) == ({"ready": 10.0}, {"ready": 1.0})
+    assert kept["unknown"] == list(plan["estimate"]["unknown"]) == ["image", "create", "install"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vclust_py.errors import VclustError
-from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site import PROJECT, Site, clusters, records
 from vclust_py.site.migrations import STEPS
 from vclust_py.site.store import Store, migrate
 
@@ -98,8 +98,7 @@ def test_a_database_of_every_earlier_version_is_taken_over(store: Store, version
     """1 knew no Xen, 2 no caches, 3 not what hosts were sent, 4 no spec apart from what was seen."""
     store.site.make_directories()
     with sqlite3.connect(store.site.database, isolation_level=None) as connection:
-        migrate(connection, version)
-        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
+        migrate(connection, min(version, 4))  # where rows still have the form that is written here
         rows = ("one", "ready", None), ("gone", "ready", 9.0), ("two", "placed", None)
         for number, (name, state, destroyed) in enumerate(rows, 1):
             connection.execute(
@@ -127,6 +126,8 @@ def test_a_database_of_every_earlier_version_is_taken_over(store: Store, version
         connection.execute(
             "INSERT INTO phases (cluster, phase, start, end, outcome) VALUES (2, 'image', 1, 3, 'done')"
         )
+        migrate(connection, version)
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
     connection.close()
     for _ in range(2):
         one, two = clusters.live(store)
@@ -141,6 +142,7 @@ def test_a_database_of_every_earlier_version_is_taken_over(store: Store, version
         ]
         assert store.row("SELECT state FROM clusters WHERE id = 2")["state"] == "destroyed"  # type: ignore[index]
         assert store.rows("SELECT * FROM history, uses, rebuilds, sent, resolutions") == []
+        assert (one.estimate, one.reason, records.time_models(store)) == ({}, "", {})
         clusters.observe_nodes(store, one, {"n01": one.nodes[0].state})
         store.close()
 
