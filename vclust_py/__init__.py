@@ -21,6 +21,8 @@ network      one isolated segment and one router namespace a cluster; network_ho
 hypervisor   what a host can do: the interface, and one file for each driver
 access       the way in to a cluster's nodes
 
+offers       what each site offers to a request that leaves the site open, and which one takes it
+
 What all of it stands on:
 site         a site's settings, its store (clusters, nodes, timings, learning, audit) and the session of a process
 timing       start, end, bytes and outcome of each phase and node

@@ -86,11 +86,14 @@ def show_list(clusters: Sequence[Mapping[str, Any]], *, sites: bool = False) -> 
     _print(table)
 
 
-def show_cluster(cluster: Mapping[str, Any]) -> None:
+def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
+    """With its `site`, where there are several."""
     hardware = cluster["request"]["hardware"]
     detail = f" ({cluster['detail']})" if cluster["detail"] else ""
     strategy = f", installed {cluster['strategy']}" if cluster["strategy"] else ""
     say(f"{cluster['name']}: {cluster['state']}{detail}")
+    if site:
+        say(_site(site, cluster["reason"]))
     say(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}")
     say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
     nodes = _table("NODE", "ADDRESS", "HOST", "STATE")
@@ -136,7 +139,13 @@ def _estimate(estimate: Mapping[str, Any]) -> str:
     return "; ".join([f"estimate: {sum(seconds.values()):.0f} s{error}", *notes])
 
 
+def _site(site: str, reason: str) -> str:
+    return f"site: {site}" + (f" ({reason})" if reason else "")
+
+
 def show_plan(plan: Mapping[str, Any]) -> None:
+    if plan["site"]:
+        say(f"{_site(plan['site'], plan['reason'])}\n")
     table = _table("NODE", "ADDRESS", "HOST", "RUNS BY")
     for node, host in plan["placement"].items():
         accelerator = plan["accelerators"].get(host, "")
