@@ -338,7 +338,7 @@ def test_types_take_no_template(kind: str) -> None:
         "$x",
         "`x`",
         "-x",
-        "a/b",
+        "a/b/c",
         "\x1b",
         "x" * 10**5,
         10**100,

@@ -1,6 +1,8 @@
 """Which site takes a request, and what is said when none does."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from test_placement import a_capacity
 from vclust_py import request as requests
 from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.hypervisor import Host
+from vclust_py.lock import Lock
 from vclust_py.offers import Offer, choose, offer
-from vclust_py.phases import Inputs
+from vclust_py.phases import Inputs, phase
 from vclust_py.site import clusters
 from vclust_py.site.session import Session
 
@@ -169,3 +172,30 @@ def test_a_site_says_that_it_has_the_name(session: Session) -> None:
     clusters.register(session.store, inputs(1).asked, reason="because")
     assert offer(session, inputs(200)).facts == {"offer": {"present": "requested", "estimate": {}}}
     assert clusters.get(session.store, "x").reason == "because"
+
+
+def test_every_site_has_its_own_packages(toy: Repository, tmp_path: Path) -> None:
+    """Two sites in one process, each with its mirror; what one found is nothing to the other."""
+    other = Repository(tmp_path / "mirror", toy.keys)
+    shutil.copytree(toy.path, other.path)
+    other.add("hello", "2:1.6-1", Depends="libgreet (>= 1)")
+    (other.path / "pool/hello_1.5-1_all.deb").unlink()
+    other.publish()
+    other.write_sources()
+    found = {}
+    for name, repository in (("north", toy), ("south", other), ("again", toy)):
+        with Session(repository.site(tmp_path / name)) as session:
+            clusters.register(session.store, inputs(1, "hello").asked)
+            found[name] = phase("resolve")(session, inputs(1, "hello")).facts
+    assert {name: facts["packages"][0] for name, facts in found.items()} == {
+        "north": "hello=2:1.5-1",
+        "south": "hello=2:1.6-1",
+        "again": "hello=2:1.5-1",
+    }
+    # A lock that is handed on is taken as it is, or not at all: the other mirror has no such version.
+    north, south = toy.site(tmp_path / "north"), other.site(tmp_path / "south")
+    lock = Lock.load(north, found["north"]["lock"])
+    with pytest.raises(VclustError, match=lock.digest[:12]):
+        Lock.load(south, lock.digest)
+    with Session(south) as session, pytest.raises(VclustError, match="hello"):
+        offer(session, replace(inputs(1, "hello"), name="y", locked=lock))

@@ -160,14 +160,21 @@ def test_an_inventory_may_be_a_program(tmp_path: Path) -> None:
     assert listed["_meta"]["hostvars"] == {"m1": {"vclust_site": {}}}
 
 
-def test_inventory_of_ready_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("site", "expected_group", "expected"),
+    [
+        ("", "cluster_hello_mpi", "hello01.hello-mpi"),
+        ("north", "cluster_north_hello_mpi", "hello01.hello-mpi.north"),
+    ],
+)
+def test_inventory_of_ready_nodes(site: str, expected_group: str, expected: str) -> None:
     """The plugin's own part: which nodes, under which names, reached how."""
     plugin = runpy.run_path(str(PROJECT / "plugins/inventory/vclust.py"))
     added: dict[str, dict[str, Any]] = {}
 
     class Inventory:
         def add_group(self, name: str) -> str:
-            assert name == "cluster_hello_mpi"
+            assert name == expected_group
             return name
 
         def add_host(self, name: str, group: str) -> str:
@@ -179,9 +186,10 @@ def test_inventory_of_ready_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     module = plugin["InventoryModule"]()
     module.inventory = Inventory()
-    module._add(CLUSTER)
-    assert list(added) == ["hello01.hello-mpi"]
-    variables = added["hello01.hello-mpi"]
+    module._add(CLUSTER, site)
+    assert list(added) == [expected]
+    variables = added[expected]
+    assert variables["ansible_host"] == expected
     assert variables["ansible_ssh_private_key_file"] == "/k/admin"
     assert "ip netns exec vc7 nc 192.168.77.1 22" in variables["ansible_ssh_common_args"]
 
