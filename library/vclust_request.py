@@ -15,6 +15,11 @@ description:
 extends_documentation_fragment:
   - vclust
   - vclust.request
+options:
+  reason:
+    description: Why the cluster is at this site, as returned by M(vclust_choose); empty where there was no choice.
+    type: str
+    default: ""
 attributes:
   check_mode:
     support: full
@@ -75,7 +80,7 @@ from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
-    return request_options()
+    return {**request_options(), "reason": {"type": "str", "default": ""}}
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:

@@ -11,7 +11,8 @@ apt          private apt roots: sources, package index, apt's tools away from th
 cache        learning which sets of packages to keep installed, and which of them a request starts from
 monitor      the resource monitor: hosts asked what they have and what runs there, and that written down
 placement    which node runs on which host, all or nothing: free_capacity is what hosts have left, shortage what is
-             missing when not all nodes fit; estimate how long a create may take
+             missing when not all nodes fit
+estimate     how long a create may take; fitting finds in the background what that goes by
 image        base image, package store, request layers, package bundles, installer
 chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
 nodes        what phases know of a cluster's nodes; addresses their hardware addresses
@@ -21,6 +22,8 @@ network      one isolated segment and one router namespace a cluster; network_ho
              roll-out makes libvirt's hook on hosts
 hypervisor   what a host can do: the interface, and one file for each driver
 access       the way in to a cluster's nodes
+
+offers       what each site offers to a request that leaves the site open, and which one takes it
 
 What all of it stands on:
 site         a site's settings, its store (clusters, nodes, timings, learning, audit) and the session of a process

@@ -8,7 +8,7 @@ import argparse
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from vclust_py.errors import RequestError
 from vclust_py.request import values
@@ -24,6 +24,22 @@ _MAX_FILES = 1024
 def cluster(value: object) -> str:
     """A cluster's name; nothing is never a name."""
     return values.cluster_name(_text(value))
+
+
+class Reference(TypedDict):
+    """A cluster by its name and its site; `any` where no site was said."""
+
+    site: str
+    name: str
+
+
+def reference(value: object) -> Reference:
+    """NAME, or SITE/NAME where two sites have a cluster of that name."""
+    before, slash, name = _text(value).rpartition("/")
+    try:
+        return {"site": values.site(before) if slash else "any", "name": values.cluster_name(name)}
+    except Wrong as wrong:
+        raise Wrong(f"NAME or SITE/NAME of a cluster; {wrong.expected}") from None
 
 
 def node(value: object) -> str:
@@ -107,6 +123,7 @@ def request(value: object) -> object:
 
 TYPES: Mapping[str, Callable[[object], Any]] = {
     "cluster": cluster,
+    "reference": reference,
     "node": node,
     "site": site,
     "machines": machines,

@@ -104,6 +104,7 @@ def run_phase(phase: Phase, session: "Session", params: dict[str, Any], check: b
         locked=None if text is None else Lock.from_json(text, "locked"),
         lock=params.get("lock", ""),
         cache=params.get("cache", ""),
+        reason=params.get("reason", ""),
         hosts=tuple(Host.from_mapping(host) for host in params.get("hosts", ())),
     )
     result = phase(session, inputs)
@@ -134,7 +135,7 @@ def _perform(work: Work, params: dict[str, Any], check: bool) -> dict[str, Any]:
     try:
         from vclust_py.site.session import Session
 
-        with stopping_with_controller(), Session(Site.from_mapping(params["site"])) as session:
+        with stopping_with_controller(), Session(Site.from_mapping(params.get("site") or {})) as session:
             return dict(work(session, params, check))
     except RequestError as error:
         return _failure(error) | {"problems": error.problems}

@@ -51,16 +51,18 @@ def require_min_nodes(cluster: Cluster, errors: Mapping[str, VclustError]) -> No
 
 def facts(cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> dict[str, Any]:
     """What a phase's duration depends on, of a cluster that is placed."""
-    return facts_of(len(cluster.nodes), cluster.strategy, (driver.accelerator for driver in drivers.values()))
+    hosts = len({node.host for node in cluster.nodes})
+    accelerators = [driver.accelerator for driver in drivers.values()]
+    return facts_of(len(cluster.nodes), cluster.strategy, accelerators, hosts)
 
 
-def facts_of(nodes: int, strategy: str, accelerators: Iterable[str]) -> dict[str, Any]:
-    """`facts` of a cluster to come: `vclust_py.estimate` looks for past runs with the same ones.
+def facts_of(nodes: int, strategy: str, accelerators: Iterable[str], hosts: int) -> dict[str, Any]:
+    """`facts` of a cluster to come: `vclust_py.estimate` goes by past runs with like ones.
 
     The slowest of the hosts' accelerators decides how long a cluster takes; empty where no host is known.
     """
     slowest = min(accelerators, key=ACCELERATORS.index, default="")
-    return {"nodes": nodes, "strategy": strategy, "accelerator": slowest}
+    return {"nodes": nodes, "hosts": hosts, "strategy": strategy, "accelerator": slowest}
 
 
 @contextlib.contextmanager

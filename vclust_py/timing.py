@@ -1,7 +1,6 @@
 """Start, end, bytes and outcome of every phase and node, in the site's store; and what past runs let expect."""
 
 import contextlib
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -181,24 +180,10 @@ class Run:
     """A finished run of a phase."""
 
     seconds: float
-    bytes: int
     facts: dict[str, Any]
+    """What its duration depends on; `bytes` of the phase and `installed_bytes` of the cluster's packages among them."""
 
 
-def past(store: Store, name: str, **facts: Any) -> list[Run]:
-    """The latest 20 finished runs of a phase with these facts."""
-    runs = (Run(*row) for row in records.past(store, name))
-    return [run for run in runs if facts.items() <= run.facts.items()][:20]
-
-
-def median_rate(store: Store, name: str, step: str, **facts: Any) -> float | None:
-    """Median bytes a second of a step, `unpack` or `configure`, in past runs of a phase; None when there are none.
-
-    A run's facts name the step's seconds, and its bytes as `<step>_bytes`.
-    """
-    rates: list[float] = [
-        run.facts[f"{step}_bytes"] / run.facts[step]
-        for run in past(store, name, **facts)
-        if run.facts.get(step) and run.facts.get(f"{step}_bytes")
-    ]
-    return float(statistics.median(rates)) if rates else None
+def past(store: Store, name: str) -> list[Run]:
+    """The latest 200 finished runs of a phase, newest first."""
+    return [Run(seconds, facts) for _, seconds, facts in records.past(store, name)]

@@ -1,7 +1,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Questions that the playbooks ask of the inventory: which machine manages the site, which hosts it has."""
+"""Questions that the playbooks ask of the inventory: managers of sites, their hosts, who has a cluster."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
@@ -21,10 +21,43 @@ def site_managers(site: str, groups: Mapping[str, list[str]]) -> list[str]:
         raise AnsibleFilterError(str(error)) from error
 
 
-def site_manager(request: Mapping[str, Any] | None, groups: Mapping[str, list[str]]) -> str:
-    """The manager of the request's site; the first site for `any` and where there is no request."""
-    software = (request or {}).get("software") or {}
-    return site_managers(str(software.get("site") or "any"), groups)[0]
+def cluster_manager(
+    managers: Sequence[str],
+    name: str,
+    groups: Mapping[str, list[str]],
+    hostvars: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The one of the managers whose variable `vclust_found`, of vclust_info, has the cluster; empty for none.
+
+    Where there is but one, it is that.
+    """
+    if len(managers) == 1:
+        return managers[0]
+    having = [host for host in managers if hostvars[host].get("vclust_found", {}).get("clusters")]
+    if len(having) > 1:
+        both = " and ".join(inventory.site_name(host, groups) for host in having)
+        raise AnsibleFilterError(f"{name}: there is one in {both}; say which: -e name=SITE/{name}")
+    return having[0] if having else ""
+
+
+def offers(
+    managers: Sequence[str], groups: Mapping[str, list[str]], hostvars: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What the managers have answered (their variable `choose_offer`), each with its site."""
+    return [
+        {
+            "site": inventory.site_name(host, groups),
+            "manager": host,
+            "result": _answer(hostvars[host].get("choose_offer") or {}),
+        }
+        for host in managers
+    ]
+
+
+def _answer(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters of a registered result; not all of it, some of Ansible's own keys warn when they are read."""
+    kept = {name: result[name] for name in ("offer", "msg", "exit_code") if name in result}
+    return kept | {"answered": "timedout" not in result and not result.get("unreachable", not result)}
 
 
 def site_hosts(
@@ -84,7 +117,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "vclust_site_manager": site_manager,
+            "vclust_cluster_manager": cluster_manager,
+            "vclust_offers": offers,
             "vclust_site_managers": site_managers,
             "vclust_site_hosts": site_hosts,
             "vclust_host_manager": host_manager,

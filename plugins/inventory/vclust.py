@@ -22,6 +22,12 @@ options:
     description: Settings of the site, as in the inventory variable C(vclust_site).
     type: dict
     default: {}
+  site_name:
+    description:
+      - Name of the site, for an inventory with several sites on this machine, a file for each.
+      - The nodes are C(NODE.CLUSTER.SITE) then, in the groups C(cluster_SITE_CLUSTER).
+    type: str
+    default: ""
 """
 
 EXAMPLES = """
@@ -32,6 +38,12 @@ plugin: vclust
 # plugin: vclust
 # site:
 #   root: /srv/vclust
+
+# One of two sites, inventories/two/north.vclust.yml:
+# plugin: vclust
+# site_name: north
+# site:
+#   root: /srv/north
 """
 
 import os
@@ -49,11 +61,11 @@ from vclust_py.site.describe import describe
 from vclust_py.site.store import Store
 
 
-def connection(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
-    """Host variables with which Ansible logs in to a node as root."""
+def connection(name: str, cluster: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
+    """Host variables with which Ansible logs in to a node, whose name in the inventory is `name`, as root."""
     return {
         # Not the address: clusters may overlap, and Ansible keeps its connections by this name.
-        "ansible_host": f"{node['name']}.{cluster['name']}",
+        "ansible_host": name,
         "ansible_user": "root",
         # Debian's own: the same on every node, nothing to discover.
         "ansible_python_interpreter": "/usr/bin/python3",
@@ -85,12 +97,14 @@ class InventoryModule(BaseInventoryPlugin):
         except VclustError as error:
             raise AnsibleParserError(f"{path}: {error}") from error
         for cluster in clusters:
-            self._add(cluster)
+            self._add(cluster, str(self.get_option("site_name")))
 
-    def _add(self, cluster: Mapping[str, Any]) -> None:
-        group = self.inventory.add_group(f"cluster_{cluster['name'].replace('-', '_')}")
+    def _add(self, cluster: Mapping[str, Any], site: str) -> None:
+        words = [site, cluster["name"]] if site else [cluster["name"]]
+        group = self.inventory.add_group(f"cluster_{'_'.join(words).replace('-', '_')}")
         for node in cluster["nodes"]:
             if node["state"] == "ready":
-                host = self.inventory.add_host(f"{node['name']}.{cluster['name']}", group=group)
-                for name, value in connection(cluster, node).items():
-                    self.inventory.set_variable(host, name, value)
+                name = ".".join([node["name"], *reversed(words)])
+                self.inventory.add_host(name, group=group)
+                for variable, value in connection(name, cluster, node).items():
+                    self.inventory.set_variable(name, variable, value)

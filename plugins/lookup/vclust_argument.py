@@ -22,7 +22,7 @@ options:
   type:
     description: What it must be.
     type: str
-    choices: [cluster, digest, files, flag, lock, machines, path, request, site]
+    choices: [digest, files, flag, lock, machines, path, reference, request]
     required: true
   default:
     description: The value where none of the variables is given; without it that is an error.
@@ -30,13 +30,15 @@ options:
 requirements:
   - vclust_py on the controller
 notes:
+  - The value of the type C(reference), a cluster's C(NAME) or C(SITE/NAME), is a mapping with C(site), which is
+    C(any) where none was given, and C(name).
   - The type C(lock) is the name of a file, relative to where the command was given; the value is its content.
 """
 
 EXAMPLES = """
 - name: Remove the cluster that was named
   vclust_cluster:
-    name: "{{ lookup('vclust_argument', 'name', type='cluster') }}"
+    name: "{{ lookup('vclust_argument', 'name', type='reference').name }}"
     state: absent
 
 - name: Show the caches whose digest begins so

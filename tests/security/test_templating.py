@@ -223,7 +223,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
         lambda text: {"request": str(PROJECT / "examples/hello-mpi.ini"), "locked": text},
     ),
     "destroy, name": ("destroy_vcluster.yml", lambda text: {"name": text}),
-    "destroy, site": ("destroy_vcluster.yml", lambda text: {"name": "x", "site": text}),
+    "destroy, site": ("destroy_vcluster.yml", lambda text: {"name": f"{text}/x"}),
     "status, name": ("status.yml", lambda text: {"name": text}),
     "status, digest": ("status.yml", lambda text: {"digest": text}),
     "status, history": ("status.yml", lambda text: {"history": text}),
@@ -262,7 +262,9 @@ def test_variables_of_playbooks(copied: Copied, which: str) -> None:
 def test_an_empty_name_is_no_name(copied: Copied, playbook: str) -> None:
     done = copied.run("ansible-playbook", f"playbooks/{playbook}", "-e", "name=")
     assert done.returncode != 0
-    assert "name: got '', expected up to 31 of a-z" in done.stdout + done.stderr
+    assert (
+        "name: got '', expected NAME or SITE/NAME of a cluster; up to 31 of a-z" in done.stdout + done.stderr
+    )
 
 
 def test_playbooks_name_no_variable_of_people() -> None:
@@ -336,7 +338,7 @@ def test_types_take_no_template(kind: str) -> None:
         "$x",
         "`x`",
         "-x",
-        "a/b",
+        "a/b/c",
         "\x1b",
         "x" * 10**5,
         10**100,

@@ -2,8 +2,11 @@
 
 Written there by `test_cli.py`; environment variables say how the phase `image` behaves: VCLUST_STUB_ERROR (a class of
 vclust_py.errors) and VCLUST_STUB_SECONDS (of sleep, between files `begun` and `cleaned` in the site's root).
+VCLUST_STUB_SITES (JSON) says of sites, by the name of their root, how many seconds they expect (-1: they are full, -2:
+they hang).
 """
 
+import json
 import os
 import time
 from pathlib import Path
@@ -33,8 +36,13 @@ def run(session: Session, inputs: Inputs) -> Result:
         case "cache":
             return cached(inputs.cache)
         case "place":
+            expected = json.loads(os.environ.get("VCLUST_STUB_SITES", "{}")).get(session.site.root.name, 4.0)
+            if expected == -2:
+                time.sleep(3600)
+            if expected == -1:
+                raise errors.CapacityError("only 1 of 2 nodes fit:\n  h1: has 3 MB left")
             placement = dict.fromkeys(inputs.asked.hostnames, inputs.hosts[0].name)
-            return Result(Change({}, placement), {"plan": plan(placement, inputs.cache)})
+            return Result(Change({}, placement), {"plan": plan(placement, inputs.cache, expected)})
         case "destroy":
             cluster = clusters.find(session.store, inputs.name)
             if cluster is None:
@@ -71,7 +79,7 @@ def cached(digest: str) -> Result:
     return Result(Change({}, {"cache": digest}), {"cache": cache, "verdicts": verdicts})
 
 
-def plan(placement: dict[str, str], cache: str) -> dict[str, Any]:
+def plan(placement: dict[str, str], cache: str, seconds: float) -> dict[str, Any]:
     return {
         "placement": placement,
         "addresses": {},
@@ -86,5 +94,5 @@ def plan(placement: dict[str, str], cache: str) -> dict[str, Any]:
         "send": 0,
         "base_there": False,
         "cache": {"digest": cache, "packages": 2, "bytes": 3 * 10**7, "of": 4 * 10**7, "seconds": 2.4},
-        "estimate": {"seconds": {"image": 4.0}, "unknown": ["ready"]},
+        "estimate": {"seconds": {"image": seconds}, "unknown": ["ready"], "errors": {}, "medians": []},
     }

@@ -399,23 +399,35 @@ def test_clusters_of_two_sites(copy: Copy) -> None:
     assert json.loads(vclust("show", "beta", "--json"))["site"] == "south"
 
     for words in (["show", "both"], ["ssh", "both"], ["destroy", "both"]):
-        assert "both: there is one in north and south\n  hint: say which: --site SITE" in vclust(
+        assert "both: there is one in north and south\n  hint: say which: north/both or south/both" in vclust(
             *words, code=2
         )
-    assert "west" in vclust("destroy", "both", "--site", "west", code=2)
+    assert "west" in vclust("destroy", "west/both", code=2)
+    assert "north/beta: no such cluster" in vclust("destroy", "north/beta", code=2)
+    assert json.loads(vclust("show", "south/both", "--json"))["site"] == "south"
     assert clusters() == everywhere
     vclust("destroy", "beta")
-    vclust("destroy", "both", "--site", "south")
+    vclust("destroy", "south/both")
     assert clusters() == {("north", "alpha"), ("north", "both")}
     assert "beta: no such cluster" in vclust("destroy", "beta", code=2)
 
-    # The playbook acts wherever the cluster is, and where it is asked to.
+    # The playbook acts where the cluster is, and asks where there are two.
     vclust("create", request("both", "south"))
-    book = ["ansible-playbook", "-i", "two.yml", "playbooks/destroy_vcluster.yml", "-e", "name=both"]
-    assert copy.run(*book, "-e", "site=north").returncode == 0
+    book = ["ansible-playbook", "-i", "two.yml", "playbooks/destroy_vcluster.yml", "-e"]
+    done = copy.run(*book, "name=both")
+    assert (done.returncode, "both: there is one in north and south; say which: -e" in done.stdout) == (
+        2,
+        True,
+    )
+    assert len(clusters()) == 3
+    assert copy.run(*book, "name=north/both").returncode == 0
     assert clusters() == {("north", "alpha"), ("south", "both")}
-    assert copy.run(*book).returncode == 0
+    status = ["ansible-playbook", "-i", "two.yml", "playbooks/status.yml", "--tags", "clusters", "-e"]
+    done = copy.run(*status, "name=south/both")
+    assert (done.returncode, "ok: [south]" in done.stdout, "[north]" in done.stdout) == (0, True, False)
+    assert copy.run(*book, "name=both").returncode == 0
     assert clusters() == {("north", "alpha")}
+    assert copy.run(*book, "name=both").returncode == 0
 
     two_sites(copy, ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=9)
     done = copy.vclust("-i", "two.yml", "list", "--json")
@@ -423,6 +435,114 @@ def test_clusters_of_two_sites(copy: Copy) -> None:
     assert done.stderr.startswith("vclust: south: ")
     assert "no such cluster" not in vclust("show", "beta", code=4)
     vclust("destroy", "alpha")
+
+
+def anywhere(copy: Copy, name: str = "roam", **software: Any) -> str:
+    """A request that any site may take."""
+    path = copy.path / f"{name}.yml"
+    wanted = {"hardware": {"number_of_nodes": 1}, "software": {"name": name, **software}}
+    path.write_text(yaml.safe_dump(wanted))
+    return path.name
+
+
+def test_any_site_is_the_one_that_can_be_ready_first(copy: Copy) -> None:
+    two_sites(copy)
+    request = anywhere(copy)
+    two = ("-i", "two.yml")
+    copy.environment["VCLUST_STUB_SITES"] = '{"north": 31, "south": 24}'
+    why = "no site knows how long it takes: south has no past runs of ready, north has no past runs of ready"
+    assert copy.vclust(*two, "plan", request).stdout.startswith(f"site: south ({why})\n")
+    plan = json.loads(copy.vclust(*two, "plan", "--json", request).stdout)
+    assert (plan["site"], plan["reason"]) == ("south", why)
+    assert not copy.path.joinpath("north").exists()
+    assert not copy.path.joinpath("south").exists()
+    assert copy.vclust(*two, "cache", "explain", request).returncode == 0
+
+    done = copy.vclust(*two, "create", request)
+    assert (done.returncode, done.stdout) == (0, "south/roam is ready: vclust ssh south/roam\n"), done.stderr
+    assert not copy.path.joinpath("north").exists()
+    shown = json.loads(copy.vclust(*two, "show", "roam", "--json").stdout)
+    assert (shown["site"], shown["reason"]) == ("south", why)
+    assert f"site: south ({why})" in copy.vclust(*two, "show", "roam").stdout
+
+    # What a site has goes on there, whichever would be sooner now.
+    copy.environment["VCLUST_STUB_SITES"] = '{"north": 1, "south": 90}'
+    assert copy.vclust(*two, "create", request).stdout == "south/roam is ready: vclust ssh south/roam\n"
+    other = anywhere(copy, packages=["gcc"])
+    assert copy.vclust(*two, "create", other).stdout == "south/roam is ready: vclust ssh south/roam\n"
+    assert copy.vclust(*two, "create", anywhere(copy, "second")).stdout.startswith("north/second is ready")
+
+    # The same with plain Ansible; in check mode the plan only.
+    copy.environment["VCLUST_STUB_SITES"] = '{"north": 1, "south": -1}'
+    book = ["ansible-playbook", *two, "playbooks/create_vcluster.yml", "-e"]
+    planned = copy.run(*book, f"request={anywhere(copy, 'third')}", "--check")
+    assert planned.returncode == 0, planned.stdout
+    assert '"choose_result.reason": "no site knows' in planned.stdout
+    assert "south has no space" in planned.stdout
+    assert copy.run(*book, f"request={anywhere(copy, 'third')}").returncode == 0
+    listed = json.loads(copy.vclust(*two, "list", "--json").stdout)
+    assert {(one["site"], one["name"]) for one in listed} == {
+        ("south", "roam"),
+        ("north", "second"),
+        ("north", "third"),
+    }
+
+
+def test_a_site_that_does_not_answer_stops_nobody(copy: Copy) -> None:
+    two_sites(copy, ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=9)
+    done = copy.vclust("-i", "two.yml", "create", anywhere(copy))
+    assert (done.returncode, done.stdout) == (0, "north/roam is ready: vclust ssh north/roam\n"), done.stderr
+    told = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    assert len(told) == 1
+    assert told[0].startswith("vclust: warning: south: does not answer: ")
+
+    # Settings that are none are no reason either to stop the others.
+    two_sites(copy, vclust_site={"root": str(copy.path / "south"), "rot": "/"})
+    done = copy.vclust("-i", "two.yml", "create", anywhere(copy, "second"))
+    assert (done.returncode, "warning: south: Task failed: " in done.stderr) == (0, True)
+
+    # Nobody but it had space: that is not known, and what the others lack is told.
+    two_sites(copy, ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=9)
+    copy.environment["VCLUST_STUB_SITES"] = '{"north": -1}'
+    done = copy.vclust("-i", "two.yml", "create", anywhere(copy, "third"))
+    assert done.returncode == 3
+    told = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    assert told[:4] == [
+        "vclust: choose: third: no site has space for it:",
+        "  north: only 1 of 2 nodes fit:",
+        "      h1: has 3 MB left",
+        told[3],
+    ]
+    assert told[3].startswith("  south: does not answer: ")
+
+
+def test_all_sites_full_and_none_at_all(copy: Copy) -> None:
+    two_sites(copy)
+    copy.environment["VCLUST_STUB_SITES"] = '{"north": -1, "south": -1}'
+    done = copy.vclust("-i", "two.yml", "create", anywhere(copy))
+    assert done.returncode == 3, done
+    assert "south: only 1 of 2 nodes fit" in done.stderr
+
+
+def test_a_site_that_hangs_is_left_out(copy: Copy) -> None:
+    two_sites(copy)
+    copy.environment["VCLUST_STUB_SITES"] = '{"north": -2}'
+    book = [
+        "ansible-playbook",
+        "-i",
+        "two.yml",
+        "playbooks/create_vcluster.yml",
+        "-e",
+        "choose_timeout=2",
+        "-e",
+    ]
+    done = copy.run(*book, f"request={anywhere(copy)}")
+    assert done.returncode == 0, done.stdout
+    assert "[WARNING]: north: does not answer: Task failed: Timed out after 2 second(s)." in done.stderr
+    assert "DEPRECATION" not in done.stderr
+    assert [one["site"] for one in json.loads(copy.vclust("-i", "two.yml", "list", "--json").stdout)] == [
+        "south"
+    ]
 
 
 def test_words_of_ssh() -> None:

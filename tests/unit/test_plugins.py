@@ -47,15 +47,46 @@ def filters() -> dict[str, Callable[..., Any]]:
     return found
 
 
-def test_site_manager(filters: dict[str, Callable[..., Any]]) -> None:
-    manager = filters["vclust_site_manager"]
-    assert manager({}, GROUPS) == "m1"
-    assert manager({"software": {"site": "any"}}, GROUPS) == "m1"
-    assert manager({"software": {"site": "south"}}, GROUPS) == "m2"
+def test_site_managers(filters: dict[str, Callable[..., Any]]) -> None:
+    managers = filters["vclust_site_managers"]
+    assert managers("any", GROUPS) == ["m1", "m2"]
+    assert managers("south", GROUPS) == ["m2"]
     with pytest.raises(AnsibleFilterError, match="Site: got 'west', expected any or one of north, south"):
-        manager({"software": {"site": "west"}}, GROUPS)
+        managers("west", GROUPS)
     with pytest.raises(AnsibleFilterError, match="inventory: no site"):
-        manager({}, {"all": []})
+        managers("any", {"all": []})
+
+
+def test_which_manager_has_a_cluster(filters: dict[str, Callable[..., Any]]) -> None:
+    manager = filters["vclust_cluster_manager"]
+    has, lacks = {"vclust_found": {"clusters": [{}]}}, {"vclust_found": {"clusters": []}}
+    for one, other, found in ((has, lacks, "m1"), (lacks, has, "m2"), (lacks, lacks, ""), ({}, has, "m2")):
+        assert manager(["m1", "m2"], "a", GROUPS, {"m1": one, "m2": other}) == found
+    assert manager(["m2"], "a", GROUPS, {}) == "m2"
+    with pytest.raises(
+        AnsibleFilterError, match="a: there is one in north and south; say which: -e name=SITE/a"
+    ):
+        manager(["m1", "m2"], "a", GROUPS, {"m1": has, "m2": has})
+
+
+def test_offers(filters: dict[str, Callable[..., Any]]) -> None:
+    """What comes of results as Ansible registers them: done, failed, unreachable, out of time, none."""
+    groups = GROUPS | {"site_managers": ["m1", "m2", "h3"]}
+    results = {
+        "m1": {"choose_offer": {"offer": {"present": ""}, "changed": False}},
+        "m2": {"choose_offer": {"failed": False, "msg": "full", "exit_code": 3}},
+        "h3": {"choose_offer": {"unreachable": True, "msg": "no route"}},
+    }
+    found = filters["vclust_offers"](["m1", "m2", "h3"], groups, results)
+    assert [one["site"] for one in found] == ["north", "south", "h3"]
+    assert [one["result"] for one in found] == [
+        {"offer": {"present": ""}, "answered": True},
+        {"msg": "full", "exit_code": 3, "answered": True},
+        {"msg": "no route", "answered": False},
+    ]
+    late = {"m1": {"choose_offer": {"msg": "late", "timedout": {}}}, "m2": {}}
+    found = filters["vclust_offers"](["m1", "m2"], groups, late)
+    assert [one["result"] for one in found] == [{"msg": "late", "answered": False}, {"answered": False}]
 
 
 def test_site_hosts(filters: dict[str, Callable[..., Any]]) -> None:
@@ -129,14 +160,21 @@ def test_an_inventory_may_be_a_program(tmp_path: Path) -> None:
     assert listed["_meta"]["hostvars"] == {"m1": {"vclust_site": {}}}
 
 
-def test_inventory_of_ready_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("site", "expected_group", "expected"),
+    [
+        ("", "cluster_hello_mpi", "hello01.hello-mpi"),
+        ("north", "cluster_north_hello_mpi", "hello01.hello-mpi.north"),
+    ],
+)
+def test_inventory_of_ready_nodes(site: str, expected_group: str, expected: str) -> None:
     """The plugin's own part: which nodes, under which names, reached how."""
     plugin = runpy.run_path(str(PROJECT / "plugins/inventory/vclust.py"))
     added: dict[str, dict[str, Any]] = {}
 
     class Inventory:
         def add_group(self, name: str) -> str:
-            assert name == "cluster_hello_mpi"
+            assert name == expected_group
             return name
 
         def add_host(self, name: str, group: str) -> str:
@@ -148,9 +186,10 @@ def test_inventory_of_ready_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     module = plugin["InventoryModule"]()
     module.inventory = Inventory()
-    module._add(CLUSTER)
-    assert list(added) == ["hello01.hello-mpi"]
-    variables = added["hello01.hello-mpi"]
+    module._add(CLUSTER, site)
+    assert list(added) == [expected]
+    variables = added[expected]
+    assert variables["ansible_host"] == expected
     assert variables["ansible_ssh_private_key_file"] == "/k/admin"
     assert "ip netns exec vc7 nc 192.168.77.1 22" in variables["ansible_ssh_common_args"]
 

@@ -1,4 +1,4 @@
-"""The recomputation in the background: when it is started, and the process that it is.
+"""What a site learns in the background, caches and time models: when that is started, and the process that it is.
 
 The process is `python -m vclust_py.cache.background`, with the site's settings on standard input.
 """
@@ -12,6 +12,7 @@ import tempfile
 
 from vclust_py.cache.status import due
 from vclust_py.errors import VclustError
+from vclust_py.estimate import is_refit_due
 from vclust_py.run import keep_interruptions
 from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
@@ -20,11 +21,11 @@ _log = logging.getLogger(__name__)
 
 
 def start_if_due(session: Session) -> bool:
-    """Start a recomputation that goes on when this process has ended; whether one was started."""
+    """Start what is due, in a process that goes on when this one has ended; whether one was started."""
     try:
-        return due(session) and _start(session)
+        return (due(session) or is_refit_due(session.store)) and _start(session)
     except (OSError, VclustError) as error:  # whose cluster is ready shall not hear of it
-        _log.warning("the caches are not chosen again: %s", error)
+        _log.warning("caches and estimates are not computed again: %s", error)
         return False
 
 
@@ -46,14 +47,18 @@ def _start(session: Session) -> bool:
 
 
 def main() -> None:
-    """The recomputation in the background: the site's settings, JSON, come on standard input."""
+    """What is due, in the background: the site's settings, JSON, come on standard input."""
     from vclust_py.cache.rebuild import rebuild
+    from vclust_py.fitting import refit
 
     site = Site.from_mapping(json.load(sys.stdin))
     keep_interruptions()
     try:
         with Session(site) as session:
-            rebuild(session, lambda message, done, total: print(message, flush=True))
+            if is_refit_due(session.store):  # a second; the caches may take minutes
+                refit(session)
+            if due(session):
+                rebuild(session, lambda message, done, total: print(message, flush=True))
     except VclustError as error:
         sys.exit(f"vclust: {error}")
 

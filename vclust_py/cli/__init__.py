@@ -104,14 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     ssh = add("ssh", clusters.ssh, "log in to a node as the first user of the request")
     destroy = add("destroy", clusters.destroy, "remove a cluster, whatever state it is in")
     for one in (show, ssh, destroy):
-        one.add_argument("name", type=typed("cluster"), metavar="NAME", help="name of the cluster")
         one.add_argument(
-            "--site",
-            type=typed("site"),
-            metavar="SITE",
-            help="its site, where two have a cluster of that name",
+            "cluster",
+            type=typed("reference"),
+            metavar="NAME",
+            help="name of the cluster; SITE/NAME where two sites have one",
         )
-    ssh.usage = "vclust ssh [--site SITE] NAME [NODE] [-- CMD...]"
+    ssh.usage = "vclust ssh NAME [NODE] [-- CMD...]"
     ssh.add_argument(
         "node",
         nargs="?",

@@ -17,6 +17,8 @@ def create(arguments: argparse.Namespace) -> int:
     name, variables = playbooks.request(arguments)
     outcome = playbooks.create(name, variables, arguments)
     playbooks.warn(outcome.results.get("vclust_distribute", {}))
+    if "vclust_choose" in outcome.results:
+        name = f"{outcome.results['vclust_choose']['site']}/{name}"
     if outcome.exit_code == 0:
         lost = outcome.results["vclust_ready"]["lost"]
         without = f" without {', '.join(lost)}, which failed" if lost else ""
@@ -37,7 +39,10 @@ def plan(arguments: argparse.Namespace) -> int:
     if outcome.exit_code == 0:
         from vclust_py.cli.tables import show_plan
 
-        plan = outcome.results["vclust_place"]["plan"]
+        choice = outcome.results.get("vclust_choose", {})
+        plan = outcome.results["vclust_place"]["plan"] | {
+            name: choice.get(name, "") for name in ("site", "reason")
+        }
         if arguments.json:
             print(json.dumps(plan, indent=2))
         else:
@@ -61,33 +66,33 @@ def list_all(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    site, cluster = sites.cluster(arguments, arguments.name)
+    site, cluster = sites.cluster(arguments)
     if arguments.json:
         print(json.dumps({"site": site, **cluster}, indent=2))
     else:
         from vclust_py.cli.tables import show_cluster
 
-        show_cluster(cluster)
+        show_cluster(cluster, site if len(sites.known_sites(arguments)) != 1 else "")
     return 0
 
 
 def ssh(arguments: argparse.Namespace) -> int:
-    _, cluster = sites.cluster(arguments, arguments.name)
+    _, cluster = sites.cluster(arguments)
     if not cluster["nodes"]:
-        raise VclustError(f"{arguments.name}: no nodes yet, its state is {cluster['state']}")
+        raise VclustError(f"{cluster['name']}: no nodes yet, its state is {cluster['state']}")
     nodes = {node["name"]: node for node in cluster["nodes"]}
     working = [node for node in cluster["nodes"] if node["state"] != "failed"] or cluster["nodes"]
     node = nodes.get(arguments.node) if arguments.node else working[0]
     if node is None:
         raise RequestError(
-            [f"{arguments.node}: no such node of {arguments.name}; there are: {', '.join(nodes)}"]
+            [f"{arguments.node}: no such node of {cluster['name']}; there are: {', '.join(nodes)}"]
         )
 
     from vclust_py.access import ssh_options
 
     if not Path("/run/netns", cluster["ssh"]["netns"]).exists():
         raise VclustError(
-            f"{arguments.name}: its network is not there; was this machine restarted?",
+            f"{cluster['name']}: its network is not there; was this machine restarted?",
             "`vclust create` with its request starts its nodes again",
         )
     access = cluster["ssh"]
@@ -99,14 +104,18 @@ def ssh(arguments: argparse.Namespace) -> int:
 
 
 def destroy(arguments: argparse.Namespace) -> int:
-    variables = {"name": arguments.name}
-    if arguments.site is not None or not sites.is_only_one(arguments):
-        variables["site"], _ = sites.cluster(arguments, arguments.name)
-    follow = Follow(cluster_progress(arguments.name))
-    outcome = playbooks.run("destroy_vcluster.yml", variables, arguments, phases=("destroy",), follow=follow)
+    name = arguments.cluster["name"]
+    where = name
+    if arguments.cluster["site"] != "any" or len(sites.known_sites(arguments)) != 1:
+        site, _ = sites.cluster(arguments)
+        where = f"{site}/{name}"
+    follow = Follow(cluster_progress(name))
+    outcome = playbooks.run(
+        "destroy_vcluster.yml", {"name": where}, arguments, phases=("destroy",), follow=follow
+    )
     if outcome.exit_code:
         return outcome.exit_code
     if not outcome.results.get("vclust_cluster", {}).get("changed"):
-        raise RequestError([f"{arguments.name}: no such cluster"], "vclust list shows those there are")
-    print(f"{arguments.name} is destroyed")
+        raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
+    print(f"{name} is destroyed")
     return 0

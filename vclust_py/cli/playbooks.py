@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vclust_py.arguments import locked
 from vclust_py.cli.progress import Follow, cluster_progress, display
-from vclust_py.cli.sites import inventory
+from vclust_py.cli.sites import inventory, known_sites
 from vclust_py.phases import ORDER
 from vclust_py.text import DETAIL, MESSAGE, plain
 
@@ -34,9 +34,11 @@ def create(
 ) -> "Outcome":
     """Run `create_vcluster.yml`; in check mode and no further than the phase `last`, if that is given."""
     phases = ORDER if last is None else ORDER[: ORDER.index(last) + 1]
+    tags = () if last is None else ("choose", *phases)
+    if len(known_sites(arguments)) > 1:
+        phases = ("choose", *phases)
     follow = Follow(cluster_progress(name))
-    tags = () if last is None else phases
-    return run(
+    outcome = run(
         "create_vcluster.yml",
         variables,
         arguments,
@@ -45,6 +47,8 @@ def create(
         check=last is not None,
         tags=tags,
     )
+    warn(outcome.results.get("vclust_choose", {}))
+    return outcome
 
 
 def run(

@@ -31,6 +31,8 @@ _PATIENCE = 60
 _INTERRUPT = 5
 """Seconds that Ansible has to end when it is interrupted."""
 _ERROR = MESSAGE - 300  # bytes; what may stand before it are names of phase and host
+_QUESTION = "vclust_offer"
+"""A site that does not answer this stops nobody; vclust_choose names it."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -151,6 +153,8 @@ def _take(
             outcome.results[data["task_action"]] = data["res"]
             outcome.hosts.setdefault(data["host"], {})[data["task_action"]] = data["res"]
             on_result(data["task_action"], data["res"])
+        case "runner_on_failed" | "runner_on_unreachable" if data["task_action"] == _QUESTION:
+            pass
         case "runner_on_failed" | "runner_on_unreachable":
             result = data.get("res") or {}
             error = _plain(str(result.get("msg") or "the task failed without a word"))

@@ -95,38 +95,40 @@ def caches(arguments: argparse.Namespace, digest: str = "", *, history: bool = F
     return _ask(arguments, "vclust_caches", "caches", variables, read)
 
 
-def cluster(arguments: argparse.Namespace, name: str) -> tuple[str, Mapping[str, Any]]:
-    """The site that has the cluster, and the cluster.
+def cluster(arguments: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
+    """The site that has the cluster `arguments.cluster`, and the cluster.
 
-    Raises RequestError when none has it, or two and `--site` does not say which; VclustError when none has it and
-    one did not answer.
+    Raises RequestError when none has it, or two and no site was said; VclustError when none has it and one did not
+    answer.
     """
+    site, name = arguments.cluster["site"], arguments.cluster["name"]
     answers = clusters(arguments, name)
     known = [answer.site for answer in answers.sites]
-    if arguments.site is not None and arguments.site not in known and not answers.failures:
-        raise RequestError([f"--site: got '{arguments.site}', expected one of {', '.join(known)}"])
+    if site not in ("any", *known) and not answers.failures:
+        raise RequestError([f"{site}/{name}: got site '{site}', expected one of {', '.join(known)}"])
     found = [
         (answer.site, one)
         for answer in answers.sites
-        if arguments.site in (None, answer.site)
+        if site in ("any", answer.site)
         for one in answer.result["clusters"]
     ]
     if len(found) > 1:
-        both = " and ".join(site for site, _ in found)
-        raise RequestError([f"{name}: there is one in {both}"], "say which: --site SITE")
+        both = " and ".join(other for other, _ in found)
+        words = " or ".join(f"{other}/{name}" for other, _ in found)
+        raise RequestError([f"{name}: there is one in {both}"], f"say which: {words}")
     if answers.failures and not found:
         raise _failed(answers)
     answers.warn()
     if not found:
-        raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
+        where = name if site == "any" else f"{site}/{name}"
+        raise RequestError([f"{where}: no such cluster"], "vclust list shows those there are")
     return found[0]
 
 
-def is_only_one(arguments: argparse.Namespace) -> bool:
-    """Whether the inventory is known to have one site."""
+def known_sites(arguments: argparse.Namespace) -> list[str]:
+    """The names of the inventory's sites, where they are remembered; else none."""
     path = _inventory_path(arguments)
-    places = _recall(path, _fingerprint(path))
-    return places is not None and len(places) == 1
+    return [place.site for place in _recall(path, _fingerprint(path)) or ()]
 
 
 def is_here(where: Mapping[str, Any]) -> bool:

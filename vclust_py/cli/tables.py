@@ -86,11 +86,14 @@ def show_list(clusters: Sequence[Mapping[str, Any]], *, sites: bool = False) -> 
     _print(table)
 
 
-def show_cluster(cluster: Mapping[str, Any]) -> None:
+def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
+    """With its `site`, where there are several."""
     hardware = cluster["request"]["hardware"]
     detail = f" ({cluster['detail']})" if cluster["detail"] else ""
     strategy = f", installed {cluster['strategy']}" if cluster["strategy"] else ""
     say(f"{cluster['name']}: {cluster['state']}{detail}")
+    if site:
+        say(_site(site, cluster["reason"]))
     say(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}")
     say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
     nodes = _table("NODE", "ADDRESS", "HOST", "RUNS BY", "STATE")
@@ -98,10 +101,13 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
         runs_by = _RUNS_BY.get(node["accelerator"], node["accelerator"])
         nodes.add(node["name"], node["address"], node["host"], runs_by, node["state"])
     _print(nodes)
-    phases = _table("PHASE", "SECONDS", "BYTES", "OUTCOME", right=("SECONDS", "BYTES"))
+    numbers = ("SECONDS", "ESTIMATE", "BYTES")
+    phases = _table("PHASE", *numbers, "OUTCOME", right=numbers)
+    expected = cluster["estimate"]
     for record in cluster["phases"]:
         moved = size(record["bytes"]) if record["bytes"] else ""
-        phases.add(record["phase"], f"{record['seconds']:.1f}", moved, record["outcome"])
+        seconds = f"{record['seconds']:.1f}"
+        phases.add(record["phase"], seconds, _expected(expected, record["phase"]), moved, record["outcome"])
     say()
     _print(phases)
     slowest = cluster["slowest_node"]
@@ -112,7 +118,35 @@ def show_cluster(cluster: Mapping[str, Any]) -> None:
         say(f"\nslowest node: {slowest} ({times})")
 
 
+def _expected(estimate: Mapping[str, Any], phase: str) -> str:
+    """What a phase was expected to take, and how much it may be off."""
+    if phase not in estimate.get("seconds", {}):
+        return ""
+    error = estimate["errors"].get(phase)
+    return f"{estimate['seconds'][phase]:.1f}" + ("" if error is None else f" ± {error:.1f}")
+
+
+def _estimate(estimate: Mapping[str, Any]) -> str:
+    seconds, errors = estimate["seconds"], estimate["errors"]
+    if not seconds:
+        return "estimate: none, this site has no past runs to go by"
+    # What disturbs one phase, another cluster say, mostly disturbs the next as well: errors add up.
+    error = f" ± {sum(errors.values()):.0f} s" if any(errors.values()) else ""
+    notes = []
+    if medians := estimate["medians"]:
+        notes.append(f"{', '.join(medians)} by the median of few past runs")
+    if unknown := estimate["unknown"]:
+        notes.append(f"no past runs of {', '.join(unknown)}")
+    return "; ".join([f"estimate: {sum(seconds.values()):.0f} s{error}", *notes])
+
+
+def _site(site: str, reason: str) -> str:
+    return f"site: {site}" + (f" ({reason})" if reason else "")
+
+
 def show_plan(plan: Mapping[str, Any]) -> None:
+    if plan["site"]:
+        say(f"{_site(plan['site'], plan['reason'])}\n")
     table = _table("NODE", "ADDRESS", "HOST", "RUNS BY")
     for node, host in plan["placement"].items():
         accelerator = plan["accelerators"].get(host, "")
@@ -129,12 +163,7 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     say(f"download: {size(plan['download'])}, of {plan['packages']} packages")
     say(f"build: {size(plan['build'])}{there}")
     say(f"send: {size(plan['send'])}")
-    seconds, unknown = plan["estimate"]["seconds"], plan["estimate"]["unknown"]
-    if seconds:
-        rest = f"; no past runs of {', '.join(unknown)}" if unknown else ""
-        say(f"estimate: {sum(seconds.values()):.0f} s{rest}")
-    else:
-        say("estimate: none, this site has no past runs to go by")
+    say(_estimate(plan["estimate"]))
 
 
 def _last_known(host: Mapping[str, Any]) -> str:

@@ -31,6 +31,8 @@ class Inputs:
     check: bool = False
     request: "Request | None" = None
     """Up to `place`; later phases take what was registered."""
+    reason: str = ""
+    """`request`: why the cluster is at this site."""
     locked: "Lock | None" = None
     """`resolve`: the lock of an earlier cluster."""
     lock: str = ""

@@ -72,6 +72,8 @@ def run(session: Session, inputs: Inputs) -> Result:
         digest = inputs.cache if cluster is None else cluster.cache.get("digest", "")
         start = next((one for one in caches(session) if one.digest == digest), None) if digest else None
         plan, changed = _place(session, inputs, request, lock, cluster, start)
+        if changed and cluster is not None and not inputs.check:
+            clusters.update(session.store, cluster, estimate=asdict(plan.estimate))
     change = Change({} if changed else plan.placement, plan.placement)
     return Result(change, {"plan": asdict(plan)})
 
@@ -96,7 +98,9 @@ def _place(
 
     surveys = survey(session, inputs.hosts, disk_wanted, write=not inputs.check)
     strategy = cluster.strategy if cluster else ""
-    strategy = strategy or choose_strategy(store, request, lock, start)
+    strategy = strategy or choose_strategy(
+        store, request, lock, start, [one.capacity.accelerator for one in surveys if one.capacity]
+    )
     made = _made(session, request, lock, strategy, start)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not inputs.check:
@@ -188,6 +192,8 @@ def _plan(
     accelerators = {one.host.name: one.capacity.accelerator for one in surveys if one.capacity}
     placement = {node.name: node.host for node in nodes}
     used = set(placement.values())
+    receivers = _receivers(made.all, build, [one for one in surveys if one.host.name in used])
+    send = sum(receivers.values())
     to_fetch = (*missing(session.site, left if build else ()), *(() if made.base else lock.base))
     return Plan(
         name=request.name,
@@ -204,7 +210,7 @@ def _plan(
         cache=_saved(session, lock, start, strategy),
         download=sum(package.size for package in to_fetch),
         build=build,
-        send=_to_send(made.all, build, [one for one in surveys if one.host.name in used]),
+        send=send,
         base_there=made.base is not None,
         layer_there=made.layer is not None,
         estimate=estimate(
@@ -212,9 +218,13 @@ def _plan(
             lock,
             start,
             strategy,
-            facts_of(len(nodes), strategy, [accelerators[host] for host in used if host in accelerators]),
+            facts_of(
+                len(nodes), strategy, [accelerators[host] for host in used if host in accelerators], len(used)
+            ),
             base_there=made.base is not None,
             layer_there=made.layer is not None,
+            send=send,
+            receivers=sum(count > 0 for count in receivers.values()),
         ),
     )
 
@@ -244,11 +254,11 @@ def _hosts(session: Session, surveys: Sequence[Survey]) -> dict[str, dict[str, A
     }
 
 
-def _to_send(made: Sequence[Image], build: int, surveys: Sequence[Survey]) -> int:
-    """Bytes of image files that hosts on other machines lack; what is yet to be built counts as `build` bytes."""
+def _receivers(made: Sequence[Image], build: int, surveys: Sequence[Survey]) -> dict[str, int]:
+    """By host on another machine the bytes of image files that it lacks; what is yet to be built counts as `build`."""
     sizes = {image.path.name: image.manifest.bytes for image in made}
-    return sum(
-        build + sum(size for name, size in sizes.items() if name not in one.images)
+    return {
+        one.host.name: build + sum(size for name, size in sizes.items() if name not in one.images)
         for one in surveys
         if one.host.machine
-    )
+    }

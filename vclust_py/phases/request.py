@@ -10,7 +10,7 @@ from vclust_py.site.session import Session
 def run(session: Session, inputs: Inputs) -> Result:
     """Register the request.  Raises RequestError when a cluster of that name has another one."""
     begun, store = time.time(), session.store
-    change = clusters.register(store, inputs.asked, check=inputs.check)
+    change = clusters.register(store, inputs.asked, reason=inputs.reason, check=inputs.check)
     if change.changed and not inputs.check:
         # There is no cluster to record a phase of before it is registered.
         records.add(

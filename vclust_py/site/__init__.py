@@ -5,7 +5,7 @@ store       the site's SQLite database: one connection a process, transactions; 
 states      the states of clusters, nodes and hosts, and which may follow which
 clusters    rows of clusters and nodes: what they should be, and what they were last seen to be
 hosts       rows of hosts: what the site knows of each, and since when
-records     rows of timings and progress
+records     rows of timings and progress, and of models fitted to them
 learning    rows of what is learnt from: past requests, uses and choices of caches; resolutions by their index
 describe    clusters as plain data, for people and scripts
 session     what a process works with: the store, the images, connections to hosts

@@ -89,6 +89,10 @@ class Cluster:
     nodes: tuple[Node, ...]
     cache: dict[str, Any] = field(default_factory=dict)
     """The VD cache it starts from and what that saves; {}: none."""
+    estimate: dict[str, Any] = field(default_factory=dict)
+    """What it was expected to take when it was placed, as `vclust_py.estimate.Estimate` has it."""
+    reason: str = ""
+    """Why it is at this site; empty where there was nothing to choose."""
 
 
 def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
@@ -119,6 +123,8 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
             ready=row["ready"],
             nodes=tuple(nodes[row["id"]]),
             cache=json.loads(row["cache"]),
+            estimate=json.loads(row["estimate"]),
+            reason=row["reason"],
         )
         for row in rows
     ]
@@ -198,8 +204,8 @@ def _lock_name(name: str) -> str:
     return f"cluster-{name}"
 
 
-def register(store: Store, request: Request, *, check: bool = False) -> Change:
-    """Write the request into the store, so that nothing that was accepted is lost.
+def register(store: Store, request: Request, *, reason: str = "", check: bool = False) -> Change:
+    """Write the request into the store, so that nothing that was accepted is lost; with the `reason` for this site.
 
     Registering an equal request again changes nothing.  Raises RequestError when a cluster of that name exists with
     a different request.
@@ -219,21 +225,22 @@ def register(store: Store, request: Request, *, check: bool = False) -> Change:
             with store.transaction():
                 if present is not None:
                     forget(store, present)  # a create of another request ended before anything was made
-                _insert(store, request)
+                _insert(store, request, reason)
             return Change({}, after)
-    return register(store, request)  # somebody else was quicker: what is there now decides
+    return register(store, request, reason=reason)  # somebody else was quicker: what is there now decides
 
 
-def _insert(store: Store, request: Request) -> None:
+def _insert(store: Store, request: Request, reason: str) -> None:
     created = time.time()
     number = store.insert(
-        "INSERT INTO clusters (name, spec, digest, state, created) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO clusters (name, spec, digest, state, created, reason) VALUES (?, ?, ?, ?, ?, ?)",
         (
             request.name,
             json.dumps(requests.stored(request)),
             request.digest,
             ClusterState.REQUESTED,
             created,
+            reason,
         ),
     )
     # Not the cluster's number alone: several sites may be on one machine, which takes each segment and each network

@@ -47,6 +47,8 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
         "strategy": cluster.strategy,
         "lock": cluster.lock,
         "cache": cluster.cache,
+        "estimate": cluster.estimate,
+        "reason": cluster.reason,
         "images": cluster.images,
         "request": mapping,
         "nodes": [

@@ -211,5 +211,25 @@ def _age_of_facts(connection: sqlite3.Connection) -> None:
     )
 
 
-STEPS: tuple[Step, ...] = (_first, _xen, _caches, _sent, _spec_and_observed, _age_of_facts)
+def _time_models(connection: sqlite3.Connection) -> None:
+    """What was fitted to past runs; what each cluster was expected to take, and why it is at this site."""
+    _run(
+        connection,
+        """
+        CREATE TABLE time_models (until INTEGER NOT NULL, fitted REAL NOT NULL, models TEXT NOT NULL);
+        ALTER TABLE clusters ADD COLUMN estimate TEXT NOT NULL DEFAULT '{}';
+        ALTER TABLE clusters ADD COLUMN reason TEXT NOT NULL DEFAULT ''
+        """,
+    )
+
+
+STEPS: tuple[Step, ...] = (
+    _first,
+    _xen,
+    _caches,
+    _sent,
+    _spec_and_observed,
+    _age_of_facts,
+    _time_models,
+)
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""

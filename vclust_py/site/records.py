@@ -1,8 +1,8 @@
-"""Rows of timings and progress (`vclust_py.timing`)."""
+"""Rows of timings and progress (`vclust_py.timing`), and of what was fitted to them (`vclust_py.estimate`)."""
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vclust_py.site.store import Store
@@ -65,13 +65,53 @@ def phases(store: Store, cluster: int) -> list[dict[str, Any]]:
     return [dict(row) | {"seconds": (row["end"] or time.time()) - row["start"]} for row in rows]
 
 
-def past(store: Store, phase: str) -> list[tuple[float, int, dict[str, Any]]]:
-    """Seconds, bytes and facts of the latest 200 finished runs of a phase, newest first."""
+def past(store: Store, phase: str, limit: int = 200) -> list[tuple[int, float, dict[str, Any]]]:
+    """Row, seconds and facts of the latest finished runs of a phase, newest first.
+
+    Facts have the phase's `bytes` and, of clusters that were placed, the `installed_bytes` of their packages as well.
+    """
     if not store.exists:
         return []
     rows = store.rows(
-        "SELECT start, end, bytes, facts FROM phases"
-        " WHERE phase = ? AND node = '' AND outcome = 'done' ORDER BY id DESC LIMIT 200",
-        (phase,),
+        "SELECT phases.id, start, end, phases.bytes, facts, history.bytes AS installed FROM phases"
+        " LEFT JOIN history ON history.cluster = phases.cluster"
+        " WHERE phase = ? AND node = '' AND outcome = 'done' ORDER BY phases.id DESC LIMIT ?",
+        (phase, limit),
     )
-    return [(row["end"] - row["start"], row["bytes"], json.loads(row["facts"])) for row in rows]
+    found = []
+    for row in rows:
+        facts = {"bytes": row["bytes"], "installed_bytes": row["installed"]} | json.loads(row["facts"])
+        facts = {name: value for name, value in facts.items() if value is not None}
+        found.append((row["id"], row["end"] - row["start"], facts))
+    return found
+
+
+# Time models ------------------------------------------------------------------------------------------------------
+
+
+def time_models(store: Store) -> dict[str, Any]:
+    """What was fitted to past runs last (`vclust_py.estimate.Model`, as plain data), by kind of run."""
+    row = store.row("SELECT models FROM time_models") if store.exists else None
+    models: dict[str, Any] = json.loads(row["models"]) if row else {}
+    return models
+
+
+def set_time_models(store: Store, models: Mapping[str, Any], until: int) -> None:
+    """Replace what was fitted; `until` is the last row of `phases` that was looked at."""
+    with store.transaction():
+        store.execute("DELETE FROM time_models")
+        store.execute(
+            "INSERT INTO time_models (until, fitted, models) VALUES (?, ?, ?)",
+            (until, time.time(), json.dumps(models)),
+        )
+
+
+def runs_since_fit(store: Store) -> int:
+    """How many creations have come to their end since models were fitted last."""
+    if not store.exists:
+        return 0
+    ((count,),) = store.rows(
+        "SELECT count(*) FROM phases WHERE phase = 'ready' AND node = '' AND outcome = 'done'"
+        " AND id > (SELECT coalesce(max(until), 0) FROM time_models)"
+    )
+    return int(count)

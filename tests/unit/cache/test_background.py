@@ -7,10 +7,13 @@ import time
 
 import pytest
 from cache.cachesite import a_lock, remember, start_if_due, status
+from pastruns import add, node_facts
 
 from vclust_py.cache import priority
+from vclust_py.estimate import read_models
 from vclust_py.image.base import BaseImages
 from vclust_py.site import Site
+from vclust_py.site.store import Store
 
 
 def test_a_start_that_fails_costs_nobody_a_cluster(
@@ -43,3 +46,17 @@ def test_the_background_has_the_sites_settings(site: Site, base: BaseImages) -> 
         time.sleep(0.1)
     found = status(site)
     assert (found["state"], found["result"]["space"], found["result"]["requests"]) == ("done", 12, 5)
+
+
+def test_time_models_are_fitted_in_the_background(site: Site) -> None:
+    quiet = dataclasses.replace(site, cache_every=0)
+    store = Store(quiet)
+    for number in range(12):
+        assert number > 4 or not start_if_due(quiet)
+        add(store, "ready", 5 + number % 3, node_facts(number % 3 + 1))
+    assert start_if_due(quiet)
+    deadline = time.monotonic() + 60
+    while "ready tcg" not in read_models(store) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert read_models(store)["ready tcg"].seconds({"base": 1, "nodes": 2}) == pytest.approx(6)
+    store.close()

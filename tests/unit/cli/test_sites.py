@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from vclust_py import request
+from vclust_py.arguments import reference
 from vclust_py.cli import runner, sites
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.module import site_manager
@@ -21,8 +22,8 @@ from vclust_py.site.store import Store
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's commands read the state")
 
 
-def asked(inventory: Path, site: str | None = None) -> argparse.Namespace:
-    return argparse.Namespace(inventory=inventory, verbose=0, site=site)
+def asked(inventory: Path, name: str = "none") -> argparse.Namespace:
+    return argparse.Namespace(inventory=inventory, verbose=0, cluster=reference(name))
 
 
 def register(folder: Path, name: str) -> None:
@@ -98,7 +99,7 @@ def test_ansible_is_asked_once(inventory: Path, plays: Plays, tmp_path: Path) ->
         assert names(sites.clusters(asked(inventory), name)) == found
     assert plays.count == 1
     assert (sites.MEMORY.stat().st_mode & 0o777, len(list(sites.MEMORY.iterdir()))) == (0o700, 1)
-    assert not sites.is_only_one(asked(inventory))
+    assert sites.known_sites(asked(inventory)) == ["north", "south"]
 
 
 def changed(path: Path) -> None:
@@ -195,21 +196,21 @@ def test_which_site_has_a_cluster(
     register(tmp_path / "s", "beta")
     for folder in ("n", "s"):
         register(tmp_path / folder, "both")
-    for name, site, found in (
-        ("alpha", None, "north"),
-        ("beta", None, "south"),
-        ("both", "south", "south"),
-        ("both", "north", "north"),
+    for name, site in (
+        ("alpha", "north"),
+        ("beta", "south"),
+        ("south/both", "south"),
+        ("north/both", "north"),
     ):
-        assert sites.cluster(asked(inventory, site), name)[0] == found
-    for name, site, said in (
-        ("both", None, "both: there is one in north and south"),
-        ("gamma", None, "gamma: no such cluster"),
-        ("alpha", "south", "alpha: no such cluster"),
-        ("alpha", "west", "--site: got 'west', expected one of north, south"),
+        assert sites.cluster(asked(inventory, name))[0] == site
+    for name, said in (
+        ("both", "both: there is one in north and south\n  hint: say which: north/both or south/both"),
+        ("gamma", "gamma: no such cluster"),
+        ("south/alpha", "south/alpha: no such cluster"),
+        ("west/alpha", "west/alpha: got site 'west', expected one of north, south"),
     ):
         with pytest.raises(RequestError, match=said):
-            sites.cluster(asked(inventory, site), name)
+            sites.cluster(asked(inventory, name))
     assert capsys.readouterr().err == ""
 
 
@@ -221,10 +222,10 @@ def test_a_site_that_does_not_answer_hides_no_other(
     plays.unreachable = {"s"}
     answers = sites.clusters(asked(inventory))
     assert (names(answers), answers.exit_code) == ({"north": ["alpha"]}, 4)
-    assert sites.cluster(asked(inventory), "alpha")[0] == "north"
+    assert sites.cluster(asked(inventory, "alpha"))[0] == "north"
     assert capsys.readouterr().err == "vclust: s: no route to host\n"
     with pytest.raises(VclustError, match="s: no route to host"):
-        sites.cluster(asked(inventory), "beta")
+        sites.cluster(asked(inventory, "beta"))
     plays.unreachable = {"n", "s"}
     with pytest.raises(VclustError, match="n: no route to host\ns: no route to host") as caught:
         sites.clusters(asked(inventory))

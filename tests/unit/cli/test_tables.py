@@ -16,7 +16,7 @@ PLAN = {
     "send": 0,
     "base_there": True,
     "cache": {},
-    "estimate": {"seconds": {}, "unknown": []},
+    "estimate": {"seconds": {}, "errors": {}, "medians": [], "unknown": []},
 }
 
 

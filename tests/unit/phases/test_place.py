@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cache.cachesite import a_lock, an_image, make_base, make_cache
+from pastruns import add, node_facts
 from repository import Repository
 from test_placement import GB, NODE, a_capacity, a_request
 
@@ -329,3 +330,19 @@ def test_hosts_that_hold_the_images_come_first(toy: Repository, tmp_path: Path) 
         plan = place_on(session, request, hosts, lock, check=True).facts["plan"]
     assert plan["layer_there"]
     assert Counter(plan["placement"].values()) == {"c": 4, "b": 4, "a": 1}
+
+
+def test_what_was_expected_is_kept_beside_what_comes(session: Sized) -> None:
+    request = a_request(2)
+    clusters.register(session.store, request)
+    for seconds in (9.0, 10.0, 14.0):
+        facts = {**node_facts(2), "accelerator": "kvm"}
+        add(session.store, "ready", seconds, facts)
+    assert placed(session, request, check=True).facts["plan"]["estimate"]["seconds"] == {"ready": 10.0}
+    assert clusters.get(session.store, "test").estimate == {}
+    plan = placed(session, request).facts["plan"]
+    add(session.store, "ready", 100.0, {**node_facts(2), "accelerator": "kvm"})
+    placed(session, request)
+    kept = clusters.get(session.store, "test").estimate
+    assert (kept["seconds"], kept["errors"]) == ({"ready": 10.0}, {"ready": 1.0})
+    assert kept["unknown"] == list(plan["estimate"]["unknown"]) == ["image", "create", "install"]

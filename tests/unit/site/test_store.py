@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vclust_py.errors import VclustError
-from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site import PROJECT, Site, clusters, records
 from vclust_py.site.hosts import known_hosts
 from vclust_py.site.migrations import STEPS
 from vclust_py.site.store import Store, migrate
@@ -145,6 +145,7 @@ def test_a_database_of_every_earlier_version_is_taken_over(store: Store, version
         ]
         assert store.row("SELECT state FROM clusters WHERE id = 2")["state"] == "destroyed"  # type: ignore[index]
         assert store.rows("SELECT * FROM history, uses, rebuilds, sent, resolutions") == []
+        assert (one.estimate, one.reason, records.time_models(store)) == ({}, "", {})
         clusters.observe_nodes(store, one, {"n01": one.nodes[0].state})
         store.close()
 
