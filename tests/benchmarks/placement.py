@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from vclust_py.site import Site, clusters  # noqa: E402
 from vclust_py.site.session import Session  # noqa: E402
 
 Row = dict[str, Any]
+Times = dict[str, float]
+"""`seconds` and `cpu_seconds`."""
 LARGE = a_capacity(cpus=256, memory=4096 * GB, memory_free=4096 * GB)
 
 
@@ -56,22 +59,24 @@ def a_session(root: Path, capacity: Capacity) -> Session:
     return Session(Site(root=root), connect=lambda *_: FixedHost(capacity))  # type: ignore[arg-type,return-value]
 
 
-def assigning(nodes: int, hosts: int, spread: str) -> float:
+def assigning(nodes: int, hosts: int, spread: str) -> Times:
     request = a_request("a", nodes, spread)
     free = [free_capacity(host, LARGE, [], 4) for host in some_hosts(hosts)]
     assert len(request.hostnames) == len(request.addresses)  # reckoned once, by whoever checks the request
-    begun = time.perf_counter()
-    assign(request, free)
-    return time.perf_counter() - begun
+    return timed(lambda: assign(request, free))
 
 
-def placing(folder: Path, nodes: int, hosts: int) -> float:
+def placing(folder: Path, nodes: int, hosts: int) -> Times:
     request = a_request("a", nodes)
     with a_session(folder, LARGE) as session:
         clusters.register(session.store, request)
-        begun = time.perf_counter()
-        place_on(session, request, some_hosts(hosts))
-        return time.perf_counter() - begun
+        return timed(lambda: place_on(session, request, some_hosts(hosts)))
+
+
+def timed(function: Callable[[], object]) -> Times:
+    begun, worked = time.perf_counter(), time.process_time()
+    function()
+    return {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - worked}
 
 
 def cpu_seconds() -> float:
@@ -80,10 +85,8 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def at_once(folder: Path, creates: int) -> tuple[float, float, Counter[int]]:
-    """Seconds from the start of all to the end of the last one, their CPU seconds, and how many ended with which exit
-    code.
-    """
+def at_once(folder: Path, creates: int) -> tuple[Times, Counter[int]]:
+    """From the start of all to the end of the last one; and how many ended with which exit code."""
     context = multiprocessing.get_context("fork")
     start, codes = context.Barrier(creates + 1), context.SimpleQueue()
     room = max(creates * 5 // 8, 1)
@@ -114,21 +117,19 @@ def at_once(folder: Path, creates: int) -> tuple[float, float, Counter[int]]:
     seconds, worked = time.perf_counter() - begun, cpu_seconds() - worked
     found = Counter(codes.get() for _ in processes)
     assert found[0] == room, found
-    return seconds, worked, found
+    return {"seconds": seconds, "cpu_seconds": worked}, found
 
 
 def measured(folder: Path, nodes: int, hosts: int, creates: int) -> list[Row]:
-    rows: list[Row] = [
-        {"what": f"assign, Spread: {spread}", "nodes": nodes, "hosts": hosts, "seconds": seconds}
+    size: Row = {"nodes": nodes, "hosts": hosts}
+    rows = [
+        {"what": f"assign, Spread: {spread}", **size, **assigning(nodes, hosts, spread)}
         for spread in ("any", "racks", "pack")
-        for seconds in (assigning(nodes, hosts, spread),)
     ]
-    seconds = placing(folder / "place", nodes, hosts)
-    rows.append({"what": "place", "nodes": nodes, "hosts": hosts, "seconds": seconds})
+    rows.append({"what": "place", **size, **placing(folder / "place", nodes, hosts)})
     for name, number in (("one create", 1), ("creates at once", creates)):
-        seconds, worked, codes = at_once(folder / name, number)
-        row = {"what": name, "creates": number, "placed": codes[0], "refused": codes[3]}
-        rows.append({**row, "cpu_seconds": round(worked, 2), "seconds": seconds})
+        times, codes = at_once(folder / name, number)
+        rows.append({"what": name, "creates": number, "placed": codes[0], "refused": codes[3], **times})
     return rows
 
 
@@ -148,7 +149,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="vclust-benchmark-", dir="/var/tmp") as folder:
             runs.append(measured(Path(folder), arguments.nodes, arguments.hosts, arguments.creates))
     rows = [
-        {**same[0], "seconds": round(statistics.median(row["seconds"] for row in same), 4)}
+        same[0]
+        | {
+            figure: round(statistics.median(row[figure] for row in same), 4)
+            for figure in ("seconds", "cpu_seconds")
+        }
         for same in zip(*runs, strict=True)
     ]
     machine = (
@@ -159,8 +164,10 @@ def main() -> None:
         return
     print(f"medians of {len(runs)} runs; {machine} at the start")
     for row in rows:
-        about = ", ".join(f"{row[name]} {name}" for name in row if name not in ("what", "seconds"))
-        print(f"{row['what']:22} {row['seconds'] * 1000:8.1f} ms   {about}")
+        about = ", ".join(
+            f"{row[name]} {name}" for name in row if name not in ("what", "seconds", "cpu_seconds")
+        )
+        print(f"{row['what']:22} {row['seconds']:7.3f} s {row['cpu_seconds']:7.3f} CPU-s   {about}")
 
 
 if __name__ == "__main__":

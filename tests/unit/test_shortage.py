@@ -110,7 +110,7 @@ def test_what_is_missing_is_the_least_that_would_do(
             sum(max(n * cpus - have if n else 0, 0) for n, have in zip(counts, left, strict=True))
             for counts in placements
         )
-        found = re.search(r"needs (\d+) virtual CPUs more", str(error))
+        found = re.search(r"needs (\d+) virtual CPUs? more", str(error))
         assert int(found[1] if found else 0) == least
         more = re.search(r"(\d+) more hosts?", str(error))
         assert int(more[1] if more else 0) == max(number - most * len(left), 0)

@@ -1,5 +1,6 @@
 """Phase `place`: which node runs on which host, all or nothing, in one transaction; the plan people see first."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -101,21 +102,20 @@ def _place(
     strategy = strategy or choose_strategy(
         store, request, lock, start, [one.capacity.accelerator for one in surveys if one.capacity]
     )
-    made = _made(session, request, lock, strategy, start)
+    made, saved = _made(session, request, lock, strategy, start), _saved(session, lock, start, strategy)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not inputs.check:
             clusters.update(store, cluster, lock=lock.digest)  # resolved once more: see phase `resolve`
-        return _plan(session, request, lock, strategy, start, made, cluster.nodes, surveys), False
+        return _plan(session, request, lock, strategy, start, saved, made, cluster.nodes, surveys), False
     session.networks.check_free(request.software.network)
     errors = {one.host.name: one.error for one in surveys if one.error}
-    saved = _saved(session, lock, start, strategy)
-    # The reservation: nobody places between the look at what is placed and the writing down.
-    with store.transaction():
+    # The reservation: nobody places between the look at what is placed and the writing down.  A plan reserves nothing.
+    with contextlib.nullcontext() if inputs.check else store.transaction():
         nodes = assign(request, _free(session, surveys, made), errors, least_disk=least_disk)
         if not inputs.check and cluster is not None:
             clusters.place(store, cluster, nodes, lock=lock.digest, strategy=strategy, cache=saved)
             learning.remember(store, cluster.id, lock)
-    return _plan(session, request, lock, strategy, start, made, nodes, surveys), True
+    return _plan(session, request, lock, strategy, start, saved, made, nodes, surveys), True
 
 
 def _free(session: Session, surveys: Sequence[Survey], made: "_Made") -> list[FreeCapacity]:
@@ -182,6 +182,7 @@ def _plan(
     lock: Lock,
     strategy: str,
     start: Stored | None,
+    saved: dict[str, Any],
     made: _Made,
     nodes: Sequence[Node],
     surveys: Sequence[Survey],
@@ -207,7 +208,7 @@ def _plan(
         disk=nodes[0].disk,
         disk_asked=request.hardware.disk,
         packages=len(lock.packages),
-        cache=_saved(session, lock, start, strategy),
+        cache=saved,
         download=sum(package.size for package in to_fetch),
         build=build,
         send=send,

@@ -135,7 +135,7 @@ def find(store: Store, name: str) -> Cluster | None:
     checked("name", "cluster", name)
     if not store.exists:
         return None
-    with store.transaction():
+    with store.reading():
         rows = store.rows("SELECT * FROM clusters WHERE name = ? AND destroyed IS NULL", (name,))
         return next(iter(_read(store, rows)), None)
 
@@ -153,7 +153,7 @@ def live(store: Store) -> list[Cluster]:
     """All live clusters, by name."""
     if not store.exists:
         return []
-    with store.transaction():
+    with store.reading():
         return _read(store, store.rows("SELECT * FROM clusters WHERE destroyed IS NULL ORDER BY name"))
 
 

@@ -64,7 +64,7 @@ def known_hosts(store: Store) -> list[KnownHost]:
     """Every host that was ever asked, by name: two statements, however many there are."""
     if not store.exists:
         return []
-    with store.transaction():
+    with store.reading():
         seen = store.rows("SELECT * FROM observed_hosts ORDER BY host")
         reserved: dict[str, list[Any]] = {}
         for row in store.rows(

@@ -1,8 +1,8 @@
 """The site's store: one SQLite database on the site manager (clusters, nodes, timings, past requests, audit).
 
 Several processes work on it at once, each by one connection; every change is one short `BEGIN IMMEDIATE`
-transaction.  It holds password hashes, so it is for root only.  All SQL is in this folder: its modules have functions
-that take a `Store`.
+transaction, and who only reads waits for none.  It holds password hashes, so it is for root only.  All SQL is in this
+folder: its modules have functions that take a `Store`.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._mutex = threading.RLock()
         self._depth = 0
+        self._reading = False
 
     @property
     def exists(self) -> bool:
@@ -70,23 +71,47 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """Around statements that hold together; within another one, part of that one.  Other threads wait."""
         with self._mutex:
-            if self._depth:
+            if self._reading:
+                raise RuntimeError(
+                    "a transaction within reading(): what was read may have changed since then"
+                )
+            with self._begun("BEGIN IMMEDIATE"):
                 yield
-                return
-            with self._failures():
-                self._open().execute("BEGIN IMMEDIATE")
-            self._depth = 1
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around statements that read one state of the database; within a transaction, part of that.
+
+        It neither waits for the transactions of other processes nor do they wait for it.
+        """
+        with self._mutex:
+            outer, self._reading = self._reading, self._reading or not self._depth
             try:
-                yield
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
-                    self._open().execute("ROLLBACK")
-                raise
-            else:
-                with self._failures():
-                    self._open().execute("COMMIT")
+                with self._begun("BEGIN"):
+                    yield
             finally:
-                self._depth = 0
+                self._reading = outer
+
+    @contextlib.contextmanager
+    def _begun(self, statement: str) -> Iterator[None]:
+        """Around the body, unless something was begun already."""
+        if self._depth:
+            yield
+            return
+        with self._failures():
+            self._open().execute(statement)
+        self._depth = 1
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+                self._open().execute("ROLLBACK")
+            raise
+        else:
+            with self._failures():
+                self._open().execute("COMMIT")
+        finally:
+            self._depth = 0
 
     def close(self) -> None:
         with self._mutex:

@@ -7,6 +7,8 @@ from vclust_py.cli import tables
 PLAN = {
     "placement": {"n1": "localhost"},
     "addresses": {},
+    "site": "one",
+    "reason": "",
     "accelerators": {},
     "disk": 1,
     "disk_asked": 1,

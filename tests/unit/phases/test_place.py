@@ -24,6 +24,7 @@ from vclust_py.request import Request
 from vclust_py.site import Site, clusters
 from vclust_py.site.hosts import known_hosts
 from vclust_py.site.session import Session
+from vclust_py.site.store import Store
 
 LOCK = Lock("bookworm", "amd64", "linux-image-cloud-amd64", (), (), ())
 
@@ -118,6 +119,16 @@ def test_check_writes_nothing_and_a_second_place_keeps_the_first(session: Sized)
     nodes = clusters.get(session.store, "test").nodes
     assert not placed(session, request, hosts=("a", "b")).change.changed
     assert clusters.get(session.store, "test").nodes == nodes
+
+
+def test_a_plan_makes_no_store_and_waits_for_nobody(session: Sized) -> None:
+    placed(session, a_request(2), check=True)
+    assert not session.store.exists
+    clusters.register(session.store, a_request(2))
+    other = Store(session.site)
+    with other.transaction():  # would keep another one waiting for half a minute
+        assert placed(session, a_request(2), check=True).change.changed
+    other.close()
 
 
 def test_a_cluster_without_images_takes_another_lock(session: Sized) -> None:

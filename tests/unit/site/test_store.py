@@ -75,6 +75,26 @@ def test_a_transaction_is_all_or_nothing_and_nests(store: Store) -> None:
         assert connection.execute("SELECT n FROM t ORDER BY n").fetchall() == [(1,), (2,), (4,)]
 
 
+def test_who_reads_waits_for_no_transaction_and_sees_one_state(store: Store) -> None:
+    store.execute("CREATE TABLE t (n INTEGER)")
+    other = Store(store.site)
+    with other.transaction():  # would keep another one waiting for half a minute
+        other.execute("INSERT INTO t VALUES (1)")
+        assert clusters.live(store) == []
+        assert known_hosts(store) == []
+    with store.reading():
+        assert len(store.rows("SELECT * FROM t")) == 1
+        other.execute("INSERT INTO t VALUES (2)")
+        with store.reading():
+            assert len(store.rows("SELECT * FROM t")) == 1
+        with pytest.raises(RuntimeError, match="a transaction within reading"):
+            store.executemany("INSERT INTO t VALUES (?)", [(3,)])
+    with store.transaction(), store.reading():  # part of the transaction
+        store.executemany("INSERT INTO t VALUES (?)", [(4,)])
+    other.close()
+    assert [row["n"] for row in store.rows("SELECT n FROM t")] == [1, 2, 4]
+
+
 def test_threads_share_the_connection_without_sharing_transactions(store: Store) -> None:
     store.execute("CREATE TABLE t (thread INTEGER, n INTEGER)")
 
