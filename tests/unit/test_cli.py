@@ -372,6 +372,15 @@ def test_two_sites_side_by_side(copy: Copy) -> None:
     assert [line for line in lines if line.endswith(":")] == ["north:", "south:"]
     told = json.loads(copy.vclust("-i", "two.yml", "cache", "list", "--json").stdout)
     assert (len(told["caches"]), list(told["status"]), len(told["usage"])) == (6, ["north", "south"], 200)
+    lines = copy.vclust("-i", "two.yml", "cache", "history").stdout.splitlines()
+    assert [line for line in lines if line.endswith(":")] == [
+        "north:",
+        "3 requests:",
+        "south:",
+        "3 requests:",
+    ]
+    done = copy.vclust("-i", "two.yml", "cache", "history", "--plot", "tree.svg")
+    assert (done.returncode, "--plot: north, south: each has a history" in done.stderr) == (2, True)
 
 
 def test_clusters_of_two_sites(copy: Copy) -> None:

@@ -146,22 +146,28 @@ def _history(arguments: argparse.Namespace) -> int:
 
     answers = sites.caches(arguments, history=True)
     answers.warn()
-    if len(answers.sites) > 1:
-        managers = ", ".join(answer.manager for answer in answers.sites)
-        raise RequestError([f"{managers}: each has a history of its own"], "name an inventory of one site")
-    told = answers.sites[0].result
-    history = traces.of(told["history"])
-    tree = learn.cluster(history.table)
-    marked = outline.marked(tree, history, [cache["holds"] for cache in told["caches"] if cache["chosen"]])
-    if arguments.plot is not None:
-        plot.dendrogram(tree, marked, arguments.plot)
+    several = len(answers.sites) + len(answers.failures) > 1
+    if several and arguments.plot is not None:
+        sites_there = ", ".join(answer.site for answer in answers.sites)
+        raise RequestError([f"--plot: {sites_there}: each has a history of its own"])
     if arguments.json:
-        print(json.dumps(told["history"]))
-    else:
-        from vclust_py.cli.tables import show_history
+        histories = {answer.site: answer.result["history"] for answer in answers.sites}
+        print(json.dumps(histories if several else answers.sites[0].result["history"]))
+    for answer in answers.sites:
+        told = answer.result
+        history = traces.of(told["history"])
+        tree = learn.cluster(history.table)
+        chosen = [cache["holds"] for cache in told["caches"] if cache["chosen"]]
+        marked = outline.marked(tree, history, chosen)
+        if arguments.plot is not None:
+            plot.dendrogram(tree, marked, arguments.plot)
+        if not arguments.json:
+            from vclust_py.cli.tables import say, show_history
 
-        show_history(outline.lines(tree, history, marked), len(history))
-    return 0
+            if several:
+                say(f"{answer.site}:")
+            show_history(outline.lines(tree, history, marked), len(history))
+    return answers.exit_code
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:

@@ -174,7 +174,15 @@ class Software:
             unset="none",
         ),
     ]
-    site: Annotated[str, Key("Site", values.site, "which site of the inventory", default="any")]
+    site: Annotated[
+        str,
+        Key(
+            "Site",
+            values.site,
+            "which site of the inventory; `any`: the one that can be ready first",
+            default="any",
+        ),
+    ]
     install: Annotated[
         str,
         Key(
