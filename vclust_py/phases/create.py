@@ -85,26 +85,32 @@ def run(session: Session, inputs: Inputs) -> Result:
             files = {host: driver.files(folder.name) for host, driver in drivers.items()}
             waiting = [node for node in nodes if node.name not in up]
             shared, started = folder / cluster_disk.FILE_NAME, list[str]()
-            if shared.exists():
-                session.side_by_side(
-                    lambda host: files[host].put(shared), sorted({node.host for node in waiting})
-                )
+            empty = set[str]()
+
+            def prepare(host: str) -> None:
+                if not files[host].allocated():
+                    empty.add(host)
+                if shared.exists():
+                    files[host].put(shared)
+
+            session.side_by_side(prepare, sorted({node.host for node in waiting}))
 
             def start(node: Node) -> None:
                 begun, driver, own = time.time(), drivers[node.host], files[node.host]
                 if node.state is NodeState.FAILED:
                     driver.remove(node.uuid)
-                if node.state in (NodeState.PLACED, NodeState.FAILED) and cluster.ready is None:
-                    # Anew, from nothing; later a disk may hold a user's work.
-                    own.discard(overlay(node.name))
+                if node.host not in empty:  # else no node was ever started there: two calls less
+                    if node.state in (NodeState.PLACED, NodeState.FAILED) and cluster.ready is None:
+                        # Anew, from nothing; later a disk may hold a user's work.
+                        own.discard(overlay(node.name))
+                    # What an earlier start wrote must not pass for this one's report.
+                    driver.clear_console(folder.name, domain_name(cluster, node))
                 root = images["root"]
                 # Larger only where an earlier version has placed the node.
                 size = max(node.disk, root.manifest.virtual_size)
                 own.overlay(overlay(node.name), root.path.name, size)
                 identity = identity_disks(folder, node.name)
                 own.put(folder / identity[0])
-                # What an earlier start wrote must not pass for this one's report.
-                driver.clear_console(folder.name, domain_name(cluster, node))
                 driver.start(
                     _domain(
                         session.site, cluster, node, images, identity, own, folder.name, driver.accelerator
