@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """What it costs to say to many hosts what they are to run: clusters of many nodes on libvirt's test driver.
 
-    .venv/bin/python tests/benchmarks/control_plane.py [--hosts 64] [--nodes 64,250,1000] [--runs 1] [--json]
+    .venv/bin/python tests/benchmarks/control_plane.py [--hosts 64] [--nodes 64,250,1000] [--driver qemu|xen]
+        [--start 0] [--runs 1] [--json]
 
 Every host is a real libvirtd behind TLS, in which libvirt's test driver only keeps books (tests/testbed/control).
 A run is `ansible-playbook create_vcluster.yml` up to and with the phase `create`, then `destroy_vcluster.yml`;
 `install` and `ready` are left out by tags, as nothing boots.  The packages are those of the toy repository of
 tests/unit/repository.py, the request has none beyond the base; hosts have the images already, so `distribute` looks
-and sends nothing.  Seeds are made and read, but not sent: the test driver's volumes have no contents.
+and sends nothing.  Seeds are made and read, but not sent: the test driver's volumes have no contents.  The drivers
+are those for machines, `qemu` or `xen`; with --start a domain takes as long to start as a machine would, without any
+processor's time, as each host has its own.
 
 seconds     wall time of the playbook; what is meant to run then runs (or is gone), as the hosts themselves say
 tasks       of Ansible
@@ -145,9 +148,14 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=64)
     parser.add_argument("--nodes", default="64,250,1000", help="numbers of nodes, with commas")
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--driver", choices=("qemu", "xen"), default="qemu")
+    parser.add_argument(
+        "--start", type=float, default=0.0, help="seconds that a host takes to start a domain"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     isolate()
+    os.environ["VCLUST_TEST_START"] = str(arguments.start)
     counts = [int(word) for word in arguments.nodes.split(",")]
     load = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
@@ -162,7 +170,7 @@ def main() -> None:
         images = {path.name: path.stat().st_size for path in site.images.iterdir()}
         for host in members:
             host.hold_images(images)
-        inventory = an_inventory(folder, site, members, "xen")
+        inventory = an_inventory(folder, site, members, arguments.driver)
         run(folder, site, inventory, members, 1)
         rows = [
             median([run(folder, site, inventory, members, nodes) for _ in range(arguments.runs)])
@@ -172,7 +180,18 @@ def main() -> None:
         f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, load {load:.1f}"
     )
     if arguments.json:
-        print(json.dumps({"machine": machine, "runs": arguments.runs, "rows": rows}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "machine": machine,
+                    "driver": arguments.driver,
+                    "start": arguments.start,
+                    "runs": arguments.runs,
+                    "rows": rows,
+                },
+                indent=1,
+            )
+        )
         return
     print(f"{arguments.hosts} hosts, medians of {arguments.runs} runs; {machine} at the start")
     print("           nodes  seconds  tasks  CPU-s  hosts' CPU-s  MiB")

@@ -43,7 +43,7 @@ os.register_at_fork(after_in_child=_waiting.clear)
 
 
 def _in_a_thread(work: Callable[[], None]) -> None:
-    """Run `work`, which raises nothing, in a thread that nobody waits for.  To start one takes longer than most calls."""
+    """Run `work`, which raises nothing.  Threads are used again: to start one takes longer than most calls."""
     try:
         jobs = _waiting.pop()
     except IndexError:

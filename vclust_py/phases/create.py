@@ -17,6 +17,7 @@ from vclust_py.nodes import (
     drivers_of,
     facts,
     identity_disks,
+    in_turns,
     overlay,
     placed_cluster,
     require_min_nodes,
@@ -83,7 +84,7 @@ def run(session: Session, inputs: Inputs) -> Result:
                 session.side_by_side(lambda host: drivers[host].ensure_segment(ends[host]), list(ends))
             # What does not change with the node is asked, and sent, once for each host.
             files = {host: driver.files(folder.name) for host, driver in drivers.items()}
-            waiting = [node for node in nodes if node.name not in up]
+            waiting = in_turns(node for node in nodes if node.name not in up)
             shared, started = folder / cluster_disk.FILE_NAME, list[str]()
             empty = set[str]()
 
@@ -120,7 +121,7 @@ def run(session: Session, inputs: Inputs) -> Result:
                 started.append(node.name)
                 record.report("start", len(started), len(waiting))
 
-            session.side_by_side(start, waiting)
+            session.side_by_side(start, waiting, hosts=len(drivers))
             clusters.update(session.store, cluster, state=ClusterState.CREATED)
     return Result(change)
 

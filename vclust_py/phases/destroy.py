@@ -10,7 +10,7 @@ from vclust_py.cache import retention
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
-from vclust_py.nodes import domain_name, drivers_of
+from vclust_py.nodes import domain_name, drivers_of, in_turns
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Node
@@ -49,8 +49,8 @@ def run(session: Session, inputs: Inputs) -> Result:
             driver.files(folder.name).remove()
 
         drivers, errors = drivers_of(session, cluster)
-        nodes = [node for node in cluster.nodes if node.host in drivers]
-        session.side_by_side(clear, nodes)
+        nodes = in_turns(node for node in cluster.nodes if node.host in drivers)
+        session.side_by_side(clear, nodes, hosts=len(drivers))
         session.side_by_side(leave, list(drivers.values()))
         if errors:  # the others are free already; what is on these must not be forgotten
             raise VclustError("\n".join(map(str, errors.values())))

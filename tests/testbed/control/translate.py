@@ -5,6 +5,7 @@ here: it has no contents of volumes, takes no flag with a new pool, and knows do
 """
 
 import re
+import time
 from typing import Any
 
 import libvirt
@@ -14,6 +15,9 @@ _TYPE = re.compile(r'(<domain type=")\w+')
 _SYSTEM = re.compile(r"<type [^>]*>\w+</type>")
 _MEMORY, _CPUS, _DISK = 1 << 40, 256, 1 << 50
 """What each host has: room for any test's nodes."""
+
+
+_start_seconds = 0.0
 
 
 class _Proxy:
@@ -61,6 +65,12 @@ class _Pool(_Proxy):
         return [state, _DISK, 0, _DISK]
 
 
+class _Domain(_Proxy):
+    def create(self) -> None:
+        time.sleep(_start_seconds)
+        self._inner.create()
+
+
 class _Connection(_Proxy):
     def getInfo(self) -> list[Any]:
         return ["x86_64", _MEMORY >> 20, _CPUS, 3000, *self._inner.getInfo()[4:]]
@@ -87,13 +97,18 @@ class _Connection(_Proxy):
     def storagePoolLookupByName(self, name: str) -> _Pool:
         return _Pool(self._inner.storagePoolLookupByName(name))
 
-    def defineXML(self, xml: str) -> Any:
+    def lookupByName(self, name: str) -> _Domain:
+        return _Domain(self._inner.lookupByName(name))
+
+    def defineXML(self, xml: str) -> _Domain:
         xml = _SYSTEM.sub('<type arch="x86_64">hvm</type>', _TYPE.sub(r"\1test", xml, count=1), count=1)
-        return self._inner.defineXML(xml)
+        return _Domain(self._inner.defineXML(xml))
 
 
-def install() -> None:
-    """From now on, in this process and those that it forks."""
+def install(start_seconds: float = 0.0) -> None:
+    """From now on, in this process and those that it forks.  A domain takes `start_seconds` to start, over there."""
+    global _start_seconds
+    _start_seconds = start_seconds
     opened = libvirt.open
 
     def translated(uri: str) -> Any:

@@ -97,7 +97,7 @@ class FakeHost:
         return text[position:]
 
     def clear_console(self, folder: str, domain: str) -> None:
-        pass
+        self.calls["clear"] += 1
 
     def close(self) -> None:
         self.calls["close"] += 1
