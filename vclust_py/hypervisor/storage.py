@@ -127,8 +127,9 @@ class LocalFiles:
     def allocated(self) -> dict[str, int]:
         return {name: status.st_blocks * 512 for name, status in _sizes(self._folder).items()}
 
-    def discard(self, name: str) -> None:
-        self.path(name).unlink(missing_ok=True)
+    def discard(self, *names: str) -> None:
+        for name in names:
+            self.path(name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         try:
@@ -154,13 +155,16 @@ class Pool:
         self._listed = 0.0
         self._opened: tuple[Any, Any] | None = None
 
-    def _use(self, connection: Any, work: Callable[[Any], _T]) -> _T:
-        """`work` on libvirt's pool, which is looked up once; again, and `work` with it, when it is gone meanwhile."""
+    def _use(self, connection: Any, work: Callable[[Any], _T], *, make: bool = True) -> _T:
+        """`work` on libvirt's pool, which is looked up once; again, and `work` with it, when it is gone meanwhile.
+
+        `make` and errors are those of `open`.
+        """
         opened = self._opened
         if opened is not None and opened[0] is connection:
             with absent(*_GONE):
                 return work(opened[1])
-        pool = self.open(connection)
+        pool = self.open(connection, make=make)
         self._opened = connection, pool
         return work(pool)
 
@@ -257,12 +261,7 @@ class Pool:
     def read(self, name: str, position: int) -> bytes:
         """As `read_from`, of a file of this folder."""
 
-        def work(connection: Any) -> bytes:
-            try:
-                # Who only looks brings no folder back that has just been removed.
-                pool = self.open(connection, make=self._mode is None)
-            except FileNotFoundError:
-                return b""
+        def work(connection: Any, pool: Any) -> bytes:
             volume = _volume(pool, name)
             if volume is None and time.monotonic() - self._listed > _FRESH:
                 self.refresh(pool)
@@ -279,7 +278,14 @@ class Pool:
                 raise
             return _received(stream)
 
-        return self._connection.call(f"read {self.folder / name}", work)
+        def call(connection: Any) -> bytes:
+            try:
+                # Who only looks brings no folder back that has just been removed.
+                return self._use(connection, lambda pool: work(connection, pool), make=self._mode is None)
+            except FileNotFoundError:
+                return b""
+
+        return self._connection.call(f"read {self.folder / name}", call)
 
     def length(self, name: str) -> int:
         """The file's bytes; 0 when it is not there."""
@@ -307,15 +313,18 @@ class Pool:
             f"look into {self.folder}", lambda connection: self._use(connection, work)
         )
 
-    def discard(self, name: str) -> None:
-        def work(connection: Any) -> None:
-            with contextlib.suppress(FileNotFoundError):
-                pool = self.open(connection, make=False)
-                if _volume(pool, name) is None:
-                    self.refresh(pool)
+    def discard(self, *names: str) -> None:
+        def work(pool: Any) -> None:
+            if any(_volume(pool, name) is None for name in names):
+                self.refresh(pool)
+            for name in names:
                 _delete(_volume(pool, name))
 
-        self._connection.call(f"remove {self.folder / name}", work)
+        def call(connection: Any) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._use(connection, work, make=False)
+
+        self._connection.call(f"remove from {self.folder}: {', '.join(names)}", call)
 
     def write(self, name: str, source: Path) -> None:
         """Copy the site manager's file `source` here, for root only; replaces what is there."""
@@ -527,8 +536,8 @@ class RemoteFiles:
     def allocated(self) -> dict[str, int]:
         return self._cluster.sizes(written=True)
 
-    def discard(self, name: str) -> None:
-        self._cluster.discard(name)
+    def discard(self, *names: str) -> None:
+        self._cluster.discard(*names)
 
     def remove(self) -> None:
         self._cluster.remove()

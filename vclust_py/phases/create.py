@@ -86,26 +86,26 @@ def run(session: Session, inputs: Inputs) -> Result:
             files = {host: driver.files(folder.name) for host, driver in drivers.items()}
             waiting = in_turns(node for node in nodes if node.name not in up)
             shared, started = folder / cluster_disk.FILE_NAME, list[str]()
-            empty = set[str]()
 
             def prepare(host: str) -> None:
-                if not files[host].allocated():
-                    empty.add(host)
+                driver, own = drivers[host], files[host]
+                stopped = [node for node in waiting if node.host == host]
+                for node in stopped:
+                    if node.state is NodeState.FAILED:
+                        driver.remove(node.uuid)
+                if own.allocated():  # else none of its nodes was ever started there
+                    if cluster.ready is None:  # later a disk may hold a user's work
+                        fresh = (NodeState.PLACED, NodeState.FAILED)
+                        own.discard(*(overlay(node.name) for node in stopped if node.state in fresh))
+                    # What an earlier start wrote must not pass for this one's report.
+                    driver.clear_consoles(folder.name, [domain_name(cluster, node) for node in stopped])
                 if shared.exists():
-                    files[host].put(shared)
+                    own.put(shared)
 
             session.side_by_side(prepare, sorted({node.host for node in waiting}))
 
             def start(node: Node) -> None:
                 begun, driver, own = time.time(), drivers[node.host], files[node.host]
-                if node.state is NodeState.FAILED:
-                    driver.remove(node.uuid)
-                if node.host not in empty:  # else no node was ever started there: two calls less
-                    if node.state in (NodeState.PLACED, NodeState.FAILED) and cluster.ready is None:
-                        # Anew, from nothing; later a disk may hold a user's work.
-                        own.discard(overlay(node.name))
-                    # What an earlier start wrote must not pass for this one's report.
-                    driver.clear_console(folder.name, domain_name(cluster, node))
                 root = images["root"]
                 # Larger only where an earlier version has placed the node.
                 size = max(node.disk, root.manifest.virtual_size)
