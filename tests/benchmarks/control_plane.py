@@ -17,6 +17,7 @@ tasks       of Ansible
 by_phase    seconds of each phase, as the site records them; `destroy` has no record
 cpu_s       CPU seconds of the playbook and all below it: the site manager
 hosts_cpu_s the same of all libvirtds, which share this machine's processors
+reads       seconds of `vclust list` and `vclust show` while the cluster is there
 rss_mib     the most that the playbook and all below it held at once, shared pages divided among their holders
 
 Medians over the runs, after a first run that is not counted.  Root.
@@ -56,6 +57,7 @@ memory_below = runpy.run_path(str(TESTS / "benchmarks/create.py"))["memory_below
 
 NAME = "control"
 TAGS = "request,resolve,cache,place,image,distribute,create"
+READS = {"list": (), "show": (NAME,)}
 Row = dict[str, Any]
 
 
@@ -84,6 +86,13 @@ def playbook(inventory: Path, name: str, *words: str) -> Row:
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "rss_mib": memory / 2**20,
     }
+
+
+def timed(*words: str | Path) -> float:
+    """Seconds of the command `vclust` with these words."""
+    started = time.monotonic()
+    subprocess.run([Path(sys.executable).parent / "vclust", *words], stdout=subprocess.DEVNULL, check=True)
+    return time.monotonic() - started
 
 
 def a_request(folder: Path, nodes: int) -> Path:
@@ -127,6 +136,7 @@ def run(folder: Path, site: Site, inventory: Path, members: Sequence[ControlHost
     with Session(site) as session:
         (cluster,) = describe(session.store, NAME)
     made["by_phase"] = {phase["phase"]: phase["seconds"] for phase in cluster["phases"]}
+    made["reads"] = {word: timed("-i", inventory, word, *names) for word, names in READS.items()}
     before = sum(host.cpu_seconds for host in members)
     gone = playbook(inventory, "destroy_vcluster.yml", "-e", f"name={NAME}")
     gone["hosts_cpu_s"] = sum(host.cpu_seconds for host in members) - before
@@ -199,7 +209,8 @@ def main() -> None:
         for verb, one in (("create", row), ("destroy", row["destroy"])):
             print(f"{verb:10}{row['nodes']:6}{one['seconds']:9.2f}{one['tasks']:7}{one['cpu_s']:7.2f}"
                   f"{one['hosts_cpu_s']:14.2f}{one['rss_mib']:5.0f}")  # fmt: skip
-        print("          ", ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["by_phase"].items()))
+        words = row["by_phase"] | row["reads"]
+        print("          ", ", ".join(f"{word} {seconds:.2f}" for word, seconds in words.items()))
 
 
 if __name__ == "__main__":
