@@ -1,6 +1,7 @@
 """What phases know of a cluster's nodes: their hosts, the names of their files, and what their duration depends on."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def identity_disks(folder: Path, node: str) -> list[str]:
     """Names of a node's seed and of its cluster's disk; a cluster of an earlier version has one ISO 9660 a node."""
     old = f"{node}.iso"
     return [old] if (folder / old).exists() else [seed_disk(node), cluster_disk.FILE_NAME]
+
+
+def in_turns(nodes: Iterable[Node]) -> list[Node]:
+    """The nodes, one of each host after the other: so all hosts are at work from the first call on."""
+    turns, before = list[tuple[int, Node]](), Counter[str]()
+    for node in nodes:
+        turns.append((before[node.host], node))
+        before[node.host] += 1
+    return [node for _, node in sorted(turns, key=lambda turn: turn[0])]
 
 
 def drivers_of(session: Session, cluster: Cluster) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:

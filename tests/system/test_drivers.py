@@ -135,7 +135,7 @@ def guest(
         yield Guest(driver, domain)
     finally:
         driver.remove(domain.uuid)
-        driver.clear_console(FOLDER, domain.name)
+        driver.clear_consoles(FOLDER, [domain.name])
         files.remove()
         driver.remove_segment(SEGMENT)
         driver.remove_segment(SEGMENT)
@@ -169,7 +169,7 @@ def test_a_domain_from_its_start_to_its_end(guest: Guest, capsys: pytest.Capture
 
     assert timed("remove", lambda: driver.remove(domain.uuid))
     assert not driver.remove(domain.uuid)
-    driver.clear_console(FOLDER, domain.name)
+    driver.clear_consoles(FOLDER, [domain.name])
     assert driver.console(FOLDER, domain.name) == b""
     with capsys.disabled():
         print("\nDRIVER", type(driver).__name__, ", ".join(f"{what} {took[what]:.2f}" for what in took))

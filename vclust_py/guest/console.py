@@ -19,7 +19,7 @@ from vclust_py.hypervisor import Hypervisor
 from vclust_py.nodes import domain_name
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
-from vclust_py.site.session import FAN_OUT, Session
+from vclust_py.site.session import Session, fan_out
 from vclust_py.site.states import NodeState
 from vclust_py.text import DETAIL, LINE, plain
 
@@ -145,7 +145,7 @@ def follow(
         for node in cluster.nodes
         if _rank(node.state) < _rank(goal)
     ]
-    with ThreadPoolExecutor(FAN_OUT) as pool:
+    with ThreadPoolExecutor(fan_out(len(drivers) or 1)) as pool:
         _wait(session.site.ready_timeout, watches, goal, drivers, record, pool)
     record.flush()
     failed = [watch for watch in watches if watch.state is NodeState.FAILED]
@@ -198,6 +198,7 @@ def _wait(
     waiting, deadline, looked = list(watches), time.monotonic() + timeout, time.monotonic()
     poll = _POLL_FAR if any(watch.node.machine for watch in watches) else _POLL
     while waiting:
+        begun = time.monotonic()
         for watch, lines in zip(waiting, pool.map(Watch.read, waiting), strict=True):
             for word, rest in lines:
                 _take(watch, word, rest, record)
@@ -217,7 +218,8 @@ def _wait(
         if done:
             record.report(goal, len(watches) - len(waiting), len(watches))
         if waiting:
-            time.sleep(poll)
+            # Thousands of consoles take longer than the pause: half of the time is for those who report.
+            time.sleep(max(poll, min(time.monotonic() - begun, _ALIVE)))
 
 
 def _take(watch: Watch, word: str, rest: str, record: timing.Recorder) -> None:

@@ -11,7 +11,7 @@ certificates  why TLS to a host fails
 daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM works
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -168,8 +168,8 @@ class Files(Protocol):
         """Files of the cluster: name → bytes on disk."""
         ...
 
-    def discard(self, name: str) -> None:
-        """Remove one file of the cluster, if it is there."""
+    def discard(self, *names: str) -> None:
+        """Remove those of these files of the cluster that are there."""
         ...
 
     def remove(self) -> None:
@@ -216,8 +216,8 @@ class Hypervisor(Protocol):
         """
         ...
 
-    def clear_console(self, folder: str, domain: str) -> None:
-        """Forget what the console has said; the domain does not run."""
+    def clear_consoles(self, folder: str, domains: Iterable[str]) -> None:
+        """Forget what the consoles of these domains have said; none of them runs."""
         ...
 
     def close(self) -> None: ...

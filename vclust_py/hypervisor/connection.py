@@ -1,6 +1,8 @@
 """libvirt calls that end: each in a bounded time, in an error that names the host, the call and the next step."""
 
 import contextlib
+import os
+import queue
 import socket
 import threading
 import time
@@ -33,6 +35,27 @@ _events = threading.Lock()
 _PORTS = {"tls": 16514, "tcp": 16509, "ssh": 22}
 
 libvirt.registerErrorHandler(lambda *_: None, None)  # every error is raised as well
+
+
+_waiting: list["queue.SimpleQueue[Callable[[], None]]"] = []
+"""Of threads that have nothing to do; one that works, or hangs, is not here."""
+os.register_at_fork(after_in_child=_waiting.clear)
+
+
+def _in_a_thread(work: Callable[[], None]) -> None:
+    """Run `work`, which raises nothing.  Threads are used again: to start one takes longer than most calls."""
+    try:
+        jobs = _waiting.pop()
+    except IndexError:
+        jobs = queue.SimpleQueue()
+        threading.Thread(target=_serve, args=(jobs,), daemon=True).start()
+    jobs.put(work)
+
+
+def _serve(jobs: "queue.SimpleQueue[Callable[[], None]]") -> None:
+    while True:
+        jobs.get()()
+        _waiting.append(jobs)
 
 
 class _Unreachable(VclustError):
@@ -122,11 +145,13 @@ class Connection:
                 failure.append(error)
             finally:
                 self._slots.release()  # not before: a call that hangs still takes its place over there
+                done.release()
 
+        done = threading.Lock()
+        done.acquire()
         if self._slots.acquire(timeout=timeout):
-            thread = threading.Thread(target=work, daemon=True)
-            thread.start()
-            thread.join(timeout)
+            _in_a_thread(work)
+            done.acquire(timeout=timeout)
         if failure and isinstance(failure[0], libvirt.libvirtError):
             raise self._named(what, failure[0]) from failure[0]
         if failure:

@@ -1,6 +1,7 @@
 """What the drivers do alike with a host, be it the site manager itself or another machine."""
 
 import shutil
+from functools import cached_property
 
 from vclust_py.hypervisor import HOST_ROOT, Segment, segments
 from vclust_py.hypervisor.domains import Domains
@@ -16,7 +17,15 @@ class Driver(Domains):
     def files(self, folder: str) -> LocalFiles | RemoteFiles:
         if self._host.machine is None:
             return LocalFiles(self._site, folder)
-        return RemoteFiles(self._connection, self._host, folder)
+        known = self._remote_files.get(folder)
+        return known or self._remote_files.setdefault(
+            folder, RemoteFiles(self._connection, self._host, folder)
+        )
+
+    @cached_property
+    def _remote_files(self) -> dict[str, RemoteFiles]:
+        """By folder: each knows its pools, which are looked up once."""
+        return {}
 
     def disk_free(self) -> int:
         """Bytes, of the file system for the nodes' disks."""

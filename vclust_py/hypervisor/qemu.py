@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -123,8 +124,8 @@ class Qemu(Driver):
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
         return self.files(folder).read(_console(domain), position)
 
-    def clear_console(self, folder: str, domain: str) -> None:
-        self.files(folder).discard(_console(domain))
+    def clear_consoles(self, folder: str, domains: Iterable[str]) -> None:
+        self.files(folder).discard(*map(_console, domains))
 
     @classmethod
     def domain_xml(cls, domain: Domain, accelerator: str, console: Path) -> Element:

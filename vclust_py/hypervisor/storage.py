@@ -5,9 +5,9 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 import libvirt
@@ -20,6 +20,8 @@ from vclust_py.hypervisor.domains import absent, add, as_text
 from vclust_py.image.space import naming_full_disk
 from vclust_py.run import run
 from vclust_py.site import Site
+
+_T = TypeVar("_T")
 
 _SLOWEST = 1_000_000
 """Bytes a second below which a transfer counts as hung."""
@@ -125,8 +127,9 @@ class LocalFiles:
     def allocated(self) -> dict[str, int]:
         return {name: status.st_blocks * 512 for name, status in _sizes(self._folder).items()}
 
-    def discard(self, name: str) -> None:
-        self.path(name).unlink(missing_ok=True)
+    def discard(self, *names: str) -> None:
+        for name in names:
+            self.path(name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         try:
@@ -150,6 +153,20 @@ class Pool:
         self.folder = folder
         self._connection, self._host, self._name, self._mode = connection, host, name, mode
         self._listed = 0.0
+        self._opened: tuple[Any, Any] | None = None
+
+    def _use(self, connection: Any, work: Callable[[Any], _T], *, make: bool = True) -> _T:
+        """`work` on libvirt's pool, which is looked up once; again, and `work` with it, when it is gone meanwhile.
+
+        `make` and errors are those of `open`.
+        """
+        opened = self._opened
+        if opened is not None and opened[0] is connection:
+            with absent(*_GONE):
+                return work(opened[1])
+        pool = self.open(connection, make=make)
+        self._opened = connection, pool
+        return work(pool)
 
     def open(self, connection: Any, *, make: bool = True) -> Any:
         """libvirt's pool, active.  Raises libvirtError; with `make` off, FileNotFoundError without the folder, or
@@ -244,12 +261,7 @@ class Pool:
     def read(self, name: str, position: int) -> bytes:
         """As `read_from`, of a file of this folder."""
 
-        def work(connection: Any) -> bytes:
-            try:
-                # Who only looks brings no folder back that has just been removed.
-                pool = self.open(connection, make=self._mode is None)
-            except FileNotFoundError:
-                return b""
+        def work(connection: Any, pool: Any) -> bytes:
             volume = _volume(pool, name)
             if volume is None and time.monotonic() - self._listed > _FRESH:
                 self.refresh(pool)
@@ -266,56 +278,76 @@ class Pool:
                 raise
             return _received(stream)
 
-        return self._connection.call(f"read {self.folder / name}", work)
+        def call(connection: Any) -> bytes:
+            try:
+                # Who only looks brings no folder back that has just been removed.
+                return self._use(connection, lambda pool: work(connection, pool), make=self._mode is None)
+            except FileNotFoundError:
+                return b""
+
+        return self._connection.call(f"read {self.folder / name}", call)
 
     def length(self, name: str) -> int:
         """The file's bytes; 0 when it is not there."""
 
-        def work(connection: Any) -> int:
-            volume = _volume(self.open(connection), name)
+        def work(pool: Any) -> int:
+            volume = _volume(pool, name)
             return _length(volume) if volume else 0
 
-        return self._connection.call(f"length of {self.folder / name}", work)
+        return self._connection.call(
+            f"length of {self.folder / name}", lambda connection: self._use(connection, work)
+        )
 
     def lacks(self, names: Iterable[str]) -> list[str]:
         """Those of the files that are not there."""
 
-        def work(connection: Any) -> list[str]:
-            pool = self.open(connection)
-            if missing := [name for name in names if not _there(_volume(pool, name))]:
+        wanted = list(names)
+
+        def work(pool: Any) -> list[str]:
+            if missing := [name for name in wanted if not _there(_volume(pool, name))]:
                 self.refresh(pool)
                 missing = [name for name in missing if _volume(pool, name) is None]
             return missing
 
-        return self._connection.call(f"look into {self.folder}", work)
+        return self._connection.call(
+            f"look into {self.folder}", lambda connection: self._use(connection, work)
+        )
 
-    def discard(self, name: str) -> None:
-        def work(connection: Any) -> None:
-            with contextlib.suppress(FileNotFoundError):
-                pool = self.open(connection, make=False)
-                if _volume(pool, name) is None:
-                    self.refresh(pool)
+    def discard(self, *names: str) -> None:
+        def work(pool: Any) -> None:
+            if any(_volume(pool, name) is None for name in names):
+                self.refresh(pool)
+            for name in names:
                 _delete(_volume(pool, name))
 
-        self._connection.call(f"remove {self.folder / name}", work)
+        def call(connection: Any) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._use(connection, work, make=False)
+
+        self._connection.call(f"remove from {self.folder}: {', '.join(names)}", call)
 
     def write(self, name: str, source: Path) -> None:
         """Copy the site manager's file `source` here, for root only; replaces what is there."""
         size = source.stat().st_size
         xml = self._volume_xml(name, size, "raw")
 
-        def work(connection: Any) -> None:
-            pool = self.open(connection)
-            _delete(_volume(pool, name))
+        def work(connection: Any, pool: Any) -> None:
             with self._naming_full_disk(pool, name):
-                volume = pool.createXML(as_text(xml))
+                volume = _created(pool, name, xml)
+                if volume is None:
+                    _delete(_volume(pool, name))
+                    volume = pool.createXML(as_text(xml))
                 try:
                     _upload(connection, volume, source, size)
                 except BaseException:
                     _delete(volume)
                     raise
 
-        self._connection.call(f"write {self.folder / name}", work, timeout=CALL_TIMEOUT + size / _SLOWEST)
+        self._connection.call(
+            f"write {self.folder / name}",
+            lambda connection: self._use(connection, lambda pool: work(connection, pool)),
+            timeout=CALL_TIMEOUT + size / _SLOWEST,
+        )
 
     def make_overlay(self, name: str, backing: Path, size: int, backing_format: str) -> None:
         """Make the qcow2 file `name` over `backing`, for root only; no change when it is there."""
@@ -324,13 +356,11 @@ class Pool:
         add(store, "path", backing)
         add(store, "format", type=backing_format)
 
-        def work(connection: Any) -> None:
-            pool = self.open(connection)
-            if _volume(pool, name) is None:
-                with self._naming_full_disk(pool, name), absent(libvirt.VIR_ERR_STORAGE_VOL_EXIST):
-                    pool.createXML(as_text(xml))
+        def work(pool: Any) -> None:
+            with self._naming_full_disk(pool, name):
+                _created(pool, name, xml)
 
-        self._connection.call(f"make {self.folder / name}", work)
+        self._connection.call(f"make {self.folder / name}", lambda connection: self._use(connection, work))
 
     def _volume_xml(self, name: str, size: int, image_format: str) -> ElementTree.Element:
         xml = ElementTree.Element("volume")
@@ -397,6 +427,16 @@ def _volume(pool: Any, name: str) -> Any | None:
     with absent(libvirt.VIR_ERR_NO_STORAGE_VOL):
         return pool.storageVolLookupByName(name)
     return None
+
+
+def _created(pool: Any, name: str, xml: ElementTree.Element) -> Any | None:
+    """The new volume; None when there is one of that name.  Mostly there is none: looking first would cost a call."""
+    try:
+        return pool.createXML(as_text(xml))
+    except libvirt.libvirtError:
+        if _volume(pool, name) is None:
+            raise
+        return None
 
 
 def _length(volume: Any) -> int:
@@ -496,8 +536,8 @@ class RemoteFiles:
     def allocated(self) -> dict[str, int]:
         return self._cluster.sizes(written=True)
 
-    def discard(self, name: str) -> None:
-        self._cluster.discard(name)
+    def discard(self, *names: str) -> None:
+        self._cluster.discard(*names)
 
     def remove(self) -> None:
         self._cluster.remove()

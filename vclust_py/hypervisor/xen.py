@@ -8,6 +8,7 @@ when its daemon was restarted.
 import errno
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,8 @@ class Xen(Driver):
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
         return self._consoles.read(_console(domain), position)
 
-    def clear_console(self, folder: str, domain: str) -> None:
-        self._consoles.discard(_console(domain))
+    def clear_consoles(self, folder: str, domains: Iterable[str]) -> None:
+        self._consoles.discard(*map(_console, domains))
 
     @classmethod
     def domain_xml(cls, domain: Domain, guest: str) -> Element:

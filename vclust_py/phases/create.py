@@ -17,6 +17,7 @@ from vclust_py.nodes import (
     drivers_of,
     facts,
     identity_disks,
+    in_turns,
     overlay,
     placed_cluster,
     require_min_nodes,
@@ -83,28 +84,34 @@ def run(session: Session, inputs: Inputs) -> Result:
                 session.side_by_side(lambda host: drivers[host].ensure_segment(ends[host]), list(ends))
             # What does not change with the node is asked, and sent, once for each host.
             files = {host: driver.files(folder.name) for host, driver in drivers.items()}
-            waiting = [node for node in nodes if node.name not in up]
+            waiting = in_turns(node for node in nodes if node.name not in up)
             shared, started = folder / cluster_disk.FILE_NAME, list[str]()
-            if shared.exists():
-                session.side_by_side(
-                    lambda host: files[host].put(shared), sorted({node.host for node in waiting})
-                )
+
+            def prepare(host: str) -> None:
+                driver, own = drivers[host], files[host]
+                stopped = [node for node in waiting if node.host == host]
+                for node in stopped:
+                    if node.state is NodeState.FAILED:
+                        driver.remove(node.uuid)
+                if own.allocated():  # else none of its nodes was ever started there
+                    if cluster.ready is None:  # later a disk may hold a user's work
+                        fresh = (NodeState.PLACED, NodeState.FAILED)
+                        own.discard(*(overlay(node.name) for node in stopped if node.state in fresh))
+                    # What an earlier start wrote must not pass for this one's report.
+                    driver.clear_consoles(folder.name, [domain_name(cluster, node) for node in stopped])
+                if shared.exists():
+                    own.put(shared)
+
+            session.side_by_side(prepare, sorted({node.host for node in waiting}))
 
             def start(node: Node) -> None:
                 begun, driver, own = time.time(), drivers[node.host], files[node.host]
-                if node.state is NodeState.FAILED:
-                    driver.remove(node.uuid)
-                if node.state in (NodeState.PLACED, NodeState.FAILED) and cluster.ready is None:
-                    # Anew, from nothing; later a disk may hold a user's work.
-                    own.discard(overlay(node.name))
                 root = images["root"]
                 # Larger only where an earlier version has placed the node.
                 size = max(node.disk, root.manifest.virtual_size)
                 own.overlay(overlay(node.name), root.path.name, size)
                 identity = identity_disks(folder, node.name)
                 own.put(folder / identity[0])
-                # What an earlier start wrote must not pass for this one's report.
-                driver.clear_console(folder.name, domain_name(cluster, node))
                 driver.start(
                     _domain(
                         session.site, cluster, node, images, identity, own, folder.name, driver.accelerator
@@ -114,7 +121,7 @@ def run(session: Session, inputs: Inputs) -> Result:
                 started.append(node.name)
                 record.report("start", len(started), len(waiting))
 
-            session.side_by_side(start, waiting)
+            session.side_by_side(start, waiting, hosts=len(drivers))
             clusters.update(session.store, cluster, state=ClusterState.CREATED)
     return Result(change)
 

@@ -9,8 +9,7 @@ import shutil
 from vclust_py.cache import retention
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Hypervisor
-from vclust_py.nodes import domain_name, drivers_of
+from vclust_py.nodes import domain_name, drivers_of, in_turns
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Node
@@ -39,19 +38,19 @@ def run(session: Session, inputs: Inputs) -> Result:
     with clusters.locked(store, name, timeout=TIMEOUT) as cluster:
         folder = clusters.folder(store, cluster)
 
-        def clear(node: Node) -> None:
-            driver = drivers[node.host]
-            driver.remove(node.uuid)
-            driver.clear_console(folder.name, domain_name(cluster, node))
+        def stop(node: Node) -> None:
+            drivers[node.host].remove(node.uuid)
 
-        def leave(driver: Hypervisor) -> None:
+        def leave(host: str) -> None:
+            driver, stopped = drivers[host], [node for node in nodes if node.host == host]
+            driver.clear_consoles(folder.name, [domain_name(cluster, node) for node in stopped])
             driver.remove_segment(cluster.segment)
             driver.files(folder.name).remove()
 
         drivers, errors = drivers_of(session, cluster)
-        nodes = [node for node in cluster.nodes if node.host in drivers]
-        session.side_by_side(clear, nodes)
-        session.side_by_side(leave, list(drivers.values()))
+        nodes = in_turns(node for node in cluster.nodes if node.host in drivers)
+        session.side_by_side(stop, nodes, hosts=len(drivers))
+        session.side_by_side(leave, list(drivers))
         if errors:  # the others are free already; what is on these must not be forgotten
             raise VclustError("\n".join(map(str, errors.values())))
         session.networks.remove(cluster.segment, cluster.network)

@@ -17,8 +17,15 @@ from vclust_py.run import run
 from vclust_py.site.settings import Site
 from vclust_py.site.store import Store
 
-FAN_OUT = 16
-"""Calls under way at once to one site's hosts."""
+_FAN_OUT = 128
+_FAN_OUT_A_HOST = 8
+"""It takes four calls at once (`hypervisor.connection`); a call that waits for its turn too long counts as hung."""
+
+
+def fan_out(hosts: int) -> int:
+    """Calls under way at once to so many hosts of a site; they mostly wait for hosts that work side by side."""
+    return min(_FAN_OUT, _FAN_OUT_A_HOST * hosts)
+
 
 Connect = Callable[[Site, Host], Hypervisor]
 T = TypeVar("T")
@@ -107,9 +114,14 @@ class Session:
             self._drivers[host] = driver
         return driver
 
-    def side_by_side(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """`work` on each item, `FAN_OUT` at a time; in the items' order.  The first error, in that order, is raised."""
+    def side_by_side(
+        self, work: Callable[[T], R], items: Sequence[T], *, hosts: int | None = None
+    ) -> list[R]:
+        """`work` on each item, many at a time; in the items' order.  The first error, in that order, is raised.
+
+        `hosts`: how many hosts the items are on, where there are several on one.
+        """
         if len(items) < 2:
             return [work(item) for item in items]
-        with ThreadPoolExecutor(min(FAN_OUT, len(items))) as pool:
+        with ThreadPoolExecutor(min(fan_out(hosts or len(items)), len(items))) as pool:
             return list(pool.map(work, items))

@@ -1,5 +1,6 @@
 """Calls that end: by libvirt's test driver, which lives in this process, and by hosts that never answer."""
 
+import os
 import socket
 import threading
 import time
@@ -60,6 +61,30 @@ def test_fewer_calls_at_once_than_libvirtd_takes(opened: Connection) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: opened.call("work", work), range(32)))
     assert 1 < most < 5
+
+
+def test_calls_share_a_thread_unless_it_hangs(opened: Connection) -> None:
+    def thread(_: Any) -> int:
+        return threading.get_ident()
+
+    end = threading.Event()
+    first = opened.call("work", thread)
+    assert {opened.call("work", thread) for _ in range(8)} == {first}
+    with pytest.raises(VclustError, match="does not answer"):
+        opened.call("hang", lambda _: end.wait(), timeout=0.05)
+    assert opened.call("work", thread) != first
+    end.set()
+
+
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent(opened: Connection) -> None:
+    opened.call("type", lambda libvirt: libvirt.getType())
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(Connection(opened._host).call("answer", lambda _: 7, timeout=5))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_what_libvirt_refuses_is_said(opened: Connection) -> None:

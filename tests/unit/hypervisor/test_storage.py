@@ -14,7 +14,7 @@ import libvirt
 import pytest
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host
+from vclust_py.hypervisor import Host, storage
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
 from vclust_py.site import Site
@@ -130,6 +130,35 @@ def test_pools_are_transient_and_made_again(remote: RemoteFiles, connection: Con
     assert not pool.isPersistent()
     pool.destroy()
     remote.overlay("n1.qcow2", "base-1.qcow2", GB)
+
+
+def test_a_pool_is_looked_up_once_and_again_when_it_is_gone(connection: Connection) -> None:
+    host = connection.call("proxy", lambda libvirt: libvirt)
+    folder, found = Pool(connection, Host("h1"), "vclust-c.1", Path("/clusters/c.1"), mode="0711"), []
+    first = folder._use(host, lambda pool: pool)
+    assert folder._use(host, lambda pool: pool) is first
+    first.destroy()
+
+    def look(pool: Any) -> str:
+        found.append(pool)
+        return str(pool.listVolumes())
+
+    assert folder._use(host, look) == "[]"
+    assert found[0] is first
+    assert found[1] is not first
+
+
+def test_put_replaces_what_is_there(
+    remote: RemoteFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The test driver's volumes have no contents: what is seen is that the volume is another one."""
+    sent = []
+    monkeypatch.setattr(storage, "_upload", lambda _, volume, __, size: sent.append((volume.info()[1], size)))
+    source = tmp_path / "n1.img"
+    for content in ("first", "the second"):
+        source.write_text(content)
+        remote.put(source)
+    assert sent == [(5, 5), (10, 10)]
 
 
 def test_remote_removal(remote: RemoteFiles, connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """Hosts, networks and logins that only keep books: everything of a phase but what machines do."""
 
 from collections import Counter
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ class FakeFiles:
     def allocated(self) -> dict[str, int]:
         return dict(self._files)
 
-    def discard(self, name: str) -> None:
-        self._files.pop(name, None)
+    def discard(self, *names: str) -> None:
+        for name in names:
+            self._files.pop(name, None)
 
     def remove(self) -> None:
         self._files.clear()
@@ -96,8 +98,8 @@ class FakeHost:
             self.looks[domain] += 1
         return text[position:]
 
-    def clear_console(self, folder: str, domain: str) -> None:
-        pass
+    def clear_consoles(self, folder: str, domains: Iterable[str]) -> None:
+        self.calls["clear"] += len(list(domains))
 
     def close(self) -> None:
         self.calls["close"] += 1

@@ -154,6 +154,7 @@ def test_a_create_that_was_killed_before_it_wrote_down_what_it_started(
 ) -> None:
     request = a_request(4)
     up_to(session, "create", request)
+    assert [host.calls["clear"] for host in session.hosts.values()] == [0, 0]  # nothing was there
     cluster = found(session)
     for node in cluster.nodes[started:]:
         session.hosts[node.host].remove(node.uuid)
@@ -162,6 +163,7 @@ def test_a_create_that_was_killed_before_it_wrote_down_what_it_started(
     up_to(session, "ready", request)
     assert (found(session).state, {node.state for node in found(session).nodes}) == ("ready", {"ready"})
     assert sum(host.calls["start"] for host in session.hosts.values()) == 4 + 4 - started
+    assert sum(host.calls["clear"] for host in session.hosts.values()) == 4 - started
 
 
 def test_with_min_nodes_the_rest_is_used(session: FakeSession) -> None:

@@ -1,0 +1,35 @@
+"""The benchmark of the control plane, on a small site: it checks itself what runs and what is left on the hosts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from vclust_py.site import PROJECT
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are root's"),
+    pytest.mark.skipif(shutil.which("libvirtd") is None, reason="no libvirtd"),
+]
+
+
+@pytest.mark.parametrize("driver", ["qemu", "xen"])
+def test_ansible_has_the_same_tasks_whatever_the_number_of_nodes(driver: str) -> None:
+    benchmark = PROJECT / "tests/benchmarks/control_plane.py"
+    argv = [sys.executable, benchmark, "--hosts", "3", "--nodes", "2,40", "--driver", driver, "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    few, many = json.loads(done.stdout)["rows"]
+    assert (few["nodes"], many["nodes"]) == (2, 40)
+    assert few["tasks"] == many["tasks"] <= 8
+    assert few["destroy"]["tasks"] == many["destroy"]["tasks"] <= 2
+    assert _phases(few) == _phases(many) == ["request", "resolve", "cache", "place", "image", "create"]
+
+
+def _phases(row: dict[str, Any]) -> list[str]:
+    return list(row["by_phase"])
