@@ -32,7 +32,6 @@ run, errors  processes and failures
 text         what users, guests and hosts wrote, made fit to be shown, stored and logged
 
 What uses it:
-upkeep       what recurs on a site manager, run by systemd's timer
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
 cli          the `vclust` command: clusters, caches, files and site are its commands, sites what it reads of the

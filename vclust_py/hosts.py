@@ -74,7 +74,9 @@ def status(session: Session, hosts: Sequence[Host]) -> list[Status]:
         except VclustError as error:
             return _Answer(error=str(error))
         except OSError as error:  # the site manager's own folders, where it was not rolled out
-            return _Answer(error=str(VclustError(f"{host.name}: {error.filename}: {error.strerror}", ROLL_OUT)))
+            return _Answer(
+                error=str(VclustError(f"{host.name}: {error.filename}: {error.strerror}", ROLL_OUT))
+            )
 
     answers = dict(zip(hosts, session.side_by_side(ask, hosts), strict=True))
     silent = _silent_hops(session, [host for host, answer in answers.items() if not answer.error])

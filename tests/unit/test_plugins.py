@@ -58,6 +58,12 @@ def test_site_manager(filters: dict[str, Callable[..., Any]]) -> None:
         manager({}, {"all": []})
 
 
+def test_site_name(filters: dict[str, Callable[..., Any]]) -> None:
+    assert [filters["vclust_site_name"](manager, GROUPS) for manager in ("m1", "m2", "m3")] == [
+        "north", "south", "m3"
+    ]  # fmt: skip
+
+
 def test_site_hosts(filters: dict[str, Callable[..., Any]]) -> None:
     hostvars: dict[str, dict[str, Any]] = {
         "m1": {"vclust_site": {"root": "/srv/v c"}},

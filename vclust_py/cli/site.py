@@ -105,12 +105,15 @@ def _play(arguments: argparse.Namespace, variables: Mapping[str, Any], *, limit:
         print(plain(f"{host}: {text}", MESSAGE))
     for text in outcome.messages:
         print(plain(text, MESSAGE, lines=True))
-    if outcome.exit_code:
-        return outcome.exit_code
-    waiting = {
-        name for found in outcome.hosts.values() for name in found.get("vclust_pki", {}).get("waiting", ())
-    }
-    return 4 if waiting and not arguments.check else 0
+    told = [found.get("vclust_pki", {}) for found in outcome.hosts.values()]
+    if outcome.exit_code and any(one.get("rotation") for one in told):
+        print(
+            "vclust: keys are being replaced, and the old ones serve as well until all hosts have followed:"
+            " run the roll-out again",
+            file=sys.stderr,
+        )
+    waits = any(one.get("waiting") for one in told) and not arguments.check
+    return outcome.exit_code or (4 if waits else 0)
 
 
 def _show_difference(change: Mapping[str, Any]) -> None:

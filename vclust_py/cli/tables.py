@@ -381,7 +381,9 @@ def _age(seconds: float | None) -> str:
     """How old what is known is."""
     if seconds is None:
         return "never"
-    for limit, unit in ((60, "s"), (3600, "min"), (86400, "h")):
-        if seconds < limit:
-            return f"{seconds * 60 / limit:.0f} {unit} ago" if unit != "s" else "now"
-    return f"{seconds / 86400:.0f} days ago"
+    if seconds < 60:
+        return "now"
+    for size_of, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size_of:
+            break
+    return f"{seconds / size_of:.0f} {unit} ago"

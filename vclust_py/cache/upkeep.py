@@ -1,7 +1,7 @@
 """What recurs on a site manager: VD caches chosen again when that is due, images gone that have no place any more.
 
-The roll-out has systemd run `python -m vclust_py.upkeep` each hour, with the site's settings (JSON) on standard input.
-Where there is no systemd, creations do the same.
+The roll-out has systemd run `python -m vclust_py.cache.upkeep` each hour, with the site's settings (JSON) on standard
+input.  Where there is no systemd, creations do the same.
 """
 
 import json
