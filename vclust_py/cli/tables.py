@@ -383,7 +383,8 @@ def _age(seconds: float | None) -> str:
         return "never"
     if seconds < 60:
         return "now"
-    for size_of, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= size_of:
-            break
-    return f"{seconds / size_of:.0f} {unit} ago"
+    length, unit = next(one for one in _AGES if seconds >= one[0])
+    return f"{seconds / length:.0f} {unit} ago"
+
+
+_AGES = ((86400, "days"), (3600, "h"), (60, "min"))
