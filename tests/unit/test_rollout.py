@@ -457,7 +457,7 @@ EXPOSURE = {
     "vclust-hop.service": 3.0,
     # It mounts the disks that caches are built on, in namespaces of its own; what packages run there is confined by the
     # builder itself.
-    "vclust-upkeep.service": 4.0,
+    "vclust-upkeep.service": 4.2,
 }
 """What systemd thinks of each (0 to 10), at most."""
 
