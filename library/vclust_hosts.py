@@ -12,7 +12,8 @@ short_description: How the hosts of a site are
 description:
   - Asks all hosts side by side, by libvirt and by the chain, and says of each what it has, what runs there, which
     versions it has, when its certificates end, what is wrong and what to do about it.
-  - Changes nothing. A host that does not answer is no failure, but one of its C(problems).
+  - What they say is written down for later, and nothing else is changed. A host that does not answer is no failure, but
+    one of its C(problems).
 extends_documentation_fragment:
   - vclust
   - vclust.hosts
@@ -72,7 +73,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    found = hosts.status(session, [Host.from_mapping(host) for host in params["hosts"]])
+    found = hosts.status(session, [Host.from_mapping(host) for host in params["hosts"]], check=check)
     now = time.time()
     return {
         "changed": False,

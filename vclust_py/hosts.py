@@ -3,20 +3,21 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from vclust_hop.wire import VERSION
-from vclust_py import pki
+from vclust_py import monitor, pki
 from vclust_py.chain import Hop, Outcome, lacking
 from vclust_py.chain.report import explained, keys
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Capacity, Host
+from vclust_py.hypervisor import Host
 from vclust_py.hypervisor.certificates import ROLL_OUT
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Node
+from vclust_py.site.hosts import forget_host, known_hosts, knows_host
 from vclust_py.site.session import Session
 from vclust_py.site.store import audit
 from vclust_py.x509 import RENEW
@@ -36,7 +37,7 @@ class Status:
     rack: str
     reachable: bool
     facts: dict[str, Any]
-    """The fields of `Capacity` that are numbers or names."""
+    """As in `site.hosts.KnownHost`."""
     seen: float | None
     """When these were so."""
     nodes: dict[str, tuple[str, ...]]
@@ -51,71 +52,54 @@ class Status:
     """What is wrong, each with the next step."""
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What a host says now, or why it does not."""
-
-    capacity: Capacity | None = None
-    versions: Mapping[str, str] | None = None
-    error: str = ""
-
-
-def status(session: Session, hosts: Sequence[Host]) -> list[Status]:
-    """Ask all hosts, side by side, by libvirt and by the chain.  Nothing is changed, and nothing written down."""
+def status(session: Session, hosts: Sequence[Host], *, check: bool = False) -> list[Status]:
+    """Ask all hosts, side by side, by libvirt and by the chain; what they say is written down, unless `check`."""
+    session.site.make_directories()
+    surveys = {one.host: one for one in monitor.look(session, hosts, write=not check)}
     placed = clusters.placed(session.store)
-    known = clusters.last_answers(session.store)
-    drivers, errors = session.drivers(hosts)
+    known = {one.name: one for one in known_hosts(session.store)}
+    answering = [host for host, survey in surveys.items() if not survey.error]
+    drivers, _ = session.drivers(answering)
 
-    def ask(host: Host) -> _Answer:
-        if host.name in errors:
-            return _Answer(error=str(errors[host.name]))
+    def versions(host: Host) -> tuple[dict[str, str], str]:
         try:
-            return _Answer(drivers[host.name].capacity(), drivers[host.name].versions())
-        except VclustError as error:
-            return _Answer(error=str(error))
-        except OSError as error:  # the site manager's own folders, where it was not rolled out
-            return _Answer(
-                error=str(VclustError(f"{host.name}: {error.filename}: {error.strerror}", ROLL_OUT))
-            )
+            return drivers[host.name].versions(), ""
+        except VclustError as error:  # it has gone since
+            return {}, str(error)
 
-    answers = dict(zip(hosts, session.side_by_side(ask, hosts), strict=True))
-    silent = _silent_hops(session, [host for host, answer in answers.items() if not answer.error])
+    told = dict(zip(answering, session.side_by_side(versions, answering), strict=True))
+    silent = _silent_hops(session, answering)
     ends, now = pki.ends(session.site), time.time()
     found = []
-    for host, answer in answers.items():
-        facts, seen = known.get(host.name, ({}, None))
-        if answer.capacity is not None:
-            facts, seen = _facts(answer.capacity), now
-        versions = dict(answer.versions or {})
+    for host, survey in surveys.items():
+        earlier = known.get(host.name) if survey.error else None
+        facts = earlier.facts if earlier else survey.facts
+        seen = earlier.answered if earlier else None if survey.error else now
+        numbers, error = told.get(host, ({}, ""))
         hop = silent.get(host.name, "")
-        if host.machine is not None and not answer.error and not hop:
-            versions["hop"] = str(VERSION)
+        if host.machine is not None and not (survey.error or hop):
+            numbers = {**numbers, "hop": str(VERSION)}
         certificates = ends.get(host.name, {}) if host.machine is not None else {}
         nodes = placed.get(host.name, [])
+        problems = (survey.error or error, hop, *_ending(host.name, certificates, now))
         found.append(
             Status(
                 name=host.name,
                 state=host.state,
                 driver=urlsplit(host.uri).scheme.partition("+")[0],
                 rack=host.rack,
-                reachable=not answer.error,
+                reachable=not survey.error,
                 facts=facts,
                 seen=seen,
                 nodes=_by_cluster(nodes),
                 used=_used(nodes),
-                versions=versions,
+                versions=numbers,
                 certificates=certificates,
-                problems=tuple(
-                    text for text in (answer.error, hop, *_ending(host.name, certificates, now)) if text
-                ),
+                problems=tuple(text for text in problems if text),
             )
         )
     listed = {host.name for host in hosts}
     return found + [_stray(name, nodes) for name, nodes in placed.items() if name not in listed]
-
-
-def _facts(capacity: Capacity) -> dict[str, Any]:
-    return {name: value for name, value in asdict(capacity).items() if not isinstance(value, dict)}
 
 
 def _silent_hops(session: Session, hosts: Sequence[Host]) -> dict[str, str]:
@@ -190,7 +174,7 @@ def remove(session: Session, machine: pki.Machine, *, check: bool = False) -> Ch
         )
     change, listed_anywhere = pki.withdraw(session.site, machine, check=check)
     before, after = dict(change.before), dict(change.after)
-    if clusters.knows_host(store, name):
+    if knows_host(store, name):
         before[name], after[name] = "known to the site", ""
         if not listed_anywhere:
             _log.warning(
@@ -200,6 +184,6 @@ def remove(session: Session, machine: pki.Machine, *, check: bool = False) -> Ch
             )
         if not check:
             with store.transaction():
-                clusters.forget_host(store, name)
+                forget_host(store, name)
                 audit(store, "remove host", "", name)
     return Change(before, after)

@@ -20,7 +20,7 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.site import Site, clusters
 from vclust_py.site.clusters import Node
-from vclust_py.site.states import HostState
+from vclust_py.site.hosts import known_hosts, knows_host, observe_hosts
 
 A, B = Host("a"), Host("b", state="drain", rack="r1")
 
@@ -76,14 +76,14 @@ def test_what_hosts_have_and_run(session: FakeSession) -> None:
 def test_a_host_that_does_not_answer_is_told_as_it_was(session: FakeSession) -> None:
     session.site.make_directories()
     session.gone = {"b", "c"}
-    clusters.observe_hosts(session.store, {"b": (HostState.REACHABLE, {"cpus": 7})})
+    observe_hosts(session.store, {"b": {"cpus": 7}}, {})
     a, b, c = hosts.status(session, [A, B, Host("c")])
     assert a.problems == ()
     assert (b.facts, b.problems, b.versions) == ({"cpus": 7}, ("b: no route",), {})
     assert b.seen is not None
     assert (c.facts, c.seen, c.problems) == ({}, None, ("c: no route",))
-    clusters.observe_hosts(session.store, {"b": (HostState.UNREACHABLE, {})})
-    assert hosts.status(session, [B])[0].facts == {"cpus": 7}
+    assert "b: no route" in [one.error for one in known_hosts(session.store)]
+    assert hosts.status(session, [B], check=True)[0].seen == b.seen
 
 
 def test_hops_and_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_hops_and_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_taking_a_host_out(session: FakeSession) -> None:
     host = RolledOut("a")
     host.roll_out(session.site)
-    clusters.observe_hosts(session.store, {"a": (HostState.REACHABLE, {}), "b": (HostState.REACHABLE, {})})
+    observe_hosts(session.store, {"a": {}, "b": {}}, {})
     clusters.record_sent(session.store, [("a", "image", "d", None), ("b", "image", "d", None)])
     cluster = place(session, "one", "a", 2)
     with pytest.raises(
@@ -127,7 +127,7 @@ def test_taking_a_host_out(session: FakeSession) -> None:
     assert pki.ends(session.site)["a"]
     clusters.forget(session.store, cluster)
     assert hosts.remove(session, host.machine, check=True).changed
-    assert clusters.knows_host(session.store, "a")
+    assert knows_host(session.store, "a")
     assert hosts.remove(session, host.machine).changed
     assert not hosts.remove(session, host.machine).changed
     assert "a" not in pki.ends(session.site)
@@ -140,7 +140,7 @@ def test_taking_a_host_out(session: FakeSession) -> None:
 def test_certificates_that_are_in_no_list(session: FakeSession, caplog: pytest.LogCaptureFixture) -> None:
     RolledOut("a").roll_out(session.site)
     (session.site.pki / "issued.json").unlink()
-    clusters.observe_hosts(session.store, {"a": (HostState.UNREACHABLE, {})})
+    observe_hosts(session.store, {}, {"a": "no route"})
     assert hosts.remove(session, pki.Machine("a", "")).changed
     assert "its certificates are not revoked" in caplog.text
     assert "vclust site rotate-keys" in caplog.text

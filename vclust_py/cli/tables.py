@@ -356,7 +356,7 @@ def show_hosts(told: Mapping[str, Any], *, title: bool, first: bool) -> None:
             f"{size(used['memory'])} of {size(facts['memory'])}" if facts else "",
             f"{size(facts['disk_free'])} free" if facts else "",
             host["there"],
-            _age(host["age"]),
+            "never" if host["age"] is None else f"{_age(host['age'])} ago",
             ", ".join(f"{what} {version}" for what, version in host["versions"].items()),
             f"until {_day(min(ends))}" if ends else "",
         )
@@ -375,16 +375,3 @@ _SOON = 60 * 86400
 
 def _day(moment: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(moment))
-
-
-def _age(seconds: float | None) -> str:
-    """How old what is known is."""
-    if seconds is None:
-        return "never"
-    if seconds < 60:
-        return "now"
-    length, unit = next(one for one in _AGES if seconds >= one[0])
-    return f"{seconds / length:.0f} {unit} ago"
-
-
-_AGES = ((86400, "days"), (3600, "h"), (60, "min"))

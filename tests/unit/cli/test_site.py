@@ -10,8 +10,8 @@ import pytest
 
 from vclust_py import pki
 from vclust_py.cli.tables import show_hosts
-from vclust_py.site import Site, clusters
-from vclust_py.site.states import HostState
+from vclust_py.site import Site
+from vclust_py.site.hosts import knows_host, observe_hosts
 from vclust_py.site.store import Store
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
@@ -82,16 +82,16 @@ def test_status(vclust: Command) -> None:
 def test_a_host_that_is_gone_for_good(vclust: Command) -> None:
     pki.roll_out(vclust.site, pki.Machine("gone", "127.0.0.1"))
     store = Store(vclust.site)
-    clusters.observe_hosts(store, {"gone": (HostState.REACHABLE, {})})
+    observe_hosts(store, {"gone": {}}, {})
     assert "gone: 1 thing would be changed" in vclust("rollout", "--limit", "gone", "--check").stdout
-    assert clusters.knows_host(store, "gone")
+    assert knows_host(store, "gone")
     done = vclust("rollout", "--limit", "gone", "--diff")
     assert "    -gone: known to the site" in done.stdout
     assert (
         "gone: out of the site; nothing was done on the machine itself, which does not answer: "
         in done.stdout
     )
-    assert not clusters.knows_host(store, "gone")
+    assert not knows_host(store, "gone")
     assert "gone: as it should be" in vclust("rollout", "--limit", "gone").stdout
     store.close()
 
@@ -115,7 +115,7 @@ def test_ages_and_ends_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "used": {"cpus": 2, "memory": 10**9, "disk": 0}, "versions": {"libvirt": "9.0.0", "hop": "1"},
         "certificates": {"libvirt": 4e9, "hop": 5e9},
     }  # fmt: skip
-    ages = {None: "never", 5: "now", 130: "2 min ago", 7300: "2 h ago", 200_000: "2 days ago"}
+    ages = {None: "never", 5: "5 s ago", 130: "2 min ago", 7300: "2 h ago", 200_000: "2 days ago"}
     told = {"site": "north", "manager": "m", "authority": {"authority": 0.0}}
     show_hosts({**told, "hosts": [{**host, "age": age} for age in ages]}, title=True, first=True)
     said = capsys.readouterr().out
