@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 from cache.cachesite import caches, remember, status
+from emulated import inventory
+from emulated.host import Host
+from emulatedhost import PATIENCE
 from jinja2 import Template
+from machine import BIN
 
 from vclust_py.image.base import ensure_base
 from vclust_py.resolve import closure
@@ -81,3 +85,52 @@ def test_a_cache_is_built_within_what_the_unit_leaves(own: Site, tmp_path: Path)
     assert status(own)["state"] == "done"
     (cache,) = caches(own)
     assert {package.partition("=")[0] for package in cache.packages} == {"hello"}
+
+
+PLAYBOOK = """\
+---
+- name: The part of the role that is for systemd
+  hosts: vm_hosts
+  gather_facts: false
+  tasks:
+    - name: Make the timer
+      ansible.builtin.include_role:
+        name: site_manager
+        tasks_from: upkeep
+      vars:
+        site_manager_site: {cache_every: 7}
+        site_manager_name: toy
+        site_manager_python: /usr/bin/true
+"""
+
+
+@pytest.mark.kvm
+def test_the_timer_on_a_machine_with_systemd(kvm_hosts: list[Host], site: Site, tmp_path: Path) -> None:
+    """In place of vclust the service runs a program that does nothing."""
+    host, unit = kvm_hosts[0], "vclust-upkeep-toy"
+    inventory.write([host], site.root, tmp_path / "inventory")
+    path = tmp_path / "timer.yml"
+    path.write_text(PLAYBOOK)
+
+    def made() -> bool:
+        argv = [BIN / "ansible-playbook", "-i", tmp_path / "inventory", path]
+        done = subprocess.run(
+            argv, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return "changed=0 " not in done.stdout
+
+    try:
+        assert [made(), made()] == [True, False]
+        assert unit in host.ssh("systemctl list-timers --no-legend")
+        assert host.ssh("stat -c %a /var/lib/vclust/upkeep.json; cat /var/lib/vclust/upkeep.json").split() == [
+            "600", '{"cache_every":', "7}"
+        ]  # fmt: skip
+        host.ssh(f"systemctl start {unit}.service")
+        shown = host.ssh(f"systemctl show {unit}.service --property Result --property ProtectSystem")
+        assert set(shown.split()) == {"Result=success", "ProtectSystem=strict"}
+    finally:
+        host.ssh(
+            f"systemctl disable --now {unit}.timer; rm -f /etc/systemd/system/{unit}.* /var/lib/vclust/upkeep.json;"
+            " systemctl daemon-reload"
+        )
