@@ -10,7 +10,7 @@ author: vclust contributors
 version_added: "0.1"
 short_description: Small files and folders, many at once
 description:
-  - Makes files have the given content, owner and mode, and folders be there.
+  - Makes files have the given content, owner and mode, and folders be there; or makes both be gone.
   - For files that are wholly vclust's own. All go over in one round trip, where M(ansible.builtin.copy) needs two for
     each.
   - A file is written beside its place and renamed, so that it is never seen half written.
@@ -39,14 +39,20 @@ options:
       content:
         description: Text of the file. Without it, this is a folder.
         type: str
+      state:
+        description:
+          - V(absent) takes it away, a folder with all that is in it; the difference shows no content.
+          - V(absent_if_empty) takes a folder away that has nothing in it, and leaves others as they are.
+        type: str
+        choices: [present, absent, absent_if_empty]
+        default: present
       base64:
         description: O(files[].content) is no text but any bytes, in base64; the difference shows their digest.
         type: bool
         default: false
       mode:
-        description: Permissions, octal.
+        description: Permissions, octal; required for what shall be there.
         type: str
-        required: true
       owner:
         description: Name of its user, and of its group.
         type: str
@@ -64,9 +70,15 @@ EXAMPLES = """
     files:
       - path: /etc/vclust
         mode: "0755"
-      - path: /etc/vclust/vxlan.nft
-        content: "{{ lookup('template', 'vxlan.nft.j2') }}"
+      - path: /etc/vclust/hop-cert.pem
+        content: "{{ trust.hop_certificate }}"
         mode: "0644"
+
+- name: Take both away
+  vclust_files:
+    files:
+      - path: /etc/vclust
+        state: absent
 """
 
 RETURN = """
@@ -82,6 +94,7 @@ import grp
 import hashlib
 import os
 import pwd
+import shutil
 import stat
 import tempfile
 from typing import Any
@@ -94,7 +107,12 @@ def argument_spec() -> dict[str, Any]:
         "path": {"type": "str", "required": True},
         "content": {"type": "str"},
         "base64": {"type": "bool", "default": False},
-        "mode": {"type": "str", "required": True},
+        "state": {
+            "type": "str",
+            "choices": ["present", "absent", "absent_if_empty"],
+            "default": "present",
+        },
+        "mode": {"type": "str"},
         "owner": {"type": "str", "default": "root"},
         "reclaim": {"type": "str"},
     }
@@ -158,6 +176,36 @@ def wanted(one: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def is_unwanted(one: dict[str, Any], gone: set[str]) -> bool:
+    """`gone`: paths that are taken away, or in check mode would be, before this one."""
+    path = one["path"]
+    if one["state"] == "absent_if_empty":
+        return (
+            os.path.isdir(path)
+            and not os.path.islink(path)
+            and all(os.path.join(path, name) in gone for name in os.listdir(path))
+        )
+    return os.path.lexists(path)
+
+
+def absence(one: dict[str, Any], gone: set[str], check: bool) -> dict[str, Any]:
+    """Take it away, a link itself and never what it names; the difference, empty when there is none."""
+    path = one["path"]
+    if not is_unwanted(one, gone):
+        return {}
+    if os.path.islink(path):
+        before = "link\n"
+    else:
+        state = present(path)
+        before = shown({**state, "content": None if state["content"] is None else b""})
+    if not check and os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif not check:
+        os.unlink(path)
+    gone.add(path)
+    return {"before": before, "after": "", "before_header": path, "after_header": path}
+
+
 def make(one: dict[str, Any]) -> None:
     """Raises OSError; LookupError for an unknown owner."""
     path, content, mode = one["path"], content_of(one), int(one["mode"], 8)
@@ -204,7 +252,15 @@ def text_of(content: bytes) -> str:
 
 def ensure(files: list[dict[str, Any]], check: bool) -> dict[str, Any]:
     diffs, paths = [], []
+    gone: set[str] = set()
     for one in files:
+        if one["state"] != "present":
+            if difference := absence(one, gone, check):
+                paths.append(one["path"])
+                diffs.append(difference)
+            continue
+        if one["mode"] is None:
+            raise ValueError(f"{one['path']}: mode: got nothing, expected permissions such as 0644")
         before, after = present(one["path"], one["reclaim"]), wanted(one)
         if before == after:
             continue

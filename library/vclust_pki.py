@@ -12,9 +12,12 @@ short_description: Trust between a site manager and its hosts
 description:
   - Makes the site's certificate authority and the site manager's client certificate.
   - With O(host), also issues that host's certificates, one for libvirt and one for its hop of the chain. Neither can
-    stand in for the other.
-  - What is there and good stays. A certificate with less than 60 days left, of another authority or with other
-    names is issued again.
+    stand in for the other. What is there and good stays. A certificate with less than 60 days left, of another
+    authority or with other names is issued again.
+  - With O(host.state=absent), takes the host out of the site. Its certificates are revoked and what the site has
+    noted of it is forgotten, whether or not the machine is still there. Refused while nodes of live clusters are there.
+  - With O(rotate), begins to replace all keys, the authority's among them. Until all hosts have followed, each machine
+    trusts the old authority beside the new one. O(hosts) goes on with it.
   - Private keys never leave the machine they are made on, and are in no result.
 extends_documentation_fragment:
   - vclust
@@ -26,20 +29,32 @@ attributes:
   platform:
     platforms: debian
 options:
+  rotate:
+    description: Begin to replace all keys, unless that is under way.
+    type: bool
+    default: false
   host:
-    description: A host to admit, as it shows itself.
+    description: A host, as it shows itself.
     type: dict
     suboptions:
       name:
         description: Inventory name.
         type: str
         required: true
-      address:
-        description: Name or address in its libvirt URI.
+      state:
+        description:
+          - V(present) admits the host.
+          - V(confirmed) notes that it has all that it was given, which O(hosts) waits for.
+          - V(absent) takes it out of the site.
         type: str
-        required: true
+        choices: [present, confirmed, absent]
+        default: present
+      address:
+        description: Name or address in its libvirt URI; needed to admit it.
+        type: str
+        default: ''
       csr:
-        description: The signing request for libvirt, PEM; empty where it has no key yet (check mode).
+        description: The signing request for libvirt, PEM; empty where it has no key yet.
         type: str
         default: ''
       certificate:
@@ -47,18 +62,19 @@ options:
         type: str
         default: ''
       hop_csr:
-        description: The signing request for its hop of the chain, PEM; empty where it has no key yet (check mode).
+        description: The signing request for its hop of the chain, PEM; empty where it has no key yet.
         type: str
         default: ''
       hop_certificate:
-        description: The certificate that the hop has, PEM; empty where it has none.
+        description: The certificate that its hop has, PEM; empty where it has none.
         type: str
         default: ''
-  machines:
-    description: Names or addresses of the site's hosts that are other machines.
+  hosts:
+    description:
+      - Names of all hosts of the site that are other machines. Go on with replacing keys as far as they allow.
+      - Without it, that waits.
     type: list
     elements: str
-    default: []
 """
 
 EXAMPLES = """
@@ -74,33 +90,55 @@ EXAMPLES = """
       address: 192.0.2.11
       csr: "{{ csr.stdout }}"
       hop_csr: "{{ hop_csr.stdout }}"
-    machines: [192.0.2.11, 192.0.2.12]
   delegate_to: localhost
+
+- name: Take one out that is gone for good
+  vclust_pki:
+    site: "{{ vclust_site }}"
+    host: {name: xen2, state: absent}
+  delegate_to: localhost
+
+- name: Go on with replacing keys
+  vclust_pki:
+    site: "{{ vclust_site }}"
+    hosts: [xen1, xen3]
 """
 
 RETURN = """
 ca:
-  description: Certificate of the site's authority, PEM.
+  description: Certificates of the authorities that hosts shall trust, PEM; two while keys are being replaced.
   type: str
-  returned: success
+  returned: when a host is admitted, or none is named
 client:
   description: The site manager's subject, as libvirt compares it.
   type: str
-  returned: success
+  returned: when a host is admitted, or none is named
   sample: CN=vclust site manager
 certificate:
-  description: The certificate of the host's libvirt, PEM.
+  description: The certificate of the host's libvirt, PEM; empty where it must make its key first.
   type: str
-  returned: success
+  returned: when a host is admitted, or none is named
 hop_certificate:
-  description: The certificate of the host's hop, PEM.
+  description: The certificate of the host's hop, PEM; empty where it must make its key first.
   type: str
-  returned: success
-addresses:
-  description: IPv4 addresses of O(machines), and the site manager's own towards them.
+  returned: when a host is admitted, or none is named
+rekey:
+  description: Which keys the host must make, or make again, before it gets certificates for them.
   type: list
   elements: str
-  returned: success
+  returned: when a host is admitted, or none is named
+  sample: [libvirt, hop]
+rotation:
+  description:
+    - V(both) while hosts come to trust a new authority beside the old one, V(new) while they forget the old one.
+    - Empty when no keys are being replaced.
+  type: str
+  returned: when no host is named, or one is admitted
+waiting:
+  description: Hosts that replacing keys waits for.
+  type: list
+  elements: str
+  returned: with O(hosts)
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.
   type: int
@@ -113,7 +151,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from vclust_py import network, pki
+from vclust_py import hosts, pki
 from vclust_py.module import Outcome, changed, run_module, site_options
 from vclust_py.site.session import Session
 
@@ -121,7 +159,8 @@ from vclust_py.site.session import Session
 def argument_spec() -> dict[str, Any]:
     host = {
         "name": {"type": "str", "required": True},
-        "address": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": ["present", "confirmed", "absent"], "default": "present"},
+        "address": {"type": "str", "default": ""},
         "csr": {"type": "str", "default": ""},
         "certificate": {"type": "str", "default": ""},
         "hop_csr": {"type": "str", "default": ""},
@@ -129,19 +168,24 @@ def argument_spec() -> dict[str, Any]:
     }
     return {
         **site_options(),
+        "rotate": {"type": "bool", "default": False},
         "host": {"type": "dict", "options": host},
-        "machines": {"type": "list", "elements": "str", "default": []},
+        "hosts": {"type": "list", "elements": "str"},
     }
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    machine = None if params["host"] is None else pki.Machine(**params["host"])
-    change, trust = pki.roll_out(session.site, machine, check=check)
-    return {
-        **changed(change),
-        **dataclasses.asdict(trust),
-        "addresses": sorted(map(str, network.addresses(params["machines"]).values())),
-    }
+    site, host = session.site, params["host"]
+    if params["hosts"] is not None:
+        change, step, waiting = pki.proceed(site, params["hosts"], check=check)
+        return {**changed(change), "rotation": step, "waiting": list(waiting)}
+    shown = None if host is None else pki.Machine(**{name: host[name] for name in host if name != "state"})
+    if shown is not None and host["state"] == "confirmed":
+        return changed(pki.confirm(site, shown.name, check=check))
+    if shown is not None and host["state"] == "absent":
+        return changed(hosts.remove(session, shown, check=check))
+    change, trust = pki.roll_out(site, shown, rotate=params["rotate"], check=check)
+    return {**changed(change), **dataclasses.asdict(trust)}
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ offers       what each site offers to a request that leaves the site open, and w
 What all of it stands on:
 site         a site's settings, its store (clusters, nodes, timings, learning, audit) and the session of a process
 timing       start, end, bytes and outcome of each phase and node
-pki          who may talk to whom: the site's authority, keys and certificates
+pki          who may talk to whom: the site's authority, keys and certificates; x509 how these are made
+hosts        hosts as people see them: what each has, what is wrong with it; taking one out of the site
 change       what an operation found and what it left
 run, errors  processes and failures
 text         what users, guests and hosts wrote, made fit to be shown, stored and logged
@@ -36,7 +37,7 @@ text         what users, guests and hosts wrote, made fit to be shown, stored an
 What uses it:
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
-cli          the `vclust` command: clusters, caches and files are its commands, sites what it reads of the sites,
-             playbooks and runner run what changes something, progress and tables are what it shows
+cli          the `vclust` command: clusters, caches, files and site are its commands, sites what it reads of the
+             sites, playbooks and runner run what changes something, progress and tables are what it shows
 arguments    the types of what is typed, for the command and the playbooks
 """

@@ -56,6 +56,20 @@ def survey(
     """
     if not hosts:
         raise CapacityError("the site has no hosts: its inventory group vm_hosts is empty")
+    surveys = look(session, hosts, disk_wanted, write=write)
+    if all(one.error for one in surveys):
+        raise VclustError("\n".join(one.error for one in surveys))
+    return surveys
+
+
+def look(
+    session: Session,
+    hosts: Sequence[Host],
+    disk_wanted: Callable[[Capacity], int] = lambda _: 0,
+    *,
+    write: bool = True,
+) -> list[Survey]:
+    """As `survey`; that no host answers, or that there is none, is no error."""
     placed = clusters.placed(session.store)
     ours = frozenset(node.uuid for nodes in placed.values() for _, node in nodes)
     drivers, errors = session.drivers(hosts)
@@ -86,8 +100,6 @@ def survey(
             {one.host.name: one.facts for one in surveys if not one.error},
             {one.host.name: one.error for one in surveys if one.error},
         )
-    if all(one.error for one in surveys):
-        raise VclustError("\n".join(one.error for one in surveys))
     return surveys
 
 

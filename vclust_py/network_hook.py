@@ -24,8 +24,6 @@ from xml.etree import ElementTree
 
 SEGMENT = "{https://vclust.invalid/segment}segment"
 """The element of a network's metadata."""
-SITE_RULES = "/etc/vclust/vxlan.nft"
-"""Which machines may send VXLAN to this one at all; written by the roll-out."""
 TABLE = "vclust_segments"
 """Of the packet filter, families inet and arp; `nft list table inet vclust_segments` shows it."""
 PORT = 4789  # IANA's for VXLAN
@@ -215,9 +213,8 @@ def connect(end: End, run: Callable[..., None] = run) -> None:
         if os.path.exists(path):  # a kernel may be without IPv6
             with open(path, "w", encoding="ascii") as file:
                 file.write(value)
-    # Before anything can come in.
-    run("nft", "-f", SITE_RULES)
     try:
+        # Before anything can come in.
         run("nft", "-f", "-", text=rules(end.bridge, end.number, end.peers))
         run("ip", "-batch", "-", text=links(end.bridge, end.number, end.local))
         run("bridge", "-batch", "-", text=entries(end.bridge, end.peers))

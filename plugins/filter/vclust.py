@@ -112,6 +112,11 @@ def host_manager(host: str, groups: Mapping[str, list[str]]) -> str:
     raise AnsibleFilterError(f"inventory: {host}: in no site, expected a group site_<name> with a manager")
 
 
+def site_name(manager: str, groups: Mapping[str, list[str]]) -> str:
+    """The name of the site that the machine manages."""
+    return inventory.site_name(manager, groups)
+
+
 class FilterModule:
     """What Ansible asks a filter plugin for."""
 
@@ -122,4 +127,5 @@ class FilterModule:
             "vclust_site_managers": site_managers,
             "vclust_site_hosts": site_hosts,
             "vclust_host_manager": host_manager,
+            "vclust_site_name": site_name,
         }

@@ -11,7 +11,6 @@ from vclust_py import network_hook
 
 _ADDRESS, _MAC, _BRIDGE = r"\d+(?:\.\d+){3}", r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", r"vc[0-9a-f]{10}"
 _COMMANDS = {
-    "nft -f /etc/vclust/vxlan.nft": r"",
     "nft -f -": r"[a-z0-9_@,.:;&!={}/ \-\n]*",
     "ip -batch -": rf"link add {_BRIDGE}x mtu 1450 type vxlan id \d{{1,8}} local {_ADDRESS} dstport 4789 nolearning\n"
     rf"link set {_BRIDGE}x master {_BRIDGE}\nlink set {_BRIDGE}x type bridge_slave learning off\n",

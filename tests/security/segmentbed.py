@@ -22,15 +22,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from jinja2 import Template
-
 from vclust_py.addresses import mac_of
 from vclust_py.hypervisor import Segment
 from vclust_py.hypervisor.segments import segment_xml
 from vclust_py.site import PROJECT
 
 HOOK = PROJECT / "vclust_py/network_hook.py"
-SITE_RULES = PROJECT / "roles/vm_host/templates/vxlan.nft.j2"
 LAN = IPv4Network("10.99.0.0/24")
 LAN6 = "fd00:99::"
 QUIET = 0.05
@@ -230,13 +227,6 @@ class Bed:
         self._stack.callback(link.close)
         machine = self.machines[name] = Machine(name, address, holder.pid, link)
         return machine
-
-    def roll_out(self, machines: Iterable[Machine]) -> None:
-        """What the roll-out writes on each of them."""
-        addresses = sorted(str(machine.address) for machine in machines)
-        text = Template(SITE_RULES.read_text()).render(__vm_host_trust={"addresses": addresses})
-        for machine in machines:
-            machine.run("tee", "/etc/vclust/vxlan.nft", text=text)
 
     def node(self, machine: Machine, bridge: str, network: IPv4Network, number: int, mtu: int = 1450) -> Node:
         name, address = f"{bridge[-2:]}{number}", network[number]

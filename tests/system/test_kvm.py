@@ -29,6 +29,8 @@ Packages: gcc mpich python3
 RUN = {
     "Make the host's key, which stays there",
     "Make the key of the host's hop, which stays there",
+    "Admit the host with its new keys",
+    "Put the new keys in their places",
     "Load it now",
     "Start the socket",
     "Start libvirt with its present settings",

@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -134,15 +135,221 @@ def test_issued_again(site: Site) -> None:
     assert "of another authority" in change.before["xen1"]
 
 
-def test_the_authority_ends_and_all_are_issued_again(site: Site) -> None:
+def test_an_authority_that_ends_is_replaced(site: Site) -> None:
+    """In time as by command, so that no host is cut off; when it has ended there is nothing to go on with."""
     _, csr = request()
     first = pki.roll_out(site, xen1(csr), now=NOW)[1]
-    later = NOW + timedelta(days=3600)
-    change, second = pki.roll_out(site, xen1(csr, certificate=first.certificate), now=later)
-    assert first.ca != second.ca
+    change, second = pki.roll_out(
+        site, xen1(csr, certificate=first.certificate), check=True, now=NOW + timedelta(days=3600)
+    )
     assert "less than 60 days left" in change.before["authority"]
+    assert second.rotation == pki.BOTH
+    assert first.ca in second.ca
+    change, third = pki.roll_out(
+        site, xen1(csr, certificate=first.certificate), now=NOW + timedelta(days=3651)
+    )
+    assert "it has ended" in change.before["authority"]
     assert "of another authority" in change.before["site manager"]
     assert "of another authority" in change.before["xen1"]
+    assert (third.rotation, first.ca in third.ca, bool(third.certificate)) == ("", False, True)
+
+
+class FakeHost:
+    """A host as the roll-out leaves it."""
+
+    def __init__(self, name: str) -> None:
+        self.machine = Machine(name, "192.0.2.11")
+        self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
+        self.ca = ""
+
+    def roll_out(self, site: Site, now: datetime = NOW) -> pki.Trust:
+        """As role vm_host does it: new keys lie beside those in use until they have certificates."""
+        trust, keys, shown = pki.roll_out(site, self.machine, now=now)[1], {}, self.machine
+        for purpose in trust.rekey:
+            keys[purpose], csr = request()
+            shown = replace(shown, **{"csr" if purpose == "libvirt" else "hop_csr": csr})
+        if keys:
+            trust = pki.roll_out(site, shown, now=now)[1]
+            assert trust.rekey == ()
+        self.machine = replace(shown, certificate=trust.certificate, hop_certificate=trust.hop_certificate)
+        self.keys |= keys
+        self.ca = trust.ca
+        return trust
+
+    def certificate(self, purpose: str) -> str:
+        return self.machine.certificate if purpose == "libvirt" else self.machine.hop_certificate
+
+
+def meet(site: Site, host: FakeHost, folder: Path) -> None:
+    """The site manager and both servers of the host take each other, each by what it has.  Raises ssl.SSLError."""
+    for purpose in ("libvirt", "hop"):
+        key = host.keys[purpose].private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (folder / "both.pem").write_bytes(key + host.certificate(purpose).encode())
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=host.ca)
+        server.verify_mode = ssl.CERT_REQUIRED
+        server.load_cert_chain(folder / "both.pem")
+        client = ssl.create_default_context(cafile=str(site.pki / "cacert.pem"))
+        client.load_cert_chain(site.pki / "clientcert.pem", site.pki / "clientkey.pem")
+        client.load_verify_locations(site.pki / "cacrl.pem")
+        client.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+        there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+        name = host.machine.name if purpose == "libvirt" else f"{host.machine.name}.hop.vclust.invalid"
+        ends = (
+            client.wrap_bio(back, there, server_hostname=name),
+            server.wrap_bio(there, back, server_side=True),
+        )
+        for _ in range(4):
+            for end in ends:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    end.do_handshake()
+        assert ends[1].getpeercert()
+
+
+def test_all_keys_are_replaced_while_everything_works(site: Site, tmp_path: Path) -> None:
+    hosts = [FakeHost("xen1"), FakeHost("xen2")]
+
+    def all_meet() -> None:
+        for host in hosts:
+            meet(site, host, tmp_path)
+
+    for host in hosts:
+        assert host.roll_out(site).rotation == ""
+    all_meet()
+    earlier = contents(site)
+    assert pki.roll_out(site, rotate=True, check=True, now=NOW)[0].changed
+    assert contents(site) == earlier
+    change, trust = pki.roll_out(site, rotate=True, now=NOW)
+    assert "it is being replaced" in change.before["authority"]
+    assert trust.rotation == pki.BOTH
+    all_meet()
+    # Once more, as after an interruption: it goes on with the same.
+    assert not pki.roll_out(site, rotate=True, now=NOW)[0].changed
+    keys = dict(hosts[0].keys)
+    for host in hosts:
+        assert host.roll_out(site).ca == trust.ca
+        all_meet()
+        assert pki.proceed(site, ["xen1", "xen2"], now=NOW)[1] == pki.BOTH
+        assert pki.confirm(site, host.machine.name).changed
+        assert not pki.confirm(site, host.machine.name).changed
+        all_meet()
+    assert not set(keys.values()) & set(hosts[0].keys.values())
+    assert pki.roll_out(site, hosts[0].machine, now=NOW)[1].rekey == ()
+    assert pki.proceed(site, ["xen1", "xen2", "off"], now=NOW)[2] == ("off",)
+    client = contents(site)["clientkey.pem"]
+    assert pki.proceed(site, ["xen1", "xen2"], check=True, now=NOW)[0].changed
+    assert contents(site)["clientkey.pem"] == client
+    assert pki.proceed(site, ["xen1", "xen2"], now=NOW)[1:] == (pki.NEW, ("xen1", "xen2"))
+    assert contents(site)["clientkey.pem"] != client
+    assert "old-cakey.pem" not in contents(site)
+    all_meet()
+    for host in hosts:
+        assert host.roll_out(site).ca == (site.pki / "cacert.pem").read_text()
+        all_meet()
+        assert pki.proceed(site, ["xen1", "xen2"], now=NOW)[1] == pki.NEW
+        pki.confirm(site, host.machine.name)
+    assert pki.proceed(site, ["xen1", "xen2"], now=NOW)[1:] == ("", ())
+    all_meet()
+    assert not pki.proceed(site, ["xen1", "xen2"], now=NOW)[0].changed
+    assert contents(site).keys() == earlier.keys()
+    assert not pki.roll_out(site, hosts[0].machine, now=NOW)[0].changed
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_replacing_keys_is_killed_at_any_file(site: Site, tmp_path: Path, step: int) -> None:
+    """Whatever file was the last one written: the host and the site manager take each other, and it goes on."""
+    host = FakeHost("xen1")
+    host.roll_out(site)
+    written = 0
+
+    class Killed(BaseException):
+        pass
+
+    write, remove = pki._Folder.write, pki._Folder.remove
+
+    def dying(method: Any) -> Any:
+        def call(folder: Any, *arguments: Any) -> None:
+            nonlocal written
+            if written == step:
+                raise Killed
+            written += 1
+            method(folder, *arguments)
+
+        return call
+
+    def replace_keys() -> None:
+        pki.roll_out(site, rotate=True, now=NOW)
+        for _ in range(2):
+            host.roll_out(site)
+            pki.confirm(site, "xen1")
+            pki.proceed(site, ["xen1"], now=NOW)
+
+    before = (site.pki / "cacert.pem").read_text()
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(pki._Folder, "write", dying(write))
+        patch.setattr(pki._Folder, "remove", dying(remove))
+        replace_keys()
+    # The next run of any kind.
+    pki.roll_out(site, now=NOW)
+    meet(site, host, tmp_path)
+    replace_keys()
+    meet(site, host, tmp_path)
+    assert (site.pki / "cacert.pem").read_text().count("BEGIN") == 1
+    assert (site.pki / "cacert.pem").read_text() != before
+    assert not list(site.pki.glob("old-*"))
+
+
+def test_a_host_that_is_taken_out_is_let_in_nowhere(site: Site, tmp_path: Path) -> None:
+    hosts = [FakeHost("xen1"), FakeHost("xen2")]
+    for host in hosts:
+        host.roll_out(site)
+    assert set(pki.ends(site)) == {"", "xen1", "xen2"}
+    before = contents(site)
+    would, _ = pki.withdraw(site, Machine("xen1", ""), check=True, now=NOW)
+    assert contents(site) == before
+    change, known = pki.withdraw(site, Machine("xen1", ""), now=NOW)
+    assert (change, known, change.changed) == (would, True, True)
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+        meet(site, hosts[0], tmp_path)
+    meet(site, hosts[1], tmp_path)
+    assert set(pki.ends(site)) == {"", "xen2"}
+    assert not pki.withdraw(site, Machine("xen1", ""), now=NOW)[0].changed
+    assert pki.withdraw(site, Machine("xen3", ""), now=NOW)[1] is False
+    # It comes back with the keys it had, which somebody else may have as well.
+    stolen = replace(hosts[0].machine), dict(hosts[0].keys)
+    trust = pki.roll_out(site, hosts[0].machine, now=NOW)[1]
+    assert (trust.rekey, trust.certificate, trust.hop_certificate) == (("libvirt", "hop"), "", "")
+    hosts[0].roll_out(site)
+    meet(site, hosts[0], tmp_path)
+    hosts[0].machine, hosts[0].keys = stolen
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+        meet(site, hosts[0], tmp_path)
+
+
+def test_taken_out_under_another_name_and_without_a_list(site: Site, tmp_path: Path) -> None:
+    """Its certificates of another name have the same keys; those that it shows itself need no list."""
+    host = FakeHost("old")
+    host.roll_out(site)
+    earlier = replace(host.machine)
+    host.machine = replace(host.machine, name="new")
+    host.roll_out(site)
+    (site.pki / "issued.json").unlink()  # an earlier release kept none
+    pki.roll_out(site, earlier, now=NOW)
+    assert pki.withdraw(site, host.machine, now=NOW)[1]
+    for machine in (earlier, host.machine):
+        host.machine = machine
+        with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+            meet(site, host, tmp_path)
+
+
+def test_what_was_issued_is_damaged(site: Site) -> None:
+    FakeHost("xen1").roll_out(site)
+    (site.pki / "issued.json").write_text("{")
+    with pytest.raises(
+        VclustError, match=r"issued\.json: got .*, expected what hosts were given \(JSON\)\n  hint"
+    ):
+        pki.roll_out(site, now=NOW)
 
 
 def test_interrupted_renewal_and_lost_key(site: Site) -> None:
@@ -205,35 +412,13 @@ def test_hosts_side_by_side(site: Site) -> None:
 
 
 def test_tls(site: Site, tmp_path: Path) -> None:
-    """The two sides take each other, by name and by address; nothing under another name is taken."""
-    key, csr = request()
-    trust = pki.roll_out(site, xen1(csr))[1]
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (tmp_path / "both.pem").write_bytes(private + trust.certificate.encode())
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(site.pki / "cacert.pem"))
-    server.verify_mode = ssl.CERT_REQUIRED
-    server.load_cert_chain(tmp_path / "both.pem")
-    client = ssl.create_default_context(cafile=str(site.pki / "cacert.pem"))
-    client.load_cert_chain(site.pki / "clientcert.pem", site.pki / "clientkey.pem")
-
-    def meet(address: str) -> object:
-        there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-        ends = (
-            client.wrap_bio(back, there, server_hostname=address),
-            server.wrap_bio(there, back, server_side=True),
-        )
-        for _ in range(4):
-            for end in ends:
-                with contextlib.suppress(ssl.SSLWantReadError):
-                    end.do_handshake()
-        return ends[1].getpeercert()
-
-    for address in ("192.0.2.11", "xen1"):
-        assert meet(address)
-    with pytest.raises(ssl.SSLCertVerificationError, match=r"192\.0\.2\.99"):
-        meet("192.0.2.99")
+    """The two sides take each other by name; nothing under another name is taken."""
+    host = FakeHost("xen1")
+    host.roll_out(site)
+    meet(site, host, tmp_path)
+    host.machine = replace(host.machine, name="xen2")
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        meet(site, host, tmp_path)
 
 
 def test_module(site: Site) -> None:
@@ -248,12 +433,25 @@ def test_module(site: Site) -> None:
     arguments = {
         "site": {"root": str(site.root)},
         "host": {"name": "xen1", "address": "127.0.0.2", "csr": csr, "hop_csr": hop_csr},
-        "machines": ["127.0.0.2", "127.0.0.3"],
     }
     answer = call("vclust_pki", arguments)
     assert answer["changed"]
-    assert set(answer["addresses"]) >= {"127.0.0.2", "127.0.0.3"}
+    assert (answer["rekey"], answer["rotation"]) == ([], "")
     assert answer["client"] == "CN=vclust site manager"
     arguments["host"] |= {name: answer[name] for name in ("certificate", "hop_certificate")}
     assert not call("vclust_pki", arguments)["changed"]
     assert not call("vclust_pki", arguments, check=True)["changed"]
+
+    everybody = {"site": arguments["site"], "hosts": ["xen1"]}
+    assert call("vclust_pki", everybody)["rotation"] == ""
+    assert call("vclust_pki", {"site": arguments["site"], "rotate": True})["rotation"] == "both"
+    assert call("vclust_pki", everybody)["waiting"] == ["xen1"]
+    confirmed = {"site": arguments["site"], "host": {"name": "xen1", "state": "confirmed"}}
+    assert [call("vclust_pki", confirmed, check=check)["changed"] for check in (True, False, False)] == [
+        True, True, False
+    ]  # fmt: skip
+    assert call("vclust_pki", everybody)["rotation"] == "new"
+    gone = {"site": arguments["site"], "host": {"name": "xen1", "state": "absent"}}
+    assert [call("vclust_pki", gone, check=check)["changed"] for check in (True, False, True, False)] == [
+        True, True, False, False
+    ]  # fmt: skip

@@ -89,6 +89,12 @@ def test_offers(filters: dict[str, Callable[..., Any]]) -> None:
     assert [one["result"] for one in found] == [{"msg": "late", "answered": False}, {"answered": False}]
 
 
+def test_site_name(filters: dict[str, Callable[..., Any]]) -> None:
+    assert [filters["vclust_site_name"](manager, GROUPS) for manager in ("m1", "m2", "m3")] == [
+        "north", "south", "m3"
+    ]  # fmt: skip
+
+
 def test_site_hosts(filters: dict[str, Callable[..., Any]]) -> None:
     hostvars: dict[str, dict[str, Any]] = {
         "m1": {"vclust_site": {"root": "/srv/v c"}},
@@ -198,3 +204,38 @@ def test_ssh_options() -> None:
     options = access.ssh_options(CLUSTER, {"name": "hello01", "address": "192.168.77.1"})
     assert options[::2] == ["-o"] * (len(options) // 2)
     assert "StrictHostKeyChecking=yes" in options
+
+
+def test_the_example_of_two_sites() -> None:
+    """Racks, both kinds of hosts, one that is drained: as the modules get them."""
+    argv = [
+        Path(sys.executable).with_name("ansible"),
+        *("-i", "inventories/example-sites/site.yml", "localhost", "-m", "debug"),
+        *("-a", "msg={{ groups.site_managers | map('vclust_site_hosts', groups, hostvars) | to_json }}"),
+    ]
+    done = subprocess.run(
+        argv,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **os.environ,
+            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.oneline",
+        },
+    )
+    north, south = json.loads(json.loads(done.stdout.partition("=> ")[2])["msg"])
+    end = "/system?pkipath=/var/lib/vclust/pki"
+    assert [
+        (host["name"], host["uri"], host["rack"], host["state"], host["cpu_overcommit"]) for host in north
+    ] == [
+        ("n1", f"qemu+tls://192.0.2.11{end}", "a", "active", 0),
+        ("n2", f"qemu+tls://192.0.2.12{end}", "a", "active", 1),
+        ("n3", f"qemu+tls://192.0.2.13{end}", "b", "drain", 0),
+        ("n4", f"xen+tls://192.0.2.14{end}", "b", "active", 0),
+    ]
+    assert [(host["name"], host["uri"], host["guest"]) for host in south] == [
+        ("s1", f"qemu+tls://198.51.100.11{end}", ""),
+        ("s2", f"xen+tls://198.51.100.12{end}", "pv"),
+    ]

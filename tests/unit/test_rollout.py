@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import runpy
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import StrictUndefined, Template
 from test_module import call
 
 from vclust_py.site import PROJECT
@@ -173,6 +175,48 @@ def test_files_of_a_user_become_the_folders(tmp_path: Path) -> None:
 
 
 @root
+def test_files_that_shall_be_gone(tmp_path: Path) -> None:
+    ours, shared, kept = tmp_path / "ours", tmp_path / "shared", tmp_path / "kept"
+    for folder in (ours / "deep", shared / "deep", kept):
+        folder.mkdir(parents=True)
+    secret = "PRIVATE" + "x" * 20
+    for file in (ours / "deep/key", shared / "deep/key", kept / "others"):
+        file.write_text(secret)
+        file.chmod(0o600)
+    (ours / "link").symlink_to(kept)
+    (tmp_path / "loose").symlink_to(kept)
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    files = [
+        *(
+            {"path": str(tmp_path / name), "state": "absent"}
+            for name in ("ours", "loose", "dangling", "none")
+        ),
+        {"path": str(shared / "deep/key"), "state": "absent"},
+        *(
+            {"path": str(path), "state": "absent_if_empty"}
+            for path in (shared / "deep", shared, kept, tmp_path / "none", kept / "others")
+        ),
+    ]
+    would = call("vclust_files", {"files": files}, check=True)
+    assert (kept / "others").exists()
+    assert (ours / "deep/key").exists()
+    real = call("vclust_files", {"files": files})
+    assert real["diff"] == would["diff"]
+    assert secret not in json.dumps(real)
+    gone = [
+        tmp_path / name for name in ("ours", "loose", "dangling", "shared/deep/key", "shared/deep", "shared")
+    ]
+    assert real["paths"] == [str(path) for path in gone]
+    assert real["diff"][3]["before"] == "file 0600 root:root\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "others").read_text() == secret
+    assert not call("vclust_files", {"files": files})["changed"]
+    assert not call("vclust_files", {"files": files}, check=True)["changed"]
+    answer = call("vclust_files", {"files": [{"path": str(kept)}]})
+    assert "mode: got nothing, expected permissions" in answer["msg"]
+
+
+@root
 def test_files_that_cannot_be(tmp_path: Path) -> None:
     def fails(**one: str) -> str:
         answer = call("vclust_files", {"files": [{"mode": "0644", **one}]})
@@ -207,14 +251,14 @@ Hook = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def hook(tmp_path: Path) -> Iterator[Hook]:
     """Runs the hook in a network namespace with an underlay and the segment's bridge; `nft` and `bridge` say when
-    they came and then do their work, but for the site's rules, which are not on this machine."""
+    they came and then do their work."""
     namespace = f"vclust-hook-{os.getpid()}"
     (tmp_path / "bin").mkdir()
     nft = tmp_path / "bin" / "nft"
     nft.write_text(
         "#!/bin/sh\n"
         f"ls /sys/class/net >{tmp_path}/before\necho $* >>{tmp_path}/nft\n"
-        f"[ $2 = /etc/vclust/vxlan.nft ] || exec {shutil.which('nft')} $*\n"
+        f"exec {shutil.which('nft')} $*\n"
     )
     nft.chmod(0o755)
     bridge = tmp_path / "bin" / "bridge"
@@ -281,7 +325,6 @@ def test_hook_joins_and_leaves(hook: Hook, tmp_path: Path) -> None:
         rules = inside(hook, "nft", "list", "table", "inet", "vclust_segments")
         assert "elements = { 0x7 : goto vc0123456789 }" in rules
         assert "ip saddr { 10.77.0.2, 10.77.0.3 } accept" in rules
-    assert "-f /etc/vclust/vxlan.nft\n" in (tmp_path / "nft").read_text()
     assert device not in (tmp_path / "before").read_text(), "the rules come before the device"
 
     for _ in range(2):
@@ -403,3 +446,45 @@ def test_hosts_that_the_roll_out_cannot_make(tmp_path: Path) -> None:
         "vclust_libvirt_uri: got 'qemu+ssh://h/system', expected qemu+tls://ADDRESS/system or xen+tls://ADDRESS/system"
         in said
     )
+
+
+UNITS = sorted(
+    path
+    for role in ("vm_host", "site_manager")
+    for path in (PROJECT / "roles" / role / "templates").glob("*.service.j2")
+)
+EXPOSURE = {
+    "vclust-hop.service": 3.0,
+    # It mounts the disks that caches are built on, in namespaces of its own; what packages run there is confined by the
+    # builder itself.
+    "vclust-upkeep.service": 4.2,
+}
+"""What systemd thinks of each (0 to 10), at most."""
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_units_are_hardened(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "etc/systemd/system"
+    folder.mkdir(parents=True)
+    variables = {
+        "site_manager_name": "local",
+        "site_manager_python": "/usr/bin/python3",
+        "_site_manager_root": "/var/lib/vclust",
+        "_vm_host_hop": "/usr/local/lib/vclust/hop.pyz",
+        "_vm_host_listen": "10.0.0.1",
+        "_vm_host_chain_port": 7365,
+    }
+    for template in path.parent.glob(f"{path.stem.partition('.')[0]}.*"):
+        text = Template(template.read_text(), undefined=StrictUndefined).render(variables)
+        (folder / template.stem).write_text(f"{text}\n")
+    security = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", f"--root={tmp_path}", "--no-pager", path.stem],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert security.stderr == "", "something in it systemd does not know"
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", security.stdout)
+    assert found is not None, security.stdout
+    assert float(found[1]) <= EXPOSURE[path.stem]

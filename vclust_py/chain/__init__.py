@@ -74,6 +74,8 @@ class Keys:
     ca: Path
     certificate: Path
     key: Path
+    revoked: Path | None = None
+    """Lists of certificates that count no more, one of each authority; a host that was taken out has such."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ _DATES = (9, 10)
 """OpenSSL's words for a certificate that is not yet, or no longer, valid."""
 _MISMATCH = (62, 64)
 """OpenSSL's words for a certificate of another name or address."""
+_REVOKED = 23
+"""OpenSSL's word for a certificate that counts no more."""
 _CLOCKS = "are the clocks right, its and the site manager's?"
 _UNKNOWN = "does it know this site's authority, and is its clock right?"
 _PAUSE = 0.25
@@ -45,6 +47,9 @@ class Caller:
         try:
             files: tuple[Path, ...] = (keys.ca, keys.certificate, keys.key)
             self._context = tls_context(ssl.Purpose.SERVER_AUTH, *map(str, files))
+            if keys.revoked is not None:
+                self._context.load_verify_locations(keys.revoked)
+                self._context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
         except OSError as error:
             raise VclustError(
                 f"{keys.ca.parent}: no keys to send with: {error}", "roll the site out first"
@@ -66,6 +71,8 @@ class Caller:
             except ssl.SSLCertVerificationError as error:
                 if error.verify_code in _MISMATCH:
                     return f"shows a certificate that is not for its hop: {error.verify_message}"
+                if error.verify_code == _REVOKED:
+                    return "shows a certificate that was revoked when its host was taken out of the site"
                 if error.verify_code in _DATES:
                     return f"shows a certificate that is not good now: {error.verify_message}; {_CLOCKS}"
                 return f"shows a certificate that is not this site's: {error.verify_message}"

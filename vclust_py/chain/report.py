@@ -52,4 +52,11 @@ def explained(outcome: Outcome) -> str:
 def keys(site: Site) -> Keys:
     """What the site manager shows to its hosts; made by the roll-out."""
     folder: Path = site.pki
-    return Keys(folder / "cacert.pem", folder / "clientcert.pem", folder / "clientkey.pem")
+    revoked = folder / "cacrl.pem"
+    return Keys(
+        folder / "cacert.pem",
+        folder / "clientcert.pem",
+        folder / "clientkey.pem",
+        # Earlier releases made none; the next roll-out does.
+        revoked if revoked.exists() else None,
+    )

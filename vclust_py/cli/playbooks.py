@@ -59,6 +59,8 @@ def run(
     phases: Sequence[str],
     follow: Follow,
     check: bool = False,
+    diff: bool = False,
+    limit: str = "",
     tags: Sequence[str] = (),
 ) -> "Outcome":
     """Run a playbook, show its progress and tell a failure; an interruption is for the caller to tell."""
@@ -71,12 +73,15 @@ def run(
             variables,
             inventory=inventory(arguments),
             check=check,
+            diff=diff,
+            limit=limit,
             tags=tags,
             verbosity=arguments.verbose,
             # Ansible announces the phases after the last one, too: it checks the arguments of every role.
             on_phase=lambda phase: shown.phase(phase) if phase in phases else None,
             on_result=follow.found,
             on_tick=lambda: shown.progress(follow.rows()),
+            on_start=follow.started,
         )
     if outcome.error and outcome.exit_code != 130:
         where = f"{outcome.phase}: " if outcome.phase else ""

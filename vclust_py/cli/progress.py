@@ -47,6 +47,9 @@ class Follow:
 
             self._session = Session(Site(root=Path(place["root"])))
 
+    def started(self, host: str, task: str) -> None:
+        """A machine of the inventory begins with a task."""
+
     def rows(self) -> Rows:
         if self._session is None:
             return []

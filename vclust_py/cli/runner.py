@@ -53,6 +53,10 @@ class Outcome:
     """The same for each site manager, by its inventory name."""
     tasks: int = 0
     """How many tasks have started."""
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """Each task that changed something, or in check mode would: host, task, diff (Ansible's, one or a list)."""
+    messages: list[str] = field(default_factory=list)
+    """What tasks of `debug` have said."""
 
     @property
     def failure(self) -> str:
@@ -66,20 +70,23 @@ def play(
     *,
     inventory: Path | None = None,
     check: bool = False,
+    diff: bool = False,
+    limit: str = "",
     tags: Sequence[str] = (),
     verbosity: int = 0,
     on_phase: Callable[[str], None] = lambda phase: None,
     on_result: Callable[[str, Mapping[str, Any]], None] = lambda module, result: None,
     on_tick: Callable[[], None] = lambda: None,
+    on_start: Callable[[str, str], None] = lambda host, task: None,
 ) -> Outcome:
-    """Run one of the project's playbooks to its end.
+    """Run one of the project's playbooks to its end, on the hosts of `limit` alone where that is not empty.
 
     The callbacks are called in the caller's thread.  Ctrl-C ends the modules at work, with clean-up; the
     exit code is 130 then.
     """
     import ansible_runner  # a quarter of a second that `vclust --help` need not wait
 
-    words = ["--check"] if check else []
+    words = [*(["--check"] if check else []), *(["--diff"] if diff else [])]
     if tags:
         words.append(f"--tags={','.join(tags)}")
     outcome = Outcome()
@@ -92,7 +99,7 @@ def play(
 
     def drain() -> None:
         while events:
-            _take(events.pop(0), outcome, on_phase, on_result)
+            _take(events.pop(0), outcome, on_phase, on_result, on_start)
         on_tick()
 
     with tempfile.TemporaryDirectory(prefix="vclust-") as folder:
@@ -104,6 +111,7 @@ def play(
             "inventory": str((inventory or PROJECT / "inventories/local").resolve()),
             "cmdline": " ".join(words) or None,
             "verbosity": verbosity or None,
+            "limit": limit or None,
             "quiet": not verbosity,
             "settings": {"pexpect_timeout": TICK},
             "envvars": {
@@ -141,6 +149,7 @@ def _take(
     outcome: Outcome,
     on_phase: Callable[[str], None],
     on_result: Callable[[str, Mapping[str, Any]], None],
+    on_start: Callable[[str, str], None],
 ) -> None:
     data = event.get("event_data") or {}
     match event.get("event"):
@@ -149,7 +158,14 @@ def _take(
             if data.get("role") and data["role"] != outcome.phase:
                 outcome.phase = data["role"]
                 on_phase(outcome.phase)
+        case "runner_on_start":
+            on_start(data["host"], data["task"])
         case "runner_on_ok":
+            if data["res"].get("changed"):
+                found = {"host": data["host"], "task": data["task"], "diff": data["res"].get("diff") or []}
+                outcome.changes.append(found)
+            if data["task_action"] == "ansible.builtin.debug":
+                outcome.messages.append(str(data["res"].get("msg", "")))
             outcome.results[data["task_action"]] = data["res"]
             outcome.hosts.setdefault(data["host"], {})[data["task_action"]] = data["res"]
             on_result(data["task_action"], data["res"])

@@ -360,3 +360,47 @@ def show_rebuilt(result: Mapping[str, Any], manager: str, *, check: bool) -> Non
         f" {built}, {removed};"
         f" {size(result['stored_bytes'])} of {size(result['space'])}, {result['seconds']:.1f} s"
     )
+
+
+def show_hosts(told: Mapping[str, Any], *, title: bool, first: bool) -> None:
+    """The hosts of a site as `vclust_hosts` tells them, then what is wrong, each with its next step."""
+    if title:
+        say(f"{'' if first else chr(10)}{told['site']} ({told['manager']}):")
+    if not told["hosts"]:
+        say("no hosts")
+        return
+    right = ("CPUS", "MEMORY", "DISK")
+    table = _table(
+        "HOST", "STATE", "RUNS BY", *right, "NODES", "KNOWN", "VERSIONS", "CERTIFICATES", right=right
+    )
+    for host in told["hosts"]:
+        facts, used = host["facts"], host["used"]
+        accelerator = facts.get("accelerator", host["driver"])
+        ends = host["certificates"].values()
+        table.add(
+            host["name"],
+            host["state"] if host["reachable"] else f"{host['state']}, away",
+            accelerator if accelerator == host["driver"] else f"{host['driver']}, {accelerator}",
+            f"{used['cpus']} of {facts['cpus']}" if facts else "",
+            f"{size(used['memory'])} of {size(facts['memory'])}" if facts else "",
+            f"{size(facts['disk_free'])} free" if facts else "",
+            host["there"],
+            "never" if host["age"] is None else f"{_age(host['age'])} ago",
+            ", ".join(f"{what} {version}" for what, version in host["versions"].items()),
+            f"until {_day(min(ends))}" if ends else "",
+        )
+    _print(table)
+    for host in told["hosts"]:
+        for problem in host["problems"]:
+            say(f"\n{problem}")
+    for what, end in told["authority"].items():
+        if end - time.time() < _SOON:
+            say(f"\nthe certificate of the {what} ends on {_day(end)}\n  hint: vclust site rollout")
+
+
+_SOON = 60 * 86400
+"""Seconds before its end from which on a roll-out issues a certificate again (`vclust_py.x509.RENEW`)."""
+
+
+def _day(moment: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(moment))

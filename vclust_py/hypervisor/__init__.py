@@ -185,6 +185,10 @@ class Hypervisor(Protocol):
 
     def capacity(self) -> Capacity: ...
 
+    def versions(self) -> dict[str, str]:
+        """Of `libvirt` on the host and of its `hypervisor`, that with its name."""
+        ...
+
     def running(self) -> set[str]:
         """UUIDs of the domains that run."""
         ...

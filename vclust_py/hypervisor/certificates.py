@@ -4,14 +4,15 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from vclust_py.errors import VclustError
+from vclust_py.x509 import is_issued_by, revoked
 
 ROLL_OUT = "run the roll-out: ansible-playbook playbooks/site.yml"
 _TIMEOUT = 10.0
@@ -20,31 +21,40 @@ _TIMEOUT = 10.0
 def fault(host: str, folder: Path, address: str, port: int) -> VclustError | None:
     """What is wrong with the certificates in `folder` or with the host's own; None when they look right."""
     try:
-        ca = _load(folder / "cacert.pem")
-        ours = _load(folder / "clientcert.pem")
+        authorities = _load(folder / "cacert.pem")  # two while keys are being replaced
+        (ours,) = _load(folder / "clientcert.pem")
         (folder / "clientkey.pem").stat()
     except OSError as error:
         return VclustError(f"{host}: TLS: {error.filename}: {error.strerror}", ROLL_OUT)
     except ValueError as error:
         return VclustError(f"{host}: TLS: {folder}: not a certificate: {error}", ROLL_OUT)
-    why = _date(folder / "cacert.pem", ca) or _flaw(folder / "clientcert.pem", ours, ca)
+    why = _date(folder / "cacert.pem", authorities[0]) or _flaw(folder / "clientcert.pem", ours, authorities)
     if why is None and (theirs := _presented(address, port)) is not None:
         what = f"the certificate of {address} (/etc/pki/libvirt/servercert.pem there)"
-        why = _flaw(what, theirs, ca) or _other_name(what, theirs, address)
+        why = _flaw(what, theirs, authorities) or _other_name(what, theirs, address)
+        if why is None and theirs.serial_number in _revoked(folder / "cacrl.pem", theirs):
+            why = f"{what}: revoked when its host was taken out of the site"
     return VclustError(f"{host}: TLS: {why}", ROLL_OUT) if why else None
 
 
-def _load(path: Path) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(path.read_bytes())
+def _load(path: Path) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(path.read_bytes())
 
 
-def _flaw(what: object, certificate: x509.Certificate, ca: x509.Certificate) -> str | None:
+def _revoked(path: Path, certificate: x509.Certificate) -> set[int]:
+    """Serial numbers that the certificate's authority has revoked."""
     try:
-        certificate.verify_directly_issued_by(ca)
-    except (InvalidSignature, ValueError, TypeError):
+        text = path.read_text(encoding="ascii")
+    except FileNotFoundError:  # of an earlier release
+        return set()
+    return revoked(text).get(certificate.issuer.rfc4514_string(), set())
+
+
+def _flaw(what: object, certificate: x509.Certificate, authorities: Sequence[x509.Certificate]) -> str | None:
+    if not any(is_issued_by(certificate, authority) for authority in authorities):
         return (
             f"{what}: issued by '{certificate.issuer.rfc4514_string()}', which is not this site's authority"
-            f" '{ca.subject.rfc4514_string()}'"
+            f" '{authorities[0].subject.rfc4514_string()}'"
         )
     return _date(what, certificate)
 

@@ -69,6 +69,15 @@ class Domains:
 
         return self._connection.call("list domains", work)
 
+    def versions(self) -> dict[str, str]:
+        def work(connection: Any) -> dict[str, str]:
+            return {
+                "libvirt": _version(connection.getLibVersion()),
+                "hypervisor": f"{connection.getType()} {_version(connection.getVersion())}",
+            }
+
+        return self._connection.call("versions", work)
+
     def remove(self, uuid: str) -> bool:
         def work(connection: Any) -> bool:
             found = _lookup(connection.lookupByUUIDString, uuid)
@@ -128,6 +137,11 @@ class Domains:
         add(interface, "mac", address=mac)
         add(interface, "source", bridge=bridge)
         return interface
+
+
+def _version(number: int) -> str:
+    """libvirt counts 1,000,000 * major + 1,000 * minor + release."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
 def _lookup(find: Callable[[str], Any], key: str) -> Any | None:

@@ -88,3 +88,18 @@ def known_hosts(store: Store) -> list[KnownHost]:
         )
         for row in seen
     ]
+
+
+def knows_host(store: Store, host: str) -> bool:
+    """Whether anything of the host is written down."""
+    tables = ("observed_hosts", "sent")
+    return store.exists and any(
+        store.rows(f"SELECT 1 FROM {table} WHERE host = ? LIMIT 1", (host,))  # noqa: S608 - names of ours
+        for table in tables
+    )
+
+
+def forget_host(store: Store, host: str) -> None:
+    """The host is none of the site's any more: what it was seen to have, and what it was sent."""
+    for table in ("observed_hosts", "sent"):
+        store.execute(f"DELETE FROM {table} WHERE host = ?", (host,))  # noqa: S608 - names of ours

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from vclust_hop import items, messages, sending, service, tags, wire
 from vclust_py import pki
-from vclust_py.chain import File, Keys, head, send
+from vclust_py.chain import File, Keys, head, report, send
+from vclust_py.site import Site
 
 GONE = "^$|reset|[Bb]roken pipe|alert|EOF|closed"
 """How the end of a connection is told."""
@@ -80,6 +81,18 @@ def test_keys_of_another_site(hosts: Hosts, tmp_path: Path) -> None:
     keys = Keys(other.head.ca, hosts.trust.head.certificate, hosts.trust.head.key)
     (bad,) = send([File(path)], [theirs.hop], keys)
     assert bad.failed.endswith("does it know this site's authority, and is its clock right?")
+
+
+def test_a_host_that_was_taken_out(hosts: Hosts, tmp_path: Path) -> None:
+    """The one that is still in the site gets the file."""
+    out, still = hosts.start(2)
+    path = tmp_path / "image"
+    path.write_bytes(b"x")
+    site = Site(root=hosts.trust.head.ca.parents[1])
+    pki.withdraw(site, pki.Machine(out.hop.name, ""))
+    bad, good = send([File(path)], [out.hop, still.hop], report.keys(site))
+    assert bad.failed == "shows a certificate that was revoked when its host was taken out of the site"
+    assert (good.failed, good.arrived) == ("", ("image",))
 
 
 def test_clocks_that_differ(hosts: Hosts, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from vclust_py.hypervisor import certificates
+from vclust_py.x509 import Authority, revocation_list
 
 DAY = timedelta(days=1)
 NOW = datetime.now(UTC)
@@ -142,6 +143,27 @@ def test_another_authority_of_the_same_name(tmp_path: Path, ours: Issued) -> Non
 def test_the_host_has_another_address(tmp_path: Path, ours: Issued) -> None:
     found = fault(tmp_path, ours, Issued("c", ours), Issued("s", ours, address="10.0.0.1"))
     assert found.endswith(": made for 10.0.0.1")
+
+
+def test_the_host_was_taken_out(tmp_path: Path, ours: Issued) -> None:
+    authority = Authority(ours.certificate, ours.key)
+    shown, other = Issued("s", ours, address="127.0.0.1"), Issued("o", ours)
+    for serial, said in (
+        (other.certificate.serial_number, "None"),
+        (shown.certificate.serial_number, "revoked"),
+    ):
+        (tmp_path / "cacrl.pem").write_text(revocation_list(authority, [serial], NOW))
+        assert said in fault(tmp_path, ours, Issued("c", ours), shown)
+
+
+def test_two_authorities_while_keys_are_replaced(tmp_path: Path, ours: Issued, others: Issued) -> None:
+    ours.write(tmp_path / "cacert.pem")
+    Issued("c", others).write(tmp_path / "clientcert.pem", tmp_path / "clientkey.pem")
+    with (tmp_path / "cacert.pem").open("ab") as file:
+        file.write(others.certificate.public_bytes(serialization.Encoding.PEM))
+    for authority in (ours, others):
+        with server(tmp_path, Issued("s", authority, address="127.0.0.1")) as port:
+            assert certificates.fault("h1", tmp_path, "127.0.0.1", port) is None
 
 
 def test_a_file_is_not_there(tmp_path: Path, ours: Issued) -> None:

@@ -63,6 +63,9 @@ class FakeHost:
     def capacity(self) -> Capacity:
         return Capacity("amd64", 4096, 3 * 10**9, 1 << 44, 1 << 44, {}, 1 << 50, "kvm")
 
+    def versions(self) -> dict[str, str]:
+        return {"libvirt": "9.0.0", "hypervisor": "QEMU 7.2.0"}
+
     def running(self) -> set[str]:
         return {
             uuid for uuid, domain in self.domains.items() if domain.name.rpartition(".")[2] not in self.silent

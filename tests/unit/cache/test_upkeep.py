@@ -1,0 +1,80 @@
+"""What recurs on a site manager: as a function, and as the process that systemd runs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cache.cachesite import (
+    a_lock,
+    caches,
+    everything_old,
+    make_cache,
+    quiet,
+    remember,
+    shrunk,
+    status,
+    with_session,
+)
+
+from vclust_py.cache import upkeep
+from vclust_py.cache.status import REBUILD_LOCK
+from vclust_py.image import Catalogue
+from vclust_py.image.base import BaseImages
+from vclust_py.site import PROJECT, Site
+
+do = with_session(lambda session: upkeep.upkeep(session, quiet))
+
+
+def test_nothing_was_ever_asked_of_the_site(site: Site) -> None:
+    assert do(site) == []
+    assert not site.database.exists()
+
+
+def test_caches_are_chosen_when_that_is_due(site: Site, base: BaseImages) -> None:
+    remember(site, *[a_lock(site, "full")] * 4)
+    assert do(site) == []
+    assert status(site)["state"] == "never"
+    remember(site, a_lock(site, "full"))
+    with site.file_lock(REBUILD_LOCK):
+        assert do(site) == []  # somebody is at it
+    (line,) = do(site)
+    assert line.startswith("built ")
+    assert [cache.chosen for cache in caches(site)] == [True]
+    assert do(site) == []
+
+
+def test_images_without_a_place_go(site: Site, base: BaseImages) -> None:
+    remember(site, a_lock(site, "full"))
+    image = make_cache(site, a_lock(site, "full"), base.base, "unpacked")
+    everything_old(site)
+    assert do(site) == []
+    (line,) = do(shrunk(site, layer_space=0))
+    assert line == f"removed {image.path.name}: least recently used beyond layer_space, 0 MB"
+    assert not image.path.exists()
+    assert [one.manifest.kind for one in Catalogue(site).images()].count("base") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        ({}, 0, ""),
+        ({"rot": "/"}, 1, "vclust: vclust_site: rot: unknown setting"),
+        (None, 1, "vclust: Expecting value"),
+    ],
+)
+def test_as_systemd_runs_it(site: Site, base: BaseImages, settings: object, code: int, said: str) -> None:
+    """The site's settings, as the inventory has them, on standard input; nothing of the caller's environment."""
+    quick = {"root": str(site.root), "cache_space": "12B", "cache_every": 5}  # building a cache needs root
+    remember(site, *[a_lock(site, "full")] * 5)
+    done = subprocess.run(
+        [sys.executable, "-m", "vclust_py.cache.upkeep"],
+        cwd="/",
+        env={"PYTHONPATH": str(PROJECT), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        input="" if settings is None else json.dumps(quick | dict(settings)),  # type: ignore[call-overload]
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr[: len(said)]) == (code, said)
+    assert status(site)["state"] == ("never" if code else "done")
