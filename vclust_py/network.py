@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from vclust_py import network_hook
+from vclust_py import egress, network_hook
 from vclust_py.addresses import mac_of
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Segment
@@ -134,6 +134,11 @@ def protect(segment: str, tunnel: Segment | None = None) -> None:
     _filter(_without_earlier(segment) + own)
 
 
+def let_out(segment: str, way: egress.Way) -> tuple[str, ...]:
+    """Open the segment's way out; warnings say why there is none (`egress.ensure`)."""
+    return egress.ensure(segment, way)
+
+
 def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) -> None:
     """The bridge and the namespace, and the port between them, which is not the bridge's member yet."""
     run(["ip", "netns", "add", segment])
@@ -165,7 +170,7 @@ def _without_earlier(segment: str) -> str:
 
 def remove(segment: str, number: int) -> bool:
     """Take the segment with that VXLAN network number away; False when nothing of it was there."""
-    found = False
+    found = egress.close(segment)  # first: a socket that listens keeps its namespace
     for interface in (f"{segment}r", network_hook.device(segment), segment):
         if Path("/sys/class/net", interface).exists():
             run(["ip", "link", "delete", interface])

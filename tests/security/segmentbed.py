@@ -1,6 +1,7 @@
 """Machines of a site as network namespaces on one LAN, with real segments (libvirt's hook, `network.ensure`).
 
-Each machine has a mount namespace too, with its own /etc (an overlay) and /run/netns, held by a process that sleeps.
+Each machine has a mount namespace too, with its own /etc (an overlay), /run/vclust and /run/netns, held by a process
+that sleeps.
 Sockets are made inside of a namespace and used from here: a packet costs no process.
 """
 
@@ -44,7 +45,8 @@ mount --make-rprivate /
 mount -t tmpfs work {work}
 mkdir -p {work}/upper {work}/work
 mount -t overlay -o lowerdir=/etc,upperdir={work}/upper,workdir={work}/work overlay /etc
-mkdir -p /run/netns /etc/vclust
+mkdir -p /run/netns /run/vclust /etc/vclust
+mount -t tmpfs run /run/vclust
 mount -t tmpfs netns /run/netns
 mount --make-shared /run/netns
 echo up

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vclust_py import metapackages, timing
+from vclust_py import egress, metapackages, timing
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
@@ -73,7 +73,9 @@ def run(session: Session, inputs: Inputs) -> Result:
         start = next((one for one in caches(session) if one.digest == digest), None) if digest else None
         plan, changed = _place(session, inputs, request, lock, cluster, start)
     change = Change({} if changed else plan.placement, plan.placement)
-    return Result(change, {"plan": asdict(plan)})
+    # Said by a plan; a create says it when it has tried.
+    warnings = egress.missing(session.site) if inputs.check else ()
+    return Result(change, {"plan": asdict(plan)}, warnings)
 
 
 def _place(
