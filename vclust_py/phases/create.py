@@ -75,7 +75,7 @@ def run(session: Session, inputs: Inputs) -> Result:
                 cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
             )
             warnings = session.networks.let_out(cluster.segment, way_out)
-            _identities(session, cluster, network.TUNNEL_MTU if tunnels else network.MTU, way_out)
+            _identities(session, cluster, _mtu(tunnels), way_out)
             for node in cluster.nodes:
                 if node.host in errors:  # MinNodes allows it
                     now, why = time.time(), str(errors[node.host])
@@ -126,6 +126,10 @@ def _segments(cluster: Cluster) -> dict[str | None, Segment]:
     for node in cluster.nodes:
         nodes.setdefault(node.machine, []).append(node.mac)
     return network.segments(cluster.segment, cluster.network, cluster.request.router, nodes)
+
+
+def _mtu(tunnels: dict[str | None, Segment]) -> int:
+    return next((end.mtu for end in tunnels.values()), network.MTU)
 
 
 def _domain(
