@@ -187,6 +187,7 @@ class Bed:
         self._folder, self._name = folder, f"vcs{os.getpid()}"
         self._stack = ExitStack()
         self._ports = 0
+        self._nodes: set[str] = set()
         self.machines: dict[str, Machine] = {}
 
     def __enter__(self) -> "Bed":
@@ -242,6 +243,8 @@ class Bed:
 
     def node(self, machine: Machine, bridge: str, network: IPv4Network, number: int, mtu: int = 1450) -> Node:
         name, address = f"{bridge[-2:]}{number}", network[number]
+        while f"/run/netns/{self._name}-{name}" in self._nodes:  # it moves
+            name += "m"
         full = self._namespace(name)
         port = f"tap{name}"
         run("ip", "-n", full, "link", "set", "lo", "up")
@@ -252,6 +255,7 @@ class Bed:
         run("ip", "-n", full, "address", "add", f"{address}/{network.prefixlen}", "dev", "eth0")
         run("ip", "-n", full, "link", "set", "eth0", "mtu", mtu, "up")
         namespace = f"/run/netns/{full}"
+        self._nodes.add(namespace)
         link = Link(namespace, "eth0")
         self._stack.callback(link.close)
         return Node(name, address, namespace, link)

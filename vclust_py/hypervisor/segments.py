@@ -31,29 +31,33 @@ def ensure(connection: Connection, host: Host, segment: Segment) -> None:
     changed and domains are on it, and when the hook refuses it.
     """
     xml = segment_xml(segment)
-    outcomes = Pool(connection, host, "vclust-host", Path(OUTCOMES))
 
-    def work(connection: Any) -> Any | None:
+    def work(connection: Any) -> str:
+        """The name of the port group with new members, of which the hook is to say how it went; else nothing."""
         found = _network(connection, segment.name)
         if found is not None:
             there = parsed(found.XMLDesc())
-            if _same(there, xml):
-                return found
-            if members := _members(connection, segment.name):
+            if _same(there, xml) and _in_force(there)[1] == _in_force(xml)[1]:
+                _forget_earlier(found, there)
+                return ""
+            if domains := _members(connection, segment.name):
+                if _same(there, xml):
+                    return _change(found, there, segment)
                 if _earlier(there, segment):
-                    return None
+                    return ""
                 raise VclustError(
                     f"{host.name}: segment {segment.name}: its number, address or MTU has changed, and"
-                    f" {', '.join(members)} would lose it"
+                    f" {', '.join(domains)} would lose it"
                 )
             _stop(found)
         try:
-            return connection.networkCreateXML(as_text(xml))
+            connection.networkCreateXML(as_text(xml))
+            return ""
         except libvirt.libvirtError as error:
             # Another thread or process may have made it at the same moment.
             found = _network(connection, segment.name)
             if found is not None and _same(parsed(found.XMLDesc()), xml):
-                return found
+                return ""
             if error.get_error_code() != libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:
                 raise
             raise VclustError(
@@ -61,50 +65,58 @@ def ensure(connection: Connection, host: Host, segment: Segment) -> None:
                 f"is the host's hook of another version of vclust?  {ROLL_OUT}",
             ) from error
 
-    def change(connection: Any) -> None:
-        network = work(connection)
-        if network is not None:
-            _bring_up_to_date(network, segment, host, outcomes)
+    what = f"segment {segment.name}"
+    group = connection.call(what, work)
+    if not group:
+        return
+    said = Pool(connection, host, "vclust-host", Path(OUTCOMES)).read(f"{segment.name}.peers", 0)
+    done = said.decode(errors="replace").strip() == group.split()[1]
 
-    connection.call(f"segment {segment.name}", change)
+    def finish(connection: Any) -> None:
+        network = connection.networkLookupByName(segment.name)
+        if done:
+            _forget_earlier(network, parsed(network.XMLDesc()))
+        else:
+            _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, group)
+
+    connection.call(what, finish)
+    if not done:
+        words = plain(said.decode(errors="replace").strip(), 1000) or "the hook said nothing"
+        raise VclustError(
+            f"{host.name}: {what}: its new members: {words}",
+            f"is the host's hook of another version of vclust?  {ROLL_OUT}",
+        )
 
 
-def _bring_up_to_date(network: Any, segment: Segment, host: Host, outcomes: Pool) -> None:
-    """Bring the network's members to those of the segment, and take older sets of them away."""
-    text = network.XMLDesc()
-    wanted = {str(peer): sorted(macs) for peer, macs in segment.peers.items()}
+def _in_force(network: Element) -> tuple[int, dict[str, list[str]]]:
+    """The number of the network's newest members, and who they are, sorted; raises VclustError."""
     try:
-        end = end_of(f"<hookData>{text}</hookData>")
+        end = end_of(f"<hookData>{as_text(network)}</hookData>")
     except (Failed, ValueError) as error:
-        raise VclustError(f"{host.name}: segment {segment.name}: {error}") from error
-    generation = 0 if end is None else end.generation
-    groups = [
-        group.get("name", "")
-        for group in parsed(text).iterfind("portgroup")
-        if group.get("name", "").startswith(GROUP.split("{")[0])
-    ]
-    current = GROUP.format(generation)
-    if end is None or {peer: sorted(macs) for peer, macs in end.peers.items()} != wanted:
-        current = GROUP.format(generation + 1)
-        name = current + " ".join(f"{peer}={','.join(macs)}" for peer, macs in sorted(wanted.items()))
-        _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, name)
-        said = outcomes.read(f"{segment.name}.peers", 0).decode(errors="replace").strip()
-        if said != str(generation + 1):
-            _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, name)  # back to what was
-            raise VclustError(
-                f"{host.name}: segment {segment.name}: its new members: {plain(said, 1000) or 'the hook said nothing'}",
-                f"is the host's hook of another version of vclust?  {ROLL_OUT}",
-            )
-    for name in groups:
-        if not name.startswith(current):
+        raise VclustError(f"segment {network.findtext('name')}: {error}") from error
+    return (0, {}) if end is None else (end.generation, {peer: sorted(end.peers[peer]) for peer in end.peers})
+
+
+def _change(network: Any, there: Element, segment: Segment) -> str:
+    """Give a network that is in use the members of the segment; the name of the port group that says so."""
+    members = [f"{peer}={','.join(macs)}" for peer, macs in sorted(segment.peers.items())]
+    name = GROUP.format(_in_force(there)[0] + 1) + " ".join(members)
+    _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, name)
+    return name
+
+
+def _forget_earlier(network: Any, there: Element) -> None:
+    """Take all members but the newest away."""
+    newest = GROUP.format(_in_force(there)[0])
+    for name in [group.get("name", "") for group in there.iterfind("portgroup")]:
+        if name.startswith(GROUP.split("{")[0]) and not name.startswith(newest):
             _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, name)
 
 
 def _update(network: Any, command: int, group: str) -> None:
     xml = as_text(ElementTree.Element("portgroup", name=group))
-    network.update(
-        command, libvirt.VIR_NETWORK_SECTION_PORTGROUP, -1, xml, libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
-    )
+    section, flags = libvirt.VIR_NETWORK_SECTION_PORTGROUP, libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+    network.update(command, section, -1, xml, flags)
 
 
 def remove(connection: Connection, name: str) -> None:
