@@ -181,7 +181,11 @@ def let_out(segment: str, way: egress.Way) -> tuple[str, ...]:
 def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) -> None:
     """The bridge and the namespace, and the port between them, which is not the bridge's member yet."""
     run(["ip", "netns", "add", segment])
-    run(["ip", "link", "add", segment, "type", "bridge", "stp_state", "0", "forward_delay", "0"])
+    # Else its hardware address is the least of its ports', and the kernel forgets neighbours whenever that changes.
+    # libvirt gives its bridges one too.
+    own = ":".join(["02", *(segment[at : at + 2] for at in range(2, 12, 2))])
+    kind = ["type", "bridge", "stp_state", "0", "forward_delay", "0"]
+    run(["ip", "link", "add", segment, "address", own, *kind])
     for setting, value in network_hook.SETTINGS.items():
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             Path("/proc/sys/net", setting.format(segment)).write_text(value, encoding="ascii")

@@ -144,7 +144,8 @@ class Machine:
 
     def join(self, segment: Segment) -> None:
         """What libvirt and its hook do when the network starts."""
-        self.run("ip", "link", "add", segment.name, "type", "bridge", "forward_delay", 0)
+        address = ["address", "52:54:00:00:00:01"]
+        self.run("ip", "link", "add", segment.name, *address, "type", "bridge", "forward_delay", 0)
         self.run("ip", "link", "set", segment.name, "up")
         self.hook("started", segment)
 
