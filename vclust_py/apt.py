@@ -268,6 +268,23 @@ class AptRoot:
         ]
         return run([tool, *start, *words], env={**os.environ, "LC_ALL": "C", "APT_CONFIG": ""})
 
+    def sources(self) -> list[Stanza]:
+        """The sources that its index is fetched from, without users and passwords; none before the first time."""
+        try:
+            return list(_deb822(self._sources.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return []
+
+    @property
+    def _sources(self) -> Path:
+        return self.path / "sources.d" / "vclust.sources"
+
+    def settings(self, *names: str) -> dict[str, str]:
+        """What apt's configuration says in this root, by name; empty where it says nothing."""
+        text = self.run("apt-config", "dump", "--format", "%F %v%n", *names)
+        said = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+        return {name: said.get(name, "") for name in names}
+
     def transport(self) -> str:
         """How packages are got (proxies, passwords), in the form of apt.conf(5), for an apt with another root."""
         text = self.run("apt-config", "dump", "--format", '%F "%v";%n')
@@ -305,7 +322,7 @@ class AptRoot:
         if re.search(r'[\s";]', proxy):
             raise VclustError(f"vclust_site: apt_proxy: got '{proxy}', expected a URL")
         chosen = _chosen(self.site, self.suite)
-        _write(self.path / "sources.d" / "vclust.sources", _written(chosen))
+        _write(self._sources, _written(chosen))
         _write(self.path / "auth.conf", _credentials(chosen))
         # Read after the machine's own configuration, so what stands here wins over it.
         _write(

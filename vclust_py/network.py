@@ -18,14 +18,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from vclust_py import network_hook
+from vclust_py import egress, network_hook
 from vclust_py.addresses import mac_of
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Segment
 from vclust_py.run import CommandError, run
 
 MTU = 1500
-TUNNEL_MTU = network_hook.MTU
+"""Of a segment on one machine."""
+_MOST = 9000 - network_hook.OVERHEAD
+"""Jumbo frames, as switches have them.  Larger ones (loopback's) are no network's."""
 
 
 def check_free(network: IPv4Network) -> None:
@@ -70,16 +72,32 @@ def segments(
     machine is another one.  Raises VclustError as `addresses` does.
     """
     members = addresses(machine for machine in nodes if machine is not None)
+    if not members:
+        return {}
+    size = mtu(name, [address for machine, address in members.items() if machine is not None])
     there: dict[IPv4Address, tuple[str, ...]] = {}  # two names may be one machine's
     for machine, address in members.items():
         here = (mac_of(router),) if machine is None else ()
         there[address] = (*there.get(address, ()), *here, *nodes.get(machine, ()))
     return {
         machine: Segment(
-            name, number, address, {peer: macs for peer, macs in there.items() if peer != address}
+            name, number, address, {peer: macs for peer, macs in there.items() if peer != address}, size
         )
         for machine, address in members.items()
     }
+
+
+def mtu(segment: str, machines: Sequence[IPv4Address]) -> int:
+    """Bytes of a packet in the segment: what the site manager's ways to the machines take, less the tunnel's part.
+
+    A segment that is there keeps what it has, as its nodes do; where that is too much, VXLAN's packets go in fragments.
+    """
+    there = Path("/sys/class/net", segment, "mtu")
+    if there.exists():
+        return int(there.read_text(encoding="ascii"))
+    routes = run(["ip", "-json", "-batch", "-"], stdin="".join(f"route get {one}\n" for one in machines))
+    least = network_hook.least_mtu(routes, run(["ip", "-json", "link", "show"]))
+    return min(least - network_hook.OVERHEAD, _MOST)
 
 
 def _address(machine: str) -> IPv4Address:
@@ -108,15 +126,11 @@ def ensure(
         remove(segment, number)
     protect(segment, tunnel)  # before anything can come in
     if not whole:
-        _build(segment, network, router, TUNNEL_MTU if tunnel else MTU)
+        _build(segment, network, router, tunnel.mtu if tunnel else MTU)
     if tunnel:
-        device = network_hook.device(segment)
-        there = Path("/sys/class/net", device).exists()
-        links = network_hook.links(segment, tunnel.vni, str(tunnel.local), there=there)
-        run(["ip", "-batch", "-"], stdin=links)
-        peers = {str(peer): macs for peer, macs in tunnel.peers.items()}
-        run(["bridge", "-batch", "-"], stdin=network_hook.entries(segment, peers))
-        run(["ip", "link", "set", device, "up"])
+        _connect(segment, tunnel)
+    else:
+        _disconnect(segment, number)
     # Last: the port is what says that the segment is whole.
     run(["ip", "link", "set", port, "up", "master", segment])
     run(["ip", "-netns", segment, "link", "set", "eth0", "address", mac_of(router)])
@@ -134,14 +148,66 @@ def protect(segment: str, tunnel: Segment | None = None) -> None:
     _filter(_without_earlier(segment) + own)
 
 
+def _connect(segment: str, tunnel: Segment) -> None:
+    """The tunnel to exactly the other members; those that stay members are not without it at any time."""
+    device = network_hook.device(segment)
+    there = Path("/sys/class/net", device).exists()
+    links = network_hook.links(segment, tunnel.vni, str(tunnel.local), tunnel.mtu, there=there)
+    run(["ip", "-batch", "-"], stdin=links)
+    with contextlib.suppress(CommandError):  # an old kernel
+        run(network_hook.suppression(segment))
+    peers = {str(peer): macs for peer, macs in tunnel.peers.items()}
+    found = run(["bridge", "-json", "fdb", "show", "dev", device])
+    run(["bridge", "-batch", "-"], stdin=network_hook.entries(segment, peers, found))
+    found = run(["ip", "-json", "neighbour", "show", "dev", segment])
+    run(["ip", "-batch", "-"], stdin=network_hook.neighbours(segment, peers, found))
+    run(["ip", "link", "set", device, "up"])
+
+
+def _disconnect(segment: str, number: int) -> None:
+    """Take the tunnel away, if there is one: all nodes are here."""
+    if Path("/sys/class/net", network_hook.device(segment)).exists():
+        run(["ip", "link", "delete", network_hook.device(segment)])
+        run(["ip", "neighbour", "flush", "dev", segment, "nud", "permanent"])
+        with contextlib.suppress(CommandError):  # the number is another segment's
+            _filter(network_hook.without_number(segment, number))
+
+
+def let_out(segment: str, way: egress.Way) -> tuple[str, ...]:
+    """Open the segment's way out; warnings say why there is none (`egress.ensure`)."""
+    return egress.ensure(segment, way)
+
+
 def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) -> None:
     """The bridge and the namespace, and the port between them, which is not the bridge's member yet."""
     run(["ip", "netns", "add", segment])
-    run(["ip", "link", "add", segment, "type", "bridge", "stp_state", "0", "forward_delay", "0"])
+    # Else its hardware address is the least of its ports', and the kernel forgets neighbours whenever that changes.
+    # libvirt gives its bridges one too.
+    own = ":".join(["02", *(segment[at : at + 2] for at in range(2, 12, 2))])
+    kind = ["type", "bridge", "stp_state", "0", "forward_delay", "0"]
+    run(["ip", "link", "add", segment, "address", own, *kind])
     for setting, value in network_hook.SETTINGS.items():
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             Path("/proc/sys/net", setting.format(segment)).write_text(value, encoding="ascii")
-    run(["ip", "link", "add", f"{segment}r", "type", "veth", "peer", "name", "eth0", "netns", segment])
+    # A bridge takes packets as large as its smallest port does, unless told; libvirt gives the nodes' ports its size.
+    run(
+        [
+            "ip",
+            "link",
+            "add",
+            f"{segment}r",
+            "mtu",
+            str(mtu),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            segment,
+        ]
+    )
+    run(["ip", "link", "set", segment, "mtu", str(mtu)])
     run(["ip", "-netns", segment, "-batch", "-"], stdin=(
         "link set lo up\n"
         f"address add {router}/{network.prefixlen} dev eth0\n"
@@ -165,7 +231,7 @@ def _without_earlier(segment: str) -> str:
 
 def remove(segment: str, number: int) -> bool:
     """Take the segment with that VXLAN network number away; False when nothing of it was there."""
-    found = False
+    found = egress.close(segment)  # first: a socket that listens keeps its namespace
     for interface in (f"{segment}r", network_hook.device(segment), segment):
         if Path("/sys/class/net", interface).exists():
             run(["ip", "link", "delete", interface])

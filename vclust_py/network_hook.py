@@ -6,6 +6,10 @@ standard input (https://libvirt.org/hooks.html).  A network that says nothing of
 wrong is one line on standard error, and the network does not start.  The site manager makes its own ends with the
 same rules and entries (`vclust_py.network`).
 
+Members come and go while nodes run.  Metadata of a network that runs cannot be changed in all versions of libvirt; port
+groups can, and libvirt then runs the hook (`updated`).  So the newest set of members is a port group's name, see
+`GROUP`.  libvirt does not tell its caller when the hook fails then: the file `OUTCOMES`/BRIDGE.peers does.
+
 Nothing is learnt from what comes in by the tunnel: which node is on which machine is known beforehand, so that no
 packet can move a node's hardware address to another place.
 """
@@ -13,6 +17,7 @@ packet can move a node's hardware address to another place.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -27,8 +32,14 @@ SEGMENT = "{https://vclust.invalid/segment}segment"
 TABLE = "vclust_segments"
 """Of the packet filter, families inet and arp; `nft list table inet vclust_segments` shows it."""
 PORT = 4789  # IANA's for VXLAN
-MTU = 1450
-"""Bytes of a packet in a segment with a tunnel: VXLAN takes 50 of an Ethernet's 1500."""
+OVERHEAD = 50
+"""Bytes that VXLAN takes of a packet of the machines' network."""
+MTU = 1500 - OVERHEAD
+"""Bytes of a packet in a segment with a tunnel, unless its metadata say otherwise."""
+GROUP = "vclust {} "
+"""What a port group's name begins with: a number, the highest counts.  Members follow, as ADDRESS=MAC,MAC,… each."""
+OUTCOMES = "/var/lib/vclust"
+"""Folder of the files that say, in one line, the number of the members that are in force, or what went wrong."""
 OTHERS = "00:00:00:00:00:00"
 """In a VXLAN device's forwarding table: broadcasts, and addresses without an entry of their own."""
 SETTINGS = {
@@ -44,6 +55,8 @@ _BRIDGE = re.compile(r"vc[0-9a-f]{10}")
 _MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")  # the last bit of the first byte says multicast
 _GROUPS = "ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00"  # reserved for bridges (IEEE 802.1Q, 8.6.3)
 _NUMBERS = range(1, 1 << 24)
+_MTUS = range(576, 65536)
+_GROUP = re.compile(r"vclust ([0-9]{1,9}) (.*)", re.DOTALL)
 
 Peers = Mapping[str, Sequence[str]]
 """The other members: address → hardware addresses of what is there."""
@@ -58,6 +71,9 @@ class End(NamedTuple):
     number: int
     local: str
     peers: Peers
+    mtu: int = MTU
+    generation: int = 0
+    """Number of the members."""
 
 
 # What the site manager uses too -----------------------------------------------------------------------------------
@@ -129,7 +145,7 @@ def device(bridge: str) -> str:
     return f"{bridge}x"
 
 
-def links(bridge: str, number: int, local: str, *, there: bool = False) -> str:
+def links(bridge: str, number: int, local: str, mtu: int = MTU, *, there: bool = False) -> str:
     """Lines for `ip -batch`: the VXLAN device and its place in the bridge, not yet up.
 
     `there`: it exists; one of an earlier version of vclust stops learning.
@@ -137,20 +153,61 @@ def links(bridge: str, number: int, local: str, *, there: bool = False) -> str:
     name = device(bridge)
     kind = f"type vxlan id {number} local {local} dstport {PORT}"
     return (
-        f"link {f'set {name} type vxlan' if there else f'add {name} mtu {MTU} {kind}'} nolearning\n"
+        f"link {f'set {name} type vxlan' if there else f'add {name} mtu {mtu} {kind}'} nolearning\n"
         f"link set {name} master {bridge}\n"
         f"link set {name} type bridge_slave learning off\n"
     )
 
 
-def entries(bridge: str, peers: Peers) -> str:
-    """Lines for `bridge -batch`: where everything goes.  What they replace may be of an earlier version of vclust."""
+def entries(bridge: str, peers: Peers, there: str = "") -> str:
+    """Lines for `bridge -batch`: where everything goes.
+
+    `there` is what `bridge -json fdb show` says of the device.  What is stale of it goes last: whoever stays a member
+    is never without its entries.
+    """
     name = device(bridge)
-    lines = [f"fdb append {OTHERS} dev {name} dst {peer}\n" for peer in peers]
+    found = [entry for entry in json.loads(there or "[]") if entry.get("ifname", name) == name]
+    flooded = {entry["dst"] for entry in found if entry["mac"] == OTHERS and "dst" in entry}
+    lines = [f"fdb append {OTHERS} dev {name} dst {peer}\n" for peer in peers if peer not in flooded]
     for peer, macs in peers.items():
         for mac in macs:
             lines += [f"fdb replace {mac} dev {name} dst {peer}\n", pinned(mac, name)]
+    wanted = {mac for macs in peers.values() for mac in macs}
+    lines += [f"fdb delete {OTHERS} dev {name} dst {peer}\n" for peer in sorted(flooded.difference(peers))]
+    for entry in found:
+        if entry["mac"] in wanted or entry["mac"] == OTHERS:
+            continue
+        if "dst" in entry:
+            lines.append(f"fdb delete {entry['mac']} dev {name} dst {entry['dst']}\n")
+        elif entry.get("master") == bridge and entry.get("state") == "static":
+            lines.append(f"fdb delete {entry['mac']} dev {name} master\n")
     return "".join(lines)
+
+
+def neighbours(bridge: str, peers: Peers, there: str = "") -> str:
+    """Lines for `ip -batch`: the bridge answers who is where on other machines, so that not all of them are asked.
+
+    Hardware addresses hold the node's own (`vclust_py.addresses`).  `there` is what `ip -json neighbour show` says of
+    the bridge.
+    """
+    wanted = {_address_in(mac): mac for macs in peers.values() for mac in macs}
+    lines = [
+        f"neighbour replace {address} lladdr {mac} dev {bridge} nud permanent\n"
+        for address, mac in wanted.items()
+    ]
+    for entry in json.loads(there or "[]"):
+        if entry["dst"] not in wanted and "PERMANENT" in entry.get("state", ()):
+            lines.append(f"neighbour delete {entry['dst']} dev {bridge}\n")
+    return "".join(lines)
+
+
+def suppression(bridge: str) -> tuple[str, ...]:
+    """The command that has the bridge answer; kernels before 4.15 refuse it, and everybody is asked."""
+    return ("ip", "link", "set", device(bridge), "type", "bridge_slave", "neigh_suppress", "on")
+
+
+def _address_in(mac: str) -> str:
+    return str(IPv4Address(bytes.fromhex(mac.replace(":", ""))[2:]))
 
 
 def pinned(mac: str, port: str) -> str:
@@ -165,10 +222,11 @@ REFUSALS = (Failed, OSError, ValueError, ElementTree.ParseError)
 """What `segment` and `connect` raise."""
 
 
-def run(*argv: str, text: str = "") -> None:
+def run(*argv: str, text: str = "") -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, input=text)
     if done.returncode != 0:
         raise Failed(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
 
 
 def segment(text: str) -> End | None:
@@ -186,13 +244,27 @@ def segment(text: str) -> End | None:
     number = int(found.attrib["number"])
     if number not in _NUMBERS:
         raise Failed(f"{number}: not the number of a segment")
+    mtu = int(found.get("mtu", MTU))
+    if mtu not in _MTUS:
+        raise Failed(f"{mtu}: not the size of a packet")
+    listed = [(peer.get("address", ""), peer.get("macs", "").split()) for peer in found]
+    generation = 0
+    for group in network.iterfind("portgroup"):
+        named = _GROUP.fullmatch(group.get("name", ""))
+        if named and int(named[1]) > generation:
+            generation, listed = int(named[1]), members(named[2])
     peers: dict[str, list[str]] = {}
-    for peer in found:
-        macs = peer.get("macs", "").split()
+    for address, macs in listed:
         if wrong := [mac for mac in macs if not _MAC.fullmatch(mac)]:
             raise Failed(f"{wrong[0]}: not a hardware address")
-        peers.setdefault(_address(peer), []).extend(macs)
-    return End(bridge, number, _address(found), peers)
+        peers.setdefault(str(IPv4Address(address)), []).extend(macs)
+    return End(bridge, number, _address(found), peers, mtu, generation)
+
+
+def members(text: str) -> list[tuple[str, list[str]]]:
+    """Addresses and hardware addresses in the name of a port group, behind its beginning."""
+    words = [word.partition("=") for word in text.split()]
+    return [(address, [mac for mac in macs.split(",") if mac]) for address, _, macs in words]
 
 
 def _address(element: ElementTree.Element) -> str:
@@ -204,10 +276,11 @@ def reason(error: BaseException) -> str:
     return "".join(char if char.isprintable() else " " for char in " ".join(str(error).split()))[:1000]
 
 
-def connect(end: End, run: Callable[..., None] = run) -> None:
+def connect(end: End, run: Callable[..., str] = run) -> None:
     if not end.peers:
         raise Failed(f"{end.bridge}: no other members in its metadata: made by another version of vclust")
     disconnect(end, run)  # left by a libvirtd that died
+    check_ways(end, run)
     for setting, value in SETTINGS.items():
         path = f"/proc/sys/net/{setting.format(end.bridge)}"
         if os.path.exists(path):  # a kernel may be without IPv6
@@ -216,15 +289,55 @@ def connect(end: End, run: Callable[..., None] = run) -> None:
     try:
         # Before anything can come in.
         run("nft", "-f", "-", text=rules(end.bridge, end.number, end.peers))
-        run("ip", "-batch", "-", text=links(end.bridge, end.number, end.local))
+        run("ip", "-batch", "-", text=links(end.bridge, end.number, end.local, end.mtu))
+        with contextlib.suppress(Failed):
+            run(*suppression(end.bridge))
         run("bridge", "-batch", "-", text=entries(end.bridge, end.peers))
+        run("ip", "-batch", "-", text=neighbours(end.bridge, end.peers))
         run("ip", "link", "set", device(end.bridge), "up")
     except Failed:
         disconnect(end, run)
         raise
 
 
-def disconnect(end: End, run: Callable[..., None] = run) -> None:
+def update(end: End, run: Callable[..., str] = run) -> None:
+    """Bring what is in force to the members of `end`, while it runs."""
+    if not os.path.exists(f"/sys/class/net/{device(end.bridge)}"):
+        connect(end, run)
+        return
+    check_ways(end, run)
+    run("nft", "-f", "-", text=rules(end.bridge, end.number, end.peers))
+    there = run("bridge", "-json", "fdb", "show", "dev", device(end.bridge))
+    run("bridge", "-batch", "-", text=entries(end.bridge, end.peers, there))
+    there = run("ip", "-json", "neighbour", "show", "dev", end.bridge)
+    run("ip", "-batch", "-", text=neighbours(end.bridge, end.peers, there))
+
+
+def check_ways(end: End, run: Callable[..., str]) -> None:
+    """Packets larger than usual must fit on the way to each member.  Raises Failed."""
+    if end.mtu <= MTU or not end.peers:
+        return
+    asked = run("ip", "-json", "-batch", "-", text="".join(f"route get {peer}\n" for peer in end.peers))
+    least = least_mtu(asked, run("ip", "-json", "link", "show"))
+    if least < end.mtu + OVERHEAD:
+        raise Failed(
+            f"{end.bridge}: packets of {end.mtu + OVERHEAD} bytes do not fit on this machine's way to its other"
+            f" members, which takes {least}: give all machines of the site the same MTU"
+        )
+
+
+def least_mtu(routes: str, devices: str) -> int:
+    """The least MTU of routes, by `ip -json route get` of each and `ip -json link show`."""
+    sizes = {link["ifname"]: link["mtu"] for link in json.loads(devices)}
+    found: list[int] = []
+    for line in routes.splitlines():
+        for route in json.loads(line):
+            said = [metric["mtu"] for metric in route.get("metrics", ()) if "mtu" in metric]
+            found.append(min([sizes[route["dev"]], *said]))
+    return min(found)
+
+
+def disconnect(end: End, run: Callable[..., str] = run) -> None:
     if os.path.exists(f"/sys/class/net/{device(end.bridge)}"):
         run("ip", "link", "delete", device(end.bridge))
     if end.number:
@@ -233,16 +346,36 @@ def disconnect(end: End, run: Callable[..., None] = run) -> None:
     run("nft", "-f", "-", text=without_bridge(end.bridge))
 
 
+def report(end: End, outcome: str = "") -> None:
+    """Say what came of an update, or with nothing take the file away."""
+    path = os.path.join(OUTCOMES, f"{end.bridge}.peers")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    if outcome:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"{outcome}\n")
+
+
 def main() -> int:
     what = sys.argv[2]
-    if what not in ("started", "stopped"):
+    if what not in ("started", "updated", "stopped"):
         return 0
     try:
         end = segment(sys.stdin.read())
-        if end is not None and what == "started":
+        if end is None:
+            return 0
+        if what == "started":
             connect(end)
-        elif end is not None:
+        elif what == "stopped":
+            report(end)
             disconnect(end)
+        elif end.number:
+            try:
+                update(end)
+            except REFUSALS as error:
+                report(end, reason(error))
+                raise
+            report(end, str(end.generation))
     except REFUSALS as error:
         print(f"vclust: network {sys.argv[1]}: {reason(error)}", file=sys.stderr)
         return 1

@@ -12,11 +12,16 @@ from vclust_py import network_hook
 _ADDRESS, _MAC, _BRIDGE = r"\d+(?:\.\d+){3}", r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", r"vc[0-9a-f]{10}"
 _COMMANDS = {
     "nft -f -": r"[a-z0-9_@,.:;&!={}/ \-\n]*",
-    "ip -batch -": rf"link add {_BRIDGE}x mtu 1450 type vxlan id \d{{1,8}} local {_ADDRESS} dstport 4789 nolearning\n"
-    rf"link set {_BRIDGE}x master {_BRIDGE}\nlink set {_BRIDGE}x type bridge_slave learning off\n",
+    "ip -batch -": rf"link add {_BRIDGE}x mtu \d{{3,5}} type vxlan id \d{{1,8}} local {_ADDRESS} dstport 4789"
+    rf" nolearning\n"
+    rf"link set {_BRIDGE}x master {_BRIDGE}\nlink set {_BRIDGE}x type bridge_slave learning off\n"
+    rf"|(?:neighbour replace {_ADDRESS} lladdr {_MAC} dev {_BRIDGE} nud permanent\n)*",
     "bridge -batch -": rf"(?:fdb (?:append|replace) {_MAC} dev {_BRIDGE}x (?:dst {_ADDRESS}|master static sticky)\n)*",
 }
-_UP = re.compile(rf"ip link set {_BRIDGE}x up")
+_OTHER = re.compile(
+    rf"ip link set {_BRIDGE}x (?:up|type bridge_slave neigh_suppress on)|ip -json link show"
+    rf"|bridge -json fdb show dev {_BRIDGE}x|ip -json neighbour show dev {_BRIDGE}|ip -json -batch -"
+)
 _VALUES = re.compile(rf"(?:{_ADDRESS}, )*{_ADDRESS}|{_BRIDGE}|numbers {{ \d+")
 
 
@@ -81,14 +86,25 @@ _names = _values(
 )
 _peer = st.builds('<peer address="{}" macs="{}"/>'.format, _addresses, _macs)
 _broken_peer = st.sampled_from(["<peer/>", '<peer address="10.0.0.1"/>', "<other/>", "text", "<!-- -->"])
-_end = st.builds(' number="{}" address="{}"'.format, _numbers, _addresses)
+_mtus = _mostly(
+    st.just(""), _values(st.integers(576, 9000).map(str), "0", "-1", "70000").map(' mtu="{}"'.format)
+)
+_end = st.builds(' number="{}" address="{}"{}'.format, _numbers, _addresses, _mtus)
+_members = st.builds(
+    "{}={}".format, _addresses, _values(st.lists(_mac, max_size=3).map(",".join), "x", "52:54:0a:00:00:01;")
+)
+_group = st.builds(
+    '<portgroup name="vclust {} {}"/>'.format,
+    _values(st.integers(0, 99).map(str), "", "-1", "9" * 50, "x"),
+    st.lists(_members, max_size=3).map(" ".join),
+)
 _earlier = st.builds(' vni="{}" local="{}" peers="10.0.0.1"'.format, _numbers, _addresses)
 
 
-def _network(end: str, peers: list[str], name: str, form: str, depth: int) -> str:
+def _network(end: str, peers: list[str], name: str, form: str, groups: list[str], depth: int) -> str:
     segment = f'<segment xmlns="https://vclust.invalid/segment"{end}>{"".join(peers)}</segment>'
     text = form.format(segment=segment, bridge=f'<bridge name="{name}"/>')
-    return f"{'<hookData>' * depth}<network>{text}</network>{'</hookData>' * depth}"
+    return f"{'<hookData>' * depth}<network>{text}{''.join(groups)}</network>{'</hookData>' * depth}"
 
 
 _networks = st.builds(
@@ -100,6 +116,7 @@ _networks = st.builds(
         st.just("<metadata>{segment}</metadata>{bridge}"),
         st.sampled_from(["{segment}{bridge}", "<metadata>{segment}</metadata>", "{bridge}", "", "<bridge/>"]),
     ),
+    st.lists(_group, max_size=2),
     _mostly(st.just(1), st.sampled_from([0, 5000])),
 )
 
@@ -107,18 +124,20 @@ _networks = st.builds(
 def _hook(text: str) -> None:
     """Refused in a short line, or every command has checked values only."""
 
-    def run(*argv: str, text: str = "") -> None:
+    def run(*argv: str, text: str = "") -> str:
         command = " ".join(argv)
         if command in _COMMANDS:
             assert re.fullmatch(_COMMANDS[command], text), f"{command}: {text!r}"
             assert command != "nft -f -" or _skeleton(text) in _SKELETONS, text
         else:
-            assert _UP.fullmatch(command), command
+            assert _OTHER.fullmatch(command), command
+        return ""
 
     try:
         end = network_hook.segment(text)
         if end is not None:
             network_hook.connect(end, run)
+            network_hook.update(end, run)
             network_hook.disconnect(end, run)
     except network_hook.REFUSALS as error:
         line = network_hook.reason(error)

@@ -1,6 +1,7 @@
 """Machines of a site as network namespaces on one LAN, with real segments (libvirt's hook, `network.ensure`).
 
-Each machine has a mount namespace too, with its own /etc (an overlay) and /run/netns, held by a process that sleeps.
+Each machine has a mount namespace too, with its own /etc (an overlay), /run/vclust and /run/netns, held by a process
+that sleeps.
 Sockets are made inside of a namespace and used from here: a packet costs no process.
 """
 
@@ -41,7 +42,8 @@ mount --make-rprivate /
 mount -t tmpfs work {work}
 mkdir -p {work}/upper {work}/work
 mount -t overlay -o lowerdir=/etc,upperdir={work}/upper,workdir={work}/work overlay /etc
-mkdir -p /run/netns /etc/vclust
+mkdir -p /run/netns /run/vclust /etc/vclust
+mount -t tmpfs run /run/vclust
 mount -t tmpfs netns /run/netns
 mount --make-shared /run/netns
 echo up
@@ -139,7 +141,8 @@ class Machine:
 
     def join(self, segment: Segment) -> None:
         """What libvirt and its hook do when the network starts."""
-        self.run("ip", "link", "add", segment.name, "type", "bridge", "forward_delay", 0)
+        address = ["address", "52:54:00:00:00:01"]
+        self.run("ip", "link", "add", segment.name, *address, "type", "bridge", "forward_delay", 0)
         self.run("ip", "link", "set", segment.name, "up")
         self.hook("started", segment)
 
@@ -182,6 +185,7 @@ class Bed:
         self._folder, self._name = folder, f"vcs{os.getpid()}"
         self._stack = ExitStack()
         self._ports = 0
+        self._nodes: set[str] = set()
         self.machines: dict[str, Machine] = {}
 
     def __enter__(self) -> "Bed":
@@ -230,6 +234,8 @@ class Bed:
 
     def node(self, machine: Machine, bridge: str, network: IPv4Network, number: int, mtu: int = 1450) -> Node:
         name, address = f"{bridge[-2:]}{number}", network[number]
+        while f"/run/netns/{self._name}-{name}" in self._nodes:  # it moves
+            name += "m"
         full = self._namespace(name)
         port = f"tap{name}"
         run("ip", "-n", full, "link", "set", "lo", "up")
@@ -240,6 +246,7 @@ class Bed:
         run("ip", "-n", full, "address", "add", f"{address}/{network.prefixlen}", "dev", "eth0")
         run("ip", "-n", full, "link", "set", "eth0", "mtu", mtu, "up")
         namespace = f"/run/netns/{full}"
+        self._nodes.add(namespace)
         link = Link(namespace, "eth0")
         self._stack.callback(link.close)
         return Node(name, address, namespace, link)

@@ -26,6 +26,8 @@ OURS = (
     "mmdebstrap",
     "unshare",
     "AnsiballZ",
+    "egress_relay",
+    "apt-cacher-ng",
 )
 
 MARK = "VCLUST_TEST_RUN"

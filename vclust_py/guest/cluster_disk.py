@@ -47,7 +47,7 @@ class ClusterIdentity:
     `nodes`: address by name, in the order of the names, the first one leads.  Of `authority` nodes get the public key
     only; `user_keys` are the certified keys with which each account of `logins` reaches every node; `admin_key` is the
     public half of the site manager's own way in, as root; `packages` are `name=version` of everything a node must have;
-    `secrets` are the meta packages', by name.
+    `secrets` are the meta packages', by name; `files` are what the site adds.
     """
 
     generation: int
@@ -59,6 +59,7 @@ class ClusterIdentity:
     packages: tuple[str, ...]
     meta_packages: tuple[MetaPackage, ...]
     secrets: Mapping[str, bytes]
+    files: tuple[File, ...] = ()
 
     @property
     def first(self) -> str:
@@ -155,6 +156,7 @@ def _files(cluster: ClusterIdentity) -> list[File]:
         ),
         text("var/lib/vclust/expected", _expected(cluster)),
     ]
+    files += cluster.files
     files += [File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
     for user, uid in uids(cluster.request):
         files += [

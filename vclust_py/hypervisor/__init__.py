@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from vclust_py.errors import VclustError
+from vclust_py.network_hook import MTU
 from vclust_py.site import Site
 
 HOST_ROOT = Path("/var/lib/vclust")
@@ -120,6 +121,8 @@ class Segment:
     local: IPv4Address
     peers: Mapping[IPv4Address, tuple[str, ...]]
     """Addresses of the other machines: hardware addresses of what is there (nodes; on the site manager the router)."""
+    mtu: int = MTU
+    """Bytes of a packet in it."""
 
 
 class Files(Protocol):
@@ -198,7 +201,10 @@ class Hypervisor(Protocol):
         ...
 
     def ensure_segment(self, segment: Segment) -> None:
-        """Make the host a member of the segment; no change when it is one already."""
+        """Make the host a member of the segment; no change when it is one already.
+
+        Called again with other members, it brings them into force while nodes run.
+        """
         ...
 
     def remove_segment(self, name: str) -> None:

@@ -1,8 +1,11 @@
 """A cluster's segment on a host that is another machine: a libvirt network, whose tunnel the host's hook makes.
 
 The hook (`vclust_py.network_hook`) is called by libvirt's network driver, which is the same on hosts of every driver.
+A network's first members are in its metadata; those that it gets while it runs are the name of a port group, which
+libvirt lets be changed then (networkUpdate), and the hook leaves a file that says what came of it.
 """
 
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,7 +16,10 @@ from vclust_py.hypervisor import Host, Segment
 from vclust_py.hypervisor.certificates import ROLL_OUT
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import Element, absent, add, as_text, parsed
-from vclust_py.network_hook import MTU, SEGMENT
+from vclust_py.hypervisor.storage import Pool
+from vclust_py.network_hook import GROUP, MTU, OUTCOMES, SEGMENT, Failed
+from vclust_py.network_hook import segment as end_of
+from vclust_py.text import plain
 
 _PEER = SEGMENT.replace("}segment", "}peer")
 
@@ -21,31 +27,37 @@ _PEER = SEGMENT.replace("}segment", "}peer")
 def ensure(connection: Connection, host: Host, segment: Segment) -> None:
     """Make the host a member of the segment; no change when it is one already.
 
-    Raises VclustError when its other members have changed while domains are on it, and when the hook refuses it.
+    Other members come into force while domains run on it.  Raises VclustError when its number, address or MTU have
+    changed and domains are on it, and when the hook refuses it.
     """
     xml = segment_xml(segment)
 
-    def work(connection: Any) -> None:
+    def work(connection: Any) -> str:
+        """The name of the port group with new members, of which the hook is to say how it went; else nothing."""
         found = _network(connection, segment.name)
         if found is not None:
             there = parsed(found.XMLDesc())
-            if _same(there, xml):
-                return
-            if members := _members(connection, segment.name):
+            if _same(there, xml) and _in_force(there)[1] == _in_force(xml)[1]:
+                _forget_earlier(found, there)
+                return ""
+            if domains := _members(connection, segment.name):
+                if _same(there, xml):
+                    return _change(found, there, segment)
                 if _earlier(there, segment):
-                    return
+                    return ""
                 raise VclustError(
-                    f"{host.name}: segment {segment.name}: its other hosts have changed, and"
-                    f" {', '.join(members)} would lose it"
+                    f"{host.name}: segment {segment.name}: its number, address or MTU has changed, and"
+                    f" {', '.join(domains)} would lose it"
                 )
             _stop(found)
         try:
             connection.networkCreateXML(as_text(xml))
+            return ""
         except libvirt.libvirtError as error:
             # Another thread or process may have made it at the same moment.
             found = _network(connection, segment.name)
             if found is not None and _same(parsed(found.XMLDesc()), xml):
-                return
+                return ""
             if error.get_error_code() != libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:
                 raise
             raise VclustError(
@@ -53,7 +65,58 @@ def ensure(connection: Connection, host: Host, segment: Segment) -> None:
                 f"is the host's hook of another version of vclust?  {ROLL_OUT}",
             ) from error
 
-    connection.call(f"segment {segment.name}", work)
+    what = f"segment {segment.name}"
+    group = connection.call(what, work)
+    if not group:
+        return
+    said = Pool(connection, host, "vclust-host", Path(OUTCOMES)).read(f"{segment.name}.peers", 0)
+    done = said.decode(errors="replace").strip() == group.split()[1]
+
+    def finish(connection: Any) -> None:
+        network = connection.networkLookupByName(segment.name)
+        if done:
+            _forget_earlier(network, parsed(network.XMLDesc()))
+        else:
+            _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, group)
+
+    connection.call(what, finish)
+    if not done:
+        words = plain(said.decode(errors="replace").strip(), 1000) or "the hook said nothing"
+        raise VclustError(
+            f"{host.name}: {what}: its new members: {words}",
+            f"is the host's hook of another version of vclust?  {ROLL_OUT}",
+        )
+
+
+def _in_force(network: Element) -> tuple[int, dict[str, list[str]]]:
+    """The number of the network's newest members, and who they are, sorted; raises VclustError."""
+    try:
+        end = end_of(f"<hookData>{as_text(network)}</hookData>")
+    except (Failed, ValueError) as error:
+        raise VclustError(f"segment {network.findtext('name')}: {error}") from error
+    return (0, {}) if end is None else (end.generation, {peer: sorted(end.peers[peer]) for peer in end.peers})
+
+
+def _change(network: Any, there: Element, segment: Segment) -> str:
+    """Give a network that is in use the members of the segment; the name of the port group that says so."""
+    members = [f"{peer}={','.join(macs)}" for peer, macs in sorted(segment.peers.items())]
+    name = GROUP.format(_in_force(there)[0] + 1) + " ".join(members)
+    _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, name)
+    return name
+
+
+def _forget_earlier(network: Any, there: Element) -> None:
+    """Take all members but the newest away."""
+    newest = GROUP.format(_in_force(there)[0])
+    for name in [group.get("name", "") for group in there.iterfind("portgroup")]:
+        if name.startswith(GROUP.split("{")[0]) and not name.startswith(newest):
+            _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, name)
+
+
+def _update(network: Any, command: int, group: str) -> None:
+    xml = as_text(ElementTree.Element("portgroup", name=group))
+    section, flags = libvirt.VIR_NETWORK_SECTION_PORTGROUP, libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+    network.update(command, section, -1, xml, flags)
 
 
 def remove(connection: Connection, name: str) -> None:
@@ -66,10 +129,12 @@ def segment_xml(segment: Segment) -> Element:
     xml = ElementTree.Element("network")
     add(xml, "name", segment.name)
     end = add(add(xml, "metadata"), SEGMENT, number=str(segment.vni), address=str(segment.local))
+    if segment.mtu != MTU:
+        end.set("mtu", str(segment.mtu))
     for peer, macs in sorted(segment.peers.items()):
         add(end, _PEER, address=str(peer), macs=" ".join(macs))
     add(xml, "bridge", name=segment.name, stp="off", delay="0")
-    add(xml, "mtu", size=str(MTU))
+    add(xml, "mtu", size=str(segment.mtu))
     return xml
 
 
@@ -77,15 +142,15 @@ def _same(there: Element, wanted: Element) -> bool:
     return _end(there) == _end(wanted)
 
 
-def _end(network: Element) -> list[dict[str, str]] | None:
+def _end(network: Element) -> dict[str, str] | None:
     found = network.find(f"metadata/{SEGMENT}")
-    return None if found is None else [found.attrib, *(peer.attrib for peer in found)]
+    return None if found is None else found.attrib
 
 
 def _earlier(there: Element, segment: Segment) -> bool:
     """Whether it is this segment as earlier versions of vclust made it; nodes on it run on with what it has."""
     peers = " ".join(map(str, sorted(segment.peers)))
-    return _end(there) == [{"vni": str(segment.vni), "local": str(segment.local), "peers": peers}]
+    return _end(there) == {"vni": str(segment.vni), "local": str(segment.local), "peers": peers}
 
 
 def _network(connection: Any, name: str) -> Any | None:

@@ -4,7 +4,7 @@ import shutil
 import time
 from ipaddress import IPv4Address
 
-from vclust_py import metapackages, network, seed, timing
+from vclust_py import egress, metapackages, network, seed, timing
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk, fat, trust
@@ -57,15 +57,16 @@ def run(session: Session, inputs: Inputs) -> Result:
         )
         if inputs.check:
             return Result(change)
-        tunnels = _segments(cluster)
+        tunnels, way_out = _segments(cluster), egress.way(session.site, cluster.request)
         # A run that was killed may have started nodes and not written that down.
         unnoted = [node.name for node in nodes if node.name in up and node.state is NodeState.PLACED]
         clusters.observe_nodes(session.store, cluster, dict.fromkeys(unnoted, NodeState.STARTED))
         if not change.changed:
             session.networks.protect(cluster.segment, tunnels.get(None))
+            warnings = session.networks.let_out(cluster.segment, way_out)
             if cluster.state is ClusterState.IMAGES:
                 clusters.update(session.store, cluster, state=ClusterState.CREATED)
-            return Result(change)
+            return Result(change, warnings=warnings)
         with timing.phase(session.store, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
             images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
@@ -74,7 +75,8 @@ def run(session: Session, inputs: Inputs) -> Result:
             session.networks.ensure(
                 cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
             )
-            _identities(session, cluster, network.TUNNEL_MTU if tunnels else network.MTU)
+            warnings = session.networks.let_out(cluster.segment, way_out)
+            _identities(session, cluster, _mtu(tunnels), way_out)
             for node in cluster.nodes:
                 if node.host in errors:  # MinNodes allows it
                     now, why = time.time(), str(errors[node.host])
@@ -123,7 +125,7 @@ def run(session: Session, inputs: Inputs) -> Result:
 
             session.side_by_side(start, waiting, hosts=len(drivers))
             clusters.update(session.store, cluster, state=ClusterState.CREATED)
-    return Result(change)
+    return Result(change, warnings=warnings)
 
 
 def _segments(cluster: Cluster) -> dict[str | None, Segment]:
@@ -131,6 +133,10 @@ def _segments(cluster: Cluster) -> dict[str | None, Segment]:
     for node in cluster.nodes:
         nodes.setdefault(node.machine, []).append(node.mac)
     return network.segments(cluster.segment, cluster.network, cluster.request.router, nodes)
+
+
+def _mtu(tunnels: dict[str | None, Segment]) -> int:
+    return next((end.mtu for end in tunnels.values()), network.MTU)
 
 
 def _domain(
@@ -175,7 +181,7 @@ def _domain(
     )
 
 
-def _identities(session: Session, cluster: Cluster, mtu: int) -> None:
+def _identities(session: Session, cluster: Cluster, mtu: int, way_out: egress.Way) -> None:
     """Keys, seeds and the cluster's disk, made once; `keys/known_hosts`, written last, says that they are whole."""
     folder, site = clusters.folder(session.store, cluster), session.site
     known_hosts = folder / "keys" / "known_hosts"
@@ -200,6 +206,7 @@ def _identities(session: Session, cluster: Cluster, mtu: int) -> None:
         packages=tuple(f"{name}={version}" for name, version in lock.installed().items()),
         meta_packages=bundles,
         secrets=cluster_disk.new_secrets(bundles),
+        files=way_out.files,
     )
     disks = {cluster_disk.FILE_NAME: cluster_disk.build(shared)}
     for name, address in addresses.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vclust_py import metapackages, timing
+from vclust_py import egress, metapackages, timing
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
@@ -76,7 +76,9 @@ def run(session: Session, inputs: Inputs) -> Result:
         if changed and cluster is not None and not inputs.check:
             clusters.update(session.store, cluster, estimate=asdict(plan.estimate))
     change = Change({} if changed else plan.placement, plan.placement)
-    return Result(change, {"plan": asdict(plan)})
+    # Said by a plan; a create says it when it has tried.
+    warnings = egress.missing(session.site) if inputs.check else ()
+    return Result(change, {"plan": asdict(plan)}, warnings)
 
 
 def _place(

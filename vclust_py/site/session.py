@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from vclust_py import hypervisor, network
+from vclust_py.egress import Way
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor, Segment, daemon
 from vclust_py.image import Catalogue
@@ -45,6 +46,7 @@ class Networks(Protocol):
         tunnel: Segment | None = None,
     ) -> bool: ...
     def protect(self, segment: str, tunnel: Segment | None = None) -> None: ...
+    def let_out(self, segment: str, way: Way) -> tuple[str, ...]: ...
     def remove(self, segment: str, number: int) -> bool: ...
 
 

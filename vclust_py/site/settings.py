@@ -26,6 +26,7 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
     "cache_every": requested.whole(0, 10**9),
     "cache_state": requested.choice("unpacked", "configured"),
     "layer_space": requested.size(0, 10**15, "5GB"),
+    "egress": requested.choice("proxy", "none"),
 }
 """Settings that are checked as those of a request are."""
 
@@ -64,6 +65,8 @@ class Site:
     """Virtual CPUs a host may run for each of its own."""
     kernel_options: str = ""
     """More words for the command line of the nodes' kernel, such as mitigations=off."""
+    egress: str = "proxy"
+    """The way out of clusters: `proxy`, packages of the site's archives by its caching proxy, or `none`."""
     ready_timeout: int = 900
     """How long a node may take from its start to its report."""
 

@@ -65,9 +65,34 @@ def test_a_segment_in_use_is_not_cut(connection: Connection) -> None:
     connection.call("start", lambda opened: opened.createXML(DOMAIN))
     segments.ensure(connection, HOST, SEGMENT)
     with pytest.raises(
-        VclustError, match=r"segment vc0123456789: its other hosts have changed, and c.n1 would"
+        VclustError, match=r"segment vc0123456789: its number, address or MTU has changed, and c.n1 would"
     ):
         segments.ensure(connection, HOST, replace(SEGMENT, vni=8))
+
+
+def test_members_change_while_nodes_run(connection: Connection) -> None:
+    """A port group says so to the hook; where none answers, as here, all is left as it was."""
+    segments.ensure(connection, HOST, SEGMENT)
+    connection.call("start", lambda opened: opened.createXML(DOMAIN))
+    before = network(connection).XMLDesc()
+    with pytest.raises(
+        VclustError, match=r"h1: segment vc0123456789: its new members: the hook said nothing"
+    ):
+        segments.ensure(connection, HOST, replace(SEGMENT, peers=dict.fromkeys(SEGMENT.peers, ())))
+    assert network(connection).XMLDesc() == before
+
+
+def test_what_an_interrupted_change_left_goes(connection: Connection) -> None:
+    segments.ensure(connection, HOST, SEGMENT)
+    connection.call("start", lambda opened: opened.createXML(DOMAIN))
+    members = " ".join(f"{peer}={','.join(macs)}" for peer, macs in SEGMENT.peers.items())
+    for name in ("vclust 3 10.77.0.1=", f"vclust 4 {members}", "another"):
+        connection.call("add", lambda _, name=name: segments._update(network(connection), 3, name))
+    segments.ensure(connection, HOST, SEGMENT)
+    text = network(connection).XMLDesc()
+    assert "vclust 4 " in text
+    assert "another" in text
+    assert "vclust 3 " not in text
 
 
 def test_a_segment_of_an_earlier_version(connection: Connection) -> None:
@@ -80,7 +105,7 @@ def test_a_segment_of_an_earlier_version(connection: Connection) -> None:
     connection.call("start", lambda opened: opened.createXML(DOMAIN))
     segments.ensure(connection, HOST, SEGMENT)
     assert 'vni="7"' in metadata()
-    with pytest.raises(VclustError, match=r"its other hosts have changed, and c.n1 would lose it"):
+    with pytest.raises(VclustError, match=r"its number, address or MTU has changed, and c.n1 would lose it"):
         segments.ensure(connection, HOST, replace(SEGMENT, peers={IPv4Address("10.77.0.1"): ()}))
     connection.call("end", lambda opened: opened.lookupByName("c.n1").destroy())
     segments.ensure(connection, HOST, SEGMENT)

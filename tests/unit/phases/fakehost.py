@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
+from vclust_py.egress import Way
 from vclust_py.errors import VclustError
 from vclust_py.guest.proof import groups
 from vclust_py.hypervisor import Capacity, Domain, Segment
@@ -129,6 +130,10 @@ class FakeNetworks:
 
     def protect(self, segment: str, tunnel: Segment | None = None) -> None:
         assert segment in self.segments
+
+    def let_out(self, segment: str, way: Way) -> tuple[str, ...]:
+        assert segment in self.segments
+        return ()
 
     def remove(self, segment: str, number: int) -> bool:
         return self.segments.pop(segment, None) == number
