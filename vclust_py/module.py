@@ -105,6 +105,7 @@ def run_phase(phase: Phase, session: "Session", params: dict[str, Any], check: b
         lock=params.get("lock", ""),
         cache=params.get("cache", ""),
         hosts=tuple(Host.from_mapping(host) for host in params.get("hosts", ())),
+        forget=frozenset(params.get("forget_hosts", ())),
     )
     result = phase(session, inputs)
     for warning in result.warnings:

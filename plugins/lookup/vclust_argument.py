@@ -22,7 +22,7 @@ options:
   type:
     description: What it must be.
     type: str
-    choices: [cluster, digest, files, flag, lock, machines, path, request, site]
+    choices: [cluster, digest, files, flag, hosts, lock, machines, path, request, site]
     required: true
   default:
     description: The value where none of the variables is given; without it that is an error.

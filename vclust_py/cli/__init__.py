@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SITE",
             help="its site, where two have a cluster of that name",
         )
+    destroy.add_argument(
+        "--forget-host",
+        action="append",
+        default=[],
+        type=typed("machines"),
+        metavar="HOST",
+        help="do without this host, which does not answer and never will; may be repeated",
+    )
     ssh.usage = "vclust ssh [--site SITE] NAME [NODE] [-- CMD...]"
     ssh.add_argument(
         "node",

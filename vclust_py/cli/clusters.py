@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from vclust_py.cli import playbooks, sites
 from vclust_py.cli.progress import Follow, cluster_progress
@@ -99,13 +100,16 @@ def ssh(arguments: argparse.Namespace) -> int:
 
 
 def destroy(arguments: argparse.Namespace) -> int:
-    variables = {"name": arguments.name}
+    variables: dict[str, Any] = {"name": arguments.name}
+    if arguments.forget_host:
+        variables["vclust_forget_hosts"] = arguments.forget_host
     if arguments.site is not None or not sites.is_only_one(arguments):
         variables["site"], _ = sites.cluster(arguments, arguments.name)
     follow = Follow(cluster_progress(arguments.name))
     outcome = playbooks.run("destroy_vcluster.yml", variables, arguments, phases=("destroy",), follow=follow)
     if outcome.exit_code:
         return outcome.exit_code
+    playbooks.warn(outcome.results.get("vclust_cluster", {}))
     if not outcome.results.get("vclust_cluster", {}).get("changed"):
         raise RequestError([f"{arguments.name}: no such cluster"], "vclust list shows those there are")
     print(f"{arguments.name} is destroyed")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vclust_py import metapackages, timing
+from vclust_py import leftovers, metapackages, timing
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
@@ -142,6 +142,8 @@ def _surveys(session: Session, hosts: Sequence[Host], *, write: bool) -> list[_S
         host: {folder for folder, _ in nodes} for host, nodes in clusters.placed(session.store).items()
     }
     drivers, errors = session.drivers(hosts)
+    if write:
+        leftovers.clear(session, drivers)  # it takes memory and disk
 
     def survey(host: Host) -> _Survey:
         if host.name in errors:
