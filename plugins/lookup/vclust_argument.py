@@ -30,7 +30,8 @@ options:
 requirements:
   - vclust_py on the controller
 notes:
-  - The type C(lock) is the name of a file, relative to where the command was given; the value is its content.
+  - The types C(lock) and C(path) are names of files, relative to where the command was given; the value is the lock's
+    content and the absolute path.
 """
 
 EXAMPLES = """
@@ -102,6 +103,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
                 # A relative name is relative to where the command was given, as that of the request is.
                 file = arguments.checked(name, "path", literal(given[name]))
                 return [arguments.locked(Path(os.environ.get("PWD", "."), file))]
-            return [arguments.checked(name, kind, literal(given[name]))]
+            value = arguments.checked(name, kind, literal(given[name]))
+            return [str(Path(os.environ.get("PWD", "."), value)) if kind == "path" else value]
         except RequestError as error:
             raise AnsibleLookupError(str(error)) from error

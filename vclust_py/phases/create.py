@@ -56,7 +56,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         )
         if inputs.check:
             return Result(change)
-        tunnels = _segments(cluster)
+        tunnels = segments(cluster)
         # A run that was killed may have started nodes and not written that down.
         unnoted = [node.name for node in nodes if node.name in up and node.state is NodeState.PLACED]
         clusters.observe_nodes(session.store, cluster, dict.fromkeys(unnoted, NodeState.STARTED))
@@ -119,7 +119,8 @@ def run(session: Session, inputs: Inputs) -> Result:
     return Result(change)
 
 
-def _segments(cluster: Cluster) -> dict[str | None, Segment]:
+def segments(cluster: Cluster) -> dict[str | None, Segment]:
+    """The ends of the cluster's segment by machine, as `network.segments` has them."""
     nodes: dict[str | None, list[str]] = {}
     for node in cluster.nodes:
         nodes.setdefault(node.machine, []).append(node.mac)

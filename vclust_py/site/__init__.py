@@ -7,6 +7,7 @@ clusters    rows of clusters and nodes: what they should be, and what they were 
 records     rows of timings and progress
 learning    rows of what is learnt from: past requests, uses and choices of caches; resolutions by their index
 describe    clusters as plain data, for people and scripts
+backup      all of that which cannot be made again, in one file, and back
 session     what a process works with: the store, the images, connections to hosts
 """
 

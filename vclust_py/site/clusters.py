@@ -152,6 +152,11 @@ def live(store: Store) -> list[Cluster]:
         return _read(store, store.rows("SELECT * FROM clusters WHERE destroyed IS NULL ORDER BY name"))
 
 
+def any_ever(store: Store) -> bool:
+    """Whether the site has, or has had, a cluster."""
+    return store.exists and store.row("SELECT 1 FROM clusters LIMIT 1") is not None
+
+
 def names(store: Store) -> list[str]:
     """The names of all live clusters."""
     if not store.exists:
@@ -302,7 +307,7 @@ def placed(store: Store) -> dict[str, list[tuple[str, Node]]]:
             " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
             " WHERE destroyed IS NULL ORDER BY cluster, position"
         ):
-            found.setdefault(row["host"], []).append((_folder(row["owner"], row["cluster"]), _node(row)))
+            found.setdefault(row["host"], []).append((folder_name(row["owner"], row["cluster"]), _node(row)))
     return found
 
 
@@ -394,7 +399,7 @@ def leftovers(store: Store) -> list[Leftover]:
             cluster,
             owners[cluster]["owner"],
             host,
-            _folder(owners[cluster]["owner"], cluster),
+            folder_name(owners[cluster]["owner"], cluster),
             owners[cluster]["segment"],
             tuple(nodes),
         )
@@ -412,10 +417,10 @@ def forget_leftover(store: Store, leftover: Leftover) -> None:
 
 def folder(store: Store, cluster: Cluster) -> Path:
     """The cluster's own folder; the number keeps a new cluster apart from a destroyed one of the same name."""
-    return store.site.clusters / _folder(cluster.name, cluster.id)
+    return store.site.clusters / folder_name(cluster.name, cluster.id)
 
 
-def _folder(name: str, number: int) -> str:
+def folder_name(name: str, number: int) -> str:
     return f"{name}.{number}"
 
 

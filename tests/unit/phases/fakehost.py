@@ -31,6 +31,9 @@ class FakeFiles:
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         self._files[name] = 1
 
+    def length(self, name: str) -> int:
+        return self._files.get(name, 0)
+
     def allocated(self) -> dict[str, int]:
         return dict(self._files)
 
@@ -124,6 +127,9 @@ class FakeNetworks:
 
     def protect(self, segment: str, tunnel: Segment | None = None) -> None:
         assert segment in self.segments
+
+    def is_whole(self, segment: str) -> bool:
+        return segment in self.segments
 
     def remove(self, segment: str, number: int) -> bool:
         return self.segments.pop(segment, None) == number
