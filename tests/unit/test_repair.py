@@ -15,8 +15,9 @@ from vclust_py import request as requests
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Segment
 from vclust_py.phases import ORDER, Inputs, phase
-from vclust_py.site import clusters
+from vclust_py.site import backup, clusters
 from vclust_py.site.clusters import Cluster
+from vclust_py.site.describe import describe
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
@@ -29,20 +30,20 @@ def session(toy: Repository, tmp_path: Path) -> Iterator[FakeSession]:
         yield session
 
 
-def created(session: FakeSession, last: str = "ready", uri: str = Host.uri) -> Cluster:
+def created(session: FakeSession, last: str = "ready", uri: str = Host.uri, name: str = "all") -> Cluster:
     """A cluster of two nodes, one a host, that has come as far as the phase `last`."""
     asked = {
         "hardware": {"number_of_nodes": 2, "ram": "512MB", "disk": "4GB"},
-        "software": {"name": "all", "suite": "toy", "kernel": KERNEL, "network": "10.20.0.0/24"},
+        "software": {"name": name, "suite": "toy", "kernel": KERNEL, "network": "10.20.0.0/24"},
     }
     request, lock = requests.from_mapping(asked, "test"), ""
     for word in ORDER[: ORDER.index(last) + 1]:
-        inputs = Inputs("all", request=request, lock=lock, hosts=(Host("a"), Host("b", uri)))
+        inputs = Inputs(name, request=request, lock=lock, hosts=(Host("a"), Host("b", uri)))
         if word == "distribute":
             continue
         result = phase(word)(session, inputs)
         lock = result.facts["lock"] if word == "resolve" else lock
-    return clusters.get(session.store, "all")
+    return clusters.get(session.store, name)
 
 
 def states(session: FakeSession) -> dict[str, str]:
@@ -136,3 +137,26 @@ def test_what_was_never_started_and_what_is_worked_on_is_left_alone(
         (said,) = repair.run(session).warnings
     assert said.startswith("all: cluster-all: another vclust process is at work on it")
     assert session.fake_networks.segments == {}
+
+
+def test_a_new_site_manager_takes_up_what_runs(session: FakeSession, toy: Repository, tmp_path: Path) -> None:
+    """With nothing but a backup: no images, no networks; the hosts and their nodes are as they were."""
+    cluster = created(session)
+    backup.write(session.store, tmp_path / "backup.tar.gz")
+    with FakeSession(toy.site(tmp_path / "new", cache_every=0)) as new:
+        new.hosts = session.hosts
+        backup.restore(new.store, tmp_path / "backup.tar.gz")
+        result = repair.run(new)
+        assert (result.facts, result.warnings) == ({"repaired": ["all"]}, ())
+        assert new.fake_networks.segments == {cluster.segment: cluster.network}
+        (described,) = describe(new.store)
+        assert described["state"] == "ready"
+        for file in ("key", "admin_key", "known_hosts"):
+            assert Path(described["ssh"][file]).read_bytes()
+        # The next cluster has images of its own, which stand beside those that are not here any more.
+        make_base(new.site)
+        created(new, name="next")
+        for name in ("next", "all"):
+            phase("destroy")(new, Inputs(name))
+        assert clusters.live(new.store) == []
+    assert [host.domains for host in session.hosts.values()] == [{}, {}]

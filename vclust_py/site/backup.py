@@ -44,7 +44,7 @@ FORMAT = 1
 
 _HEADER, _DATABASE = "backup.json", "state.db"
 _MOST_HEADER = 64 << 20  # bytes
-_FILE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
+_FILE = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}"
 _MEMBERS = (
     _DATABASE,
     rf"pki/{_FILE}",
@@ -206,11 +206,8 @@ def _read(folder: Path, name: str, wanted: Callable[[str], bool]) -> dict[str, t
     found = {}
     with contextlib.suppress(FileNotFoundError):
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if (
-                entry.name.startswith(".")
-                or not wanted(entry.name)
-                or not entry.is_file(follow_symlinks=False)
-            ):
+            named = re.fullmatch(_FILE, entry.name) and wanted(entry.name)  # drafts begin with a dot
+            if not named or not entry.is_file(follow_symlinks=False):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 public = entry.stat().st_mode & 0o004

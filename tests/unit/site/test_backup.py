@@ -27,8 +27,8 @@ from vclust_py.site.store import Store
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
-KEPT = {"keys/user": b"key", "keys/known_hosts": b"known", "n1.img": b"seed", "cluster.img": b"shared"}
-LEFT = {"n1.qcow2": b"overlay", "n1.console": b"console", ".n2.img.tmp": b"draft"}
+KEPT = {"keys/user": b"key", "keys/known_hosts": b"known", "n1.img": b"seed", "_cluster.img": b"shared"}
+LEFT = {"n1.qcow2": b"overlay", "n1.console": b"console", ".n2.img.tmp": b"draft", "a stray.img": b"x"}
 
 
 @pytest.fixture
