@@ -323,15 +323,16 @@ def test_destroy_after_the_controller_was_killed(
 
 
 @WITHOUT_SYSTEMD
-def test_libvirtd_killed_on_the_way(vclust: Vclust, before: dict[str, set[str]]) -> None:
+@pytest.mark.parametrize("phase", ["create", "install"])
+def test_libvirtd_killed_on_the_way(vclust: Vclust, before: dict[str, set[str]], phase: str) -> None:
     """The nodes do not need it to go on; whoever needs it next starts it again."""
     name = "unhappy-libvirtd"
     running = vclust.start("create", vclust.request(name, nodes=1))
-    vclust.reaches(running, name, "install")
-    number = domains(name)
+    vclust.reaches(running, name, phase)
     os.kill(int((PIDS / "libvirtd.pid").read_text()), signal.SIGKILL)
     done = running.wait()
     assert done.code == 0, done
+    number = domains(name)
     os.kill(int((PIDS / "libvirtd.pid").read_text()), signal.SIGKILL)
     assert len(emulators(name)) == len(number) == 1
     vclust("destroy", name)
