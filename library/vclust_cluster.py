@@ -22,6 +22,13 @@ options:
     type: str
     choices: [absent]
     required: true
+  forget_hosts:
+    description:
+      - Hosts that the removal does without where they do not answer.
+      - What may still be there is warned of, and removed when the host answers again.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -38,6 +45,12 @@ EXAMPLES = """
     name: hello-mpi
     state: absent
 
+- name: Remove a cluster of which a host will never come back
+  vclust_cluster:
+    name: hello-mpi
+    state: absent
+    forget_hosts: [xen2]
+
 - name: See what would be removed
   vclust_cluster:
     name: hello-mpi
@@ -47,6 +60,11 @@ EXAMPLES = """
 """
 
 RETURN = """
+written_off:
+  description: Those of O(forget_hosts) that did not answer.
+  type: list
+  elements: str
+  returned: success
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.
   type: int
@@ -65,7 +83,8 @@ from vclust_py.site.session import Session
 
 def argument_spec() -> dict[str, Any]:
     state = {"type": "str", "choices": ["absent"], "required": True}
-    return {**cluster_options(), "state": state}
+    forget_hosts = {"type": "list", "elements": "str", "default": []}
+    return {**cluster_options(), "state": state, "forget_hosts": forget_hosts}
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:

@@ -16,6 +16,8 @@ estimate     how long a create may take; fitting finds in the background what th
 image        base image, package store, request layers, package bundles, installer
 chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
 nodes        what phases know of a cluster's nodes; addresses their hardware addresses
+leftovers    what destroyed clusters left on hosts that were written off
+repair       what a site manager has for running clusters, made again when its machine was restarted or is a new one
 seed         the small disk that carries a node's identity
 guest        what nodes share, what they say on their consoles, and the proof that a cluster works
 network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
@@ -37,7 +39,7 @@ text         what users, guests and hosts wrote, made fit to be shown, stored an
 What uses it:
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
-cli          the `vclust` command: clusters, caches, files and site are its commands, sites what it reads of the
-             sites, playbooks and runner run what changes something, progress and tables are what it shows
+cli          the `vclust` command: clusters, caches, files, site and backup are its commands, sites what it reads of
+             the sites, playbooks and runner run what changes something, progress and tables are what it shows
 arguments    the types of what is typed, for the command and the playbooks
 """

@@ -56,6 +56,14 @@ def machines(value: object) -> str:
     return _matching(value, r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", "the name of a group or host")
 
 
+def hosts(value: object) -> list[str]:
+    """Hosts of an inventory, by their names: a list, or text with commas."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not 0 < len(words) <= _MAX_FILES:
+        raise Wrong("a list of hosts")
+    return [machines(word) for word in words]
+
+
 def digest(value: object) -> str:
     """As `cache`; empty for all."""
     return "" if value == "" else cache(value)
@@ -127,6 +135,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "node": node,
     "site": site,
     "machines": machines,
+    "hosts": hosts,
     "cache": cache,
     "digest": digest,
     "flag": flag,

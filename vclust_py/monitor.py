@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vclust_py import leftovers
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host
 from vclust_py.site import clusters
@@ -73,6 +74,8 @@ def look(
     placed = clusters.placed(session.store)
     ours = frozenset(node.uuid for nodes in placed.values() for _, node in nodes)
     drivers, errors = session.drivers(hosts)
+    if write:
+        leftovers.clear(session, drivers)  # they take memory and disk
 
     def ask(host: Host) -> Survey:
         if host.name in errors:

@@ -119,9 +119,7 @@ def ensure(
     anew.  The packet filter's rules and the forwarding entries are set in any case: the segment may be an earlier
     version's.
     """
-    port = f"{segment}r"
-    # The port is made a member of the bridge last: see below.
-    whole = Path("/run/netns", segment).exists() and Path("/sys/class/net", port, "master").exists()
+    port, whole = f"{segment}r", is_whole(segment)
     if not whole:
         remove(segment, number)
     protect(segment, tunnel)  # before anything can come in
@@ -136,6 +134,12 @@ def ensure(
     run(["ip", "-netns", segment, "link", "set", "eth0", "address", mac_of(router)])
     run(["bridge", "-batch", "-"], stdin=network_hook.pinned(mac_of(router), port))
     return not whole
+
+
+def is_whole(segment: str) -> bool:
+    """Whether bridge and router namespace are there; the packet filter's rules may yet be gone."""
+    # The port is made a member of the bridge last: see `ensure`.
+    return Path("/run/netns", segment).exists() and Path("/sys/class/net", f"{segment}r", "master").exists()
 
 
 def protect(segment: str, tunnel: Segment | None = None) -> None:

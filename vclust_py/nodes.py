@@ -18,7 +18,11 @@ ACCELERATORS = ("tcg", "xen", "kvm")
 
 
 def domain_name(cluster: Cluster, node: Node) -> str:
-    return f"{cluster.name}.{node.name}"
+    return domain_of(cluster.name, node)
+
+
+def domain_of(cluster: str, node: Node) -> str:
+    return f"{cluster}.{node.name}"
 
 
 # Names of a node's files.  libvirt's AppArmor helper lets QEMU read those that end in .qcow2, .img or .iso.

@@ -22,7 +22,7 @@ options:
   type:
     description: What it must be.
     type: str
-    choices: [digest, files, flag, lock, machines, path, reference, request]
+    choices: [digest, files, flag, hosts, lock, machines, path, reference, request, site]
     required: true
   default:
     description: The value where none of the variables is given; without it that is an error.
@@ -32,7 +32,8 @@ requirements:
 notes:
   - The value of the type C(reference), a cluster's C(NAME) or C(SITE/NAME), is a mapping with C(site), which is
     C(any) where none was given, and C(name).
-  - The type C(lock) is the name of a file, relative to where the command was given; the value is its content.
+  - The types C(lock) and C(path) are names of files, relative to where the command was given; the value is the lock's
+    content and the absolute path.
 """
 
 EXAMPLES = """
@@ -104,6 +105,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
                 # A relative name is relative to where the command was given, as that of the request is.
                 file = arguments.checked(name, "path", literal(given[name]))
                 return [arguments.locked(Path(os.environ.get("PWD", "."), file))]
-            return [arguments.checked(name, kind, literal(given[name]))]
+            value = arguments.checked(name, kind, literal(given[name]))
+            return [str(Path(os.environ.get("PWD", "."), value)) if kind == "path" else value]
         except RequestError as error:
             raise AnsibleLookupError(str(error)) from error

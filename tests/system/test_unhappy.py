@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from checker import check
 from machine import left_since, output, snapshot
 
 from vclust_py.image import Catalogue
@@ -26,6 +27,7 @@ from vclust_py.site import PROJECT, Site
 pytestmark = pytest.mark.system
 
 VCLUST = Path(sys.executable).parent / "vclust"
+KILLING = Path(__file__).parent / "killing"
 PIDS = Path("/run/vclust")
 WITHOUT_SYSTEMD = pytest.mark.skipif(
     Path("/run/systemd/system").is_dir(), reason="systemd looks after libvirtd here"
@@ -221,6 +223,7 @@ def cleared(vclust: Vclust) -> Iterator[None]:
                 vclust("destroy", str(name))
         if again:
             yield
+    assert check(vclust.root) == []
 
 
 @pytest.fixture
@@ -268,11 +271,39 @@ def test_interrupted_and_killed_in_phase_after_phase(
     assert domains(name) == started
     assert len(started) == 2
     assert vclust("ssh", name, "--", "ssh phases02 hostname").out.strip() == "phases02"
+    assert check(site.root) == []
     assert not Catalogue(site).clean()
     vclust("destroy", name)
     assert not defined(name)
     assert not vclust.kept()
     assert left_since(before) == {}
+
+
+def test_killed_within_phases_that_are_over_at_once(site: Site, vclust: Vclust) -> None:
+    """By SIGKILL from within, at one statement to the store after the other; what comes next takes it up."""
+    name, request = "unhappy-within", vclust.request("unhappy-within", nodes=1)
+
+    def killed(phase: str, number: int, *words: str | Path) -> Done:
+        environment = {"PYTHONPATH": str(KILLING), "VCLUST_TEST_KILL": f"{phase}:{number}"}
+        done = vclust.start(*words, **environment).wait(ALL_ENDED)
+        all_ended(vclust)
+        return done
+
+    for phase, numbers in (("request", (1, 2)), ("cache", (1,)), ("place", (2, 6))):
+        for number in numbers:
+            done = killed(phase, number, "create", request)
+            assert done.code == 4, (phase, number, done)
+            assert "Traceback" not in done.err
+    vclust("create", request)
+    assert check(site.root) == []
+    running = domains(name)
+    assert len(running) == 1
+    for number in (1, 3, 6):
+        assert killed("destroy", number, "destroy", name).code == 4, number
+        assert name in vclust.live()
+    vclust("destroy", name)
+    assert not defined(name)
+    assert not vclust.kept()
 
 
 @pytest.mark.parametrize("phase", ["image", "ready"])
@@ -292,15 +323,16 @@ def test_destroy_after_the_controller_was_killed(
 
 
 @WITHOUT_SYSTEMD
-def test_libvirtd_killed_on_the_way(vclust: Vclust, before: dict[str, set[str]]) -> None:
+@pytest.mark.parametrize("phase", ["create", "install"])
+def test_libvirtd_killed_on_the_way(vclust: Vclust, before: dict[str, set[str]], phase: str) -> None:
     """The nodes do not need it to go on; whoever needs it next starts it again."""
     name = "unhappy-libvirtd"
     running = vclust.start("create", vclust.request(name, nodes=1))
-    vclust.reaches(running, name, "install")
-    number = domains(name)
+    vclust.reaches(running, name, phase)
     os.kill(int((PIDS / "libvirtd.pid").read_text()), signal.SIGKILL)
     done = running.wait()
     assert done.code == 0, done
+    number = domains(name)
     os.kill(int((PIDS / "libvirtd.pid").read_text()), signal.SIGKILL)
     assert len(emulators(name)) == len(number) == 1
     vclust("destroy", name)

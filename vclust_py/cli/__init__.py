@@ -110,6 +110,14 @@ def _parser() -> argparse.ArgumentParser:
             metavar="NAME",
             help="name of the cluster; SITE/NAME where two sites have one",
         )
+    destroy.add_argument(
+        "--forget-host",
+        action="append",
+        default=[],
+        type=typed("machines"),
+        metavar="HOST",
+        help="do without this host, which does not answer and never will; may be repeated",
+    )
     ssh.usage = "vclust ssh NAME [NODE] [-- CMD...]"
     ssh.add_argument(
         "node",

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from vclust_py.cli import playbooks, sites
 from vclust_py.cli.progress import Follow, cluster_progress
@@ -109,12 +110,14 @@ def destroy(arguments: argparse.Namespace) -> int:
     if arguments.cluster["site"] != "any" or len(sites.known_sites(arguments)) != 1:
         site, _ = sites.cluster(arguments)
         where = f"{site}/{name}"
+    variables: dict[str, Any] = {"name": where}
+    if arguments.forget_host:
+        variables["vclust_forget_hosts"] = arguments.forget_host
     follow = Follow(cluster_progress(name))
-    outcome = playbooks.run(
-        "destroy_vcluster.yml", {"name": where}, arguments, phases=("destroy",), follow=follow
-    )
+    outcome = playbooks.run("destroy_vcluster.yml", variables, arguments, phases=("destroy",), follow=follow)
     if outcome.exit_code:
         return outcome.exit_code
+    playbooks.warn(outcome.results.get("vclust_cluster", {}))
     if not outcome.results.get("vclust_cluster", {}).get("changed"):
         raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
     print(f"{name} is destroyed")

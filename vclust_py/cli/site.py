@@ -1,4 +1,4 @@
-"""`vclust site`: the machines of the sites: rolling them out, how they are, their keys."""
+"""`vclust site`: the machines of the sites: rolling them out, how they are, their keys, their state in a file."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vclust_py.arguments import typed
-from vclust_py.cli import playbooks, sites
+from vclust_py.cli import backup, playbooks, sites
 from vclust_py.cli.progress import Follow, Rows
 from vclust_py.errors import RequestError
 from vclust_py.text import DETAIL, MESSAGE, plain
@@ -18,7 +18,7 @@ PHASES = ("site_manager", "vm_host")
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """`vclust site` with its own commands."""
-    text = "the machines of the sites: roll-out, state, keys"
+    text = "the machines of the sites: roll-out, state, keys, backup"
     site = commands.add_parser("site", help=text, description=text[0].upper() + text[1:] + ".")
     inner = site.add_subparsers(metavar="COMMAND", required=True)
 
@@ -45,6 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     status = add("status", _status, "show each host: what it has, runs, and what is wrong with it")
     status.add_argument("--json", action="store_true", help="print JSON")
+    backup.add_commands(inner)
 
 
 class _Hosts(Follow):

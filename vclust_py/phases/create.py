@@ -57,7 +57,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         )
         if inputs.check:
             return Result(change)
-        tunnels, way_out = _segments(cluster), egress.way(session.site, cluster.request)
+        tunnels, way_out = segments(cluster), egress.way(session.site, cluster.request)
         # A run that was killed may have started nodes and not written that down.
         unnoted = [node.name for node in nodes if node.name in up and node.state is NodeState.PLACED]
         clusters.observe_nodes(session.store, cluster, dict.fromkeys(unnoted, NodeState.STARTED))
@@ -128,7 +128,8 @@ def run(session: Session, inputs: Inputs) -> Result:
     return Result(change, warnings=warnings)
 
 
-def _segments(cluster: Cluster) -> dict[str | None, Segment]:
+def segments(cluster: Cluster) -> dict[str | None, Segment]:
+    """The ends of the cluster's segment by machine, as `network.segments` has them."""
     nodes: dict[str | None, list[str]] = {}
     for node in cluster.nodes:
         nodes.setdefault(node.machine, []).append(node.mac)

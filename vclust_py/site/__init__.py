@@ -8,6 +8,7 @@ hosts       rows of hosts: what the site knows of each, and since when
 records     rows of timings and progress, and of models fitted to them
 learning    rows of what is learnt from: past requests, uses and choices of caches; resolutions by their index
 describe    clusters as plain data, for people and scripts
+backup      all of that which cannot be made again, in one file, and back
 session     what a process works with: the store, the images, connections to hosts
 """
 

@@ -10,7 +10,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,8 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
         " WHERE cluster BETWEEN ? AND ? ORDER BY cluster, position",
         (low, high),
     ):
-        nodes[row["cluster"]].append(_node(row))
+        if row["cluster"] in nodes:  # others have been destroyed, and have leftovers
+            nodes[row["cluster"]].append(_node(row))
     return [
         Cluster(
             id=row["id"],
@@ -155,6 +156,11 @@ def live(store: Store) -> list[Cluster]:
         return []
     with store.reading():
         return _read(store, store.rows("SELECT * FROM clusters WHERE destroyed IS NULL ORDER BY name"))
+
+
+def any_ever(store: Store) -> bool:
+    """Whether the site has, or has had, a cluster."""
+    return store.exists and store.row("SELECT 1 FROM clusters LIMIT 1") is not None
 
 
 def names(store: Store) -> list[str]:
@@ -307,7 +313,7 @@ def placed(store: Store) -> dict[str, list[tuple[str, Node]]]:
             " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
             " WHERE destroyed IS NULL ORDER BY cluster, position"
         ):
-            found.setdefault(row["host"], []).append((_folder(row["owner"], row["cluster"]), _node(row)))
+            found.setdefault(row["host"], []).append((folder_name(row["owner"], row["cluster"]), _node(row)))
     return found
 
 
@@ -332,26 +338,84 @@ def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState
         )
 
 
-def forget(store: Store, cluster: Cluster) -> None:
-    """The cluster is destroyed: its name and network are free again; its timings stay, to estimate later ones."""
+def forget(store: Store, cluster: Cluster, written_off: Collection[str] = ()) -> None:
+    """The cluster is destroyed: its name and network are free again; its timings stay, to estimate later ones.
+
+    What hosts that are `written_off` may still have of it is kept, for `leftovers`; its network is in use until then.
+    """
     with store.transaction():
         update(store, cluster, state=ClusterState.DESTROYED)
         # The request holds password hashes, which nobody needs any more.
-        store.execute(
-            "UPDATE clusters SET destroyed = ?, spec = '', segment = NULL, network = NULL WHERE id = ?",
-            (time.time(), cluster.id),
-        )
+        store.execute("UPDATE clusters SET destroyed = ?, spec = '' WHERE id = ?", (time.time(), cluster.id))
         store.execute("DELETE FROM progress WHERE cluster = ?", (cluster.id,))
-        store.execute("DELETE FROM nodes WHERE cluster = ?", (cluster.id,))
-        audit(store, "destroy", cluster.name)
+        store.execute(
+            "DELETE FROM nodes WHERE cluster = ? AND host NOT IN (SELECT value FROM json_each(?))",
+            (cluster.id, json.dumps(sorted(written_off))),
+        )
+        _free_segment(store, cluster.id)
+        audit(store, "destroy", cluster.name, ", ".join(f"without {host}" for host in sorted(written_off)))
+
+
+def _free_segment(store: Store, cluster: int) -> None:
+    """Of a destroyed cluster, once no host can have any of it."""
+    store.execute(
+        "UPDATE clusters SET segment = NULL, network = NULL"
+        " WHERE id = ? AND NOT EXISTS (SELECT 1 FROM nodes WHERE cluster = clusters.id)",
+        (cluster,),
+    )
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a host that was written off may still have of a destroyed cluster."""
+
+    cluster: int
+    name: str
+    host: str
+    folder: str
+    segment: str
+    nodes: tuple[Node, ...]
+
+
+def leftovers(store: Store) -> list[Leftover]:
+    """All of them, oldest cluster first."""
+    found: dict[tuple[int, str], list[Node]] = {}
+    owners: dict[int, sqlite3.Row] = {}
+    if store.exists:
+        for row in store.rows(
+            f"SELECT {_NODE}, cluster, clusters.name AS owner, segment FROM nodes"  # noqa: S608 - Node's own fields
+            " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
+            " WHERE destroyed IS NOT NULL ORDER BY cluster, host, position"
+        ):
+            owners[row["cluster"]] = row
+            found.setdefault((row["cluster"], row["host"]), []).append(_node(row))
+    return [
+        Leftover(
+            cluster,
+            owners[cluster]["owner"],
+            host,
+            folder_name(owners[cluster]["owner"], cluster),
+            owners[cluster]["segment"],
+            tuple(nodes),
+        )
+        for (cluster, host), nodes in found.items()
+    ]
+
+
+def forget_leftover(store: Store, leftover: Leftover) -> None:
+    """The host has nothing of the cluster any more."""
+    with store.transaction():
+        store.execute("DELETE FROM nodes WHERE cluster = ? AND host = ?", (leftover.cluster, leftover.host))
+        _free_segment(store, leftover.cluster)
+        audit(store, "clear", leftover.name, f"left on {leftover.host}")
 
 
 def folder(store: Store, cluster: Cluster) -> Path:
     """The cluster's own folder; the number keeps a new cluster apart from a destroyed one of the same name."""
-    return store.site.clusters / _folder(cluster.name, cluster.id)
+    return store.site.clusters / folder_name(cluster.name, cluster.id)
 
 
-def _folder(name: str, number: int) -> str:
+def folder_name(name: str, number: int) -> str:
     return f"{name}.{number}"
 
 

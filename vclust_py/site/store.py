@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vclust_py.errors import VclustError
@@ -113,6 +114,27 @@ class Store:
         finally:
             self._depth = 0
 
+    def copy_to(self, path: Path) -> None:
+        """Write all as it is at one moment into the new file `path`, while others may go on writing here."""
+        path.touch(mode=0o600, exist_ok=False)
+        with self._mutex, self._failures(), contextlib.closing(sqlite3.connect(path)) as copy:
+            self._open().backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file
+
+    def replace_by(self, path: Path) -> None:
+        """Take the content of the database in `path`, at one moment for all who have this one open too.
+
+        It is of this version.  Raises VclustError while another process is in the middle of a transaction for long.
+        """
+        deadline = time.monotonic() + _BUSY
+
+        def bounded(status: int, remaining: int, total: int) -> None:
+            if time.monotonic() > deadline:
+                raise VclustError(f"{self.site.database}: another process is at work in it for {_BUSY:g} s")
+
+        with self._mutex, self._failures(), contextlib.closing(sqlite3.connect(path)) as source:
+            source.backup(self._open(), progress=bounded)
+
     def close(self) -> None:
         with self._mutex:
             if self._connection is not None:
@@ -159,7 +181,8 @@ class Store:
             if code == sqlite3.SQLITE_FULL or free_bytes(self.site.root) < _LEAST_FREE:
                 raise full_disk(self.site.root) from error
             hint = (
-                "the site's state is damaged: put a copy back, or move it away and remove its domains with virsh"
+                "the site's state is damaged: move it away and put a backup back (vclust site restore), or remove its"
+                " domains with virsh"
                 if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
                 else "are you root, and is the disk in order?"
             )

@@ -33,6 +33,9 @@ class FakeFiles:
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         self._files[name] = 1
 
+    def length(self, name: str) -> int:
+        return self._files.get(name, 0)
+
     def allocated(self) -> dict[str, int]:
         return dict(self._files)
 
@@ -134,6 +137,9 @@ class FakeNetworks:
     def let_out(self, segment: str, way: Way) -> tuple[str, ...]:
         assert segment in self.segments
         return ()
+
+    def is_whole(self, segment: str) -> bool:
+        return segment in self.segments
 
     def remove(self, segment: str, number: int) -> bool:
         return self.segments.pop(segment, None) == number

@@ -14,7 +14,7 @@ from fakehost import FakeSession
 from repository import KERNEL, Repository
 
 from vclust_py import request as requests
-from vclust_py.errors import VclustError
+from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.image import manifest
 from vclust_py.phases import ORDER, Inputs, Result, phase
@@ -43,17 +43,26 @@ def a_request(nodes: int, **hardware: object) -> requests.Request:
 
 
 def run(
-    session: FakeSession, word: str, request: requests.Request, *, check: bool = False, lock: str = ""
+    session: FakeSession,
+    word: str,
+    request: requests.Request,
+    *,
+    check: bool = False,
+    lock: str = "",
+    hosts: tuple[Host, ...] = HOSTS,
+    forget: frozenset[str] = frozenset(),
 ) -> Result:
-    inputs = Inputs(request.name, check=check, request=request, lock=lock, hosts=HOSTS)
+    inputs = Inputs(request.name, check=check, request=request, lock=lock, hosts=hosts, forget=forget)
     return phase(word)(session, inputs)
 
 
-def up_to(session: FakeSession, last: str, request: requests.Request) -> dict[str, Result]:
+def up_to(
+    session: FakeSession, last: str, request: requests.Request, hosts: tuple[Host, ...] = HOSTS
+) -> dict[str, Result]:
     results: dict[str, Result] = {}
     for word in ORDER[: ORDER.index(last) + 1]:
         lock = results["resolve"].facts["lock"] if "resolve" in results else ""
-        results[word] = run(session, word, request, lock=lock)
+        results[word] = run(session, word, request, lock=lock, hosts=hosts)
     return results
 
 
@@ -178,13 +187,82 @@ def test_a_host_that_is_away_keeps_its_cluster_until_it_is_back(session: FakeSes
     up_to(session, "ready", a_request(2))
     session.close()
     session.gone = {"b"}
-    with pytest.raises(VclustError, match=r"^b: no route$"):
+    with pytest.raises(VclustError, match=r"^b: no route\n.* vclust destroy all --forget-host b$"):
         run(session, "destroy", a_request(2))
     assert found(session).nodes
     assert session.hosts["a"].domains == {}
     session.gone = set()
     assert run(session, "destroy", a_request(2)).change.changed
     assert session.hosts["b"].domains == {}
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_host_that_never_comes_back_is_written_off(
+    session: FakeSession, hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is still there when it comes back after all goes with the next create, or destroy, that it takes part in."""
+    request = a_request(2)
+    up_to(session, "ready", request)
+    cluster = found(session)
+    with pytest.raises(RequestError, match=r"^all: has no node on c; its hosts: a, b$"):
+        run(session, "destroy", request, forget=frozenset({"c"}))
+    session.close()
+    if hangs:  # it lets itself be connected to, and no more
+        monkeypatch.setattr(session.hosts["b"], "remove", refuse)
+    else:
+        session.gone = {"b"}
+    result = run(session, "destroy", request, forget=frozenset({"a", "b"}))
+    assert result.facts["written_off"] == ["b"]
+    (said,) = result.warnings
+    (lost,) = (node for node in cluster.nodes if node.host == "b")
+    for word in ("b is written off", f"all.{lost.name}", f"clusters/all.{cluster.id}", cluster.segment):
+        assert word in said
+    assert clusters.live(session.store) == []
+    assert session.fake_networks.segments == {}
+    assert session.hosts["a"].domains == {}
+    assert len(session.hosts["b"].domains) == 1
+
+    # Its network is still in use over there, and no other cluster's; the lost node takes no capacity.
+    rows = session.store.rows("SELECT segment, network FROM clusters")
+    assert [tuple(row) for row in rows] == [(cluster.segment, cluster.network)]
+    session.close()
+    up_to(session, "place", request, hosts=HOSTS[:1])
+    assert clusters.placed(session.store).keys() == {"a"}
+    assert len(session.hosts["b"].domains) == 1
+    run(session, "destroy", request)
+
+    session.close()
+    session.gone = set()
+    monkeypatch.undo()
+    results = up_to(session, "place", request)
+    assert results["place"].change.changed
+    assert session.hosts["b"].domains == {}
+    assert not any(session.hosts["b"].folders.values())
+    assert (
+        session.store.rows("SELECT segment FROM clusters WHERE destroyed IS NOT NULL AND segment != ''") == []
+    )
+    audited = session.store.rows("SELECT detail FROM audit WHERE action = 'clear'")
+    assert [row["detail"] for row in audited] == ["left on b"]
+
+
+def refuse(uuid: str) -> bool:
+    raise VclustError("b: keepalive")
+
+
+def test_what_is_left_on_a_host_stays_written_down_while_it_cannot_be_removed(
+    session: FakeSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    up_to(session, "ready", a_request(2))
+    session.close()
+    session.gone = {"b"}
+    run(session, "destroy", a_request(2), forget=frozenset({"b"}))
+    session.close()
+    session.gone = set()
+    monkeypatch.setattr(session.hosts["b"], "remove", refuse)
+    up_to(session, "place", a_request(2))
+    assert "b: what all has left there is not removed: b: keepalive" in caplog.text
+    assert [left.host for left in clusters.leftovers(session.store)] == ["b"]
+    assert len(session.hosts["b"].domains) == 1
 
 
 def test_each_phase_is_a_role_a_tag_a_file_and_a_function() -> None:

@@ -1,0 +1,95 @@
+"""What a site manager has for its running clusters, made again: its machine was restarted, or is a new one.
+
+That is the way in: router namespaces, bridges, packet filter rules, ends of tunnels.  Nodes on hosts run on without.
+"""
+
+from dataclasses import dataclass, field
+
+from vclust_py.change import Change
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import Hypervisor
+from vclust_py.nodes import drivers_of, overlay
+from vclust_py.phases import Result
+from vclust_py.phases.create import segments
+from vclust_py.site import clusters
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.session import Session
+from vclust_py.site.states import NodeState
+
+_LOCK_TIMEOUT = 10.0
+_RUNNING = (NodeState.STARTED, NodeState.INSTALLER, NodeState.INSTALLED, NodeState.READY)
+
+
+@dataclass
+class _Found:
+    """What is wrong with a cluster; sentences in `warnings`."""
+
+    network: bool = False
+    """Its network on this machine is not there."""
+    stopped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def run(session: Session, *, check: bool = False) -> Result:
+    """Networks of all clusters with started nodes; nodes that do not run any more are noted as failed.
+
+    A cluster that somebody works on, and a host that does not answer, is warned of and left as it is.  In check mode
+    nothing is changed.
+    """
+    before, after, warnings = dict[str, str](), dict[str, str](), list[str]()
+    for name in clusters.names(session.store):
+        try:
+            with clusters.locked(session.store, name, timeout=_LOCK_TIMEOUT) as cluster:
+                if all(node.state is NodeState.PLACED for node in cluster.nodes):
+                    continue  # `create` makes everything
+                found = _repair(session, cluster, check)
+        except VclustError as error:
+            warnings.append(f"{name}: {error}")
+            continue
+        warnings += [f"{name}: {line}" for line in found.warnings]
+        if found.network or found.stopped:
+            before[name] = _words("not there" if found.network else "there", [])
+            after[name] = _words("there", found.stopped)
+    return Result(Change(before, after), {"repaired": sorted(after)}, tuple(warnings))
+
+
+def _words(network: str, stopped: list[str]) -> str:
+    return f"network {network}{', failed: ' + ', '.join(stopped) if stopped else ''}"
+
+
+def _repair(session: Session, cluster: Cluster, check: bool) -> _Found:
+    software, tunnels = cluster.request.software, segments(cluster)
+    found = _Found(network=not session.networks.is_whole(cluster.segment))
+    if not check:
+        session.networks.ensure(
+            cluster.segment, cluster.network, software.network, cluster.request.router, tunnels.get(None)
+        )
+    drivers, errors = drivers_of(session, cluster)
+    found.warnings += [f"as it was there: {error}" for error in errors.values()]
+    if tunnels and not check:
+        ends = {node.host: tunnels[node.machine] for node in cluster.nodes if node.host in drivers}
+        for host, end in ends.items():
+            try:
+                drivers[host].ensure_segment(end)
+            except VclustError as error:
+                found.warnings.append(f"its network there is as it was: {error}")
+    hosts = list(drivers)
+    running = session.side_by_side(lambda host: drivers[host].running(), hosts)
+    up = dict(zip(hosts, running, strict=True))
+    stopped = [
+        node
+        for node in cluster.nodes
+        if node.host in up and node.state in _RUNNING and node.uuid not in up[node.host]
+    ]
+    found.stopped = [node.name for node in stopped]
+    found.warnings += [_stopped(session, cluster, node, drivers[node.host]) for node in stopped]
+    if not check:
+        clusters.observe_nodes(session.store, cluster, dict.fromkeys(found.stopped, NodeState.FAILED))
+    return found
+
+
+def _stopped(session: Session, cluster: Cluster, node: Node, driver: Hypervisor) -> str:
+    folder = clusters.folder(session.store, cluster).name
+    if driver.files(folder).length(overlay(node.name)):
+        return f"{node.name} does not run on {node.host}; create with the cluster's request starts it again"
+    return f"{node.name} does not run on {node.host}, and its disk is not there any more"
