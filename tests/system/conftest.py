@@ -12,9 +12,10 @@ from pathlib import Path
 
 import machine
 import pytest
-from emulated import bed, inventory
+from emulated import bed
 from emulated.host import Host
 from emulated.kinds import XEN
+from shared import inventory
 from xenhost import Meter, roll_out
 
 from vclust_py.errors import VclustError
