@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from shared.command import Command, say
+from shared.command import Command, count, say
 from shared.features import ROOT, Feature
 
 from many import bed, image
@@ -30,7 +30,11 @@ class Many(Command):
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--racks", type=int, default=Shape.racks, metavar="R", help="how many (default %(default)s)"
+            "--racks",
+            type=count(bed.MOST),
+            default=Shape.racks,
+            metavar="R",
+            help="how many (default %(default)s)",
         )
         parser.add_argument(
             "--rate",

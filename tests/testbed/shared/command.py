@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -68,7 +68,7 @@ class Command(ABC):
         verbs.add_parser("build", help="make what hosts boot, unless it is there")
         up = verbs.add_parser("up", help="start hosts, write their inventory and print its folder")
         up.add_argument(
-            "-n", "--number", type=self._number, default=1, metavar="N", help="how many (default 1)"
+            "-n", "--number", type=count(self.most), default=1, metavar="N", help="how many (default 1)"
         )
         up.add_argument(
             "--site-root",
@@ -85,12 +85,6 @@ class Command(ABC):
         ssh.add_argument("command", nargs=argparse.REMAINDER)
         verbs.add_parser("status", help="the hosts there are, and what this machine cannot do")
         parser.set_defaults(act=self._act)
-
-    def _number(self, text: str) -> int:
-        number = int(text)
-        if not 1 <= number <= self.most:
-            raise argparse.ArgumentTypeError(f"got {text}, expected 1 to {self.most}")
-        return number
 
     def _act(self, arguments: argparse.Namespace) -> int:
         match arguments.verb:
@@ -118,6 +112,17 @@ class Command(ABC):
             there = ", ".join(every) or "none"
             raise VclustError(f"{name}: no such host of kind {self.name}, there are: {there}")
         return every[name]
+
+
+def count(most: int) -> Callable[[str], int]:
+    """For argparse: a whole number from 1 to `most`."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"got {text}, expected 1 to {most}")
+        return int(text)
+
+    return parse
 
 
 def say(line: str) -> None:
