@@ -12,10 +12,11 @@ from pathlib import Path
 
 import machine
 import pytest
-from emulated import bed, inventory
+from emulated import bed
 from emulated.host import Host
 from emulated.kinds import KVM, XEN, Kind
 from emulatedhost import Meter, RollOut, roll_out
+from shared import inventory
 
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulated import inventory
 from emulated.host import Host
 from emulatedhost import PATIENCE
 from machine import BIN
 from namespacehost import NamespaceHost, namespace_host
+from shared import inventory
 
 from vclust_py import pki
 from vclust_py.site import Site

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from cache.cachesite import caches, remember, status
-from emulated import inventory
 from emulated.host import Host
 from emulatedhost import PATIENCE
 from jinja2 import Template
 from machine import BIN
+from shared import inventory
 
 from vclust_py.image.base import ensure_base
 from vclust_py.resolve import closure

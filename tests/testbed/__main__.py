@@ -11,8 +11,9 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import chain.cli
-import emulated.cli
+from emulated.cli import Emulated
 from emulated.kinds import KINDS
+from many.cli import Many
 
 from vclust_py.errors import VclustError
 
@@ -23,12 +24,13 @@ def main(argv: Sequence[str]) -> int:
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind in KINDS.values():
-        emulated.cli.add(kinds, kind)
+        Emulated(kind).add(kinds)
+    Many().add(kinds)
     chain.cli.add(kinds)
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        return int(arguments.act(arguments) or 0)
+        return int(arguments.act(arguments))
     except VclustError as error:
         print(f"testbed: {error}", file=sys.stderr)
         return error.exit_code

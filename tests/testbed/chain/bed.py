@@ -6,17 +6,18 @@ several may be there at once; its files are on a tmpfs, so that a disk's speed d
 
 import ipaddress
 import json
-import os
 import subprocess
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from shared import places
+from shared.network import QUEUE, ip, let_hosts_be_many, namespaces
 
 from vclust_py.errors import VclustError
 from vclust_py.run import CommandError, run
 
-ROOT = Path(os.environ.get("VCLUST_TESTBED_ROOT", "/var/lib/vclust-testbed")) / "chain"
+ROOT = places.ROOT / "chain"
 NAME = "vcc"
 """Of the bed that the command makes."""
 
@@ -26,11 +27,8 @@ MOST = 1000
 MTU = 1500
 
 _NETWORKS = {4: ipaddress.ip_network("10.88.0.0/16"), 6: ipaddress.ip_network("fd00:88::/64")}
-_QUEUE = ("burst", "256kb", "limit", "2mb")
 _IDLE = 20_000
 """Bytes in half a second, on all links together, that are none of a transfer's."""
-_NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
-"""How many neighbours the kernel remembers, of all namespaces together."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Bed:
         """Raises VclustError when there is a bed of that name already; `memory` bounds all its files."""
         if not 1 <= self.count <= MOST:
             raise VclustError(f"hosts: got {self.count}, expected 1 to {MOST}")
-        if self.switch in _namespaces():
+        if self.switch in namespaces():
             raise VclustError(f"{self.name}: is up already", "take it down first")
         self.folder.mkdir(parents=True, exist_ok=True)
         options = f"size={memory},mode=0755,nr_inodes=0"
@@ -70,18 +68,17 @@ class Bed:
         for number in every:
             (self.folder / str(number) / "store").mkdir(parents=True)
         (self.folder / "bed.json").write_text(json.dumps({"count": self.count, "family": self.family}))
-        if int(_NEIGHBOURS.read_text()) < self.count * 16:
-            _NEIGHBOURS.write_text(f"{self.count * 16}\n")
+        let_hosts_be_many(self.count)
         names = [self.switch, *map(self.namespace, every)]
-        _ip([f"netns add {name}" for name in names])
+        ip([f"netns add {name}" for name in names])
         bridge = ["link add bridge type bridge mcast_snooping 0", "link set bridge up"]
-        _ip(["link set lo up", *bridge], self.switch)
-        _ip(
+        ip(["link set lo up", *bridge], self.switch)
+        ip(
             f"link add eth0 mtu {MTU} netns {self.namespace(number)}"
             f" type veth peer name v{number} mtu {MTU} netns {self.switch}"
             for number in every
         )
-        _ip((f"link set v{number} master bridge up" for number in every), self.switch)
+        ip((f"link set v{number} master bridge up" for number in every), self.switch)
         length = _NETWORKS[self.family].prefixlen
         more = "broadcast +" if self.family == 4 else "nodad"
         for number in every:
@@ -91,7 +88,7 @@ class Bed:
                 _sysctl(name, "net/ipv6/conf/default/disable_ipv6", 1)
             address = f"address add {self.address(number)}/{length} {more} dev eth0"
             # udpcast asks for a route to its multicast groups.
-            _ip(["link set lo up", address, "link set eth0 up", "route add default dev eth0"], name)
+            ip(["link set lo up", address, "link set eth0 up", "route add default dev eth0"], name)
 
     def shape(self, rate: str) -> None:
         """All links, both ways: a rate as tc writes it, or `none`."""
@@ -104,7 +101,7 @@ class Bed:
             if rate == "none":
                 run(["sh", "-c", f"{' '.join(tc)} del dev {device} root 2>/dev/null || true"])
             else:
-                run([*tc, "replace", "dev", device, "root", "tbf", "rate", rate, *_QUEUE])
+                run([*tc, "replace", "dev", device, "root", "tbf", "rate", rate, *QUEUE])
 
     def link(self, number: int, up: bool) -> None:
         """Pull the host's cable out of the switch, or put it back."""
@@ -129,11 +126,11 @@ class Bed:
 
     def down(self) -> None:
         """Take away whatever is left of it: processes in its namespaces, namespaces, files."""
-        mine = [name for name in _namespaces() if name.startswith(f"{self.name}-")]
+        mine = [name for name in namespaces() if name.startswith(f"{self.name}-")]
         for name in mine:
             for pid in run(["ip", "netns", "pids", name]).split():
                 subprocess.run(["kill", "-KILL", pid], check=False, capture_output=True)
-        _ip(f"netns delete {name}" for name in mine)
+        ip(f"netns delete {name}" for name in mine)
         if self.folder.is_dir():
             # Some hosts have a small file system of their own on it.
             while self.folder.is_mount():
@@ -151,15 +148,6 @@ def load(name: str = NAME) -> Bed:
     except FileNotFoundError:
         raise VclustError(f"{name}: no such testbed is up") from None
     return Bed(told["count"], name, told["family"])
-
-
-def _namespaces() -> set[str]:
-    return {line.split()[0] for line in run(["ip", "netns", "list"]).splitlines() if line.strip()}
-
-
-def _ip(lines: Iterable[str], namespace: str = "") -> None:
-    where = ["-n", namespace] if namespace else []
-    run(["ip", *where, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
 
 
 def _sysctl(namespace: str, name: str, value: int) -> None:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from emulated import image, inventory, places, underlay
+from shared import inventory, ssh
+
+from emulated import image, places, underlay
 from emulated.host import Host, Starting
 from emulated.kinds import KINDS, Kind
 from vclust_py.errors import VclustError
-from vclust_py.run import run
 
 PATIENCE = 600
 """Seconds a host may take from its start to a libvirtd that answers, on a machine that has other work too."""
@@ -41,20 +42,20 @@ def up(kind: Kind, count: int, site_root: Path, report: Report) -> list[Host]:
         if any(host.pid() is None for host in wanted):
             lacking = any(host.images() is None for host in wanted)
             newest = image.ensure(kind.image, report) if lacking else None
-            _ensure_key()
+            ssh.ensure_key()
             underlay.ensure_bridge()
             began = time.monotonic()
             with contextlib.ExitStack() as stack:
                 starting = [
                     (host, stack.enter_context(host.start(newest))) for host in wanted if host.pid() is None
                 ]
-                inventory.write_known_hosts(hosts())
+                inventory.write_known_hosts(hosts(), places.KNOWN_HOSTS)
                 for host, start in starting:
                     _wait(host, start, began, report)
         for host in wanted:
             report(f"{host.name}: up at {host.address}")
         running = [host for host in hosts(kind) if host.pid()]
-        inventory.write(running, site_root, inventory.folder(kind))
+        inventory.write(running, site_root, inventory.folder(kind.name))
     return wanted
 
 
@@ -64,9 +65,9 @@ def down(kind: Kind, report: Report) -> None:
         for host in hosts(kind):
             host.remove()
             report(f"{host.name}: removed")
-        shutil.rmtree(inventory.folder(kind), ignore_errors=True)
+        shutil.rmtree(inventory.folder(kind.name), ignore_errors=True)
         if hosts():
-            inventory.write_known_hosts(hosts())
+            inventory.write_known_hosts(hosts(), places.KNOWN_HOSTS)
         else:
             underlay.remove_bridge()
             places.KNOWN_HOSTS.unlink(missing_ok=True)
@@ -89,15 +90,10 @@ def _wait(host: Host, start: Starting, began: float, report: Report) -> None:
     start.keep()
 
 
-def _ensure_key() -> None:
-    if not places.KEY.exists():
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", places.MARK, "-f", places.KEY])
-
-
 @contextlib.contextmanager
 def _held() -> Iterator[None]:
     """One command at a time changes the testbed."""
     places.HOSTS.mkdir(parents=True, exist_ok=True)
-    with open(places.ROOT / ".lock", "w") as file:
+    with open(places.HOSTS / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from shared import ssh
+from shared.places import IMAGES, MARK
+
 from emulated import image, initramfs, kinds, places, underlay
 from emulated.image import Images
 from emulated.kinds import Kind
@@ -71,9 +74,15 @@ class Host:
         return f"{places.NETWORK}.{self.kind.first + self.number}"
 
     @property
-    def uri(self) -> str:
-        """Of its libvirt, once the roll-out has been there."""
-        return self.kind.uri.format(host=self.address)
+    def known_hosts(self) -> Path:
+        return places.KNOWN_HOSTS
+
+    def variables(self) -> dict[str, str]:
+        """Of the inventory."""
+        every = {"vclust_libvirt_uri": self.kind.uri.format(host=self.address)}
+        if self.kind.image.xen:
+            every["vm_host_dom0_memory"] = f"{kinds.DOM0_MEMORY}M"  # what it is started with
+        return every
 
     @property
     def folder(self) -> Path:
@@ -86,8 +95,7 @@ class Host:
 
     def public_key(self) -> str:
         """The host's ssh key, as in known_hosts."""
-        words = (self.folder / "host-key.pub").read_text(encoding="ascii").split()
-        return " ".join(words[:2])
+        return ssh.host_key(self.folder / "host-key")
 
     # -- the machine
 
@@ -104,7 +112,7 @@ class Host:
     def images(self) -> Images | None:
         """What its disk stands on; None when it has no disk yet."""
         mark = self.folder / "image"
-        return image.load(places.IMAGES / mark.read_text(encoding="utf-8")) if mark.exists() else None
+        return image.load(IMAGES / mark.read_text(encoding="utf-8")) if mark.exists() else None
 
     def start(self, newest: Images | None) -> Starting:
         """Switch it on; a host without a disk gets one that stands on `newest`."""
@@ -173,24 +181,21 @@ class Host:
         pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
+    def state(self) -> str:
+        pid = self.pid()
+        return f"pid {pid}, {self.cpu_seconds():.0f} CPU-s, {self.resident()} MiB" if pid else "off"
+
     # -- the way in
 
     def ssh_command(self, *words: str, timeout: int = 60) -> list[str]:
         """ssh(1) to root; logins cost seconds when emulated, so that one connection serves for many."""
         options = {
-            "UserKnownHostsFile": str(places.KNOWN_HOSTS),
-            "GlobalKnownHostsFile": "/dev/null",
-            "StrictHostKeyChecking": "yes",
-            "IdentitiesOnly": "yes",
             "ConnectTimeout": str(timeout),
-            "ServerAliveInterval": "30",
-            "LogLevel": "ERROR",
             "ControlMaster": "auto",
             "ControlPath": str(self._socket),
             "ControlPersist": "120",
         }
-        given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        return ["ssh", "-F", "/dev/null", "-i", str(places.KEY), *given, f"root@{self.address}", *words]
+        return ssh.command(self.address, self.known_hosts, options, *words)
 
     def ssh(self, command: str, *, stdin: str | None = None, timeout: float = 120) -> str:
         """What `command` (for the host's shell) prints.  Raises CommandError when it fails."""
@@ -211,20 +216,19 @@ class Host:
     @property
     def _title(self) -> str:
         """Tells our process from one that has its number later."""
-        return f"{places.MARK}:{self.folder}"
+        return f"{MARK}:{self.folder}"
 
     def _make_disk(self, images: Images) -> None:
         """Its disk and its identity; the file `image`, written last, says that they are there."""
         key = self.folder / "host-key"
-        key.unlink(missing_ok=True)
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", key])
+        ssh.make_host_key(key, self.name)
         files = {
             "etc/hostname": (0o644, f"{self.name}\n"),
             "etc/hosts": (0o644, f"127.0.0.1 localhost\n::1 localhost\n{self.address} {self.name}\n"),
             "etc/machine-id": (0o444, f"{uuid.uuid4().hex}\n"),
             "etc/ssh/ssh_host_ed25519_key": (0o600, key.read_text(encoding="ascii")),
             "etc/ssh/ssh_host_ed25519_key.pub": (0o644, f"{self.public_key()}\n"),
-            "root/.ssh/authorized_keys": (0o600, places.KEY.with_suffix(".pub").read_text(encoding="ascii")),
+            "root/.ssh/authorized_keys": (0o600, ssh.public_key()),
         }
         target = self.folder / "initramfs"
         initramfs.with_identity(images.initramfs, files, self.folder, target)

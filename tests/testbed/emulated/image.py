@@ -5,29 +5,22 @@ left to it.  `_trim` takes away what a host under emulation would only spend tim
 the one thing that no real host needs.
 """
 
-import contextlib
-import fcntl
 import gzip
-import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shared import debian
+
 from emulated import initramfs
 from emulated.kinds import Image
-from emulated.places import HOSTS, IMAGES
-from vclust_py.apt import sources
+from emulated.places import HOSTS
 from vclust_py.image import installer
 from vclust_py.run import run
-from vclust_py.site import Site
-
-SUITE = "bookworm"
 
 DISK = 20 << 30
 """Bytes of a host's disk, sparse."""
@@ -50,19 +43,7 @@ _DISABLED = (
     f"{_UNITS}/getty.target.wants/*",
     f"{_UNITS}/multi-user.target.wants/e2scrub_reap.service",
     f"{_UNITS}/sysinit.target.wants/systemd-pstore.service",
-    # Identity: every host brings its own.
-    "etc/ssh/ssh_host_*",
-    "etc/hostname",
-    "etc/machine-id",
-    "etc/resolv.conf",
-    "var/lib/dbus/machine-id",
     "var/lib/systemd/random-seed",
-    # What only the build needed.
-    "etc/apt/apt.conf.d/99mmdebstrap",
-    "var/cache/apt/archives/*.deb",
-    "var/cache/apt/*.bin",
-    "var/lib/apt/lists/*_*",
-    "var/log/*.log",
 )
 
 _MASKED = (
@@ -119,20 +100,18 @@ class Images:
 
 def ensure(wanted: Image, report: Callable[[str], None]) -> Images:
     """The images of this recipe and the package versions this machine's apt now knows, built where they are missing."""
-    IMAGES.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with _held():
-        for folder in IMAGES.glob(".build-*"):  # of a build that was killed
-            shutil.rmtree(folder)
-        target = IMAGES / f"{wanted.name}-{_key(wanted)}"
-        if not target.exists():
-            folder = Path(tempfile.mkdtemp(prefix=".build-", dir=IMAGES))
-            try:
-                _build(wanted, folder, report)
-                os.replace(folder / "result", target)
-            finally:
-                shutil.rmtree(folder)
-            _forget_all_but(target, wanted)
-        return load(target)
+    here = Path(__file__).parent
+    recipe = [here / name for name in ("image.py", "initramfs.py", "kinds.py")]
+
+    def build(work: Path, result: Path) -> None:
+        _build(wanted, work, result, report)
+
+    return load(debian.kept(wanted.name, wanted.packages, recipe, _used, build))
+
+
+def _used() -> set[str]:
+    """Images that a host's disk stands on."""
+    return {path.read_text(encoding="utf-8") for path in HOSTS.glob("*/image")}
 
 
 def load(folder: Path) -> Images:
@@ -140,36 +119,11 @@ def load(folder: Path) -> Images:
     return Images(folder, made["build_seconds"], tuple(made["packages"]))
 
 
-def _key(wanted: Image) -> str:
-    """Digest of the recipe, the apt sources, and the candidate versions of its packages in this machine's index.
-
-    On a machine of another suite these are that suite's versions; they change when it has updates, which serves.
-    """
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for name in ("image.py", "initramfs.py", "kinds.py"):
-        digest.update((here / name).read_bytes())
-    digest.update(sources(Site(), SUITE).encode())
-    policy = run(["apt-cache", "policy", *wanted.packages])
-    digest.update("".join(re.findall(r"^\S.*\n|^  Candidate: .*\n", policy, re.MULTILINE)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _forget_all_but(target: Path, wanted: Image) -> None:
-    """Older builds go unless a host's disk stands on them."""
-    used = {path.read_text(encoding="utf-8") for path in HOSTS.glob("*/image")}
-    for folder in IMAGES.glob(f"{wanted.name}-*"):
-        if folder != target and folder.name not in used:
-            shutil.rmtree(folder)
-
-
-def _build(wanted: Image, folder: Path, report: Callable[[str], None]) -> None:
+def _build(wanted: Image, folder: Path, result: Path, report: Callable[[str], None]) -> None:
     started = time.monotonic()
-    root, result = folder / "root", folder / "result"
-    folder.chmod(0o755)
-    result.mkdir()
+    root = folder / "root"
     report(f"building the image '{wanted.name}': {len(wanted.packages)} packages and what they need")
-    _install(wanted, folder, root)
+    debian.install(wanted.packages, folder, root)
     versions = run(
         ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package}=${Version}\n"]
     ).split()
@@ -194,35 +148,6 @@ def _build(wanted: Image, folder: Path, report: Callable[[str], None]) -> None:
     made = asdict(Images(result, round(time.monotonic() - started, 1), tuple(versions)))
     del made["folder"]
     (result / "made.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
-    os.sync()
-
-
-def _install(wanted: Image, folder: Path, root: Path) -> None:
-    """mmdebstrap in namespaces of its own: killed, it leaves neither processes nor mounts behind."""
-    listed = folder / "testbed.sources"
-    listed.write_text(sources(Site(), SUITE), encoding="utf-8")
-    apt = (
-        *('APT::Install-Recommends "false"', 'APT::Sandbox::User "root"'),
-        *('Acquire::Languages "none"', 'Acquire::Retries "2"'),
-    )
-    left_out = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
-    run(
-        [
-            *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
-            *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
-            *("--architectures=amd64", f"--include={','.join(wanted.packages)}", "--dpkgopt=force-unsafe-io"),
-            *(f"--aptopt={option}" for option in apt),
-            *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
-            *(SUITE, root, listed),
-        ],
-        env={
-            "PATH": os.environ["PATH"],
-            "LC_ALL": "C.UTF-8",
-            "INITRD": "No",
-            "TMPDIR": str(folder),
-            "HOME": "/root",
-        },
-    )
 
 
 def _keep_modules(root: Path, version: str) -> None:
@@ -238,9 +163,7 @@ def _keep_modules(root: Path, version: str) -> None:
 
 
 def _trim(root: Path) -> None:
-    for pattern in _DISABLED:
-        for path in root.glob(pattern):
-            path.unlink()
+    debian.remove(root, _DISABLED)
     for unit in _MASKED:
         (root / _UNITS / unit).symlink_to("/dev/null")
     for name, text in _DROP_INS.items():
@@ -267,10 +190,3 @@ def _let_libvirt_know_the_cpu(root: Path) -> None:
         r" *<feature name='(sep|svm)'/>\n", "", text.replace("decode host='off'", "decode host='on'")
     )
     path.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _held() -> Iterator[None]:
-    with open(IMAGES / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -45,6 +45,7 @@ _KVM = Image("kvm", (*_EMULATED, "libvirt-daemon-driver-qemu", "qemu-system-x86"
 @dataclass(frozen=True)
 class Kind:
     name: str
+    about: str
     image: Image
 
     first: int
@@ -73,10 +74,18 @@ MEMORY = 2048
 DOM0_MEMORY = 384
 """MiB of dom0; 170 of them are available while two guests run."""
 
-XEN = Kind("xen", _XEN, 10, "xen+tls://{host}/system", "xen:///system", boots_xen=True)
-PLAIN = Kind("plain", _XEN, 30, "xen+tls://{host}/system", "test:///default")
+XEN = Kind(
+    *("xen", "Debian with real Xen, on an emulated processor", _XEN, 10),
+    *("xen+tls://{host}/system", "xen:///system"),
+    boots_xen=True,
+)
+PLAIN = Kind(
+    *("plain", "the same, started without Xen: a roll-out asks for a restart", _XEN, 30),
+    *("xen+tls://{host}/system", "test:///default"),
+)
 KVM = Kind(
-    *("kvm", _KVM, 50, "qemu+tls://{host}/system", "qemu:///system"),
+    *("kvm", "Debian with systemd and real KVM, on an emulated processor", _KVM, 50),
+    *("qemu+tls://{host}/system", "qemu:///system"),
     # All that the emulation can do, SVM with nested paging included, but for two features that make KVM slow here.
     processor="max,la57=off,pcid=off",
     processors=2,

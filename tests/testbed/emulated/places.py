@@ -1,21 +1,12 @@
 """Names, numbers and places of the emulated hosts; every one of them has its home here."""
 
-import os
-from pathlib import Path
+from shared.places import ROOT
 
-ROOT = Path(os.environ.get("VCLUST_TESTBED_ROOT", "/var/lib/vclust-testbed"))
-"""Everything the testbed keeps: images, the hosts' disks, keys, inventories."""
-
-IMAGES = ROOT / "images"
 HOSTS = ROOT / "hosts"
-KEY = ROOT / "key"
 KNOWN_HOSTS = ROOT / "known_hosts"
 
 BRIDGE = "vxb0"
 """The underlay.  Taps are named after it and the host."""
-
-MARK = "vclust-testbed"
-"""Alias of bridge and taps: only what carries it is ever taken away."""
 
 NETWORK = "10.77.0"
 PREFIX = 24

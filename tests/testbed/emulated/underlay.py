@@ -4,7 +4,9 @@ import contextlib
 import json
 from pathlib import Path
 
-from emulated.places import BRIDGE, MARK, PREFIX, SELF
+from shared.places import MARK
+
+from emulated.places import BRIDGE, PREFIX, SELF
 from vclust_py.errors import VclustError
 from vclust_py.run import run
 

@@ -1,13 +1,16 @@
-"""The inventory of the hosts, for `ansible-playbook -i` and `vclust -i`."""
+"""The inventory of hosts, for `ansible-playbook -i` and `vclust -i`.
+
+Inventories of several kinds given together are one site: they have the same groups, and what differs from host to host
+is the host's.
+"""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
-from emulated import kinds, places
-from emulated.host import Host
-from emulated.kinds import Kind
+from shared.places import KEY, ROOT
 
 _HOSTS = """\
 ---
@@ -25,11 +28,8 @@ all:
           vars:
             ansible_user: root
             ansible_python_interpreter: /usr/bin/python3
-            ansible_ssh_private_key_file: %(key)s
+            ansible_ssh_private_key_file: %s
             # A login takes seconds when emulated, more when the host is busy.
-            ansible_ssh_common_args: >-
-              -o UserKnownHostsFile=%(known_hosts)s -o GlobalKnownHostsFile=/dev/null
-              -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes
             ansible_ssh_timeout: 120
           hosts:
 """
@@ -54,30 +54,53 @@ site:
 """
 
 
-def folder(kind: Kind) -> Path:
-    return places.ROOT / f"inventory-{kind.name}"
+class Host(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def known_hosts(self) -> Path:
+        """A file with the host's ssh key."""
+
+    def public_key(self) -> str:
+        """That key, as in known_hosts."""
+
+    def variables(self) -> Mapping[str, str]:
+        """What else the inventory says of it."""
 
 
-def write(hosts: Sequence[Host], site_root: Path, target: Path) -> None:
+def folder(kind: str) -> Path:
+    return ROOT / f"inventory-{kind}"
+
+
+def write(hosts: Iterable[Host], site_root: Path, target: Path) -> None:
     """The inventory of `hosts`, which may be of several kinds, in folder `target`."""
     (target / "group_vars").mkdir(parents=True, exist_ok=True)
-    text = _HOSTS % {
-        "key": json.dumps(str(places.KEY)),
-        "known_hosts": places.KNOWN_HOSTS,
-    }
+    text = _HOSTS % json.dumps(str(KEY))
     for host in hosts:
-        variables = {"ansible_host": host.address, "vclust_libvirt_uri": host.uri}
-        if host.kind.image.xen:
-            variables["vm_host_dom0_memory"] = f"{kinds.DOM0_MEMORY}M"  # what it is started with
+        options = {
+            "UserKnownHostsFile": host.known_hosts,
+            "GlobalKnownHostsFile": "/dev/null",
+            "StrictHostKeyChecking": "yes",
+            "IdentitiesOnly": "yes",
+        }
+        variables = {
+            "ansible_host": host.address,
+            "ansible_ssh_common_args": " ".join(f"-o {name}={value}" for name, value in options.items()),
+            **host.variables(),
+        }
         text += f"            {host.name}:\n"
-        text += "".join(f"              {name}: {value}\n" for name, value in variables.items())
+        text += "".join(f"              {name}: {json.dumps(value)}\n" for name, value in variables.items())
     _replace(target / "hosts.yml", text)
     _replace(target / "group_vars/site_testbed.yml", _VARIABLES % json.dumps(str(site_root)))
     _replace(target / "vclust.yml", _PLUGIN % json.dumps(str(site_root)))
 
 
-def write_known_hosts(hosts: Sequence[Host]) -> None:
-    _replace(places.KNOWN_HOSTS, "".join(f"{host.address} {host.public_key()}\n" for host in hosts))
+def write_known_hosts(hosts: Iterable[Host], target: Path) -> None:
+    _replace(target, "".join(f"{host.address} {host.public_key()}\n" for host in hosts))
 
 
 def _replace(path: Path, text: str) -> None:
