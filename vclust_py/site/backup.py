@@ -21,7 +21,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import tarfile
 import tempfile
 import time
@@ -37,7 +36,7 @@ from vclust_py.image.space import naming_full_disk
 from vclust_py.site import clusters
 from vclust_py.site.migrations import STEPS
 from vclust_py.site.settings import Site
-from vclust_py.site.store import Store, audit, migrate
+from vclust_py.site.store import Store, audit, check_file, migrate_file
 
 FORMAT = 1
 """Of the archive; the database in it has its own number."""
@@ -118,12 +117,8 @@ def write(store: Store, path: Path) -> Header:
     with _folder(site) as folder, _plain_errors(path), naming_full_disk(path.parent):
         copy = folder / _DATABASE
         store.copy_to(copy)
-        with contextlib.closing(sqlite3.connect(copy)) as database:
-            live = database.execute(
-                "SELECT id, name FROM clusters WHERE destroyed IS NULL ORDER BY name"
-            ).fetchall()
-        names = tuple(name for _, name in live)
-        files = _collected(site, [clusters.folder_name(name, number) for number, name in live])
+        live = clusters.live_in(copy)
+        names, files = tuple(live), _collected(site, live.values())
         digests = {name: hashlib.sha256(data).hexdigest() for name, (data, _) in files.items()}
         digests[_DATABASE] = file_digest(copy)
         header = Header(FORMAT, len(STEPS), time.time(), site.to_mapping(), names, digests)
@@ -156,7 +151,10 @@ def restore(store: Store, path: Path, *, replace: bool = False, check: bool = Fa
     site = store.site
     with _folder(site, check=check) as folder, _plain_errors(path):
         header = _extract(path, folder)
-        _check(folder / _DATABASE, path)
+        try:
+            check_file(folder / _DATABASE)
+        except VclustError as error:
+            raise VclustError(f"{path}: {_DATABASE}: {error}") from error
         present = set(clusters.names(store))
         before = {"clusters": sorted(present), "authority": _authority(site.pki)}
         after = {"clusters": sorted(header.clusters), "authority": _authority(folder / "pki")}
@@ -179,8 +177,7 @@ def restore(store: Store, path: Path, *, replace: bool = False, check: bool = Fa
                 earlier = str(kept)
             with naming_full_disk(site.root):
                 _put_back(site, folder, header.files)
-            with contextlib.closing(sqlite3.connect(folder / _DATABASE)) as database:
-                migrate(database)
+            migrate_file(folder / _DATABASE)
             store.replace_by(folder / _DATABASE)
             audit(store, "restore", "", f"{path.name}, of {_day(header.created)}")
         return Restored(header, before, after, earlier, unknown)
@@ -254,23 +251,6 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     content = archive.extractfile(member)
     assert content is not None  # noqa: S101 - of a regular file there is one
     return content
-
-
-def _check(database: Path, source: Path) -> None:
-    """Raises VclustError unless the database is whole, and of a version that this one knows."""
-    try:
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if not 0 < version <= len(STEPS):
-                raise VclustError(
-                    f"{source}: got version {version} of the state, expected 1 to {len(STEPS)}",
-                    "a newer vclust has written it: use that one",
-                )
-            wrong = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            if wrong != "ok":
-                raise VclustError(f"{source}: damaged: {_DATABASE}: {wrong}")
-    except sqlite3.Error as error:
-        raise VclustError(f"{source}: damaged: {_DATABASE}: {error}") from error
 
 
 def _put_back(site: Site, folder: Path, names: Iterable[str]) -> None:

@@ -172,6 +172,13 @@ def names(store: Store) -> list[str]:
     ]
 
 
+def live_in(database: Path) -> dict[str, str]:
+    """By name of each live cluster in the database of this file the name of its folder."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT name, id FROM clusters WHERE destroyed IS NULL ORDER BY name")
+        return {name: folder_name(name, number) for name, number in rows}
+
+
 def images_in_use(store: Store) -> dict[str, set[str]]:
     """By name of each live cluster the digests of its images."""
     return {name: set(json.loads(images).values()) for name, images in _column(store, "images")}

@@ -129,7 +129,7 @@ class Store:
         deadline = time.monotonic() + _BUSY
 
         def bounded(status: int, remaining: int, total: int) -> None:
-            if time.monotonic() > deadline:
+            if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
                 raise VclustError(f"{self.site.database}: another process is at work in it for {_BUSY:g} s")
 
         with self._mutex, self._failures(), contextlib.closing(sqlite3.connect(path)) as source:
@@ -201,6 +201,29 @@ def migrate(connection: sqlite3.Connection, steps: int = len(STEPS)) -> None:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def migrate_file(path: Path) -> None:
+    """Bring the database in a file that nobody else has open to the newest version."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrate(connection)
+
+
+def check_file(path: Path) -> None:
+    """Raises VclustError unless the file is a whole database of a version that this one knows."""
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if not 0 < version <= len(STEPS):
+                raise VclustError(
+                    f"got version {version} of the state, expected 1 to {len(STEPS)}",
+                    "a newer vclust has written it: use that one",
+                )
+            wrong = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if wrong != "ok":
+                raise VclustError(f"damaged: {wrong}")
+    except sqlite3.Error as error:
+        raise VclustError(f"damaged: {error}") from error
 
 
 def audit(store: Store, action: str, cluster: str, detail: str = "") -> None:

@@ -207,3 +207,31 @@ def test_all_sql_is_in_the_store() -> None:
         and any(word in path.read_text(encoding="utf-8") for word in words)
     ]
     assert outside == []
+
+
+def test_a_copy_is_the_same_and_comes_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.execute("CREATE TABLE t (n INTEGER)")
+    store.execute("INSERT INTO t VALUES (1)")
+    copy = tmp_path / "copy.db"
+    store.copy_to(copy)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.db", "site"]
+    with pytest.raises(FileExistsError):
+        store.copy_to(copy)
+    store.execute("UPDATE t SET n = 2")
+
+    # Somebody else is in a transaction: it is waited for, within bounds.
+    other = sqlite3.connect(store.site.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("vclust_py.site.store._BUSY", 0.3)
+    store.close()
+    with pytest.raises(VclustError, match="another process is at work in it"):
+        store.replace_by(copy)
+    assert store.rows("SELECT n FROM t")[0]["n"] == 2
+    other.execute("ROLLBACK")
+    store.replace_by(copy)
+    assert store.rows("SELECT n FROM t")[0]["n"] == 1
+    assert other.execute("SELECT n FROM t").fetchall() == [(1,)]
+    other.close()
