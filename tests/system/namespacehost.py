@@ -16,7 +16,10 @@ from pathlib import Path
 from machine import BIN
 
 MANAGER, HOST = "10.79.0.1", "10.79.0.2"
-HIDDEN = ("etc/vclust", "etc/pki", "var/lib/vclust", "etc/libvirt/qemu/networks/autostart/default.xml")
+HIDDEN = (
+    *("etc/vclust", "etc/pki", "var/lib/vclust", "etc/libvirt/storage"),
+    "etc/libvirt/qemu/networks/autostart/default.xml",
+)
 """What this machine may have and a host that was never rolled out has not."""
 
 _INIT = """

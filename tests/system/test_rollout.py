@@ -34,7 +34,7 @@ grep -l vclust /etc/libvirt/libvirtd.conf
 grep -x 'LIBVIRTD_ARGS="--listen"' /etc/default/libvirtd
 getent passwd vclust
 ss -Htln '( sport = :7365 or sport = :16514 )'
-pgrep -f hop.pyz
+pgrep -f "[h]op.pyz"
 nft list tables | grep vclust
 virsh -q -c qemu:///system pool-list --all --name | grep vclust
 true
