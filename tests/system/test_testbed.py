@@ -55,7 +55,7 @@ def test_each_host_has_a_name_and_files_of_its_own(hosts: list[Host]) -> None:
 def test_libvirt_runs_an_emulated_guest_and_offers_no_kvm(hosts: list[Host]) -> None:
     host = hosts[0]
     assert "type='kvm'" not in host.ssh("virsh -c qemu:///system capabilities")
-    host.ssh("virsh -c qemu:///system create /dev/stdin", stdin=GUEST)
+    host.ssh("cat > /run/probe.xml; virsh -c qemu:///system create /run/probe.xml", stdin=GUEST)
     try:
         assert host.ssh("virsh -c qemu:///system domstate probe").strip() == "running"
         assert "probe0" in host.ssh("ls /sys/class/net")
@@ -119,7 +119,7 @@ def test_a_bed_that_is_up_is_not_made_another(hosts: list[Host], site_root: Path
     assert all(host.is_up() for host in hosts)
 
 
-def test_a_bed_that_cannot_be_made_leaves_nothing(hosts: list[Host], site_root: Path) -> None:
+def test_a_bed_that_cannot_be_made_leaves_nothing(site_root: Path) -> None:
     bed = Bed("vctx", IPv4Network("10.79.0.0/16"))
     with pytest.raises(VclustError, match="tc: exit status"):
         bed.up(1, Shape(rate="fast"), site_root, print)
