@@ -7,7 +7,10 @@ Only what the two disks of a node need: read-only, one folder, one copy of the t
 import os
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from vclust_py.image import sync
 
 SECTOR = 512
 _CLUSTERS_MAX = 4084
@@ -52,13 +55,12 @@ def write_all(files: Mapping[Path, bytes]) -> None:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
         draft.rename(path)
-    # Afterwards: a file system writes many files in the time that it takes for one.
-    for path in [*files, *{path.parent for path in files}]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    # Afterwards, and side by side: ext4 writes down many files in the time that it takes for one (16 threads need a
+    # tenth of the time of one).
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(sync, files))
+    for folder in {path.parent for path in files}:
+        sync(folder)
 
 
 def _clusters(data: bytes, size: int) -> int:
