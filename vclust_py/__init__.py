@@ -21,7 +21,8 @@ repair       what a site manager has for running clusters, made again when its m
 seed         the small disk that carries a node's identity
 guest        what nodes share, what they say on their consoles, and the proof that a cluster works
 network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
-             roll-out makes libvirt's hook on hosts; egress the way out, egress_relay what nodes' apt talks to
+             roll-out makes libvirt's hook on hosts; egress the way out, egress_relay what nodes' apt talks to,
+             nat the way to the internet
 hypervisor   what a host can do: the interface, and one file for each driver
 access       the way in to a cluster's nodes
 

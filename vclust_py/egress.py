@@ -1,8 +1,9 @@
-"""The way out of a cluster, as the site's setting `egress` has it: none, or packages by the site's caching proxy.
+"""The way out of a cluster, as the site's setting `egress` has it: none, or packages by the site's caching proxy; with
+`nat` also the internet (`vclust_py.nat`).
 
 The proxy is apt-cacher-ng, run by the site for itself.  Nodes reach it through one listening socket in their router
 namespace and `vclust_py.egress_relay`, which lets them fetch files of the site's archives and nothing else.  There is
-no route and no forwarding.  Where no proxy may run the cluster is made all the same, and the site says so.
+no route and no forwarding to it.  Where no proxy may run the cluster is made all the same, and the site says so.
 
 Both processes are a user's without rights; they start with a site's first cluster, and end with its last.
 """
@@ -19,13 +20,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from vclust_py import apt, egress_relay
+from vclust_py import apt, egress_relay, nat
 from vclust_py.egress_relay import MESSAGE, PORT, Archive
 from vclust_py.errors import VclustError
 from vclust_py.guest.tar import File, text
@@ -58,23 +59,32 @@ class Way:
     """For the nodes."""
     left_out: tuple[str, ...] = ()
     """URIs of the site's sources that the proxy cannot fetch."""
+    network: IPv4Network | None = None
+    """Of the nodes, where they may reach the internet."""
+    machines: tuple[str, ...] = ()
+    """The cluster's hosts, which are not for its nodes."""
 
 
 def missing(site: Site) -> tuple[str, ...]:
     """Warnings: what keeps the site from giving its clusters the way out that it should."""
-    if site.egress != "proxy" or shutil.which(PROGRAM, path=_path()) is not None:
-        return ()
+    refusals = [f"egress: nat: {nat.refusal()}"] if site.egress == "nat" and nat.refusal() else []
+    if site.egress == "none" or shutil.which(PROGRAM, path=_path()) is not None:
+        return tuple(refusals)
     return (
+        *refusals,
         f"egress: proxy: {PROGRAM} is not installed on the site manager, so nodes cannot install packages; install it"
         f" (apt-get install {PROGRAM}), or set vclust_site.egress to none",
     )
 
 
-def way(site: Site, request: Request) -> Way:
-    """The way out for a cluster of that request; its sources are those of the site's last look at its index."""
+def way(site: Site, request: Request, machines: Iterable[str] = ()) -> Way:
+    """The way out for a cluster of that request, whose hosts on other machines are `machines`.
+
+    Its sources are those of the site's last look at its index.
+    """
     suite, architecture = request.software.suite or site.default_suite, request.hardware.architecture
     plain = Way(site, suite, architecture, request.router)
-    if site.egress != "proxy":
+    if site.egress == "none":
         return plain
     archives, stanzas, left_out = dict[str, Archive](), list[str](), list[str]()
     for stanza in apt.AptRoot(site, suite, architecture).sources():
@@ -97,8 +107,16 @@ def way(site: Site, request: Request) -> Way:
     files = [text("etc/apt/apt.conf.d/90vclust", settings)]
     if stanzas:
         files.append(text(SOURCES, "\n".join(stanzas)))
-    return Way(
-        site, suite, architecture, request.router, tuple(archives.values()), tuple(files), tuple(left_out)
+    network = request.software.network if site.egress == "nat" else None
+    if network and (servers := nat.resolvers()):
+        files.append(text("etc/resolv.conf", "".join(f"nameserver {server}\n" for server in servers)))
+    return replace(
+        plain,
+        archives=tuple(archives.values()),
+        files=tuple(files),
+        left_out=tuple(left_out),
+        network=network,
+        machines=tuple(machines),
     )
 
 
@@ -113,11 +131,28 @@ def ensure(segment: str, way: Way) -> tuple[str, ...]:
 
     Warnings say why there is none or not all of it; a cluster is one without it too.
     """
-    if way.site.egress != "proxy":
+    if way.site.egress == "none":
         close(segment)
         return ()
-    if warnings := missing(way.site):
-        return warnings
+    return (*_nat(segment, way), *_proxy(segment, way))
+
+
+def _nat(segment: str, way: Way) -> tuple[str, ...]:
+    if way.network is None:
+        if Path("/sys/class/net", nat.device(segment)).exists():
+            nat.remove(segment)
+        return ()
+    try:
+        with _alone():
+            nat.ensure(segment, way.network, [*nat.addresses(way.machines), *way.site.egress_blocked])
+    except VclustError as error:
+        return (f"egress: nat: nodes do not reach the internet: {' '.join(str(error).split())}",)
+    return ()
+
+
+def _proxy(segment: str, way: Way) -> tuple[str, ...]:
+    if warnings := [said for said in missing(way.site) if PROGRAM in said]:
+        return tuple(warnings)
     if not way.archives:
         return (
             "egress: proxy: none of the site's package sources is on http or https: nodes cannot install packages",
@@ -131,9 +166,9 @@ def ensure(segment: str, way: Way) -> tuple[str, ...]:
 
 def close(segment: str) -> bool:
     """Close the segment's way out; False when it had none."""
-    record = RUN / segment
+    record, found = RUN / segment, nat.remove(segment)
     if not record.exists():
-        return False
+        return found
     with _alone(), contextlib.suppress(FileNotFoundError):
         digest = json.loads(record.read_text(encoding="utf-8"))["relay"]
         with contextlib.suppress(OSError), _control(digest) as relay:

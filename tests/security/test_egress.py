@@ -34,6 +34,7 @@ ROUTER = str(RANGE.broadcast_address - 1)
 ARCHIVE = f"http://{LAN[20]}:8000/debian"
 HOST = f"http://{LAN[11]}:8000"
 SERVER = Path(__file__).with_name("archive.py")
+INTERNET, BLOCKED = "8.8.8.8", "8.8.4.4"
 A, B = "vcea00000001", "vceb00000002"
 
 
@@ -44,16 +45,20 @@ class Site:
     a: Cluster
     b: Cluster
 
+    archive: Machine
+
     def way(self, mode: str = "proxy", archives: tuple[str, ...] = (ARCHIVE,)) -> str:
         """An expression for the way out of a cluster."""
         return (
-            f"egress.Way(Site.from_mapping({{'root': {str(self.folder)!r}, 'egress': {mode!r}}}), 'toy', 'amd64',"
-            f" IPv4Address({ROUTER!r}), tuple(map(egress.archive, {archives!r})))"
+            f"egress.Way(Site.from_mapping({{'root': {str(self.folder)!r}, 'egress': {mode!r},"
+            f" 'egress_blocked': [{BLOCKED + '/32'!r}]}}), 'toy', 'amd64',"
+            f" IPv4Address({ROUTER!r}), tuple(map(egress.archive, {archives!r})),"
+            f" network={RANGE if mode == 'nat' else None!r}, machines=({str(LAN[11])!r},))"
         )
 
     def do(self, expression: str) -> str:
         program = (
-            "import contextlib\nfrom ipaddress import IPv4Address\nfrom vclust_py import egress, network\n"
+            "from ipaddress import IPv4Address, IPv4Network\nfrom vclust_py import egress, network\n"
             "from vclust_py.site.settings import Site\n"
             "egress._upstream = lambda way: {'proxy': '', 'ca': ''}\n"
             f"print({expression})"
@@ -89,11 +94,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             )
             # No name server, which apt-cacher-ng would wait for.
             manager.run("tee", "/etc/resolv.conf", text="nameserver 127.0.0.1\n")
+            # What the internet is, behind the archive's machine.
+            for address in (INTERNET, BLOCKED):
+                archive.run("ip", "address", "add", f"{address}/32", "dev", "lo")
+                manager.run("ip", "route", "add", f"{address}/32", "via", archive.address)
             for machine, address, name in (
                 (manager, "127.0.0.1", "loopback"),
                 (manager, manager.address, "manager"),
                 (host, host.address, "host"),
                 (archive, archive.address, "archive"),
+                (archive, INTERNET, "internet"),
+                (archive, BLOCKED, "blocked"),
             ):
                 argv = [
                     "nsenter",
@@ -113,7 +124,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 assert server.stdout.readline() == b"up\n"
             a = bed.cluster(made, manager, A, RANGE, [manager])
             b = bed.cluster(made, manager, B, RANGE, [manager])
-            site = Site(folder, manager, a, b)
+            site = Site(folder, manager, a, b, archive)
             assert site.do(f"[network.let_out(name, {site.way()}) for name in {[A, B]!r}]") == "[(), ()]"
             yield site
             for name in (A, B):
@@ -319,6 +330,113 @@ def test_a_port_that_is_taken_is_said(site: Site) -> None:
         said = site.do(f"network.let_out({A!r}, {site.way()})")
         assert f"nodes cannot install packages: {ROUTER}:3142: Address already in use" in said
     assert site.do(f"network.let_out({A!r}, {site.way()})") == "()"
+
+
+FORWARDING = "/proc/sys/net/ipv4/ip_forward"
+
+
+def fetch(cluster: Cluster, target: str, port: int = 8000, patience: float = 2) -> bytes:
+    """What a node gets from a machine itself; nothing when it gets no connection."""
+    with bed.socket_in(node(cluster).namespace, socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(patience)
+        try:
+            sock.connect((target, port))
+            sock.sendall(b"GET /x HTTP/1.0\r\n\r\n")
+            return sock.recv(1 << 16)
+        except OSError:
+            return b""
+
+
+@pytest.fixture
+def nat(site: Site) -> Iterator[Site]:
+    """The manager is a router; A goes out by it, B does not."""
+    site.manager.run("tee", FORWARDING, text="1")
+    site.manager.run("tee", "/etc/resolv.conf", text=f"nameserver 127.0.0.1\nnameserver {LAN[20]}\n")
+    for cluster in (site.a, site.b):
+        name = node(cluster).namespace.rpartition("/")[2]
+        bed.run("ip", "-n", name, "route", "replace", "default", "via", ROUTER)
+    assert site.do(f"network.let_out({A!r}, {site.way('nat')})") == "()"
+    yield site
+    assert site.do(f"network.let_out({A!r}, {site.way()})") == "()"
+    site.manager.run("tee", FORWARDING, text="0")
+
+
+def test_nat_is_for_the_internet(nat: Site) -> None:
+    assert b"file /x" in fetch(nat.a, INTERNET, patience=20)
+    assert fetch(nat.b, INTERNET) == b"", "of another mode"
+    assert code(talk(nat.a, request(f"{ARCHIVE}/pool/some_1_all.deb"))) == 200, "packages by the proxy too"
+
+
+def test_nat_opens_no_other_way(nat: Site) -> None:
+    """The targets answer whoever reaches them: the manager itself is the witness."""
+    inside = json.loads(nat.manager.run("ip", "-json", "address", "show", "dev", f"{A}n"))
+    own = inside[0]["addr_info"][0]["local"]
+    before = {name: nat.asked(name) for name in ("archive", "host", "manager", "loopback", "blocked")}
+    with bed.socket_in(nat.manager.namespace, socket.AF_INET, socket.SOCK_STREAM) as everywhere:
+        everywhere.bind(("", 8001))
+        everywhere.listen()
+        for target in (str(LAN[10]), own, "169.254.169.254", str(LAN.broadcast_address)):
+            assert fetch(nat.a, target, 8001) == b"", target
+            everywhere.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                everywhere.accept()
+    for target in (LAN[10], LAN[11], LAN[20], BLOCKED):
+        assert fetch(nat.a, str(target)) == b"", target
+    assert {name: nat.asked(name) for name in before} == before
+    for target in (LAN[11], LAN[20], BLOCKED):  # it is not that nobody is there
+        program = f"import socket; socket.create_connection(({str(target)!r}, 8000), 5)"
+        nat.manager.run(sys.executable, "-c", program)
+
+
+def test_nat_reaches_name_servers_at_their_port(nat: Site) -> None:
+    ears = []
+    for port in (53, 54):
+        ear = bed.socket_in(nat.archive.namespace, socket.AF_INET, socket.SOCK_DGRAM)
+        ear.bind((str(LAN[20]), port))
+        ears.append(ear)
+    with bed.socket_in(node(nat.a).namespace, socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for port in (54, 53):
+            asking.sendto(b"who", (str(LAN[20]), port))
+    ears[0].settimeout(5)
+    data, sender = ears[0].recvfrom(100)
+    assert (data, sender[0]) == (b"who", str(LAN[10])), "under the site manager's address"
+    ears[1].settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        ears[1].recvfrom(100)
+    for ear in ears:
+        ear.close()
+
+
+def test_nobody_comes_in_by_nat(nat: Site) -> None:
+    inside = json.loads(nat.manager.run("ip", "-json", "address", "show", "dev", f"{A}n"))
+    own = inside[0]["addr_info"][0]["local"]
+    inner = own[: own.rindex(".") + 1] + str(int(own.rpartition(".")[2]) + 1)
+    nat.archive.run("ip", "route", "replace", "169.254.0.0/17", "via", nat.manager.address)
+    nat.archive.run("ip", "route", "replace", str(RANGE), "via", nat.manager.address)
+    nat.manager.run("ip", "route", "replace", str(RANGE), "via", inner)
+    try:
+        for target, port in ((inner, egress.PORT), (ROUTER, egress.PORT), (str(node(nat.a).address), 22)):
+            program = f"import socket; socket.create_connection(({target!r}, {port}), 1)"
+            for machine in (nat.archive, nat.manager):
+                with pytest.raises(AssertionError, match=r"timed out|Error"):
+                    machine.run(sys.executable, "-c", program)
+    finally:
+        nat.manager.run("ip", "route", "delete", str(RANGE))
+
+
+def test_a_machine_that_is_no_router_says_so(site: Site) -> None:
+    site.manager.run("tee", FORWARDING, text="0")
+    said = site.do(f"network.let_out({A!r}, {site.way('nat')})")
+    assert "nodes do not reach the internet: net.ipv4.ip_forward is 0" in said
+    assert site.do(f"network.let_out({A!r}, {site.way()})") == "()"
+
+
+def test_nat_leaves_nothing(nat: Site) -> None:
+    assert f"{A}n" in nat.manager.run("ip", "link")
+    nat.do(f"egress.close({A!r})")
+    assert f"{A}n" not in nat.manager.run("ip", "link")
+    assert f"{A}n" not in nat.manager.run("nft", "list", "ruleset")
+    assert fetch(nat.a, INTERNET) == b""
 
 
 def test_none_is_none_and_nothing_is_left(site: Site) -> None:

@@ -57,7 +57,12 @@ def run(session: Session, inputs: Inputs) -> Result:
         )
         if inputs.check:
             return Result(change)
-        tunnels, way_out = segments(cluster), egress.way(session.site, cluster.request)
+        tunnels, way_out = (
+            segments(cluster),
+            egress.way(
+                session.site, cluster.request, {node.machine for node in cluster.nodes if node.machine}
+            ),
+        )
         # A run that was killed may have started nodes and not written that down.
         unnoted = [node.name for node in nodes if node.name in up and node.state is NodeState.PLACED]
         clusters.observe_nodes(session.store, cluster, dict.fromkeys(unnoted, NodeState.STARTED))

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,7 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
     "cache_every": requested.whole(0, 10**9),
     "cache_state": requested.choice("unpacked", "configured"),
     "layer_space": requested.size(0, 10**15, "5GB"),
-    "egress": requested.choice("proxy", "none"),
+    "egress": requested.choice("proxy", "none", "nat"),
 }
 """Settings that are checked as those of a request are."""
 
@@ -66,7 +67,10 @@ class Site:
     kernel_options: str = ""
     """More words for the command line of the nodes' kernel, such as mitigations=off."""
     egress: str = "proxy"
-    """The way out of clusters: `proxy`, packages of the site's archives by its caching proxy, or `none`."""
+    """The way out of clusters: `proxy`, packages of the site's archives by its caching proxy; `nat`, the internet
+    too; or `none`."""
+    egress_blocked: tuple[IPv4Network, ...] = ()
+    """Networks that nodes do not reach by `nat`, beside private ones and those of the site's machines."""
     ready_timeout: int = 900
     """How long a node may take from its start to its report."""
 
@@ -93,6 +97,13 @@ class Site:
                     raise VclustError(
                         f"vclust_site: {name}: got {shown}, expected {wrong.expected}"
                     ) from None
+        if "egress_blocked" in values:
+            try:
+                values["egress_blocked"] = tuple(map(IPv4Network, values["egress_blocked"]))
+            except ValueError as error:
+                raise VclustError(
+                    f"vclust_site: egress_blocked: {error}, expected a list of networks such as 192.0.2.0/24"
+                ) from None
         if "metapackages" in values:
             values["metapackages"] = tuple(Path(path) for path in values["metapackages"])
         return cls(**values)
@@ -101,6 +112,7 @@ class Site:
         """The reverse of `from_mapping`, plain data."""
         mapping: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         mapping["root"], mapping["metapackages"] = str(self.root), [str(path) for path in self.metapackages]
+        mapping["egress_blocked"] = [str(network) for network in self.egress_blocked]
         for name in ("cache_space", "layer_space"):
             mapping[name] = f"{mapping[name]}B"
         return mapping
