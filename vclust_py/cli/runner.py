@@ -31,8 +31,8 @@ _PATIENCE = 60
 _INTERRUPT = 5
 """Seconds that Ansible has to end when it is interrupted."""
 _ERROR = MESSAGE - 300  # bytes; what may stand before it are names of phase and host
-_QUESTION = "vclust_offer"
-"""A site that does not answer this stops nobody; vclust_choose names it."""
+_QUESTION, _CHOICE = "vclust_offer", "vclust_choose"
+"""A site that does not answer the question stops nobody; the choice names it."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -177,7 +177,9 @@ def _take(
             outcome.failures.setdefault(data["host"], error)
             if outcome.exit_code == 0:
                 outcome.exit_code = int(result.get("exit_code") or 4)
-                outcome.host, outcome.error = data["host"], error
+                # The choice among sites is no one site's failure.
+                outcome.host = "" if data["task_action"] == _CHOICE else data["host"]
+                outcome.error = error
 
 
 def _reason(text: str, tasks: int, inventory: str) -> str:
