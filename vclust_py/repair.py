@@ -5,6 +5,7 @@ That is the way in: router namespaces, bridges, packet filter rules, ends of tun
 
 from dataclasses import dataclass, field
 
+from vclust_py import egress
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
@@ -64,6 +65,7 @@ def _repair(session: Session, cluster: Cluster, check: bool) -> _Found:
         session.networks.ensure(
             cluster.segment, cluster.network, software.network, cluster.request.router, tunnels.get(None)
         )
+        found.warnings += session.networks.let_out(cluster.segment, egress.way(session.site, cluster.request))
     drivers, errors = drivers_of(session, cluster)
     found.warnings += [f"as it was there: {error}" for error in errors.values()]
     if tunnels and not check:

@@ -6,6 +6,7 @@ this machine only what is the site's counts, by its root; hosts that are other m
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from machine import output, segments_of
+
+from vclust_py import egress
 
 STARTED = ("started", "installer", "installed", "ready")
 """States of nodes whose domains must run."""
@@ -110,7 +113,7 @@ class Seen:
 
 
 def check(root: Path, machines: Sequence[Machine] = ()) -> list[str]:
-    """All that is wrong; hosts that are other machines and not in `machines` are not looked at."""
+    """What is wrong; hosts that are other machines and not in `machines` are not looked at."""
     books, said = read(root), store(root)
     said += common("this machine", books, None, here(root))
     said += manager(books)
@@ -365,10 +368,27 @@ def manager(books: Books) -> list[str]:
     for line in Path("/proc/mounts").read_text().splitlines():
         if line.split()[1].startswith(f"{root}/images/"):
             said.append(f"{line.split()[1]} is mounted")
+    said += ways_out(books)
     if (root / "pki/clientcert.pem").exists():
         said += _certified(
             "this machine: the client's", root, output("cat", str(root / "pki/clientcert.pem"))
         )
+    return said
+
+
+def ways_out(books: Books) -> list[str]:
+    """Of clusters: records, the site's relay and its packet filter rules, which go with the last one."""
+    root, live = books.root, {one.segment for one in books.live}
+    own = segments_of(root / "state.db") if (root / "state.db").exists() else set[str]()
+    open_ways = {path.name for path in egress.RUN.glob("vc*")} & own
+    said = [f"the way out of {one} is open, and no live cluster has it" for one in sorted(open_ways - live)]
+    digest = hashlib.sha256(f"{root}/proxy".encode()).hexdigest()[:12]
+    rules = _quietly("nft", "list", "table", "inet", f"vclust_proxy_{digest}")
+    relays = _quietly("pgrep", "-f", f"egress_relay.py {root}/proxy$").split()
+    if not open_ways and (rules or relays):
+        said.append(f"a relay is left over without a cluster: processes {relays}, rules: {bool(rules)}")
+    if open_ways and not relays:
+        said.append("no relay runs for the ways out that are open")
     return said
 
 

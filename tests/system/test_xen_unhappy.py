@@ -251,7 +251,7 @@ def test_the_site_manager_is_lost_then_its_host_goes_off_and_at_last_for_good(
     assert number.split()[:2] == host.ssh("xl list | grep u-power").split()[:2]  # it has run on
 
     host.stop()
-    bed.up(1, site_root(vclust), print)
+    bed.up(XEN, 1, site_root(vclust), print)
     said = differences(host, vclust)
     assert f"xen1: {domain} is ready in the store, and does not run" in said, said
     vclust("create", request)  # the same node on the same disk
@@ -267,7 +267,7 @@ def test_the_site_manager_is_lost_then_its_host_goes_off_and_at_last_for_good(
     assert check(site_root(vclust)) == []
 
     # It comes back after all: what is left there goes before the next cluster comes.
-    bed.up(1, site_root(vclust), print)
+    bed.up(XEN, 1, site_root(vclust), print)
     assert domain in host.ssh("virsh -c xen:///system list --all --name")
     vclust("create", vclust.asks("u-next"))
     assert differences(host, vclust) == []

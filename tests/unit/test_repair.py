@@ -57,12 +57,17 @@ def test_nothing_is_changed_where_all_is_there(session: FakeSession) -> None:
         assert (result.change.changed, result.facts, result.warnings) == (False, {"repaired": []}, ())
 
 
-def test_a_network_that_is_gone_is_made_again(session: FakeSession) -> None:
+def test_a_network_that_is_gone_is_made_again_with_its_way_out(
+    session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = created(session)
     session.fake_networks.segments.clear()
     would = repair.run(session, check=True)
-    assert session.fake_networks.segments == {}
+    assert (session.fake_networks.segments, would.warnings) == ({}, ())
+    monkeypatch.setattr(session.fake_networks, "let_out", lambda segment, way: (f"{segment}: no proxy",))
     result = repair.run(session)
+    assert result.warnings == (f"all: {cluster.segment}: no proxy",)
+    monkeypatch.undo()
     assert result.change == would.change
     assert result.change.after == {"all": "network there"}
     assert session.fake_networks.segments == {cluster.segment: cluster.network}
