@@ -77,7 +77,7 @@ def missing(site: Site) -> tuple[str, ...]:
     )
 
 
-def way(site: Site, request: Request, machines: Iterable[str] = ()) -> Way:
+def way(site: Site, request: Request, machines: Iterable[str]) -> Way:
     """The way out for a cluster of that request, whose hosts on other machines are `machines`.
 
     Its sources are those of the site's last look at its index.

@@ -5,13 +5,12 @@ That is the way in: router namespaces, bridges, packet filter rules, ends of tun
 
 from dataclasses import dataclass, field
 
-from vclust_py import egress
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
 from vclust_py.nodes import drivers_of, overlay
 from vclust_py.phases import Result
-from vclust_py.phases.create import segments
+from vclust_py.phases.create import segments, way_out
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
@@ -65,7 +64,7 @@ def _repair(session: Session, cluster: Cluster, check: bool) -> _Found:
         session.networks.ensure(
             cluster.segment, cluster.network, software.network, cluster.request.router, tunnels.get(None)
         )
-        found.warnings += session.networks.let_out(cluster.segment, egress.way(session.site, cluster.request))
+        found.warnings += session.networks.let_out(cluster.segment, way_out(session.site, cluster))
     drivers, errors = drivers_of(session, cluster)
     found.warnings += [f"as it was there: {error}" for error in errors.values()]
     if tunnels and not check:

@@ -42,7 +42,7 @@ def site(path: Path, **settings: str) -> Site:
 def test_nodes_are_told_of_the_sites_archives(tmp_path: Path, request_: Request) -> None:
     where = site(tmp_path)
     apt.AptRoot(where, "toy", request_.hardware.architecture).make()
-    way = egress.way(where, request_)
+    way = egress.way(where, request_, ())
     assert [(one.public, one.remote) for one in way.archives] == [
         ("http://deb.example.org/debian/", "http://deb.example.org/debian/"),
         ("http://mirror.example.org:8443/debian", "https://mirror.example.org:8443/debian"),
@@ -63,7 +63,7 @@ def test_nodes_are_told_of_the_sites_archives(tmp_path: Path, request_: Request)
 def test_none_tells_nothing(tmp_path: Path, request_: Request) -> None:
     where = site(tmp_path, egress="none")
     apt.AptRoot(where, "toy", request_.hardware.architecture).make()
-    assert (egress.way(where, request_).files, egress.way(where, request_).archives) == ((), ())
+    assert (egress.way(where, request_, ()).files, egress.way(where, request_, ()).archives) == ((), ())
     assert egress.missing(where) == ()
 
 
@@ -72,13 +72,13 @@ def test_what_is_missing_is_said(tmp_path: Path, request_: Request, monkeypatch:
     monkeypatch.setattr(egress, "PROGRAM", "no-such-proxy")
     (said,) = egress.missing(where)
     assert "no-such-proxy is not installed" in said
-    assert egress.ensure("vc0000000000", egress.way(where, request_)) == (said,)
+    assert egress.ensure("vc0000000000", egress.way(where, request_, ())) == (said,)
 
 
 def test_without_sources_on_the_net(tmp_path: Path, request_: Request) -> None:
     if shutil.which("apt-cacher-ng", path="/usr/sbin") is None:
         pytest.skip("apt-cacher-ng is not installed")
-    (said,) = egress.ensure("vc0000000000", egress.way(site(tmp_path), request_))
+    (said,) = egress.ensure("vc0000000000", egress.way(site(tmp_path), request_, ()))
     assert "http or https" in said
 
 

@@ -57,18 +57,13 @@ def run(session: Session, inputs: Inputs) -> Result:
         )
         if inputs.check:
             return Result(change)
-        tunnels, way_out = (
-            segments(cluster),
-            egress.way(
-                session.site, cluster.request, {node.machine for node in cluster.nodes if node.machine}
-            ),
-        )
+        tunnels, out = segments(cluster), way_out(session.site, cluster)
         # A run that was killed may have started nodes and not written that down.
         unnoted = [node.name for node in nodes if node.name in up and node.state is NodeState.PLACED]
         clusters.observe_nodes(session.store, cluster, dict.fromkeys(unnoted, NodeState.STARTED))
         if not change.changed:
             session.networks.protect(cluster.segment, tunnels.get(None))
-            warnings = session.networks.let_out(cluster.segment, way_out)
+            warnings = session.networks.let_out(cluster.segment, out)
             if cluster.state is ClusterState.IMAGES:
                 clusters.update(session.store, cluster, state=ClusterState.CREATED)
             return Result(change, warnings=warnings)
@@ -80,8 +75,8 @@ def run(session: Session, inputs: Inputs) -> Result:
             session.networks.ensure(
                 cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
             )
-            warnings = session.networks.let_out(cluster.segment, way_out)
-            _identities(session, cluster, _mtu(tunnels), way_out)
+            warnings = session.networks.let_out(cluster.segment, out)
+            _identities(session, cluster, _mtu(tunnels), out)
             for node in cluster.nodes:
                 if node.host in errors:  # MinNodes allows it
                     now, why = time.time(), str(errors[node.host])
@@ -141,6 +136,11 @@ def segments(cluster: Cluster) -> dict[str | None, Segment]:
     return network.segments(cluster.segment, cluster.network, cluster.request.router, nodes)
 
 
+def way_out(site: Site, cluster: Cluster) -> egress.Way:
+    """The cluster's way out; its own hosts are none of the places that it leads to."""
+    return egress.way(site, cluster.request, {node.machine for node in cluster.nodes if node.machine})
+
+
 def _mtu(tunnels: dict[str | None, Segment]) -> int:
     return next((end.mtu for end in tunnels.values()), network.MTU)
 
@@ -187,7 +187,7 @@ def _domain(
     )
 
 
-def _identities(session: Session, cluster: Cluster, mtu: int, way_out: egress.Way) -> None:
+def _identities(session: Session, cluster: Cluster, mtu: int, out: egress.Way) -> None:
     """Keys, seeds and the cluster's disk, made once; `keys/known_hosts`, written last, says that they are whole."""
     folder, site = clusters.folder(session.store, cluster), session.site
     known_hosts = folder / "keys" / "known_hosts"
@@ -212,7 +212,7 @@ def _identities(session: Session, cluster: Cluster, mtu: int, way_out: egress.Wa
         packages=tuple(f"{name}={version}" for name, version in lock.installed().items()),
         meta_packages=bundles,
         secrets=cluster_disk.new_secrets(bundles),
-        files=way_out.files,
+        files=out.files,
     )
     disks = {cluster_disk.FILE_NAME: cluster_disk.build(shared)}
     for name, address in addresses.items():
