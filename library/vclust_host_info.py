@@ -234,8 +234,8 @@ def loadable(module: str) -> bool:
 
 
 KVM_STEPS = 10_000_000
-# Real KVM needs some milliseconds, in an emulated machine that is busy half a second. Where KVM itself is emulated badly
-# it is slower than QEMU's emulation.
+# Real KVM needs some milliseconds, in an emulated machine that is busy half a second. Where KVM itself is emulated
+# badly it is slower than QEMU's emulation.
 KVM_CPU_SECONDS = 2.0
 KVM_SECONDS = 30
 KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_RUN = 0xAE04, 0xAE01, 0xAE41, 0xAE80
