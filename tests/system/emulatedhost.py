@@ -101,7 +101,7 @@ HELD = {
     KVM: {
         **_HELD,
         "emulators": "pgrep qemu-system",
-        "profiles": "ls /etc/apparmor.d/libvirt | grep -v TEMPLATE",
+        "profiles": "aa-status | grep -E '^ *libvirt-[0-9a-f]'",
         "state": "ls /etc/libvirt/qemu /run/libvirt/qemu | grep -E '[.]xml'",
     },
 }

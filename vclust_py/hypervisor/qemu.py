@@ -3,7 +3,6 @@
 import platform
 import shutil
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,8 +21,6 @@ from vclust_py.site import Site
 _MACHINES = {"amd64": installer.MACHINE, "arm64": "virt"}
 _NO_SUCH_KIND = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED, libvirt.VIR_ERR_NO_SUPPORT)
 """How libvirt says that it has no emulator for a kind of domain."""
-_PROFILES = Path("/etc/apparmor.d/libvirt")
-"""Where libvirt's AppArmor driver leaves a file of every domain that ever ran."""
 KVM_VERDICT = "kvm"
 """File in HOST_ROOT: `works`, or why KVM does not; the roll-out writes it (roles/vm_host/tasks/kvm.yml)."""
 
@@ -123,18 +120,6 @@ class Qemu(Driver):
             return True
 
         return self._connection.call(f"start {domain.name}", work)
-
-    def remove(self, uuid: str) -> bool:
-        found, profile = super().remove(uuid), f"libvirt-{uuid}"
-        if found and self._host.machine is None:
-            (_PROFILES / profile).unlink(missing_ok=True)
-        elif found:
-            self._profiles.discard(profile)
-        return found
-
-    @cached_property
-    def _profiles(self) -> Pool:
-        return Pool(self._connection, self._host, "vclust-profiles", _PROFILES)
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
         return self.files(folder).read(_console(domain), position)

@@ -434,9 +434,3 @@ def sent_images(store: Store) -> list[dict[str, Any]]:
 def record_sent(store: Store, rows: Iterable[tuple[str, str, str, str | None]]) -> None:
     """Write down what hosts are sent (host, name, digest, backing): only that may be removed there one day."""
     store.executemany("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", rows)
-
-
-def accelerators(store: Store) -> dict[str, str]:
-    """By host: kvm, tcg or xen, as it said when it answered last; empty where it never has."""
-    rows = store.rows("SELECT host, json_extract(facts, '$.accelerator') AS accelerator FROM observed_hosts")
-    return {row["host"]: row["accelerator"] or "" for row in rows}

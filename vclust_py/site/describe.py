@@ -3,7 +3,7 @@
 from typing import Any
 
 from vclust_py import request as requests
-from vclust_py.site import clusters, records
+from vclust_py.site import clusters, hosts, records
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.store import Store
 
@@ -35,7 +35,7 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
     per_node = [row for row in rows if row["node"]]
     mapping = requests.to_mapping(cluster.request)
     mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
-    accelerators = clusters.accelerators(store)
+    accelerators = hosts.accelerators(store)
     started = [row for row in per_node if row["phase"] == "ready"]
     return {
         "name": cluster.name,

@@ -103,3 +103,9 @@ def forget_host(store: Store, host: str) -> None:
     """The host is none of the site's any more: what it was seen to have, and what it was sent."""
     for table in ("observed_hosts", "sent"):
         store.execute(f"DELETE FROM {table} WHERE host = ?", (host,))  # noqa: S608 - names of ours
+
+
+def accelerators(store: Store) -> dict[str, str]:
+    """By host: kvm, tcg or xen, as it said when it answered last; empty where it never has."""
+    rows = store.rows("SELECT host, json_extract(facts, '$.accelerator') AS accelerator FROM observed_hosts")
+    return {row["host"]: row["accelerator"] or "" for row in rows}

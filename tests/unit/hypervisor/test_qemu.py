@@ -106,23 +106,3 @@ def test_this_machines_own_daemon_only(tmp_path: Path) -> None:
         VclustError, match=r"^h1: vclust_libvirt_uri: got 'qemu:///session', expected qemu:///system"
     ):
         Qemu(Site(root=tmp_path), Host("h1", "qemu:///session"))
-
-
-def test_nothing_stays_of_a_domain_but_what_others_made(tmp_path: Path, pretended: str) -> None:
-    driver = Qemu(Site(root=tmp_path), Elsewhere("h1", pretended))
-    pool = "<pool type='dir'><name>vclust-profiles</name><target><path>/etc/apparmor.d/libvirt</path></target></pool>"
-    names = [f"libvirt-{a_domain().uuid}", "TEMPLATE.qemu"]
-
-    def prepare(connection: Any) -> Any:
-        xml = as_text(Qemu.domain_xml(a_domain(), "kvm", CONSOLE)).replace('type="kvm"', 'type="test"', 1)
-        connection.defineXML(xml).create()
-        made = connection.storagePoolCreateXML(pool)
-        for name in names:
-            made.createXML(f"<volume><name>{name}</name><capacity>1</capacity></volume>")
-        return made
-
-    profiles = driver._connection.call("prepare", prepare)
-    assert driver.remove(a_domain().uuid)
-    assert profiles.listVolumes() == ["TEMPLATE.qemu"]
-    assert not driver.remove(a_domain().uuid)
-    driver.close()

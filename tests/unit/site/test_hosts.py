@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vclust_py import request as requests
 from vclust_py.site import Site, clusters
 from vclust_py.site.clusters import Node
+from vclust_py.site.describe import describe
 from vclust_py.site.hosts import KnownHost, known_hosts, observe_hosts
 from vclust_py.site.store import Store
 
@@ -76,3 +77,11 @@ def test_what_is_reserved_on_a_host_is_of_now(store: Store) -> None:
 def test_a_look_makes_no_store(store: Store) -> None:
     assert known_hosts(store) == []
     assert not store.exists
+
+
+def test_what_runs_a_clusters_nodes(store: Store) -> None:
+    reserve(store, "one", ["a", "b", "c"])
+    observe_hosts(store, {"a": {"accelerator": "kvm"}, "b": {"accelerator": "tcg"}}, {"c": "it is off"})
+    observe_hosts(store, {}, {"a": "it is off"})
+    nodes = describe(store, "one")[0]["nodes"]
+    assert [node["accelerator"] for node in nodes] == ["kvm", "tcg", ""]
