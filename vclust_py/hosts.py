@@ -170,7 +170,8 @@ def remove(session: Session, machine: pki.Machine, *, check: bool = False) -> Ch
     if there := _by_cluster(clusters.placed(store).get(name, ())):
         raise VclustError(
             f"{name}: vclust_host_state: got absent, and nodes of live clusters are there: {listed(there)}",
-            f"vclust destroy {next(iter(there))} removes them; with vclust_host_state: drain the host gets no new ones",
+            f"vclust destroy {next(iter(there))} removes them, with --forget-host {name} where the machine is gone for"
+            " good; with vclust_host_state: drain it gets no new ones",
         )
     change, listed_anywhere = pki.withdraw(session.site, machine, check=check)
     before, after = dict(change.before), dict(change.after)
@@ -186,4 +187,9 @@ def remove(session: Session, machine: pki.Machine, *, check: bool = False) -> Ch
             with store.transaction():
                 forget_host(store, name)
                 audit(store, "remove host", "", name)
+    for left in clusters.leftovers(store):
+        if left.host == name:
+            before[f"{left.name} on {name}"], after[f"{left.name} on {name}"] = "to be cleared", ""
+            if not check:
+                clusters.forget_leftover(store, left)
     return Change(before, after)

@@ -37,9 +37,16 @@ ss -Htln '( sport = :7365 or sport = :16514 )'
 pgrep -f "[h]op.pyz"
 nft list tables | grep vclust
 virsh -q -c qemu:///system pool-list --all --name | grep vclust
+virsh -q -c qemu:///system list --all --name | grep left
+virsh -q -c qemu:///system net-list --all --name | grep vc0123456789
 true
 """
 """What vclust has left on a host; nothing when there is nothing."""
+DOMAIN = (
+    "<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type>hvm</type></os><devices>"
+    "<disk type='file' device='disk'><source file='{disk}'/><target dev='vda'/></disk></devices></domain>"
+)
+NETWORK = "<network><name>vc0123456789</name><bridge name='vc0123456789'/></network>"
 KEYS = "/etc/pki/libvirt/private/serverkey.pem /etc/vclust/hop-key.pem"
 
 
@@ -162,7 +169,15 @@ def test_taken_out_and_admitted_again(vclust: Rolled) -> None:
     certificates = "/etc/pki/libvirt/servercert.pem /etc/vclust/hop-cert.pem"
     host.ssh(f"rm -rf /root/stolen; mkdir /root/stolen; cp {KEYS} {certificates} /root/stolen")
     stolen = vclust.keys()
-    assert host.ssh(OURS) != ""
+    # What a destroyed cluster may have left, and somebody else's.
+    for text, verb in (
+        (DOMAIN.format(name="left.n01", disk="/var/lib/vclust/clusters/left.1/n01.qcow2"), "define"),
+        (DOMAIN.format(name="others", disk="/srv/others.qcow2"), "define"),
+        (NETWORK, "net-create"),
+    ):
+        host.ssh(f'echo "{text}" | virsh -c qemu:///system {verb} /dev/stdin')
+    vclust.status()  # which asks by storage pools
+    assert {"left.n01", "vc0123456789", "vclust-clusters"} <= set(host.ssh(OURS).split())
     vclust.state("absent")
     said = vclust("rollout", "--check", "--diff")
     assert "-file 0600 root:root" in said
@@ -170,7 +185,9 @@ def test_taken_out_and_admitted_again(vclust: Rolled) -> None:
     assert vclust.keys() == stolen
     vclust("rollout")
     assert host.ssh(OURS) == ""
-    assert host.ssh("virsh -c qemu:///system list >/dev/null && echo well").strip() == "well"
+    assert (
+        host.ssh("virsh -q -c qemu:///system list --all --name; virsh undefine others").split()[0] == "others"
+    )
     assert vclust.status() == []
     assert f"{name}: as it should be" in vclust("rollout")
 

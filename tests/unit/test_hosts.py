@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hops import Hosts, made
+from hops import Hosts, free_port, made
 from phases.fakehost import FakeSession
 from test_module import call
 from test_pki import FakeHost as RolledOut
@@ -92,6 +92,8 @@ def test_hops_and_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     site = Site(root=trust.head.ca.parents[1])
     running = Hosts(tmp_path, trust)
     remote = Host("b", "qemu+tls://127.0.0.1/system")
+    port = free_port("127.0.0.1")
+    monkeypatch.setattr(hosts, "Hop", lambda *names, rack: chain.Hop(*names, port, rack))
     try:
         with FakeSession(site) as session:
             (found,) = hosts.status(session, [remote])
@@ -99,8 +101,7 @@ def test_hops_and_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert "b: not reached: Connection refused" in found.problems[0]
             assert "hint: is that machine up?" in found.problems[0]
             assert "hop" not in found.versions
-            (hop,) = running.start(1, name="b")
-            monkeypatch.setattr(hosts, "Hop", lambda *names, rack: chain.Hop(*names, hop.hop.port, rack))
+            running.start(1, name="b", port=port)
             (found,) = hosts.status(session, [remote])
             assert (found.problems, found.versions["hop"], set(found.certificates)) == ((), "1", {"hop"})
             monkeypatch.setattr(hosts, "RENEW", timedelta(days=10_000))
