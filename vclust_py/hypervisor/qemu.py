@@ -114,7 +114,7 @@ class Qemu(Driver):
             found = self._found(connection, domain)
             if found is None:
                 found = connection.defineXML(xml)
-            if found.isActive():
+            elif found.isActive():
                 return False
             found.create()
             return True

@@ -21,7 +21,7 @@ from vclust_py.hypervisor import Capacity, Disk, Domain, Host
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Element, absent, add, as_text, parsed
 from vclust_py.hypervisor.driver import Driver
-from vclust_py.hypervisor.storage import Pool, RemoteFiles
+from vclust_py.hypervisor.storage import LocalFiles, Pool
 from vclust_py.site import Site
 
 CONSOLES = Path("/var/log/xen/console")
@@ -141,9 +141,10 @@ class Xen(Driver):
 
     def _lacking(self, domain: Domain) -> list[Path]:
         paths = [domain.kernel, domain.initrd, *(disk.path for disk in domain.disks)]
-        if self._host.machine is None:
+        files = self.files(domain.folder)
+        if isinstance(files, LocalFiles):
             return [path for path in paths if not path.exists()]
-        return RemoteFiles(self._connection, self._host, domain.folder).lacking(paths)
+        return files.lacking(paths)
 
     def _reason(self, domain: Domain, log: str) -> VclustError:
         """Why a start failed, from what libxl has logged meanwhile."""
