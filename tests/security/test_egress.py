@@ -447,9 +447,28 @@ def test_none_is_none_and_nothing_is_left(site: Site) -> None:
     with pytest.raises(ConnectionRefusedError):
         talk(site.a, request(f"{ARCHIVE}/pool/some_1_all.deb"))
     assert code(talk(site.b, request(f"{ARCHIVE}/pool/some_1_all.deb"))) == 200
+    assert site.do(f"egress.close({B!r})") == "True"
+    nothing_is_left(site)
+
+    # Nor when the one and only cannot be served, or the relay was killed.
+    with bed.socket_in(
+        f"/proc/{site.manager.pid}/root/run/netns/{B}", socket.AF_INET, socket.SOCK_STREAM
+    ) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((ROUTER, egress.PORT))
+        taken.listen()
+        assert "Address already in use" in site.do(f"network.let_out({B!r}, {site.way()})")
+        nothing_is_left(site)
+    assert site.do(f"network.let_out({B!r}, {site.way()})") == "()"
+    for process in site.processes():
+        os.kill(int(process), 9)
     assert site.do(f"network.remove({B!r}, {site.b.number})") == "True"
+    nothing_is_left(site)
+    assert B not in site.manager.run("ip", "netns")
+
+
+def nothing_is_left(site: Site) -> None:
     assert site.processes() == set()
-    assert site.manager.run("ls", "/run/vclust/egress").split() == ["lock"]
+    assert site.manager.run("ls", "-A", "/run/vclust/egress").split() == ["lock"]
     tables = json.loads(site.manager.run("nft", "-j", "list", "tables"))["nftables"]
     assert not [table for table in tables if "proxy" in table.get("table", {}).get("name", "")]
-    assert B not in site.manager.run("ip", "netns")
