@@ -170,13 +170,28 @@ def close(segment: str) -> bool:
     if not record.exists():
         return found
     with _alone(), contextlib.suppress(FileNotFoundError):
-        digest = json.loads(record.read_text(encoding="utf-8"))["relay"]
-        with contextlib.suppress(OSError), _control(digest) as relay:
-            if _ask(relay, {"leave": segment})["left"] == 0:
-                relay.recv(1)  # it is over when its process is
-                _forget(digest)
-        record.unlink()
+        _leave(segment, _read(record)["relay"])
     return True
+
+
+def _leave(segment: str, digest: str) -> None:
+    """Have the relay serve the segment no longer; what is the site's goes with its last one."""
+    (RUN / segment).unlink(missing_ok=True)
+    try:
+        with _control(digest) as relay:
+            left = _ask(relay, {"leave": segment})["left"]
+            if left == 0:
+                relay.recv(1)  # it is over when its process is
+    except OSError:  # somebody has killed it
+        left = sum(_read(record)["relay"] == digest for record in RUN.glob("vc*"))
+    if left == 0:
+        (RUN / f"{digest}.sock").unlink(missing_ok=True)
+        with contextlib.suppress(CommandError):  # somebody has emptied the packet filter
+            run(["nft", "delete", "table", "inet", f"vclust_proxy_{digest}"])
+
+
+def _read(record: Path) -> dict[str, Any]:
+    return dict(json.loads(record.read_text(encoding="utf-8")))
 
 
 def _open(segment: str, way: Way) -> None:
@@ -192,14 +207,21 @@ def _open(segment: str, way: Way) -> None:
         **_upstream(way),
     }
     with _alone():
+        # Before the relay knows of it: what has a record is closed by `close`, whatever became of this process.
+        draft = RUN / f".{segment}"
+        draft.write_text(json.dumps(record), encoding="utf-8")
+        draft.replace(RUN / segment)
         try:
-            relay = _control(digest)
-        except OSError:
-            relay = _start(folder, digest)
-        with relay:
-            if not _serve(relay, segment, record):
-                raise VclustError("the site's relay does not take the segment")
-        (RUN / segment).write_text(json.dumps(record), encoding="utf-8")
+            try:
+                relay = _control(digest)
+            except OSError:
+                relay = _start(folder, digest)
+            with relay:
+                if not _serve(relay, segment, record):
+                    raise VclustError("the site's relay does not take the segment")
+        except BaseException:
+            _leave(segment, digest)
+            raise
 
 
 def _serve(relay: socket.socket, segment: str, record: dict[str, Any]) -> bool:
@@ -261,7 +283,7 @@ def _start(folder: Path, digest: str) -> socket.socket:
             )
     relay = _control(digest)
     for other in RUN.glob("vc*"):
-        record = json.loads(other.read_text(encoding="utf-8"))
+        record = _read(other)
         if record["relay"] == digest:
             with contextlib.suppress(VclustError):  # it has gone, and is cleared by its own destroy
                 _serve(relay, other.name, record)
@@ -292,12 +314,6 @@ def _guard(digest: str, address: str, uid: int) -> None:
         flush chain {table} output
         add rule {table} output ip daddr {address} meta skuid != {uid} reject
     """)  # fmt: skip
-
-
-def _forget(digest: str) -> None:
-    (RUN / f"{digest}.sock").unlink(missing_ok=True)
-    with contextlib.suppress(CommandError):  # somebody has emptied the packet filter
-        run(["nft", "delete", "table", "inet", f"vclust_proxy_{digest}"])
 
 
 @contextlib.contextmanager

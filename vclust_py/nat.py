@@ -39,11 +39,14 @@ def refusal() -> str:
 def resolvers() -> list[IPv4Address]:
     """The machine's name servers that others than itself reach too."""
     for path in _RESOLVERS:
-        with contextlib.suppress(OSError, ValueError):
-            words = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-            found = [IPv4Address(line[1]) for line in words if len(line) > 1 and line[0] == "nameserver"]
-            if usable := [address for address in found if not address.is_loopback]:
-                return usable
+        found = []
+        with contextlib.suppress(OSError):
+            for words in map(str.split, path.read_text(encoding="utf-8").splitlines()):
+                with contextlib.suppress(ValueError):  # IPv6
+                    if words[:1] == ["nameserver"] and len(words) > 1:
+                        found.append(IPv4Address(words[1]))
+        if usable := [address for address in found if not address.is_loopback]:
+            return usable
     return []
 
 

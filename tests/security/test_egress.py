@@ -335,7 +335,7 @@ def test_a_port_that_is_taken_is_said(site: Site) -> None:
 FORWARDING = "/proc/sys/net/ipv4/ip_forward"
 
 
-def fetch(cluster: Cluster, target: str, port: int = 8000, patience: float = 2) -> bytes:
+def fetch(cluster: Cluster, target: str, port: int = 8000, patience: float = 1) -> bytes:
     """What a node gets from a machine itself; nothing when it gets no connection."""
     with bed.socket_in(node(cluster).namespace, socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.settimeout(patience)
@@ -351,7 +351,6 @@ def fetch(cluster: Cluster, target: str, port: int = 8000, patience: float = 2) 
 def nat(site: Site) -> Iterator[Site]:
     """The manager is a router; A goes out by it, B does not."""
     site.manager.run("tee", FORWARDING, text="1")
-    site.manager.run("tee", "/etc/resolv.conf", text=f"nameserver 127.0.0.1\nnameserver {LAN[20]}\n")
     for cluster in (site.a, site.b):
         name = node(cluster).namespace.rpartition("/")[2]
         bed.run("ip", "-n", name, "route", "replace", "default", "via", ROUTER)
@@ -389,6 +388,9 @@ def test_nat_opens_no_other_way(nat: Site) -> None:
 
 
 def test_nat_reaches_name_servers_at_their_port(nat: Site) -> None:
+    nat.manager.run("tee", "/etc/resolv.conf", text=f"nameserver 127.0.0.1\nnameserver {LAN[20]}\n")
+    assert nat.do(f"network.let_out({A!r}, {nat.way('nat')})") == "()"
+    nat.manager.run("tee", "/etc/resolv.conf", text="nameserver 127.0.0.1\n")
     ears = []
     for port in (53, 54):
         ear = bed.socket_in(nat.archive.namespace, socket.AF_INET, socket.SOCK_DGRAM)
@@ -445,9 +447,28 @@ def test_none_is_none_and_nothing_is_left(site: Site) -> None:
     with pytest.raises(ConnectionRefusedError):
         talk(site.a, request(f"{ARCHIVE}/pool/some_1_all.deb"))
     assert code(talk(site.b, request(f"{ARCHIVE}/pool/some_1_all.deb"))) == 200
+    assert site.do(f"egress.close({B!r})") == "True"
+    nothing_is_left(site)
+
+    # Nor when the one and only cannot be served, or the relay was killed.
+    with bed.socket_in(
+        f"/proc/{site.manager.pid}/root/run/netns/{B}", socket.AF_INET, socket.SOCK_STREAM
+    ) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((ROUTER, egress.PORT))
+        taken.listen()
+        assert "Address already in use" in site.do(f"network.let_out({B!r}, {site.way()})")
+        nothing_is_left(site)
+    assert site.do(f"network.let_out({B!r}, {site.way()})") == "()"
+    for process in site.processes():
+        os.kill(int(process), 9)
     assert site.do(f"network.remove({B!r}, {site.b.number})") == "True"
+    nothing_is_left(site)
+    assert B not in site.manager.run("ip", "netns")
+
+
+def nothing_is_left(site: Site) -> None:
     assert site.processes() == set()
-    assert site.manager.run("ls", "/run/vclust/egress").split() == ["lock"]
+    assert site.manager.run("ls", "-A", "/run/vclust/egress").split() == ["lock"]
     tables = json.loads(site.manager.run("nft", "-j", "list", "tables"))["nftables"]
     assert not [table for table in tables if "proxy" in table.get("table", {}).get("name", "")]
-    assert B not in site.manager.run("ip", "netns")

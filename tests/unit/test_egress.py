@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from ipaddress import IPv4Network
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vclust_py import apt, egress, egress_relay
+from vclust_py import apt, egress, egress_relay, nat
 from vclust_py.errors import VclustError
 from vclust_py.request import Request, from_mapping
 from vclust_py.site import Site
@@ -80,6 +81,47 @@ def test_without_sources_on_the_net(tmp_path: Path, request_: Request) -> None:
         pytest.skip("apt-cacher-ng is not installed")
     (said,) = egress.ensure("vc0000000000", egress.way(site(tmp_path), request_, ()))
     assert "http or https" in said
+
+
+def test_nat_has_the_proxy_and_name_servers_too(
+    tmp_path: Path, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = site(tmp_path, egress="nat")
+    apt.AptRoot(where, "toy", request_.hardware.architecture).make()
+    stub, real = tmp_path / "stub", tmp_path / "real"
+    stub.write_text("nameserver 127.0.0.53\n")
+    real.write_text("# ours\nnameserver fe80::1\nnameserver\n")
+    monkeypatch.setattr(nat, "_RESOLVERS", (stub, real))
+    assert nat.resolvers() == [], "none that a node could reach"
+    assert "etc/resolv.conf" not in {file.path for file in egress.way(where, request_, ()).files}
+    real.write_text("search example.org\nnameserver fe80::1\nnameserver 192.0.2.53\nnameserver 127.0.0.1\n")
+    way = egress.way(where, request_, ["h1"])
+    files = {file.path: file.data for file in way.files}
+    assert files["etc/resolv.conf"] == b"nameserver 192.0.2.53\n"
+    assert egress.SOURCES in files
+    assert (str(way.network), way.machines) == ("192.168.70.0/24", ("h1",))
+
+
+def test_a_machine_that_is_no_router_is_said_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = tmp_path / "ip_forward"
+    monkeypatch.setattr(nat, "_FORWARDING", setting)
+    for value, count in (("0", 1), ("1", 0)):
+        setting.write_text(f"{value}\n")
+        assert (
+            len([said for said in egress.missing(site(tmp_path, egress="nat")) if "ip_forward" in said])
+            == count
+        )
+        assert [said for said in egress.missing(site(tmp_path)) if "ip_forward" in said] == []
+
+
+def test_networks_that_are_not_for_nodes() -> None:
+    where = Site.from_mapping({"egress": "nat", "egress_blocked": ["192.0.2.0/24", "198.51.100.7"]})
+    assert where.egress_blocked == (IPv4Network("192.0.2.0/24"), IPv4Network("198.51.100.7/32"))
+    assert Site.from_mapping(where.to_mapping()) == where
+    with pytest.raises(VclustError, match=r"^vclust_site: egress_blocked: .*, expected a list of networks"):
+        Site.from_mapping({"egress_blocked": ["192.0.2.1/24"]})
 
 
 def test_another_setting() -> None:

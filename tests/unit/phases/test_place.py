@@ -13,6 +13,7 @@ from pastruns import add, node_facts
 from repository import Repository
 from test_placement import GB, NODE, a_capacity, a_request
 
+from vclust_py import egress
 from vclust_py import request as requests
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.free_capacity import free_capacity
@@ -119,6 +120,15 @@ def test_check_writes_nothing_and_a_second_place_keeps_the_first(session: Sized)
     nodes = clusters.get(session.store, "test").nodes
     assert not placed(session, request, hosts=("a", "b")).change.changed
     assert clusters.get(session.store, "test").nodes == nodes
+
+
+def test_a_plan_says_that_there_is_no_way_out(session: Sized, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A create says so itself, when it has tried."""
+    monkeypatch.setattr(egress, "PROGRAM", "no-such-proxy")
+    (said,) = placed(session, a_request(1), check=True).warnings
+    assert "no-such-proxy is not installed" in said
+    clusters.register(session.store, a_request(1))
+    assert placed(session, a_request(1)).warnings == ()
 
 
 def test_a_plan_makes_no_store_and_waits_for_nobody(session: Sized) -> None:
