@@ -1,4 +1,4 @@
-"""What recurs on a site manager: VD caches chosen again when that is due, images gone that have no place any more.
+"""What recurs on a site manager: VD caches chosen and time models fitted when that is due, images without a place gone.
 
 The roll-out has systemd run `python -m vclust_py.cache.upkeep` each hour, with the site's settings (JSON) on standard
 input.  Where there is no systemd, creations do the same.
@@ -7,8 +7,10 @@ input.  Where there is no systemd, creations do the same.
 import json
 import sys
 
+from vclust_py import fitting
 from vclust_py.cache import rebuild, retention, status
 from vclust_py.errors import VclustError
+from vclust_py.estimate import is_refit_due
 from vclust_py.image import Report
 from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
@@ -23,6 +25,9 @@ def upkeep(session: Session, report: Report) -> list[str]:
     if not session.store.exists:
         return []  # nothing was ever asked of the site
     done = [f"removed {line}" for line in retention.trim(session)]
+    if is_refit_due(session.store):
+        fitting.refit(session)
+        done.append("fitted the time models")
     if status.due(session) and not status.is_rebuilding(session):
         result = rebuild.rebuild(session, report)
         done += [f"built {label}" for label in result.built]

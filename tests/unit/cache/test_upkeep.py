@@ -1,5 +1,6 @@
 """What recurs on a site manager: as a function, and as the process that systemd runs."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,12 +17,14 @@ from cache.cachesite import (
     status,
     with_session,
 )
+from pastruns import add, node_facts
 
 from vclust_py.cache import upkeep
 from vclust_py.cache.status import REBUILD_LOCK
 from vclust_py.image import Catalogue
 from vclust_py.image.base import BaseImages
 from vclust_py.site import PROJECT, Site
+from vclust_py.site.store import Store
 
 do = with_session(lambda session: upkeep.upkeep(session, quiet))
 
@@ -53,6 +56,15 @@ def test_images_without_a_place_go(site: Site, base: BaseImages) -> None:
     assert line == f"removed {image.path.name}: least recently used beyond layer_space, 0 MB"
     assert not image.path.exists()
     assert [one.manifest.kind for one in Catalogue(site).images()].count("base") == 1
+
+
+def test_time_models_are_fitted_when_that_is_due(site: Site) -> None:
+    with contextlib.closing(Store(site)) as store:
+        for number in range(5):
+            assert do(site) == []
+            add(store, "ready", 5 + number, node_facts(number + 1))
+    assert do(site) == ["fitted the time models"]
+    assert do(site) == []
 
 
 @pytest.mark.parametrize(
