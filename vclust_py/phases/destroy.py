@@ -70,7 +70,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         drivers, errors = drivers_of(session, cluster)
         nodes = in_turns(node for node in cluster.nodes if node.host in drivers)
         session.side_by_side(stop, nodes, hosts=len(drivers))
-        session.side_by_side(leave, list(drivers))
+        session.side_by_side(leave, [host for host in drivers if host not in errors])
         if awaited := errors.keys() - inputs.forget:
             # The others are free already; what is on these must not be forgotten.
             raise VclustError(
@@ -87,7 +87,7 @@ def run(session: Session, inputs: Inputs) -> Result:
             raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
         clusters.forget(store, cluster, errors)
         warnings += leftovers.told(store, cluster.id)
-    leftovers.clear(session, drivers)
+    leftovers.clear(session, {host: driver for host, driver in drivers.items() if host not in errors})
     try:
         retention.trim(session)
     except VclustError as error:  # the cluster is gone all the same

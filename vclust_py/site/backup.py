@@ -113,9 +113,14 @@ def write(store: Store, path: Path) -> Header:
 
     Raises VclustError when it cannot be read or written.
     """
+    with _folder(store.site) as folder:
+        return _write(store, path, folder / _DATABASE)
+
+
+def _write(store: Store, path: Path, copy: Path) -> Header:
+    """As `write`; `copy` is where the database may be in between."""
     site = store.site
-    with _folder(site) as folder, _plain_errors(path), naming_full_disk(path.parent):
-        copy = folder / _DATABASE
+    with _plain_errors(path), naming_full_disk(path.parent):
         store.copy_to(copy)
         live = clusters.live_in(copy)
         names, files = tuple(live), _collected(site, live.values())
@@ -173,7 +178,7 @@ def restore(store: Store, path: Path, *, replace: bool = False, check: bool = Fa
                 held.enter_context(clusters.locked(store, name, timeout=_LOCK_TIMEOUT))
             if own:
                 kept = site.root / f"before-restore-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz"
-                write(store, kept)
+                _write(store, kept, folder / f"earlier-{_DATABASE}")
                 earlier = str(kept)
             with naming_full_disk(site.root):
                 _put_back(site, folder, header.files)
@@ -254,7 +259,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _put_back(site: Site, folder: Path, names: Iterable[str]) -> None:
-    """Every file to its place, whole; folders as their makers have them."""
+    """Every file to its place, whole; folders as their makers have them.  Nothing of another authority stays."""
     site.make_directories()
     written = set()
     with site.file_lock("pki", timeout=_LOCK_TIMEOUT):
@@ -273,6 +278,8 @@ def _put_back(site: Site, folder: Path, names: Iterable[str]) -> None:
             sync(draft)
             draft.replace(target)
             written.add(target.parent)
+        for other in set(site.pki.glob("*")) - {site.root / name for name in names}:
+            other.unlink()
     for parent in written:
         sync(parent)
 
@@ -296,11 +303,18 @@ def _day(moment: float) -> str:
 @contextlib.contextmanager
 def _folder(site: Site, *, check: bool = False) -> Iterator[Path]:
     """A folder of root's alone; beside the state, as /tmp may be memory, unless nothing may be made there."""
-    if not check:
-        site.make_directories()
-    place = site.root if site.root.exists() else None
-    with tempfile.TemporaryDirectory(prefix="backup-", dir=place) as folder:
-        yield Path(folder)
+    if check:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    with site.file_lock("backup", timeout=_LOCK_TIMEOUT):
+        place = site.root / "backup.tmp"
+        shutil.rmtree(place, ignore_errors=True)  # of one that was killed
+        place.mkdir(mode=0o700)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 @contextlib.contextmanager
