@@ -39,7 +39,7 @@ _XEN = Image(
         "xenstore-utils",
     ),
 )
-_KVM = Image("kvm", (*_EMULATED, "apparmor", "libvirt-daemon-driver-qemu", "qemu-system-x86"), ("kvm_amd",))
+_KVM = Image("kvm", (*_EMULATED, "libvirt-daemon-driver-qemu", "qemu-system-x86"), ("kvm_amd",))
 
 
 @dataclass(frozen=True)
