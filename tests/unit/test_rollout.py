@@ -379,7 +379,7 @@ def test_a_thousand_nodes(hook: Hook, tmp_path: Path) -> None:
 
 
 @root
-@pytest.mark.parametrize("what", ["start", "port-created", "updated"])
+@pytest.mark.parametrize("what", ["start", "port-created", "port-deleted"])
 def test_hook_minds_its_own_business(hook: Hook, what: str) -> None:
     assert hook(SEGMENT, what, "begin", "-", text=xml(METADATA.format(local="10.77.0.1"))).returncode == 0
     for text in (xml(""), xml("<other xmlns='urn:other' vni='7'/>"), "<hookData/>"):
