@@ -20,7 +20,7 @@ from vclust_py.errors import VclustError
 
 pytestmark = [pytest.mark.system]
 
-BED = Bed("vct", IPv4Network("10.79.0.0/16"))
+BED = Bed("vct", IPv4Network("10.81.0.0/16"))
 RATE = 100_000_000  # bits a second
 
 GUEST = """\
@@ -54,7 +54,7 @@ def test_each_host_has_a_name_and_files_of_its_own(hosts: list[Host]) -> None:
 
 def test_libvirt_runs_an_emulated_guest_and_offers_no_kvm(hosts: list[Host]) -> None:
     host = hosts[0]
-    assert "type='kvm'" not in host.ssh("virsh -c qemu:///system capabilities")
+    assert "<domain type='kvm'" not in host.ssh("virsh -c qemu:///system capabilities")
     host.ssh("cat > /run/probe.xml; virsh -c qemu:///system create /run/probe.xml", stdin=GUEST)
     try:
         assert host.ssh("virsh -c qemu:///system domstate probe").strip() == "running"
@@ -120,9 +120,16 @@ def test_a_bed_that_is_up_is_not_made_another(hosts: list[Host], site_root: Path
 
 
 def test_a_bed_that_cannot_be_made_leaves_nothing(site_root: Path) -> None:
-    bed = Bed("vctx", IPv4Network("10.79.0.0/16"))
+    bed = Bed("vctx", IPv4Network("10.81.0.0/16"))
     with pytest.raises(VclustError, match="tc: exit status"):
         bed.up(1, Shape(rate="fast"), site_root, print)
+    assert left_of(bed) == []
+
+
+def test_addresses_that_this_machine_has_elsewhere_are_refused(site_root: Path) -> None:
+    bed = Bed("vctx", IPv4Network("127.0.0.0/16"))
+    with pytest.raises(VclustError, match=r"127\.0\.0\.0/16: this machine reaches 127\.0\.0\.0/8 by lo"):
+        bed.up(1, Shape(), site_root, print)
     assert left_of(bed) == []
 
 

@@ -42,7 +42,7 @@ class Shape:
 class Bed:
     name: str = "vcm"
     """Begins the names of its namespaces and of its interface on this machine: at most nine letters."""
-    addresses: IPv4Network = field(default_factory=lambda: IPv4Network("10.78.0.0/16"))
+    addresses: IPv4Network = field(default_factory=lambda: IPv4Network("10.80.0.0/16"))
     """This machine has the first, host N the tenth and N more."""
 
     @property
@@ -117,8 +117,9 @@ class Bed:
     def down(self) -> None:
         """Remove all there is of it."""
         with self._only_one():
-            for host in self.hosts():
-                host.kill()
+            ending = [(host, host.kill()) for host in self.hosts()]
+            for host, last in ending:
+                host.wait_for_end(last)
             self._remove()
 
     def _remove(self) -> None:

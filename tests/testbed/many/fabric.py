@@ -2,6 +2,7 @@
 is at too.  All bridges are in a namespace of their own; this machine's network has one more interface and no bridge.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
@@ -37,8 +38,11 @@ class Fabric:
         return self.namespace in network.namespaces()
 
     def make(self, racks: int, rate: str) -> None:
-        """Raises VclustError when this machine has an interface of that name that is not ours."""
+        """Raises VclustError when this machine has an interface of that name that is not ours, or other use for the
+        addresses.
+        """
         self._remove_interface()
+        self._refuse_addresses_in_use()
         network.ip([f"netns add {self.namespace}"])
         bridge = "type bridge mcast_snooping 0 forward_delay 0"
         lines = ["link set lo up", f"link add core {bridge}", "link set core up"]
@@ -108,6 +112,17 @@ class Fabric:
         ours = [name for name in network.namespaces() if name.startswith(f"{self._name}-")]
         network.ip(f"netns delete {name}" for name in ours)
         self._remove_interface()
+
+    def _refuse_addresses_in_use(self) -> None:
+        tables = ("main", "local")
+        routes = [json.loads(run(["ip", "-4", "-json", "route", "show", "table", table])) for table in tables]
+        for route in itertools.chain(*routes):
+            # All that is sent anywhere is no use for these.
+            if route["dst"] != "default" and IPv4Network(route["dst"]).overlaps(self._addresses):
+                raise VclustError(
+                    f"{self._addresses}: this machine reaches {route['dst']} by {route.get('dev', 'no interface')}",
+                    "the hosts of this testbed cannot be told from others",
+                )
 
     def _remove_interface(self) -> None:
         path = Path("/sys/class/net", self._interface)

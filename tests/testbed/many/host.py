@@ -146,20 +146,23 @@ class Host:
 
     def stop(self) -> None:
         """Pull the plug: its processes, interfaces and cable are gone, its disk stays."""
-        self.kill()
+        self.wait_for_end(self.kill())
         self.fabric.unplug([self.number])
 
-    def kill(self) -> None:
-        """End its processes."""
-        first, pid = self._first(), self.pid()
+    def kill(self) -> int | None:
+        """Have its processes end, and say which of them will be the last."""
+        last, pid = self._first(), self.pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
-            deadline = time.monotonic() + _GONE
-            # The first process ends after all others of the host.
-            while self.pid() is not None or (first is not None and Path(f"/proc/{first}").exists()):
-                if time.monotonic() > deadline:
-                    raise VclustError(f"{self.name}: process {pid} does not end")
-                time.sleep(0.02)
+        return last
+
+    def wait_for_end(self, last: int | None) -> None:
+        """Of what `kill` has killed.  Raises VclustError when it does not end."""
+        deadline = time.monotonic() + _GONE
+        while self.pid() is not None or (last is not None and Path(f"/proc/{last}").exists()):
+            if time.monotonic() > deadline:
+                raise VclustError(f"{self.name}: process {last} does not end")
+            time.sleep(0.02)
 
     def pause(self) -> None:
         """As a host that hangs: it keeps its address and answers nothing that a process would have to."""
@@ -225,7 +228,7 @@ class Host:
         return self.folder / "log"
 
     def _first(self) -> int | None:
-        """The host's process 1, as this machine numbers it."""
+        """The host's process 1, as this machine numbers it, which ends after all others."""
         pid = self.pid()
         if pid is None:
             return None
