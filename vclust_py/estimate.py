@@ -136,6 +136,16 @@ class Estimate:
     """Phases that have too few past runs for a model: medians of like runs."""
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Seconds of one phase."""
+
+    seconds: float
+    error: float | None
+    """Seconds that they may be off; None: not known."""
+    is_median: bool
+
+
 class Past:
     """What a site's past runs let expect; each phase's runs are read once."""
 
@@ -144,17 +154,17 @@ class Past:
         self._runs: dict[str, list[Run]] = {}
         self._models = read_models(store)
 
-    def seconds(self, phase: str, facts: Facts) -> tuple[float, float | None, bool] | None:
-        """Expected seconds, how many they may be off (None: not known), whether they are a median; None: no runs."""
+    def expected(self, phase: str, facts: Facts) -> Expected | None:
+        """What a run with these facts may take; None where no past run tells."""
         run = features(phase, facts)
         model = self._models.get(kind(phase, facts))
         expected = model.seconds(run) if model is not None and run is not None else None
         if model is not None and expected is not None:
-            return expected, expected * model.error, False
+            return Expected(expected, expected * model.error, is_median=False)
         if phase not in self._runs:
             self._runs[phase] = timing.past(self._store, phase)
         found = median(self._runs[phase], phase, facts)
-        return None if found is None else (*found, True)
+        return None if found is None else Expected(*found, is_median=True)
 
 
 def read_models(store: Store) -> dict[str, Model]:
@@ -246,8 +256,8 @@ def choose_strategy(
     for strategy in ("once", "each"):
         hosts = min(nodes, max(len(accelerators), 1))
         facts = work(lock, start, strategy) | facts_of(nodes, strategy, accelerators, hosts)
-        found = [past.seconds(phase, facts) for phase in ("image", "install")]
-        seconds[strategy] = [one[0] for one in found if one is not None]
+        found = [past.expected(phase, facts) for phase in ("image", "install")]
+        seconds[strategy] = [one.seconds for one in found if one is not None]
     if any(len(found) < 2 for found in seconds.values()):
         return "once"
     return "each" if sum(seconds["each"]) < sum(seconds["once"]) else "once"
@@ -280,14 +290,14 @@ def estimate(
             seconds[phase] = errors[phase] = 0.0
             continue
         asked = known if phase != "distribute" else {"hosts": receivers, "bytes": send}
-        found = None if phase == "image" and not base_there else past.seconds(phase, asked)
+        found = None if phase == "image" and not base_there else past.expected(phase, asked)
         if found is None:
             unknown.append(phase)
             continue
-        seconds[phase] = round(found[0], 3)
-        if found[1] is not None:
-            errors[phase] = round(found[1], 3)
-        if found[2]:
+        seconds[phase] = round(found.seconds, 3)
+        if found.error is not None:
+            errors[phase] = round(found.error, 3)
+        if found.is_median:
             medians.append(phase)
     return Estimate(seconds, tuple(unknown), errors, tuple(medians))
 

@@ -119,11 +119,10 @@ def _word(one: Offer) -> str:
 
 
 def _refused(name: str, offers: Sequence[Offer]) -> VclustError:
-    lines = [
-        f"  {one.site}: {line}" if first else f"    {line}"
-        for one in offers
-        for first, line in zip((True, *(False,) * 1000), one.failure.splitlines(), strict=False)
-    ]
+    lines = list[str]()
+    for one in offers:
+        first, *rest = one.failure.splitlines() or [""]
+        lines += [f"  {one.site}: {first}", *(f"    {line}" for line in rest)]
     codes = {one.exit_code for one in offers}
     if _CAPACITY in codes:
         return CapacityError("\n".join([f"{name}: no site has space for it:", *lines]))

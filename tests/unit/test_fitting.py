@@ -105,10 +105,10 @@ def test_models_are_kept_with_their_error_and_used(session: Session) -> None:
     assert models["ready tcg"].runs == enough
     # Of configurations that never ran, too; and on another accelerator nothing is known.
     past = estimate.Past(store)
-    found = past.seconds("ready", node_facts(8))
+    found = past.expected("ready", node_facts(8))
     assert found is not None
-    assert (found[0], found[2]) == (pytest.approx(21), False)
-    assert past.seconds("ready", node_facts(8) | {"accelerator": "kvm"}) is None
+    assert (found.seconds, found.is_median) == (pytest.approx(21), False)
+    assert past.expected("ready", node_facts(8) | {"accelerator": "kvm"}) is None
     for _ in range(5):
         assert not estimate.is_refit_due(store)
         add(store, "ready", 7, node_facts(1))
@@ -121,9 +121,9 @@ def test_no_model_tells_what_no_run_did(session: Session) -> None:
         add(session.store, "install", 3 + number % 2, node_facts(number % 2 + 1))
     fitting.refit(session)
     past = estimate.Past(session.store)
-    assert past.seconds("install", node_facts(2)) is not None
+    assert past.expected("install", node_facts(2)) is not None
     each = node_facts(2, strategy="each", unpack_bytes=10**8, configure_bytes=10**8)
-    assert past.seconds("install", each) is None
+    assert past.expected("install", each) is None
 
 
 def test_runs_of_other_kinds_and_without_facts_are_left_out(session: Session) -> None:
