@@ -105,7 +105,6 @@ class Seen:
     """Of the packet filter: bridges, chains, numbers."""
     entries: dict[str, str] = field(default_factory=dict)
     """MAC → where VXLAN sends it."""
-    images: set[str] = field(default_factory=set)
     cpus: int = 0
     memory: int = 0
     free: int = 0

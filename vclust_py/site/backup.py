@@ -183,6 +183,7 @@ def restore(store: Store, path: Path, *, replace: bool = False, check: bool = Fa
             with naming_full_disk(site.root):
                 _put_back(site, folder, header.files)
             migrate_file(folder / _DATABASE)
+            clusters.skip_numbers(folder / _DATABASE)
             store.replace_by(folder / _DATABASE)
             audit(store, "restore", "", f"{path.name}, of {_day(header.created)}")
         return Restored(header, before, after, earlier, unknown)

@@ -179,6 +179,21 @@ def live_in(database: Path) -> dict[str, str]:
         return {name: folder_name(name, number) for name, number in rows}
 
 
+_SKIPPED = 100_000
+"""More than a site makes clusters between two backups."""
+
+
+def skip_numbers(database: Path) -> None:
+    """Let no new cluster have the number, and so the folder on hosts, of one made since this database was copied."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'clusters'", (_SKIPPED,))
+        connection.execute(
+            "INSERT INTO sqlite_sequence (name, seq) SELECT 'clusters', ?"
+            " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'clusters')",
+            (_SKIPPED,),
+        )
+
+
 def images_in_use(store: Store) -> dict[str, set[str]]:
     """By name of each live cluster the digests of its images."""
     return {name: set(json.loads(images).values()) for name, images in _column(store, "images")}

@@ -152,6 +152,22 @@ def test_a_site_with_a_state_of_its_own_is_not_overwritten(
     assert dump(other.site.database) == before
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_later_cluster_never_has_the_folder_of_one_that_the_backup_does_not_know(
+    store: Store, other: Store, tmp_path: Path, first: bool
+) -> None:
+    """Its nodes may run on hosts, on disks in that folder."""
+    if not first:
+        a_cluster(store)
+    path = tmp_path / "backup.tar.gz"
+    backup.write(store, path)
+    lost = a_cluster(store, "lost")
+    backup.restore(other, path)
+    again = a_cluster(other, "lost")
+    assert clusters.folder(store, lost).name != clusters.folder(other, again).name
+    assert again.id > lost.id + 1000
+
+
 def test_a_cluster_that_is_worked_on_is_not_replaced(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
