@@ -8,6 +8,7 @@ the daemon's memory.
 import contextlib
 import ipaddress
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,8 +33,8 @@ _START = 60.0
 """Seconds that all daemons together may take until they listen."""
 _INSIDE = "VCLUST_TEST_ISOLATED"
 
-_STAYING = ("default-pool", "vclust-images", "vclust-clusters", "vclust-consoles", "vclust-logs")
-"""The test driver's own pool, and what a host has once for all clusters."""
+_CLUSTER_POOL = re.compile(r"vclust-.+\.[0-9]+")
+"""A pool of a cluster's files: of its folder's name.  Other pools a host has once for all clusters."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,8 @@ class ControlHost:
         """Names of domains, cluster networks and cluster pools."""
         found = [domain.name() for domain in self.keeper.listAllDomains()]
         found += [network.name() for network in self.keeper.listAllNetworks() if network.name() != "default"]
-        return found + [
-            pool.name() for pool in self.keeper.listAllStoragePools() if pool.name() not in _STAYING
-        ]
+        pools = [pool.name() for pool in self.keeper.listAllStoragePools()]
+        return found + [name for name in pools if _CLUSTER_POOL.fullmatch(name)]
 
     def hold_images(self, images: Mapping[str, int]) -> None:
         """The host has these image files, name → bytes, as if it had been sent them."""
