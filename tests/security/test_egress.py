@@ -4,6 +4,7 @@ Machines of a LAN (`segmentbed`) with the real relay and the real apt-cacher-ng.
 are asked: the archive, a host's, and one on the site manager's loopback.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -296,9 +297,12 @@ def test_many_connections_are_served_in_turn(site: Site) -> None:
 
 def test_a_killed_relay_comes_back_with_the_next_cluster(site: Site) -> None:
     """With all that it served; its proxy goes with it."""
-    for process in site.processes():
-        if b"egress_relay" in Path(f"/proc/{process}/cmdline").read_bytes():
-            os.kill(int(process), 9)
+    (relay,) = [
+        process
+        for process in site.processes()
+        if b"egress_relay" in Path(f"/proc/{process}/cmdline").read_bytes()
+    ]
+    os.kill(int(relay), 9)
     deadline = time.monotonic() + 10
     while site.processes() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -342,7 +346,7 @@ def fetch(cluster: Cluster, target: str, port: int = 8000, patience: float = 1) 
         try:
             sock.connect((target, port))
             sock.sendall(b"GET /x HTTP/1.0\r\n\r\n")
-            return sock.recv(1 << 16)
+            return b"".join(iter(lambda: sock.recv(1 << 16), b""))
         except OSError:
             return b""
 
@@ -461,7 +465,8 @@ def test_none_is_none_and_nothing_is_left(site: Site) -> None:
         nothing_is_left(site)
     assert site.do(f"network.let_out({B!r}, {site.way()})") == "()"
     for process in site.processes():
-        os.kill(int(process), 9)
+        with contextlib.suppress(ProcessLookupError):  # it dies with the other
+            os.kill(int(process), 9)
     assert site.do(f"network.remove({B!r}, {site.b.number})") == "True"
     nothing_is_left(site)
     assert B not in site.manager.run("ip", "netns")
