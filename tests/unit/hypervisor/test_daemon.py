@@ -1,6 +1,7 @@
 """When libvirt's daemons may end."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ def test_the_daemons_stay_while_a_domain_of_any_site_runs(
     monkeypatch.setattr(daemon, "_PIDS", tmp_path)
     monkeypatch.setattr(daemon, "_DOMAINS", (tmp_path / "none", domains))
     with subprocess.Popen([program, "60"]) as process:
+        # The kernel tells the caller of a new program before it gives the process that program's name.
+        while Path(f"/proc/{process.pid}/comm").read_text() != "libvirtd\n":
+            time.sleep(0.01)
         (tmp_path / "libvirtd.pid").write_text(str(process.pid))
         daemon.stop()
         assert process.poll() is None
