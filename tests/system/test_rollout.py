@@ -42,6 +42,11 @@ virsh -q -c qemu:///system net-list --all --name | grep vc0123456789
 true
 """
 """What vclust has left on a host; nothing when there is nothing."""
+FILES = (
+    "find /etc/vclust /etc/pki /etc/libvirt/hooks /etc/libvirt/libvirtd.conf /usr/local/lib/vclust"
+    " -exec stat -c '%n %Z' {} +"
+)
+"""What is there, and when it was changed last."""
 DOMAIN = (
     "<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type>hvm</type></os><devices>"
     "<disk type='file' device='disk'><source file='{disk}'/><target dev='vda'/></disk></devices></domain>"
@@ -179,10 +184,11 @@ def test_taken_out_and_admitted_again(vclust: Rolled) -> None:
     vclust.status()  # which asks by storage pools
     assert {"left.n01", "vc0123456789", "vclust-clusters"} <= set(host.ssh(OURS).split())
     vclust.state("absent")
+    there = host.ssh(FILES)
     said = vclust("rollout", "--check", "--diff")
     assert "-file 0600 root:root" in said
     assert "PRIVATE" not in said
-    assert vclust.keys() == stolen
+    assert host.ssh(FILES) == there
     vclust("rollout")
     assert host.ssh(OURS) == ""
     assert (
@@ -212,17 +218,13 @@ def test_taken_out_and_admitted_again(vclust: Rolled) -> None:
 def test_a_new_host_touches_no_other(vclust: Rolled) -> None:
     """It does not answer; what the first has is as it was, to the time of its last change."""
     path = vclust.inventory / "hosts.yml"
-    before, files = (
-        path.read_text(),
-        "find /etc/vclust /etc/pki /etc/libvirt /usr/local/lib/vclust | xargs stat -c '%n %Z'",
-    )
-    there = vclust.host.ssh(files)
+    before, there = path.read_text(), vclust.host.ssh(FILES)
     new = "            new:\n              ansible_host: 10.79.0.99\n              ansible_ssh_timeout: 5\n"
     path.write_text(before + new + "              vclust_libvirt_uri: qemu+tls://10.79.0.99/system\n")
     try:
         said = vclust("rollout", "--limit", "new", code=4)
         assert "new: failed: " in said
         assert f"{vclust.host.name}: " not in said
-        assert vclust.host.ssh(files) == there
+        assert vclust.host.ssh(FILES) == there
     finally:
         path.write_text(before)
