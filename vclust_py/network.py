@@ -120,11 +120,15 @@ def ensure(
     version's.
     """
     port, whole = f"{segment}r", is_whole(segment)
+    nodes = list[str]()
     if not whole:
+        nodes = _nodes(segment)
         remove(segment, number)
     protect(segment, tunnel)  # before anything can come in
     if not whole:
         _build(segment, network, router, tunnel.mtu if tunnel else MTU)
+        for node in nodes:
+            run(["ip", "link", "set", node, "master", segment])
     if tunnel:
         _connect(segment, tunnel)
     else:
@@ -134,6 +138,15 @@ def ensure(
     run(["ip", "-netns", segment, "link", "set", "eth0", "address", mac_of(router)])
     run(["bridge", "-batch", "-"], stdin=network_hook.pinned(mac_of(router), port))
     return not whole
+
+
+def _nodes(segment: str) -> list[str]:
+    """Ports of nodes that run on this machine; libvirt puts them on the bridge when they start, and never again."""
+    if not Path("/sys/class/net", segment).exists():
+        return []
+    links = json.loads(run(["ip", "-json", "link", "show", "master", segment]))
+    own = (f"{segment}r", network_hook.device(segment))
+    return [link["ifname"] for link in links if link.get("ifname") not in (None, *own)]
 
 
 def is_whole(segment: str) -> bool:

@@ -2,6 +2,9 @@
 
 import ast
 import json
+import os
+import subprocess
+import sys
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -194,3 +197,31 @@ def test_the_least_mtu_of_device_and_route() -> None:
     assert network_hook.least_mtu("\n".join(map(json.dumps, routes[:1])), devices) == 9000
     assert network_hook.least_mtu("\n".join(map(json.dumps, routes)), devices) == 4000
     assert network_hook.least_mtu(json.dumps([{"dev": "eth1"}]), devices) == 1500
+
+
+REBUILD = """
+set -e
+mount -t sysfs sysfs /sys
+mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns
+ip link set lo up
+"$0" -c "$1"
+ip tuntap add dev vnode mode tap
+ip link set vnode master vc0123456789 up
+ip link delete vc0123456789r
+"$0" -c "$1"
+ip -json link show master vc0123456789
+"""
+ENSURE = """
+from ipaddress import IPv4Address, IPv4Network
+from vclust_py import network
+assert network.ensure("vc0123456789", 255, IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.1"))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are root's")
+def test_nodes_stay_on_a_segment_that_is_made_again() -> None:
+    """Their ports are on the old bridge, and libvirt puts them on one only when they start."""
+    argv = ["unshare", "--net", "--mount", "sh", "-c", REBUILD, sys.executable, ENSURE]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    assert {link["ifname"] for link in json.loads(done.stdout) if link} == {"vnode", "vc0123456789r"}
