@@ -21,7 +21,7 @@ from vclust_py.errors import VclustError
 pytestmark = [pytest.mark.system]
 
 BED = Bed("vct", IPv4Network("10.81.0.0/16"))
-RATE = 100_000_000  # bits a second
+RATE = 10_000_000  # bits a second: less than ssh manages on a busy machine
 
 GUEST = """\
 <domain type='qemu'>
@@ -67,13 +67,13 @@ def test_libvirt_runs_an_emulated_guest_and_offers_no_kvm(hosts: list[Host]) -> 
 def test_what_goes_from_rack_to_rack_is_held_to_the_uplinks_rate(hosts: list[Host]) -> None:
     hosts[0].ssh("umask 077; cat > /run/key", stdin=KEY.read_text())
     there = f"ssh -i /run/key -o StrictHostKeyChecking=no root@{hosts[1].address}"
-    hosts[0].ssh(f"head -c 8M /dev/zero | {there} 'cat > /dev/null'")
+    hosts[0].ssh(f"head -c 2M /dev/zero | {there} 'cat > /dev/null'")
     queues = json.loads(output("tc", "-n", BED.fabric.namespace, "-json", "-stats", "qdisc", "show"))
     shaped = {queue["dev"]: queue for queue in queues if queue["kind"] == "tbf"}
     assert shaped.keys() == {"up1", "core1", "up2", "core2"}
     assert {queue["options"]["rate"] * 8 for queue in shaped.values()} == {RATE}
     for device in ("up1", "core2"):
-        assert shaped[device]["bytes"] > 8 << 20
+        assert shaped[device]["bytes"] > 2 << 20
         assert shaped[device]["overlimits"] > 0
 
 
@@ -99,7 +99,7 @@ def test_a_host_whose_plug_was_pulled_is_gone_and_comes_back_with_its_disk(
     BED.up(2, Shape(racks=2, rate=f"{RATE}bit"), site_root, print)
     assert host.ssh("cat /root/file") == "kept\n"
     assert "left" not in host.ssh("ls /sys/class/net")
-    other.ssh(f"ping -c 1 -W 5 {host.address}")
+    reaches(other, host)
 
 
 def test_a_host_whose_cable_is_out_cannot_be_reached_and_runs_on(hosts: list[Host]) -> None:
@@ -109,7 +109,7 @@ def test_a_host_whose_cable_is_out_cannot_be_reached_and_runs_on(hosts: list[Hos
     with pytest.raises(VclustError):
         other.ssh(f"ping -c 1 -W 1 {host.address}")
     host.put_cable_back()
-    other.ssh(f"ping -c 1 -W 5 {host.address}")
+    reaches(other, host)
     assert host.pid() == pid
 
 
@@ -120,7 +120,7 @@ def test_a_bed_that_is_up_is_not_made_another(hosts: list[Host], site_root: Path
 
 
 def test_a_bed_that_cannot_be_made_leaves_nothing(site_root: Path) -> None:
-    bed = Bed("vctx", IPv4Network("10.81.0.0/16"))
+    bed = Bed("vctx", IPv4Network("10.82.0.0/16"))
     with pytest.raises(VclustError, match="tc: exit status"):
         bed.up(1, Shape(rate="fast"), site_root, print)
     assert left_of(bed) == []
@@ -146,6 +146,11 @@ def test_what_the_machine_lacks_is_named_with_what_is_left_out() -> None:
     assert missing((there, lacking)) == ["this machine lacks flying: hosts walk"]
     with pytest.raises(VclustError, match="this machine lacks breath: hosts of this kind cannot run here"):
         missing((lacking, Feature("breath", "false")))
+
+
+def reaches(host: Host, other: Host) -> None:
+    """After a moment: the kernel takes note of cables when it comes to it."""
+    host.ssh(f"for try in $(seq 20); do ping -c 1 -W 1 {other.address} && exit 0; sleep 0.1; done; exit 1")
 
 
 def left_of(bed: Bed) -> list[str]:

@@ -85,9 +85,14 @@ class Fabric:
         """
         self.unplug(hosts)
         spaces = {number: self.space(number) for number in hosts}
-        cable = f"netns {self.namespace} type veth peer name eth0 netns"
+        cable = f"netns {self.namespace} type veth peer name eth0 address"
         network.ip(f"netns add {space}" for space in spaces.values())
-        network.ip(f"link add h{number} {cable} {space}" for number, space in spaces.items())
+        # As a network card has it, the same after every start: others remember it.
+        addresses = {number: f"52:54:00:80:{number >> 8:02x}:{number & 255:02x}" for number in hosts}
+        network.ip(
+            f"link add h{number} {cable} {addresses[number]} netns {space}"
+            for number, space in spaces.items()
+        )
         ports = (f"link set h{number} master rack{rack} up" for number, rack in hosts.items())
         network.ip(ports, self.namespace)
 
