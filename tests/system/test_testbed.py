@@ -74,7 +74,8 @@ def test_what_goes_from_rack_to_rack_is_held_to_the_uplinks_rate(hosts: list[Hos
     assert {queue["options"]["rate"] * 8 for queue in shaped.values()} == {RATE}
     for device in ("up1", "core2"):
         assert shaped[device]["bytes"] > 2 << 20
-        assert shaped[device]["overlimits"] > 0
+    # The first one holds it back; to the second it comes at the rate already.
+    assert shaped["up1"]["overlimits"] > 0
 
 
 def test_ansible_reaches_all_hosts_by_the_inventory_alone(hosts: list[Host], site_root: Path) -> None:
