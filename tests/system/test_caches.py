@@ -3,6 +3,7 @@
 What a node or a layer holds is read from its disk and compared with a layer made without any cache.  Needs root.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -316,7 +317,9 @@ def emptied(learnt: Site) -> Site:
 
 
 def in_background(site: Site) -> subprocess.Popen[str]:
-    """A recomputation as it is started at the end of a create."""
+    """A recomputation as it is started at the end of a create, when it is due: as if there had been none."""
+    with contextlib.closing(sqlite3.connect(site.database)) as connection, connection:
+        connection.execute("DELETE FROM rebuilds")
     process = subprocess.Popen(
         [sys.executable, "-m", "vclust_py.cache.background"],
         cwd=PROJECT,
@@ -325,7 +328,7 @@ def in_background(site: Site) -> subprocess.Popen[str]:
         text=True,
     )
     assert process.stdin is not None
-    json.dump(site.to_mapping(), process.stdin)
+    json.dump(replace(site, cache_every=1).to_mapping(), process.stdin)
     process.stdin.close()
     return process
 
