@@ -19,11 +19,10 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from hops import Hosts, Running, Trust, answers, free_port, made, private, requested, shipped, wait_for
 
 from vclust_hop import keeper, service, store, wire
-from vclust_py import pki
+from vclust_py import pki, x509
 from vclust_py.chain import File, Hop, Keys, Options, Outcome, identity, peers, policy, send
 from vclust_py.errors import VclustError
 from vclust_py.site import PROJECT, Site
@@ -178,9 +177,13 @@ def client(trust: Trust, folder: Path) -> Keys:
     """Of somebody else than the site manager, though for clients and of the site's authority."""
     key, _ = requested()
     now = datetime.now(UTC)
-    authority = pki._authority(pki._Store(trust.head.ca.parent, False), now)
-    issued = pki._issue(authority, "somebody", key.public_key(), ExtendedKeyUsageOID.CLIENT_AUTH, (), now)
-    (folder / "cert.pem").write_text(pki._text(issued))
+    folder_of_site = trust.head.ca.parent
+    (certificate,) = x509.certificates((folder_of_site / "cacert.pem").read_text())
+    signer = x509.private_key((folder_of_site / "cakey.pem").read_text())
+    assert signer is not None
+    authority = x509.Authority(certificate, signer)
+    issued = x509.issue(authority, "somebody", key.public_key(), x509.CLIENT, (), now)
+    (folder / "cert.pem").write_text(x509.pem(issued))
     (folder / "key.pem").write_bytes(private(key))
     return Keys(trust.head.ca, folder / "cert.pem", folder / "key.pem")
 

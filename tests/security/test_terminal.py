@@ -365,7 +365,7 @@ def test_what_ansible_says(monkeypatch: pytest.MonkeyPatch) -> None:
         "event": "runner_on_failed",
         "event_data": {"host": "h", "res": {"msg": text + "\x1b", "exit_code": 3}},
     }
-    runner._take(event, outcome, lambda phase: None, lambda module, result: None)
+    runner._take(event, outcome, lambda phase: None, lambda module, result: None, lambda host, task: None)
     assert outcome.exit_code == 3
     assert fit(outcome.failure)
     assert len(outcome.failure.encode()) < 4096
