@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def output(*argv: str) -> str:
 
 
 def _below_roots(text: str) -> bool:
-    return any(str(root) in text for root in ROOTS)
+    # Not another folder whose name only begins alike.
+    return any(re.search(rf"{re.escape(str(root))}(?![\w-])", text) for root in ROOTS)
 
 
 def _is_own(process: Path, line: str) -> bool:
