@@ -325,11 +325,13 @@ def test_what_hosts_were_last_seen_to_be_is_written_down(session: Sized) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
-def test_hosts_that_hold_the_images_come_first(toy: Repository, tmp_path: Path) -> None:
+def test_hosts_that_hold_the_images_come_first(
+    toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The cluster's layer stands on a VD cache: `c` has both, `b` the cache, `a` the base only; 4 processors each."""
     site = toy.site(tmp_path / "site", cache_every=0)
     base = make_base(site).base
-    asked = {
+    asked: dict[str, dict[str, Any]] = {
         "hardware": {"number_of_nodes": 9, "ram": "1GB"},
         "software": {"name": "test", "suite": "toy", "packages": ["hello"], "install": "once"},
     }
@@ -349,6 +351,14 @@ def test_hosts_that_hold_the_images_come_first(toy: Repository, tmp_path: Path) 
     hosts = tuple(Host(name, f"xen+tls://{name}/system") for name in "abc")
     with Session(site, connect=connect) as session:
         plan = place_on(session, request, hosts, lock, check=True).facts["plan"]
+        # Nothing is left to build, so nobody asks which strategy would be sooner.
+        monkeypatch.setattr(place, "choose_strategy", lambda *_: "each")
+        left_open = requests.from_mapping(
+            {**asked, "software": {**asked["software"], "install": "auto"}}, "test"
+        )
+        assert place_on(session, left_open, hosts, lock, check=True).facts["plan"]["strategy"] == "once"
+        unbuilt = a_lock(site, "libgreet")
+        assert place_on(session, left_open, hosts, unbuilt, check=True).facts["plan"]["strategy"] == "each"
     assert plan["layer_there"]
     assert Counter(plan["placement"].values()) == {"c": 4, "b": 4, "a": 1}
 
