@@ -13,14 +13,10 @@ if TYPE_CHECKING:
     from vclust_py.cli.runner import Outcome
 
 
-def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + "."
-        )
-        added.set_defaults(command=command)
-        return added
-
+def add_commands(
+    add: Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser],
+) -> None:
+    """Add them with `add`, which takes a name, the command and a text for people."""
     writing = add(
         "backup", _backup, "write the state of a site to a file, which holds keys and password hashes"
     )

@@ -45,7 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     status = add("status", _status, "show each host: what it has, runs, and what is wrong with it")
     status.add_argument("--json", action="store_true", help="print JSON")
-    backup.add_commands(inner)
+    backup.add_commands(add)
 
 
 class _Hosts(Follow):

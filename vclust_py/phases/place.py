@@ -100,13 +100,14 @@ def _place(
         return disk * min(hardware.number_of_nodes, capacity.memory // hardware.ram)
 
     surveys = survey(session, inputs.hosts, disk_wanted, write=not inputs.check)
-    strategy, layer = cluster.strategy if cluster else "", _layer(session, request, lock)
+    strategy, base = cluster.strategy if cluster else "", find_base(session.site, lock)
+    layer = _layer(session, request, lock, base)
     if not strategy and request.software.install == "auto" and layer is not None:
         strategy = "once"  # which has nothing to build any more
     strategy = strategy or choose_strategy(
         store, request, lock, start, [one.capacity.accelerator for one in surveys if one.capacity]
     )
-    made = _made(session, lock, layer if strategy == "once" else None, start)
+    made = _made(session, base, layer if strategy == "once" else None, start)
     saved = _saved(session, lock, start, strategy)
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not inputs.check:
@@ -163,20 +164,19 @@ class _Made:
         return sum(image.path.name not in surveyed.images for image in self.stack)
 
 
-def _layer(session: Session, request: Request, lock: Lock) -> Image | None:
+def _layer(session: Session, request: Request, lock: Lock, base: BaseImages | None) -> Image | None:
     """The request's layer, if it is there."""
-    base = find_base(session.site, lock)
     if base is None:
         return None
     key = layer_key(lock, base.base, metapackages.expand(request, session.site))
     return session.images.find("layer", key)
 
 
-def _made(session: Session, lock: Lock, layer: Image | None, start: Stored | None) -> _Made:
+def _made(session: Session, base: BaseImages | None, layer: Image | None, start: Stored | None) -> _Made:
     images = session.images
     upper = layer or (images.get(start.digest) if start is not None else None)
     stack = [image for image in images.chain(upper) if image.manifest.kind != "base"] if upper else []
-    return _Made(find_base(session.site, lock), layer, stack)
+    return _Made(base, layer, stack)
 
 
 def _saved(session: Session, lock: Lock, start: Stored | None, strategy: str) -> dict[str, Any]:
