@@ -363,7 +363,11 @@ def test_what_ansible_says(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = runner.Outcome()
     event = {
         "event": "runner_on_failed",
-        "event_data": {"host": "h", "res": {"msg": text + "\x1b", "exit_code": 3}},
+        "event_data": {
+            "host": "h",
+            "task_action": "vclust_place",
+            "res": {"msg": text + "\x1b", "exit_code": 3},
+        },
     }
     runner._take(event, outcome, lambda phase: None, lambda module, result: None, lambda host, task: None)
     assert outcome.exit_code == 3
