@@ -183,8 +183,7 @@ def _connect(segment: str, tunnel: Segment) -> None:
 
 def _disconnect(segment: str, number: int) -> None:
     """Take the tunnel away, if there is one: all nodes are here."""
-    if Path("/sys/class/net", network_hook.device(segment)).exists():
-        run(["ip", "link", "delete", network_hook.device(segment)])
+    if _delete(network_hook.device(segment)):
         run(["ip", "neighbour", "flush", "dev", segment, "nud", "permanent"])
         with contextlib.suppress(CommandError):  # the number is another segment's
             _filter(network_hook.without_number(segment, number))
@@ -233,6 +232,20 @@ def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) ->
     run(["ip", "link", "set", segment, "up"])
 
 
+def _delete(interface: str) -> bool:
+    """Take a network interface away; False when there is none."""
+    there = Path("/sys/class/net", interface)
+    if not there.exists():
+        return False
+    try:
+        run(["ip", "link", "delete", interface])
+    except CommandError:
+        # A port goes by itself, a moment after the namespace of its other end.
+        if there.exists():
+            raise
+    return True
+
+
 def _filter(rules: str) -> None:
     if shutil.which("nft") is None:
         raise VclustError(
@@ -250,9 +263,7 @@ def remove(segment: str, number: int) -> bool:
     """Take the segment with that VXLAN network number away; False when nothing of it was there."""
     found = egress.close(segment)  # first: a socket that listens keeps its namespace
     for interface in (f"{segment}r", network_hook.device(segment), segment):
-        if Path("/sys/class/net", interface).exists():
-            run(["ip", "link", "delete", interface])
-            found = True
+        found |= _delete(interface)
     if Path("/run/netns", segment).exists():
         run(["ip", "netns", "delete", segment])
         found = True

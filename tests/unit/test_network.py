@@ -3,9 +3,12 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -207,7 +210,7 @@ ip link set lo up
 "$0" -c "$1"
 ip tuntap add dev vnode mode tap
 ip link set vnode master vc0123456789 up
-ip link delete vc0123456789r
+${IP:-ip} link delete vc0123456789r
 "$0" -c "$1"
 ip -json link show master vc0123456789
 """
@@ -218,10 +221,29 @@ assert network.ensure("vc0123456789", 255, IPv4Network("10.0.0.0/24"), IPv4Addre
 """
 
 
+def rebuilt(environment: Mapping[str, str] = os.environ) -> set[str]:
+    """Ports of the bridge after `REBUILD`."""
+    argv = ["unshare", "--net", "--mount", "sh", "-c", REBUILD, sys.executable, ENSURE]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=PROJECT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return {link["ifname"] for link in json.loads(done.stdout) if link}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are root's")
 def test_nodes_stay_on_a_segment_that_is_made_again() -> None:
     """Their ports are on the old bridge, and libvirt puts them on one only when they start."""
-    argv = ["unshare", "--net", "--mount", "sh", "-c", REBUILD, sys.executable, ENSURE]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=PROJECT)
-    assert done.returncode == 0, done.stderr
-    assert {link["ifname"] for link in json.loads(done.stdout) if link} == {"vnode", "vc0123456789r"}
+    assert rebuilt() == {"vnode", "vc0123456789r"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are root's")
+def test_what_goes_while_it_is_taken_away(tmp_path: Path) -> None:
+    """The kernel takes a namespace's port away when it comes to it: here, just before `ip link delete` would."""
+    first = tmp_path / "ip"
+    real = shutil.which("ip")
+    first.write_text(f'#!/bin/sh\n[ "$1 $2" != "link delete" ] || {real} "$@"\nexec {real} "$@"\n')
+    first.chmod(0o755)
+    # The shell takes the real one, so that only vclust's own deletions are doubled.
+    assert rebuilt({**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "IP": str(real)}) == {
+        "vnode",
+        "vc0123456789r",
+    }
