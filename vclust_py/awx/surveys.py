@@ -46,8 +46,8 @@ def of_request() -> tuple[Question, ...]:
         text(
             WHOLE,
             "Or a whole request",
-            "INI or YAML, docs/request.md; then the questions above do not count, but for the name where the request has"
-            " none. All who may see the job can read it: passwords' hashes belong into the question for users",
+            "INI or YAML; the questions above do not count then, but for the name where the request has none. All who"
+            " may see the job can read it: let users log in by their ssh keys (name:*), without a hash",
             lines=True,
         ),
     )
@@ -61,13 +61,17 @@ def text(
     default: str = "",
     required: bool = False,
     lines: bool = False,
-    hidden: bool = False,
 ) -> Question:
-    kind = "textarea" if lines else "password" if hidden else "text"
+    kind = "textarea" if lines else "text"
     return _question(variable, name, description, kind, default, required=required) | {
         "min": 0,
-        "max": _LINES if lines or hidden else _TEXT,
+        "max": _LINES if lines else _TEXT,
     }
+
+
+def secret(variable: str, name: str, description: str) -> Question:
+    """One line, which AWX keeps encrypted and does not show."""
+    return _question(variable, name, description, "password", "") | {"min": 0, "max": _LINES}
 
 
 def yes_or_no(variable: str, name: str, description: str) -> Question:
@@ -87,7 +91,7 @@ def _of_key(variable: str, key: Key) -> Question:
         limits = {"min": schema["minimum"], "max": schema["maximum"]}
         return _question(variable, name, about, "integer", default) | limits
     if key.kind.secret:
-        return text(variable, name, f"{about}; several with blanks between", hidden=True)
+        return secret(variable, name, f"{about}; several with blanks between")
     if key.repeated:
         return text(variable, name, f"{about}; one on a line", lines=True)
     return text(variable, name, about, default=default or "", lines=key.words)
@@ -95,6 +99,8 @@ def _of_key(variable: str, key: Key) -> Question:
 
 def _description(key: Key) -> str:
     """Of one line, without marks; with the default where that is said in words."""
+    if key.yaml == "name":
+        return "Up to 31 of a-z, 0-9 and '-'; blank only where a whole request says it"
     unset = f"; blank: {key.unset}" if key.unset else ""
     return f"{key.doc}{unset}".replace("`", "")
 

@@ -20,7 +20,7 @@ def describe(store: Store, name: str | None = None) -> list[dict[str, Any]]:
 def summary(store: Store, name: str) -> dict[str, Any]:
     """What the user of the live cluster `name` wants to know of it, short enough to be kept with a job.
 
-    `seconds` by phase, as they took last; `cache` is the digest of the VD cache it started from, empty where it had none.
+    `seconds` by phase, as they took last; `cache` is the digest of the VD cache it started from, or empty.
     """
     cluster = clusters.get(store, name)
     rows = records.phases(store, cluster.id)
