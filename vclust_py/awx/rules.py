@@ -168,13 +168,14 @@ def _question(question: Object) -> Iterator[str]:
 
 
 def _limits(question: Object, default: Any) -> Iterator[str]:
-    for name, wrong in (("min", lambda size, limit: size < limit), ("max", lambda size, limit: size > limit)):
+    for name in ("min", "max"):
         limit = question.get(name)
         if limit is None:
             continue
+        size = len(default) if isinstance(default, str) else default
         if isinstance(limit, bool) or not isinstance(limit, int):
             yield f"{name}: got {limit!r}, expected an integer"
-        elif default is not None and wrong(len(default) if isinstance(default, str) else default, limit):
+        elif default is not None and (size < limit if name == "min" else size > limit):
             yield f"default: got {default!r}, beyond {name}, {limit}"
 
 
