@@ -113,13 +113,16 @@ def _key(kind: str, name: str = "vclust") -> Object:
 
 
 def bundle(url: str = URL, branch: str = "", image: str = IMAGE) -> Bundle:
-    """`url` and `branch` of the git repository that AWX takes the project from; empty for its default branch."""
+    """`url` and `branch` of the git repository that AWX takes the project from; empty for its default branch.
+
+    What people set in AWX is not in it, as the inventory's variables and whether the schedule is on: importing again
+    leaves that alone.
+    """
     return {
         "organizations": [
             {
                 "name": "vclust",
                 "description": "Virtual clusters on the fly",
-                "default_environment": None,
                 "natural_key": _ORGANIZATION,
             }
         ],
@@ -149,7 +152,6 @@ def bundle(url: str = URL, branch: str = "", image: str = IMAGE) -> Bundle:
                 "natural_key": _key("project"),
             }
         ],
-        # Without variables: importing again must not take away those that were typed in AWX.
         "inventory": [
             {
                 "name": "vclust",
@@ -183,7 +185,6 @@ def bundle(url: str = URL, branch: str = "", image: str = IMAGE) -> Bundle:
                 "description": "",
                 "unified_job_template": _key("job_template", _CACHES),
                 "rrule": "DTSTART:20260101T023000Z RRULE:FREQ=DAILY;INTERVAL=1",
-                "enabled": True,
                 "natural_key": {
                     "unified_job_template": _key("job_template", _CACHES),
                     "name": _NIGHTLY,
