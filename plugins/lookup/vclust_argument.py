@@ -27,6 +27,13 @@ options:
   default:
     description: The value where none of the variables is given; without it that is an error.
     type: raw
+  blank:
+    description:
+      - Take a blank text, or nothing, for a variable that is not given. AWX hands over the questions of a survey that
+        nobody has answered.
+      - Not where the default is all of something, and the blank may be a mistake.
+    type: bool
+    default: false
 requirements:
   - vclust_py on the controller
 notes:
@@ -35,7 +42,6 @@ notes:
   - The value of the type C(request) is a mapping, or the name of a file where only C(request) is given. Of a survey it
     is made of the text C(vclust_request), which is a request in the INI or YAML form, or of the answers
     C(vclust_request_number_of_nodes), C(vclust_request_ram) and so on.
-  - A blank text is not given: AWX hands over questions of a survey that nobody has answered.
   - The types C(lock) and C(path) are names of files, relative to where the command was given; the value is the lock's
     content and the absolute path.
 """
@@ -59,7 +65,7 @@ _list:
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +104,11 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         self.set_options(var_options=None, direct=kwargs)
         variables, kind = variables or {}, self.get_option("type")
         try:
-            if kind == "request" and (asked := answers.request_of(_given(variables, *answers.NAMES))):
+            if kind == "request" and (asked := answers.request_of(_given(variables, answers.NAMES))):
                 return [asked]
-            given = _given(variables, *map(str, terms))
+            given = _given(variables, terms)
+            if self.get_option("blank"):
+                given = {name: value for name, value in given.items() if not answers.blank(value)}
             if not given and "default" in kwargs:
                 return [kwargs["default"]]
             if not given:
@@ -118,7 +126,6 @@ class LookupModule(LookupBase):  # type: ignore[misc]
             raise AnsibleLookupError(str(error)) from error
 
 
-def _given(variables: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Those of the variables that say something, taken literally."""
-    values = {name: literal(variables[name]) for name in names if name in variables}
-    return {name: value for name, value in values.items() if not answers.blank(value)}
+def _given(variables: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of the variables that there are, taken literally."""
+    return {str(name): literal(variables[name]) for name in names if name in variables}

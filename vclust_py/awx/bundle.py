@@ -63,7 +63,6 @@ TEMPLATES = (
         "vclust clusters",
         "status.yml",
         "Show the virtual clusters and the caches of all sites",
-        (surveys.text("name", "Name of a cluster", "Or SITE/NAME; blank: all"),),
     ),
     Template("vclust hosts", "site_status.yml", "Show how the hosts of all sites are"),
     Template(

@@ -30,8 +30,8 @@ _KINDS = (
     "schedules",
 )
 """Lists of a bundle; credentials are not among them."""
-_ARGUMENT = re.compile(r"lookup\('vclust_argument',((?: '\w+',)+)")
-"""Where a playbook reads what people give it."""
+_ARGUMENT = re.compile(r"lookup\('vclust_argument',((?: '\w+',)+)([^)]*)\)")
+"""Where a playbook reads what people give it: the variables, and how it takes them."""
 
 
 def problems(bundle: Bundle) -> list[str]:
@@ -180,18 +180,21 @@ def _limits(question: Object, default: Any) -> Iterator[str]:
 
 
 def _playbook(one: Object, spec: list[Object]) -> Iterator[str]:
-    """A variable that no playbook reads is a question for nothing."""
+    """A variable that no playbook reads is a question for nothing, and one may not take a blank answer."""
     path = PROJECT / one["playbook"]
     if not path.is_file():
         yield f"playbook: got {one['playbook']}, expected one of the project"
         return
     text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
-    read = {name for names in _ARGUMENT.findall(text) for name in re.findall(r"\w+", names)}
+    read = {name: options for names, options in _ARGUMENT.findall(text) for name in re.findall(r"\w+", names)}
     if WHOLE in read:
-        read |= VARIABLES.keys()
+        read |= dict.fromkeys(VARIABLES, read[WHOLE])
     for question in spec:
-        if question["variable"] not in read:
-            yield f"survey: {question['variable']}: {one['playbook']} does not read it"
+        name = question["variable"]
+        if name not in read:
+            yield f"survey: {name}: {one['playbook']} does not read it"
+        elif not question["required"] and not question["choices"] and "blank=true" not in read[name]:
+            yield f"survey: {name}: required: got false, and {one['playbook']} takes no blank answer"
 
 
 def _handed_on(workflow: Object, templates: Mapping[str, Object]) -> Iterator[str]:

@@ -64,6 +64,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
         asked("ram", variable="ramm"),
         "ramm: playbooks/create_vcluster.yml does not read it",
     ),
+    "a blank answer that is refused": (
+        lambda made: made["job_templates"][2]["related"]["survey_spec"]["spec"][0].update(required=False),
+        "vclust destroy: survey: name: required: got false, and playbooks/destroy_vcluster.yml takes no blank",
+    ),
     "a variable twice": (asked("ram", variable="vclust_request_cpus"), "vclust_request_cpus: got it twice"),
     "any variable": (
         lambda made: made["job_templates"][0].update(ask_variables_on_launch=True),
