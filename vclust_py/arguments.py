@@ -66,7 +66,7 @@ def hosts(value: object) -> list[str]:
 
 def person(value: object) -> str:
     """The name of a user of AWX, for the audit table."""
-    return _matching(value, r"[\w.@+-]{1,150}", "the name of a user: letters, digits and . @ + - _")
+    return _matching(value, r"\w[\w.@+-]{0,149}", "the name of a user: letters, digits and . @ + - _")
 
 
 def digest(value: object) -> str:
