@@ -44,6 +44,13 @@ lost:
   type: list
   elements: str
   returned: success
+cluster:
+  description:
+    - What the user of the cluster wants to know, without secrets. C(name), C(state), C(addresses) by node, C(seconds)
+      by phase, C(cache) (digest of the VD cache it started from, empty for none).
+    - C(login) is the command on the site manager that logs in, as C(user).
+  type: dict
+  returned: success
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.
   type: int
@@ -57,6 +64,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.module import Outcome, cluster_options, run_module, run_phase
 from vclust_py.phases import ready
+from vclust_py.site.describe import summary
 from vclust_py.site.session import Session
 
 
@@ -65,7 +73,8 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase(ready.run, session, params, check)
+    outcome = run_phase(ready.run, session, params, check)
+    return {**outcome, "cluster": summary(session.store, params["name"])}
 
 
 def main() -> None:

@@ -42,5 +42,6 @@ inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
 cli          the `vclust` command: clusters, caches, files, site and backup are its commands, sites what it reads of
              the sites, playbooks and runner run what changes something, progress and tables are what it shows
+awx          what AWX is given of the project: a bundle of job templates, their surveys and what these need
 arguments    the types of what is typed, for the command and the playbooks
 """

@@ -21,7 +21,12 @@ from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
 
 from vclust_py import inventory
+from vclust_py.arguments import checked
+from vclust_py.errors import RequestError
 from vclust_py.module import perform
+
+_USER = "awx_user_name"
+"""The variable with which AWX says who has launched a job."""
 
 
 def action(plugin: str) -> type[ActionBase]:
@@ -49,6 +54,10 @@ class _Action(ActionBase):  # type: ignore[misc]
 
     def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
+        try:
+            self._name_user(task_vars or {})
+        except RequestError as error:
+            return {"failed": True, "msg": str(error), "exit_code": error.exit_code}
         if not self._works_here(task_vars or {}):
             wrap_async = self._task.async_val and not self._connection.has_native_async
             return self._named(
@@ -62,6 +71,12 @@ class _Action(ActionBase):  # type: ignore[misc]
         else:
             result = perform(self.module.work, validation.validated_parameters, self._task.check_mode)
         return self._named(remove_values(result, validation._no_log_values), task_vars or {})
+
+    def _name_user(self, task_vars: Mapping[str, Any]) -> None:
+        """Fill `who` in, for every task alike.  The variable is taken as it is: people choose their names."""
+        user = task_vars.get(_USER)
+        if user and not self._task.args.get("who"):
+            self._task.args = {**self._task.args, "who": checked(_USER, "person", "".join(str(user)))}
 
     @staticmethod
     def _named(result: dict[str, Any], task_vars: Mapping[str, Any]) -> dict[str, Any]:

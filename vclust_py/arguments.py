@@ -64,6 +64,11 @@ def hosts(value: object) -> list[str]:
     return [machines(word) for word in words]
 
 
+def person(value: object) -> str:
+    """The name of a user of AWX, for the audit table."""
+    return _matching(value, r"\w[\w.@+-]{0,149}", "the name of a user: letters, digits and . @ + - _")
+
+
 def digest(value: object) -> str:
     """As `cache`; empty for all."""
     return "" if value == "" else cache(value)
@@ -135,6 +140,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "node": node,
     "site": site,
     "machines": machines,
+    "person": person,
     "hosts": hosts,
     "cache": cache,
     "digest": digest,

@@ -13,6 +13,13 @@ options:
     description: Settings of the site, see C(docs/operations.md); all have defaults.
     type: dict
     default: {}
+  who:
+    description:
+      - Who asks for it, for the audit table of the site.
+      - By default the value of the variable C(awx_user_name), which AWX sets, as it is; without that the user who is
+        logged in to the site manager.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: Can run in check mode and predict the change without making it.

@@ -27,11 +27,21 @@ options:
   default:
     description: The value where none of the variables is given; without it that is an error.
     type: raw
+  blank:
+    description:
+      - Take a blank text, or nothing, for a variable that is not given. AWX hands over the questions of a survey that
+        nobody has answered.
+      - Not where the default is all of something, and the blank may be a mistake.
+    type: bool
+    default: false
 requirements:
   - vclust_py on the controller
 notes:
   - The value of the type C(reference), a cluster's C(NAME) or C(SITE/NAME), is a mapping with C(site), which is
     C(any) where none was given, and C(name).
+  - The value of the type C(request) is a mapping, or the name of a file where only C(request) is given. Of a survey it
+    is made of the text C(vclust_request), which is a request in the INI or YAML form, or of the answers
+    C(vclust_request_number_of_nodes), C(vclust_request_ram) and so on.
   - The types C(lock) and C(path) are names of files, relative to where the command was given; the value is the lock's
     content and the absolute path.
 """
@@ -55,7 +65,7 @@ _list:
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +75,7 @@ from ansible.plugins.lookup import LookupBase
 
 from vclust_py import arguments
 from vclust_py.errors import RequestError
+from vclust_py.request import answers
 
 _DEPTH = 20
 """Levels of mappings and lists; a request has three."""
@@ -91,21 +102,30 @@ def literal(value: Any, depth: int = _DEPTH) -> Any:
 class LookupModule(LookupBase):  # type: ignore[misc]
     def run(self, terms: list[Any], variables: Mapping[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         self.set_options(var_options=None, direct=kwargs)
-        given = variables or {}
-        name = next((str(term) for term in terms if term in given), None)
-        if name is None:
-            if "default" in kwargs:
-                return [kwargs["default"]]
-            raise AnsibleLookupError(
-                f"{' or '.join(map(str, terms))}: got nothing, expected -e {terms[-1]}=…"
-            )
-        kind = self.get_option("type")
+        variables, kind = variables or {}, self.get_option("type")
         try:
+            if kind == "request" and (asked := answers.request_of(_given(variables, answers.NAMES))):
+                return [asked]
+            given = _given(variables, terms)
+            if self.get_option("blank"):
+                given = {name: value for name, value in given.items() if not answers.blank(value)}
+            if not given and "default" in kwargs:
+                return [kwargs["default"]]
+            if not given:
+                raise AnsibleLookupError(
+                    f"{' or '.join(map(str, terms))}: got nothing, expected -e {terms[-1]}=…"
+                )
+            name, value = next(iter(given.items()))
             if kind == "lock":
                 # A relative name is relative to where the command was given, as that of the request is.
-                file = arguments.checked(name, "path", literal(given[name]))
+                file = arguments.checked(name, "path", value)
                 return [arguments.locked(Path(os.environ.get("PWD", "."), file))]
-            value = arguments.checked(name, kind, literal(given[name]))
+            value = arguments.checked(name, kind, value)
             return [str(Path(os.environ.get("PWD", "."), value)) if kind == "path" else value]
         except RequestError as error:
             raise AnsibleLookupError(str(error)) from error
+
+
+def _given(variables: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of the variables that there are, taken literally."""
+    return {str(name): literal(variables[name]) for name in names if name in variables}

@@ -218,6 +218,19 @@ VARIABLES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
         },
     ),
     "create, a key": ("create_vcluster.yml", lambda text: {"vclust_request": request("software", text, "x")}),
+    "create, a text": (
+        "create_vcluster.yml",
+        lambda text: {"vclust_request": f"[Hardware]\nNumberOfNodes: 1\n[Software]\nName: {text}\n"},
+    ),
+    "create, an answer": ("create_vcluster.yml", lambda text: {"vclust_request_name": text}),
+    "create, an answer of lines": (
+        "create_vcluster.yml",
+        lambda text: {"vclust_request_name": "x", "vclust_request_ssh_keys": f"\n{text}\n"},
+    ),
+    "create, who": (
+        "create_vcluster.yml",
+        lambda text: {"request": str(PROJECT / "examples/hello-mpi.ini"), "awx_user_name": text},
+    ),
     "create, the lock": (
         "create_vcluster.yml",
         lambda text: {"request": str(PROJECT / "examples/hello-mpi.ini"), "locked": text},
@@ -269,7 +282,7 @@ def test_an_empty_name_is_no_name(copied: Copied, playbook: str) -> None:
 
 def test_playbooks_name_no_variable_of_people() -> None:
     """Every reference goes through the lookup plugin: a name of these in a template would be templated itself."""
-    names = r"\b(name|request|locked|site|to|files|digest|history|vclust_request|vclust_reboot)\b"
+    names = r"\b(name|request|locked|site|to|files|digest|history|vclust_request|vclust_reboot|there|awx_user_name)\b"
     import re
 
     for path in (PROJECT / "playbooks").glob("*.yml"):

@@ -129,6 +129,34 @@ def test_a_failure_says_what_the_module_says(tmp_path: Path, wrong: str) -> None
     assert "Sec ret" not in str(here)
 
 
+# Who asks ---------------------------------------------------------------------------------------------------------
+
+
+def audited(site: dict[str, str]) -> list[str]:
+    return [row["who"] for row in Store(Site.from_mapping(site)).rows("SELECT who FROM audit ORDER BY id")]
+
+
+@pytest.mark.parametrize("keywords", [{}, MODULE], ids=["action", "module"])
+def test_the_user_of_awx_is_in_the_audit_table(tmp_path: Path, keywords: dict[str, Any]) -> None:
+    site = {"root": str(tmp_path / "site")}
+    extra = json.dumps({"awx_user_name": "alice.o@example.org"})
+    task(tmp_path, "vclust_request", {"site": site, "request": ASKED}, "-e", extra, **keywords)
+    assert audited(site) == ["alice.o@example.org"]
+    other = {**ASKED, "software": {"name": "other"}}
+    task(tmp_path, "vclust_request", {"site": site, "request": other}, **keywords)
+    assert audited(site)[1] not in ("", "alice.o@example.org")
+
+
+def test_a_name_from_awx_is_never_a_template(tmp_path: Path) -> None:
+    site = {"root": str(tmp_path / "site")}
+    extra = json.dumps({"awx_user_name": "{{ 'ali' ~ 'ce' }}"})
+    refused, _ = task(tmp_path, "vclust_request", {"site": site, "request": ASKED}, "-e", extra)
+    assert refused["failed"]
+    assert "awx_user_name: got '{{ 'ali' ~ 'ce' }}', expected the name of a user" in refused["msg"]
+    assert refused["exit_code"] == 2
+    assert not Site.from_mapping(site).database.exists()
+
+
 # Where the module is needed ---------------------------------------------------------------------------------------
 
 

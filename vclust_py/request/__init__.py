@@ -5,6 +5,7 @@ model        every key, defined once; keys what a definition holds, values the t
 parsing      a file, a text or a variable becomes a request; ini_form and yaml_form read the two forms into a `Reading`
              (reading), YAML and variables by way of a tree; checks makes the values, or tells all mistakes at once
 stored_form  a request as a site keeps it: trusted, with a schema number
+answers      a request as a survey gives it, a variable for each key
 schema       the JSON schema; ansible the modules' options; documentation the table of docs/request.md
 """
 

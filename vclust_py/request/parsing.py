@@ -13,8 +13,8 @@ from typing import Any
 from vclust_py.errors import RequestError
 from vclust_py.request import ini_form, tree
 from vclust_py.request.checks import checked
-from vclust_py.request.model import Request, to_mapping
-from vclust_py.request.reading import Reading
+from vclust_py.request.model import BY_YAML, Request, to_mapping
+from vclust_py.request.reading import Entry, Reading
 from vclust_py.request.values import shown
 
 MAX_TEXT = 256 * 1024
@@ -51,6 +51,29 @@ def load(text: str, source: str) -> Request:
     Raises RequestError.
     """
     request = checked(_read_text(text, source))
+    _remember(tree.tree_of(to_mapping(request)), request)
+    return request
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def load_variable(text: str, source: str, name: str) -> Request:
+    """The request in `text`, INI or YAML, that is the value of the variable `source`.
+
+    `name` is the cluster's where the text has none; one of the two must say it, and both only the same.
+    Raises RequestError.
+    """
+    reading = _read_text(text, source)
+    key = BY_YAML["name"]
+    entries = reading.entries.get(key.yaml, [])
+    line, label = reading.place(key)
+    if not entries and name:
+        reading.entries[key.yaml] = [Entry(name, line, label)]
+    elif not entries:
+        reading.problem(line, label, f"got nothing, expected {key.kind.expected}")
+    elif name not in ("", entries[0].text):
+        got = f"got {shown(entries[0].text)} beside {shown(name)}, the answer to the question for it"
+        reading.problem(line, label, f"{got}; expected one of the two")
+    request = checked(reading)
     _remember(tree.tree_of(to_mapping(request)), request)
     return request
 

@@ -17,6 +17,28 @@ def describe(store: Store, name: str | None = None) -> list[dict[str, Any]]:
     return [_describe(store, cluster) for cluster in found if cluster is not None]
 
 
+def summary(store: Store, name: str) -> dict[str, Any]:
+    """What the user of the live cluster `name` wants to know of it, short enough to be kept with a job.
+
+    `seconds` by phase, as they took last; `cache` is the digest of the VD cache it started from, or empty.
+    """
+    cluster = clusters.get(store, name)
+    rows = records.phases(store, cluster.id)
+    return {
+        "name": cluster.name,
+        "state": str(cluster.state),
+        "user": way_in(store, cluster)["user"],
+        "login": f"vclust ssh {cluster.name}",
+        "addresses": {node.name: node.address for node in cluster.nodes},
+        "seconds": {
+            row["phase"]: round(row["seconds"], 3)
+            for row in rows
+            if not row["node"] and row["outcome"] == "done"
+        },
+        "cache": cluster.cache,
+    }
+
+
 def way_in(store: Store, cluster: Cluster) -> dict[str, str]:
     """How ssh(1) reaches the nodes: user, network namespace, and the files with keys and known hosts."""
     keys = clusters.folder(store, cluster) / "keys"

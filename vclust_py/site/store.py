@@ -32,8 +32,9 @@ class Store:
     Every method raises VclustError when the database cannot be opened, read or written.
     """
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    def __init__(self, site: Site, who: str = "") -> None:
+        """`who` works on the site, for `audit`; by default the user of this process."""
+        self.site, self.who = site, who
         self._connection: sqlite3.Connection | None = None
         self._mutex = threading.RLock()
         self._depth = 0
@@ -228,7 +229,7 @@ def check_file(path: Path) -> None:
 
 def audit(store: Store, action: str, cluster: str, detail: str = "") -> None:
     """Note who has done what; part of the transaction that does it."""
-    who = os.environ.get("SUDO_USER") or getpass.getuser()
+    who = store.who or os.environ.get("SUDO_USER") or getpass.getuser()
     store.execute(
         "INSERT INTO audit (time, who, action, cluster, detail) VALUES (?, ?, ?, ?, ?)",
         (time.time(), who, action, cluster, detail),

@@ -20,7 +20,7 @@ from vclust_py.image import manifest
 from vclust_py.phases import ORDER, Inputs, Result, phase
 from vclust_py.site import PROJECT, clusters
 from vclust_py.site.clusters import Cluster
-from vclust_py.site.describe import describe
+from vclust_py.site.describe import describe, summary
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
@@ -84,6 +84,14 @@ def test_from_a_request_to_a_ready_cluster_and_its_end(session: FakeSession, nod
     rows = describe(session.store)[0]
     assert [row["phase"] for row in rows["phases"]] == [word for word in ORDER if word != "distribute"]
     assert len(rows["node_phases"]) == 3 * nodes
+    short = summary(session.store, "all")
+    assert (short["name"], short["state"], short["user"], short["login"]) == (
+        "all", "ready", "root", "vclust ssh all"
+    )  # fmt: skip
+    assert short["addresses"] == {node.name: node.address for node in cluster.nodes}
+    assert short["addresses"]["n0002"] == "10.20.0.2"
+    assert list(short["seconds"]) == [row["phase"] for row in rows["phases"]]
+    assert short["cache"] == cluster.cache
     # What nodes are told does not grow with the cluster: a small disk for each, and one that all share.
     folder = clusters.folder(session.store, cluster)
     seeds = {path.stat().st_size for path in folder.glob("*.img") if path.name.startswith("n")}
