@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from vclust_py import request as requests
+from vclust_py.arguments import checked
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.phases import Inputs, Phase
@@ -51,8 +52,8 @@ class Module(Protocol):
 
 
 def site_options() -> dict[str, Any]:
-    """Argument specification of `site`."""
-    return {"site": {"type": "dict", "default": {}}}
+    """Argument specification of `site` and `who`."""
+    return {"site": {"type": "dict", "default": {}}, "who": {"type": "str", "default": ""}}
 
 
 def cluster_options() -> dict[str, Any]:
@@ -136,7 +137,9 @@ def _perform(work: Work, params: dict[str, Any], check: bool) -> dict[str, Any]:
     try:
         from vclust_py.site.session import Session
 
-        with stopping_with_controller(), Session(Site.from_mapping(params.get("site") or {})) as session:
+        who = checked("who", "person", params["who"]) if params.get("who") else ""
+        site = Site.from_mapping(params.get("site") or {})
+        with stopping_with_controller(), Session(site, who=who) as session:
             return dict(work(session, params, check))
     except RequestError as error:
         return _failure(error) | {"problems": error.problems}

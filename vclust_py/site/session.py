@@ -66,9 +66,10 @@ class Session:
         networks: Networks = network,
         run: Callable[..., str] = run,
         stop_daemons: Callable[[], None] = daemon.stop,
+        who: str = "",
     ) -> None:
         self.site, self.networks, self.run, self.stop_daemons = site, networks, run, stop_daemons
-        self.store = Store(site)
+        self.store = Store(site, who)
         self._connect = connect
         self._drivers: dict[Host, Hypervisor] = {}
         self._mutex = threading.Lock()
