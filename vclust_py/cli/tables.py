@@ -398,6 +398,19 @@ def show_hosts(told: Mapping[str, Any], *, title: bool, first: bool) -> None:
             say(f"\nthe certificate of the {what} ends on {_day(end)}\n  hint: vclust site rollout")
 
 
+def show_audit(rows: Sequence[Mapping[str, Any]], *, sites: bool) -> None:
+    """Who has done what, with the site where there are several."""
+    table = _table("TIME", *(["SITE"] if sites else []), "WHO", "ACTION", "CLUSTER", "DETAIL")
+    for row in rows:
+        who = f"{row['who']} (by {row['via']})" if row["via"] else row["who"]
+        where = [row["site"]] if sites else []
+        table.add(_when(row["time"]), *where, who, row["action"], row["cluster"], row["detail"])
+    if rows:
+        _print(table)
+    else:
+        say("nothing was done")
+
+
 _SOON = 60 * 86400
 """Seconds before its end from which on a roll-out issues a certificate again (`vclust_py.x509.RENEW`)."""
 

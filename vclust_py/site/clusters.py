@@ -305,6 +305,12 @@ def require_access(store: Store, cluster: Cluster) -> None:
         )
 
 
+def require_access_to_all(store: Store) -> None:
+    """`require_access` to every live cluster, for what concerns the state as a whole."""
+    for cluster in () if store.user.administrator else live(store):
+        require_access(store, cluster)
+
+
 def holdings(store: Store, *, without: str = "") -> list[Holding]:
     """What each placed live cluster has reserved, but the one of that name."""
     if not store.exists:
