@@ -178,7 +178,7 @@ def limits(
         for what in AMOUNTS:
             limit = getattr(quota, what)
             if limit is not None:
-                used = {one.cluster: getattr(one, what) for one in others}
+                used = {one.cluster: amount for one in others if (amount := getattr(one, what))}
                 found.append(Limit(whose, what, limit, sum(used.values()), getattr(wanted, what), used))
         if quota.lease is not None:
             found.append(Limit(whose, "lease", quota.lease, 0, lease))
@@ -217,4 +217,4 @@ def _sentence(one: Limit) -> str:
 
 
 def _amount(what: str, amount: int) -> str:
-    return values.size_text(amount) if what in ("memory", "disk") else str(amount)
+    return f"{amount / 1e9:.1f} GB" if what in ("memory", "disk") else str(amount)

@@ -39,10 +39,10 @@ def acting(site: Site, who: str = "") -> User:
     sudo = os.environ.get("SUDO_USER", "") if uid == 0 else ""
     account = sudo or _account(uid)
     trusted = sudo in ("", ROOT, *site.administrators)
+    if who == ROOT:  # a controller's user of that name must not become the site manager's
+        raise RequestError(["who: got 'root', expected a person: root is the site manager's own account"])
     if not who or who == account:
         return User(account, site.project_of(account), trusted)
-    if who == ROOT:
-        raise RequestError(["who: got 'root', expected a person: root is the site manager's own account"])
     if not trusted:
         raise RequestError(
             [f"who: got {shown(who)} from {shown(account)}, expected nobody else"],
