@@ -73,7 +73,8 @@ def person(value: object) -> str:
 
 def moment(value: object) -> float:
     """A Unix time: as such, as a time ago (30m, 8h, 2d), or as a date with or without the time of day, local."""
-    text = _text(value)
+    # YAML takes a time with a fraction for a number.
+    text = f"{value:f}" if isinstance(value, float) else _text(value)
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text):
         return float(text)
     try:

@@ -15,9 +15,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     text = "show who has created, destroyed and changed what"
     audit = commands.add_parser("audit", help=text, description=text[0].upper() + text[1:] + ".")
     audit.set_defaults(command=_audit)
-    audit.add_argument(
-        "--user", type=typed("person"), default="", metavar="USER", help="only what USER has done"
-    )
+    audit.add_argument("--user", type=typed("person"), metavar="USER", help="only what USER has done")
     audit.add_argument(
         "--since",
         type=typed("moment"),
@@ -32,7 +30,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     def read(session: "Session") -> dict[str, Any]:
         from vclust_py.site.store import audited
 
-        return {"audit": audited(session.store, arguments.user, arguments.since)}
+        return {"audit": audited(session.store, arguments.user or "", arguments.since)}
 
     variables = {"since": f"{arguments.since:f}", **({"user": arguments.user} if arguments.user else {})}
     answers = sites.ask(arguments, "vclust_audit", "audit", variables, read)

@@ -5,8 +5,10 @@ does, and is an administrator.  Administrators may also act for others: so a con
 launched a job.
 """
 
+import contextlib
 import os
 import pwd
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vclust_py.errors import RequestError
@@ -49,6 +51,25 @@ def acting(site: Site, who: str = "") -> User:
             "root without sudo and the users of vclust_site.administrators may act for others",
         )
     return User(who, site.project_of(who), who in site.administrators, via=account)
+
+
+@contextlib.contextmanager
+def reading_as_caller() -> Iterator[None]:
+    """Around what opens files that the caller of sudo has named: with their rights, not root's."""
+    uid, gid = (int(os.environ.get(name, "0")) for name in ("SUDO_UID", "SUDO_GID"))
+    if os.geteuid() != 0 or uid == 0:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups(os.getgrouplist(os.environ.get("SUDO_USER", ""), gid))
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def _account(uid: int) -> str:
