@@ -68,7 +68,7 @@ def hosts(value: object) -> list[str]:
 
 def person(value: object) -> str:
     """The name of a user of AWX, or of an account on the site manager."""
-    return _matching(value, r"[\w.@+-]{1,150}", "the name of a user: letters, digits and . @ + - _")
+    return _matching(value, r"\w[\w.@+-]{0,149}", "the name of a user: letters, digits and . @ + - _")
 
 
 def moment(value: object) -> float:

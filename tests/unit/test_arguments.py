@@ -31,6 +31,6 @@ def test_what_is_no_time(text: object) -> None:
 def test_people() -> None:
     for name in ("alice", "a.b+c@example.org", "_x", "Zoë"):
         assert checked("user", "person", name) == name
-    for name in ("", "a b", "{{ a }}", "a/b", "a\n", "x" * 151, ["a"]):
+    for name in ("", "a b", "{{ a }}", "a/b", "a\n", "-x", "x" * 151, ["a"]):
         with pytest.raises(RequestError, match="user: got"):
             checked("user", "person", name)

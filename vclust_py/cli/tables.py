@@ -163,7 +163,18 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     say(f"download: {size(plan['download'])}, of {plan['packages']} packages")
     say(f"build: {size(plan['build'])}{there}")
     say(f"send: {size(plan['send'])}")
+    for one in plan["quota"]:
+        say(_quota(one))
     say(_estimate(plan["estimate"]))
+
+
+def _quota(limit: Mapping[str, Any]) -> str:
+    """What would be left of it."""
+    amount = size if limit["what"] in ("memory", "disk") else str
+    if limit["what"] == "lease":
+        return f"quota of {limit['whose']}: a lease of {limit['limit'] / 3600:g} h at most"
+    used = limit["used"] + limit["asked"]
+    return f"quota of {limit['whose']}: {amount(used)} of {amount(limit['limit'])} {limit['what']} with this"
 
 
 def _last_known(host: Mapping[str, Any]) -> str:
