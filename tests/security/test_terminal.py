@@ -310,7 +310,8 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "strategy": text,
         "cache": {},
         "request": {"hardware": {"number_of_nodes": 1, "cpus": 1, "ram": text}},
-        "nodes": [{"name": text, "address": text, "host": text, "state": text}],
+        "nodes": [{"name": text, "address": text, "host": text, "accelerator": text, "state": text}],
+        "estimate": {},
         "phases": [{"phase": text, "seconds": 1.0, "bytes": 1, "outcome": text}],
         "slowest_node": text,
         "node_phases": [{"phase": text, "node": text, "seconds": 1.0}],
@@ -336,11 +337,24 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "build": 1,
         "send": 1,
         "base_there": True,
-        "estimate": {"seconds": {"x": 1.0}, "unknown": [text]},
+        "site": text,
+        "reason": text,
+        "quota": [{"whose": text, "what": "nodes", "limit": 2, "used": 1, "asked": 1}],
+        "estimate": {"seconds": {"x": 1.0}, "errors": {}, "medians": [], "unknown": [text]},
     }
     tables.show_list([cluster])
     tables.show_cluster(cluster)
     tables.show_plan(plan)
+    row = {
+        "time": 0.0,
+        "site": text,
+        "who": text,
+        "via": text,
+        "action": "x",
+        "cluster": text,
+        "detail": text,
+    }
+    tables.show_audit([row], sites=True)
     tables.show_rank([{"rank": 1, "frequency": 1, "size": 1, "score": 1, "packages": [text]}])
     made = out.getvalue()
     assert not set(made) & set("\x07\x7f\b\r\x9b\x9d\u202e\u200b\0")
