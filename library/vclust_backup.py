@@ -64,6 +64,7 @@ from vclust_py.change import Change
 from vclust_py.module import Outcome, changed, run_module, site_options
 from vclust_py.site import backup, clusters
 from vclust_py.site.session import Session
+from vclust_py.site.store import audit
 
 
 def argument_spec() -> dict[str, Any]:
@@ -72,8 +73,11 @@ def argument_spec() -> dict[str, Any]:
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     path = Path(params["path"])
+    clusters.require_access_to_all(session.store)  # their keys are in it
     names = clusters.names(session.store) if check else list(backup.write(session.store, path).clusters)
     size = 0 if check else path.stat().st_size
+    if not check:
+        audit(session.store, "backup", "", path.name)
     return {"clusters": names, "bytes": size, **changed(Change({}, {"path": str(path), "clusters": names}))}
 
 

@@ -152,8 +152,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py import hosts, pki
+from vclust_py.change import Change
 from vclust_py.module import Outcome, changed, run_module, site_options
 from vclust_py.site.session import Session
+from vclust_py.site.store import audit
 
 
 def argument_spec() -> dict[str, Any]:
@@ -178,6 +180,7 @@ def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     site, host = session.site, params["host"]
     if params["hosts"] is not None:
         change, step, waiting = pki.proceed(site, params["hosts"], check=check)
+        _note(session, change, "replace keys", step or "done", check)
         return {**changed(change), "rotation": step, "waiting": list(waiting)}
     shown = None if host is None else pki.Machine(**{name: host[name] for name in host if name != "state"})
     if shown is not None and host["state"] == "confirmed":
@@ -185,7 +188,14 @@ def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     if shown is not None and host["state"] == "absent":
         return changed(hosts.remove(session, shown, check=check))
     change, trust = pki.roll_out(site, shown, rotate=params["rotate"], check=check)
+    action = "admit host" if shown is not None else "replace keys" if params["rotate"] else "make keys"
+    _note(session, change, action, "" if shown is None else shown.name, check)
     return {**changed(change), **dataclasses.asdict(trust)}
+
+
+def _note(session: Session, change: Change, action: str, detail: str, check: bool) -> None:
+    if change.changed and not check:
+        audit(session.store, action, "", detail)
 
 
 def main() -> None:

@@ -90,6 +90,7 @@ from vclust_py.cache import rebuild as recomputation
 from vclust_py.errors import VclustError
 from vclust_py.module import Outcome, changed, run_module, site_options
 from vclust_py.site.session import Session
+from vclust_py.site.store import audit
 
 
 def argument_spec() -> dict[str, Any]:
@@ -98,6 +99,10 @@ def argument_spec() -> dict[str, Any]:
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     rebuilt = recomputation.rebuild(session, lambda message, done, total: None, check=check)
+    if rebuilt.change.changed and not check:
+        audit(
+            session.store, "rebuild caches", "", f"{len(rebuilt.built)} built, {len(rebuilt.removed)} dropped"
+        )
     if rebuilt.failed:
         raise VclustError(describe.failures(rebuilt))
     return {

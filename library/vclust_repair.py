@@ -52,6 +52,7 @@ from ansible.module_utils.basic import AnsibleModule
 from vclust_py import repair
 from vclust_py.module import Outcome, changed, run_module, site_options
 from vclust_py.site.session import Session
+from vclust_py.site.store import audit
 
 _log = logging.getLogger("vclust_py.repair")
 
@@ -64,6 +65,8 @@ def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     result = repair.run(session, check=check)
     for warning in result.warnings:
         _log.warning(warning)
+    if result.change.changed and not check:
+        audit(session.store, "repair", "", ", ".join(result.facts["repaired"]))
     return {**changed(result.change), **result.facts}
 
 

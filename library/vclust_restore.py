@@ -71,7 +71,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.change import Change
 from vclust_py.module import Outcome, changed, run_module, site_options
-from vclust_py.site import backup
+from vclust_py.site import backup, clusters
 from vclust_py.site.session import Session
 
 _log = logging.getLogger("vclust_py.site.backup")
@@ -86,6 +86,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
+    clusters.require_access_to_all(session.store)
     restored = backup.restore(session.store, Path(params["path"]), replace=params["replace"], check=check)
     if restored.unknown:
         _log.warning(

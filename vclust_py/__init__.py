@@ -10,6 +10,7 @@ resolve      names of packages become their closure, by real apt; lock is what i
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
 cache        learning which sets of packages to keep installed, and which of them a request starts from
 monitor      the resource monitor: hosts asked what they have and what runs there, and that written down
+quotas       projects and quotas, and what live clusters have of them
 placement    which node runs on which host, all or nothing: free_capacity is what hosts have left, shortage what is
              missing when not all nodes fit
 estimate     how long a create may take; fitting finds in the background what that goes by
@@ -40,8 +41,8 @@ text         what users, guests and hosts wrote, made fit to be shown, stored an
 What uses it:
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
-cli          the `vclust` command: clusters, caches, files, site and backup are its commands, sites what it reads of
-             the sites, playbooks and runner run what changes something, progress and tables are what it shows
+cli          the `vclust` command: clusters, caches, files, site, backup and audit are its commands, sites what it
+             reads of the sites, playbooks and runner run what changes something, progress and tables are what it shows
 awx          what AWX is given of the project: a bundle of job templates, their surveys and what these need
 arguments    the types of what is typed, for the command and the playbooks
 """

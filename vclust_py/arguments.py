@@ -6,7 +6,9 @@ pattern or an option.  The command and the playbooks (lookup plugin `vclust_argu
 
 import argparse
 import re
+import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -65,8 +67,22 @@ def hosts(value: object) -> list[str]:
 
 
 def person(value: object) -> str:
-    """The name of a user of AWX, for the audit table."""
+    """The name of a user of AWX, or of an account on the site manager."""
     return _matching(value, r"\w[\w.@+-]{0,149}", "the name of a user: letters, digits and . @ + - _")
+
+
+def moment(value: object) -> float:
+    """A Unix time: as such, as a time ago (30m, 8h, 2d), or as a date with or without the time of day, local."""
+    # YAML takes a time with a fraction for a number.
+    text = f"{value:f}" if isinstance(value, float) else _text(value)
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text):
+        return float(text)
+    try:
+        if re.fullmatch(r"[0-9.]+ ?[a-z]", text):
+            return time.time() - values.lease(text)
+        return datetime.fromisoformat(text).timestamp()
+    except (Wrong, ValueError, OverflowError):
+        raise Wrong("a time ago such as 8h or 2d, or a date such as 2026-01-31 or 2026-01-31T12:00") from None
 
 
 def digest(value: object) -> str:
@@ -141,6 +157,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "site": site,
     "machines": machines,
     "person": person,
+    "moment": moment,
     "hosts": hosts,
     "cache": cache,
     "digest": digest,

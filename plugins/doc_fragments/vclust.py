@@ -15,9 +15,10 @@ options:
     default: {}
   who:
     description:
-      - Who asks for it, for the audit table of the site.
+      - Who asks for it, for the audit table of the site, its quotas and what they may do with whose clusters.
       - By default the value of the variable C(awx_user_name), which AWX sets, as it is; without that the user who is
         logged in to the site manager.
+      - Only root without sudo, and the C(administrators) of the site, may name somebody else than themselves.
     type: str
     default: ""
 attributes:

@@ -96,7 +96,7 @@ class InventoryModule(BaseInventoryPlugin):
                 store.close()
         except VclustError as error:
             raise AnsibleParserError(f"{path}: {error}") from error
-        for cluster in clusters:
+        for cluster in (one for one in clusters if one["ssh"]):  # others are not for this user
             self._add(cluster, str(self.get_option("site_name")))
 
     def _add(self, cluster: Mapping[str, Any], site: str) -> None:

@@ -339,11 +339,22 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "build": 1,
         "send": 1,
         "base_there": True,
+        "quota": [{"whose": text, "what": "nodes", "limit": 2, "used": 1, "asked": 1}],
         "estimate": {"seconds": {text: 1.0}, "unknown": [text], "errors": {}, "medians": [text]},
     }
     tables.show_list([cluster])
     tables.show_cluster(cluster)
     tables.show_plan(plan)
+    row = {
+        "time": 0.0,
+        "site": text,
+        "who": text,
+        "via": text,
+        "action": "x",
+        "cluster": text,
+        "detail": text,
+    }
+    tables.show_audit([row], sites=True)
     tables.show_rank([{"rank": 1, "frequency": 1, "size": 1, "score": 1, "packages": [text]}])
     made = out.getvalue()
     assert not set(made) & set("\x07\x7f\b\r\x9b\x9d\u202e\u200b\0")

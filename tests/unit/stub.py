@@ -93,6 +93,7 @@ def plan(placement: dict[str, str], cache: str, seconds: float) -> dict[str, Any
         "build": 2_000_000,
         "send": 0,
         "base_there": False,
+        "quota": [{"whose": "user alice", "what": "nodes", "limit": 16, "used": 3, "asked": 2}],
         "cache": {"digest": cache, "packages": 2, "bytes": 3 * 10**7, "of": 4 * 10**7, "seconds": 2.4},
         "estimate": {"seconds": {"image": seconds}, "unknown": ["ready"], "errors": {}, "medians": []},
     }

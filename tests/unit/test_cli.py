@@ -134,6 +134,7 @@ def test_plan_changes_nothing(copy: Copy) -> None:
     assert "hello02" in done.stdout
     assert "download: 1.5 kB, of 3 packages" in done.stdout
     assert "estimate: 4 s; no past runs of ready" in done.stdout
+    assert "quota of user alice: 5 of 16 nodes with this" in done.stdout
     assert "cache: hit, abababababab with 2 packages saves 30 MB of 40 MB and 2 s" in done.stdout
     plan = json.loads(copy.vclust("plan", "--json", "examples/hello-mpi.ini").stdout)
     assert plan["placement"] == {"hello01": "localhost", "hello02": "localhost"}

@@ -96,6 +96,48 @@ def test_one_recomputation_at_a_time(tmp_path: Path) -> None:
     assert "caches: another vclust process is at work on it" in answer["msg"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the state is root's")
+def test_who_asks_is_whose_it_is_and_in_the_audit(tmp_path: Path) -> None:
+    site = {"root": str(tmp_path / "site"), "administrators": ["carol"]}
+    assert call("vclust_request", {"site": site, "request": ASKED, "who": "alice"})["changed"]
+    absent = {"site": site, "name": "pair", "state": "absent"}
+    for check in (True, False):
+        refused = call("vclust_cluster", {**absent, "who": "dave"}, check=check)
+        assert (refused["exit_code"], refused["msg"].partition(",")[0]) == (
+            2,
+            "pair: belongs to alice: got dave",
+        )
+    (info,) = call("vclust_info", {"site": site, "who": "dave"})["clusters"]
+    assert (info["owner"], info["ssh"]) == ("alice", {})
+    for who, code in (("dave", 2), ("root", 2), ("al ice", 2)):
+        wrong = call("vclust_backup", {"site": site, "path": str(tmp_path / "b"), "who": who})
+        assert wrong["exit_code"] == code
+    assert call("vclust_cluster", {**absent, "who": "carol"})["changed"]
+    audit = call("vclust_audit", {"site": site, "user": "carol"}, check=True)
+    assert not audit["changed"]
+    assert [(row["who"], row["action"], row["cluster"]) for row in audit["audit"]] == [
+        ("carol", "destroy", "pair")
+    ]
+    assert len(call("vclust_audit", {"site": site, "since": 1.5})["audit"]) == 2
+
+
+def test_every_site_change_is_in_the_audit(tmp_path: Path) -> None:
+    site = {"root": str(tmp_path / "site")}
+    call("vclust_pki", {"site": site}, check=True)
+    call("vclust_pki", {"site": site})
+    call("vclust_pki", {"site": site})  # changes nothing
+    call("vclust_pki", {"site": site, "rotate": True})
+    call("vclust_pki", {"site": site, "hosts": []})
+    call("vclust_backup", {"site": site, "path": str(tmp_path / "backup")})
+    rows = call("vclust_audit", {"site": site})["audit"]
+    assert [(row["action"], row["detail"]) for row in rows] == [
+        ("make keys", ""),
+        ("replace keys", ""),
+        ("replace keys", "new"),
+        ("backup", "backup"),
+    ]
+
+
 def test_all_mistakes_at_once_and_no_hash_told() -> None:
     wrong = {
         "hardware": {"number_of_nodes": 0, "ram": "2XB"},

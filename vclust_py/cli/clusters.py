@@ -89,14 +89,14 @@ def ssh(arguments: argparse.Namespace) -> int:
             [f"{arguments.node}: no such node of {cluster['name']}; there are: {', '.join(nodes)}"]
         )
 
-    from vclust_py.access import ssh_options
+    from vclust_py.access import keys_of, ssh_options
 
-    if not Path("/run/netns", cluster["ssh"]["netns"]).exists():
+    access = keys_of(cluster)
+    if not Path("/run/netns", access["netns"]).exists():
         raise VclustError(
             f"{cluster['name']}: its network is not there; was this machine restarted?",
             "`vclust create` with its request starts its nodes again",
         )
-    access = cluster["ssh"]
     key = access["admin_key" if access["user"] == "root" else "key"]
     argv = ["ssh", "-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-l", access["user"]]
     argv += [f"{node['name']}.{cluster['name']}", *arguments.remote]

@@ -9,6 +9,7 @@ from vclust_py.arguments import locked
 from vclust_py.cli.progress import Follow, cluster_progress, display
 from vclust_py.cli.sites import inventory, known_sites
 from vclust_py.phases import ORDER
+from vclust_py.site.users import reading_as_caller
 from vclust_py.text import DETAIL, MESSAGE, plain
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ def request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The cluster's name and the playbook's variables; a mistaken request is refused here."""
     from vclust_py import request
 
-    asked = request.read(arguments.request)
-    variables = {"request": str(arguments.request.resolve())}
+    # Once, and as the one who typed its name: root may read more, and an error quotes what it finds.
+    with reading_as_caller():
+        asked = request.read(arguments.request)
+    variables: dict[str, Any] = {"vclust_request": request.to_mapping(asked)}
     if arguments.locked:
         from vclust_py.lock import Lock
 

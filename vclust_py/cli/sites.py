@@ -80,7 +80,7 @@ def clusters(arguments: argparse.Namespace, name: str | None = None) -> Answers:
 
         return {"clusters": describe(session.store, name)}
 
-    return _ask(arguments, "vclust_info", "clusters", {} if name is None else {"name": name}, read)
+    return ask(arguments, "vclust_info", "clusters", {} if name is None else {"name": name}, read)
 
 
 def caches(arguments: argparse.Namespace, digest: str = "", *, history: bool = False) -> Answers:
@@ -92,7 +92,7 @@ def caches(arguments: argparse.Namespace, digest: str = "", *, history: bool = F
         return describe(session, digest, history=history)
 
     variables = {**({"digest": digest} if digest else {}), **({"history": True} if history else {})}
-    return _ask(arguments, "vclust_caches", "caches", variables, read)
+    return ask(arguments, "vclust_caches", "caches", variables, read)
 
 
 def cluster(arguments: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
@@ -157,7 +157,7 @@ def _inventory_path(arguments: argparse.Namespace) -> Path:
     return (inventory(arguments) or PROJECT / "inventories/local").resolve()
 
 
-def _ask(
+def ask(
     arguments: argparse.Namespace,
     module: str,
     tag: str,

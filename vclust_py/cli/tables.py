@@ -163,7 +163,18 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     say(f"download: {size(plan['download'])}, of {plan['packages']} packages")
     say(f"build: {size(plan['build'])}{there}")
     say(f"send: {size(plan['send'])}")
+    for one in plan["quota"]:
+        say(_quota(one))
     say(_estimate(plan["estimate"]))
+
+
+def _quota(limit: Mapping[str, Any]) -> str:
+    """What would be left of it."""
+    amount = size if limit["what"] in ("memory", "disk") else str
+    if limit["what"] == "lease":
+        return f"quota of {limit['whose']}: a lease of {limit['limit'] / 3600:g} h at most"
+    used = limit["used"] + limit["asked"]
+    return f"quota of {limit['whose']}: {amount(used)} of {amount(limit['limit'])} {limit['what']} with this"
 
 
 def _last_known(host: Mapping[str, Any]) -> str:
@@ -396,6 +407,19 @@ def show_hosts(told: Mapping[str, Any], *, title: bool, first: bool) -> None:
     for what, end in told["authority"].items():
         if end - time.time() < _SOON:
             say(f"\nthe certificate of the {what} ends on {_day(end)}\n  hint: vclust site rollout")
+
+
+def show_audit(rows: Sequence[Mapping[str, Any]], *, sites: bool) -> None:
+    """Who has done what, with the site where there are several."""
+    table = _table("TIME", *(["SITE"] if sites else []), "WHO", "ACTION", "CLUSTER", "DETAIL")
+    for row in rows:
+        who = f"{row['who']} (by {row['via']})" if row["via"] else row["who"]
+        where = [row["site"]] if sites else []
+        table.add(_when(row["time"]), *where, who, row["action"], row["cluster"], row["detail"])
+    if rows:
+        _print(table)
+    else:
+        say("nothing was done")
 
 
 _SOON = 60 * 86400

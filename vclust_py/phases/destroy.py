@@ -29,12 +29,14 @@ def run(session: Session, inputs: Inputs) -> Result:
 
     Raises VclustError when a host does not answer: the cluster stays in the store and can be destroyed again.  Such a
     host is written off if `inputs.forget` names it: the result warns of what may still be there, and it is removed
-    when the host answers again (`vclust_py.leftovers`).  Raises RequestError where none of the nodes is on such a host.
+    when the host answers again (`vclust_py.leftovers`).  Raises RequestError where none of the nodes is on such a
+    host, and where the cluster is somebody else's.
     """
     name, store = inputs.name, session.store
     cluster = clusters.find(store, name)
     if cluster is None:
         return Result(Change({}, {}), {"written_off": []})
+    clusters.require_access(store, cluster)
     change = Change(
         {"name": name, "state": str(cluster.state), "nodes": [node.name for node in cluster.nodes]}, {}
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vclust_py import egress, metapackages, timing
+from vclust_py import egress, metapackages, quotas, timing
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
@@ -58,6 +58,8 @@ class Plan:
     base_there: bool
     layer_there: bool
     estimate: Estimate
+    quota: tuple[quotas.Limit, ...]
+    """Limits that the cluster comes under, with what others of its owner and project use."""
 
 
 def run(session: Session, inputs: Inputs) -> Result:
@@ -65,7 +67,8 @@ def run(session: Session, inputs: Inputs) -> Result:
 
     The cluster starts from the VD cache that phase `cache` has written down, in check mode from `inputs.cache`.  A
     cluster that is placed already keeps its placement.  A host that does not answer takes no node.  Raises
-    CapacityError, with what each host lacks, when not all nodes fit, and RequestError when the network is in use.
+    CapacityError, with what each host lacks, when not all nodes fit, or with who uses what of a quota that they would
+    exceed; and RequestError when the network is in use.
     """
     request = inputs.asked
     lock = Lock.load(session.site, inputs.lock)
@@ -112,16 +115,35 @@ def _place(
     if cluster is not None and cluster.nodes:
         if lock.digest != cluster.lock and not cluster.images and not inputs.check:
             clusters.update(store, cluster, lock=lock.digest)  # resolved once more: see phase `resolve`
-        return _plan(session, request, lock, strategy, start, saved, made, cluster.nodes, surveys), False
+        under = _limits(session, request, cluster, cluster.nodes[0].disk)
+        return _plan(
+            session, request, lock, strategy, start, saved, made, cluster.nodes, surveys, under
+        ), False
     session.networks.check_free(request.software.network)
     errors = {one.host.name: one.error for one in surveys if one.error}
     # The reservation: nobody places between the look at what is placed and the writing down.  A plan reserves nothing.
     with contextlib.nullcontext() if inputs.check else store.transaction():
+        under = _limits(session, request, cluster, disk)
+        quotas.require(request.name, under)
         nodes = assign(request, _free(session, surveys, made), errors, least_disk=least_disk)
         if not inputs.check and cluster is not None:
             clusters.place(store, cluster, nodes, lock=lock.digest, strategy=strategy, cache=saved)
             learning.remember(store, cluster.id, lock)
-    return _plan(session, request, lock, strategy, start, saved, made, nodes, surveys), True
+    return _plan(session, request, lock, strategy, start, saved, made, nodes, surveys, under), True
+
+
+def _limits(session: Session, request: Request, cluster: Cluster | None, disk: int) -> list[quotas.Limit]:
+    """The limits that the cluster comes under with nodes of so much disk: those of its owner and the project."""
+    site, user, hardware = session.site, session.store.user, request.hardware
+    owner, project = (user.name, user.project) if cluster is None else (cluster.owner, cluster.project)
+    if not site.has_quota(owner):
+        return []
+    number = hardware.number_of_nodes
+    wanted = quotas.Holding(
+        request.name, owner, project, number, number * hardware.cpus, number * hardware.ram, number * disk
+    )
+    others = clusters.holdings(session.store, without=request.name)
+    return quotas.limits(wanted, request.software.lease, others, site.user_quota, site.project(project))
 
 
 def _free(session: Session, surveys: Sequence[Survey], made: "_Made") -> list[FreeCapacity]:
@@ -197,6 +219,7 @@ def _plan(
     made: _Made,
     nodes: Sequence[Node],
     surveys: Sequence[Survey],
+    under: Sequence[quotas.Limit],
 ) -> Plan:
     held = start.packages if start is not None else frozenset()
     left = tuple(package for package in lock.packages if package.pinned not in held)
@@ -238,6 +261,7 @@ def _plan(
             send=send,
             receivers=sum(count > 0 for count in receivers.values()),
         ),
+        quota=tuple(under),
     )
 
 

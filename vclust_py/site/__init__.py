@@ -1,6 +1,7 @@
 """A site: one site manager and its hosts.  The modules from the settings to what uses them:
 
 settings    where everything lives under the site's root, and what the inventory sets
+users       whom this process works for, and what they may do with whose clusters
 store       the site's SQLite database: one connection a process, transactions; migrations has its forms
 states      the states of clusters, nodes and hosts, and which may follow which
 clusters    rows of clusters and nodes: what they should be, and what they were last seen to be

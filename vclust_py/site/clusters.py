@@ -20,6 +20,7 @@ from vclust_py import request as requests
 from vclust_py.arguments import checked
 from vclust_py.change import Change
 from vclust_py.errors import CapacityError, RequestError, VclustError
+from vclust_py.quotas import Holding
 from vclust_py.request import Request
 from vclust_py.site.states import ClusterState, NodeState, follow
 from vclust_py.site.store import Store, audit
@@ -93,6 +94,10 @@ class Cluster:
     """What it was expected to take when it was placed, as `vclust_py.estimate.Estimate` has it."""
     reason: str = ""
     """Why it is at this site; empty where there was nothing to choose."""
+    owner: str = ""
+    """Who has created it."""
+    project: str = ""
+    """The project that the owner was in then; empty: none."""
 
 
 def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
@@ -126,6 +131,8 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
             cache=json.loads(row["cache"]),
             estimate=json.loads(row["estimate"]),
             reason=row["reason"],
+            owner=row["owner"],
+            project=row["project"],
         )
         for row in rows
     ]
@@ -235,10 +242,12 @@ def _lock_name(name: str) -> str:
 def register(store: Store, request: Request, *, reason: str = "", check: bool = False) -> Change:
     """Write the request into the store, so that nothing that was accepted is lost; with the `reason` for this site.
 
-    Registering an equal request again changes nothing.  Raises RequestError when a cluster of that name exists with
-    a different request.
+    It belongs to whom this process works for.  Registering an equal request again changes nothing.  Raises RequestError
+    when a cluster of that name exists with a different request, or is somebody else's.
     """
     present = find(store, request.name)
+    if present is not None:
+        require_access(store, present)
     after = {"name": request.name, "digest": request.digest}
     if present is not None and present.request.digest != request.digest and present.nodes:
         raise RequestError(
@@ -261,7 +270,8 @@ def register(store: Store, request: Request, *, reason: str = "", check: bool = 
 def _insert(store: Store, request: Request, reason: str) -> None:
     created = time.time()
     number = store.insert(
-        "INSERT INTO clusters (name, spec, digest, state, created, reason) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO clusters (name, spec, digest, state, created, reason, owner, project)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             request.name,
             json.dumps(requests.stored(request)),
@@ -269,6 +279,8 @@ def _insert(store: Store, request: Request, reason: str) -> None:
             ClusterState.REQUESTED,
             created,
             reason,
+            store.user.name,
+            store.user.project,
         ),
     )
     # Not the cluster's number alone: several sites may be on one machine, which takes each segment and each network
@@ -279,6 +291,37 @@ def _insert(store: Store, request: Request, reason: str) -> None:
         (segment, _free_network(store, int(segment[2:8], 16) or 1), number),
     )
     audit(store, "create", request.name, request.digest)
+
+
+def require_access(store: Store, cluster: Cluster) -> None:
+    """Raises RequestError unless whom this process works for may change the cluster and see its keys."""
+    if not store.user.may(cluster.owner, cluster.project):
+        project = f" (project {cluster.project})" if cluster.project else ""
+        raise RequestError(
+            [
+                f"{cluster.name}: belongs to {cluster.owner}{project}: got {store.user.name}, expected its owner,"
+                " a member of its project or an administrator"
+            ]
+        )
+
+
+def require_access_to_all(store: Store) -> None:
+    """`require_access` to every live cluster, for what concerns the state as a whole."""
+    for cluster in () if store.user.administrator else live(store):
+        require_access(store, cluster)
+
+
+def holdings(store: Store, *, without: str = "") -> list[Holding]:
+    """What each placed live cluster has reserved, but the one of that name."""
+    if not store.exists:
+        return []
+    rows = store.rows(
+        "SELECT clusters.name AS cluster, owner, project, count(*) AS nodes, sum(cpus) AS cpus,"
+        " sum(memory) AS memory, sum(disk) AS disk FROM nodes JOIN clusters ON clusters.id = nodes.cluster"
+        " WHERE destroyed IS NULL AND clusters.name != ? GROUP BY clusters.id ORDER BY clusters.name",
+        (without,),
+    )
+    return [Holding(**dict(row)) for row in rows]
 
 
 def _free_network(store: Store, wanted: int) -> int:

@@ -11,7 +11,8 @@ from vclust_py.site.store import Store
 def describe(store: Store, name: str | None = None) -> list[dict[str, Any]]:
     """Live clusters, or the one of that name if there is one.  Seconds and bytes; times are Unix times.
 
-    Raises RequestError when `name` is no name of a cluster.
+    `ssh` is empty where the way in is not for whom this process works for.  Raises RequestError when `name` is no name
+    of a cluster.
     """
     found = clusters.live(store) if name is None else [clusters.find(store, name)]
     return [_describe(store, cluster) for cluster in found if cluster is not None]
@@ -61,6 +62,8 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
     started = [row for row in per_node if row["phase"] == "ready"]
     return {
         "name": cluster.name,
+        "owner": cluster.owner,
+        "project": cluster.project,
         "state": str(cluster.state),
         "generation": cluster.generation,
         "detail": cluster.detail,
@@ -88,5 +91,5 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
         "phases": [row for row in rows if not row["node"]],
         "node_phases": per_node,
         "slowest_node": max(started, key=lambda row: row["seconds"])["node"] if started else None,
-        "ssh": way_in(store, cluster),
+        "ssh": way_in(store, cluster) if store.user.may(cluster.owner, cluster.project) else {},
     }

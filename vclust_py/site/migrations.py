@@ -223,6 +223,24 @@ def _time_models(connection: sqlite3.Connection) -> None:
     )
 
 
+def _owners(connection: sqlite3.Connection) -> None:
+    """Whose each cluster is; before, only the audit told.  By which account somebody has come."""
+    _run(
+        connection,
+        """
+        ALTER TABLE audit ADD COLUMN via TEXT NOT NULL DEFAULT '';
+        CREATE INDEX audit_times ON audit (time);
+        ALTER TABLE clusters ADD COLUMN owner TEXT NOT NULL DEFAULT 'root';
+        ALTER TABLE clusters ADD COLUMN project TEXT NOT NULL DEFAULT '';
+        UPDATE clusters SET owner = coalesce(
+            (SELECT who FROM audit WHERE action = 'create' AND audit.cluster = clusters.name
+             AND time >= created ORDER BY audit.id LIMIT 1),
+            'root'
+        )
+        """,
+    )
+
+
 STEPS: tuple[Step, ...] = (
     _first,
     _xen,
@@ -231,5 +249,6 @@ STEPS: tuple[Step, ...] = (
     _spec_and_observed,
     _age_of_facts,
     _time_models,
+    _owners,
 )
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vclust_py.errors import VclustError
+from vclust_py.quotas import ROOT, UNLIMITED, Project, Quota, projects_from, projects_to, users_from
 from vclust_py.request import values as requested
 from vclust_py.request.values import Wrong
 
@@ -73,6 +74,12 @@ class Site:
     """Networks that nodes do not reach by `nat`, beside private ones and those of the site's machines."""
     ready_timeout: int = 900
     """How long a node may take from its start to its report."""
+    administrators: tuple[str, ...] = ()
+    """Users who may do with each cluster what its owner may, and act for others; root without sudo always may."""
+    projects: tuple[Project, ...] = ()
+    """Groups of users, by their names in `vclust_site`; a user is in one at most."""
+    user_quota: Quota = UNLIMITED
+    """What each user may have who is no administrator."""
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> "Site":
@@ -104,6 +111,12 @@ class Site:
                 raise VclustError(
                     f"vclust_site: egress_blocked: {error}, expected a list of networks such as 192.0.2.0/24"
                 ) from None
+        if "administrators" in values:
+            values["administrators"] = users_from("vclust_site: administrators", values["administrators"])
+        if "projects" in values:
+            values["projects"] = projects_from("vclust_site: projects", values["projects"])
+        if "user_quota" in values:
+            values["user_quota"] = Quota.from_mapping("vclust_site: user_quota", values["user_quota"])
         if "metapackages" in values:
             values["metapackages"] = tuple(Path(path) for path in values["metapackages"])
         return cls(**values)
@@ -115,7 +128,21 @@ class Site:
         mapping["egress_blocked"] = [str(network) for network in self.egress_blocked]
         for name in ("cache_space", "layer_space"):
             mapping[name] = f"{mapping[name]}B"
+        mapping["administrators"] = list(self.administrators)
+        mapping["projects"], mapping["user_quota"] = projects_to(self.projects), self.user_quota.to_mapping()
         return mapping
+
+    def project(self, name: str) -> Project | None:
+        """The project of that name."""
+        return next((one for one in self.projects if one.name == name), None)
+
+    def project_of(self, user: str) -> str:
+        """The name of the project that the user is in; empty: none."""
+        return next((one.name for one in self.projects if user in one.users), "")
+
+    def has_quota(self, owner: str) -> bool:
+        """Whether quotas hold for the clusters of that owner."""
+        return owner != ROOT and owner not in self.administrators
 
     @property
     def default_suite(self) -> str:

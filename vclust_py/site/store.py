@@ -6,12 +6,11 @@ folder: its modules have functions that take a `Store`.
 """
 
 import contextlib
-import getpass
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from vclust_py.errors import VclustError
 from vclust_py.image.space import free_bytes, full_disk
 from vclust_py.site.migrations import STEPS
 from vclust_py.site.settings import Site
+from vclust_py.site.users import User, acting
 
 _LEAST_FREE = 1 << 20  # bytes without which the database cannot work
 _BUSY = 30.0  # seconds to wait for another process's transaction
@@ -33,12 +33,17 @@ class Store:
     """
 
     def __init__(self, site: Site, who: str = "") -> None:
-        """`who` works on the site, for `audit`; by default the user of this process."""
+        """`who` works on the site; by default the user of this process."""
         self.site, self.who = site, who
         self._connection: sqlite3.Connection | None = None
         self._mutex = threading.RLock()
         self._depth = 0
         self._reading = False
+
+    @cached_property
+    def user(self) -> User:
+        """Whom this process works for.  Raises RequestError as `vclust_py.site.users.acting` does."""
+        return acting(self.site, self.who)
 
     @property
     def exists(self) -> bool:
@@ -229,8 +234,24 @@ def check_file(path: Path) -> None:
 
 def audit(store: Store, action: str, cluster: str, detail: str = "") -> None:
     """Note who has done what; part of the transaction that does it."""
-    who = store.who or os.environ.get("SUDO_USER") or getpass.getuser()
+    user = store.user
     store.execute(
-        "INSERT INTO audit (time, who, action, cluster, detail) VALUES (?, ?, ?, ?, ?)",
-        (time.time(), who, action, cluster, detail),
+        "INSERT INTO audit (time, who, via, action, cluster, detail) VALUES (?, ?, ?, ?, ?, ?)",
+        (time.time(), user.name, user.via, action, cluster, detail),
     )
+
+
+def audited(store: Store, user: str = "", since: float = 0.0) -> list[dict[str, Any]]:
+    """Who has done what (time, who, via, action, cluster, detail), oldest first: of one user, from a Unix time on.
+
+    Who is no administrator sees what they have done themselves.
+    """
+    acts = store.user
+    if not store.exists or (user and user != acts.name and not acts.administrator):
+        return []
+    rows = store.rows(
+        "SELECT time, who, via, action, cluster, detail FROM audit"
+        " WHERE time >= ? AND (? = '' OR who = ?) ORDER BY id",
+        (since, *[user if acts.administrator else acts.name] * 2),
+    )
+    return [dict(row) for row in rows]

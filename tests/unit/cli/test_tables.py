@@ -18,6 +18,7 @@ PLAN = {
     "send": 0,
     "base_there": True,
     "cache": {},
+    "quota": [],
     "estimate": {"seconds": {}, "errors": {}, "medians": [], "unknown": []},
 }
 
@@ -41,6 +42,24 @@ def test_what_a_host_had_that_does_not_answer(capsys: pytest.CaptureFixture[str]
     )
     assert "never does not answer, takes no node: no route\n  it has never answered; 0 nodes" in text
     assert "\ndrained, take no new nodes: old\n" in text
+
+
+def test_what_is_left_of_a_quota(capsys: pytest.CaptureFixture[str]) -> None:
+    quota = [
+        {"whose": "user alice", "what": "nodes", "limit": 16, "used": 3, "asked": 4},
+        {
+            "whose": "project bio",
+            "what": "memory",
+            "limit": 64 * 10**9,
+            "used": 8 * 10**9,
+            "asked": 4 * 10**9,
+        },
+        {"whose": "project bio", "what": "lease", "limit": 5400, "used": 0, "asked": 60},
+    ]
+    text = shown(capsys, hosts={}, unreachable={}, quota=quota)
+    assert "\nquota of user alice: 7 of 16 nodes with this\n" in text
+    assert "\nquota of project bio: 12 GB of 64 GB memory with this\n" in text
+    assert "\nquota of project bio: a lease of 1.5 h at most\n" in text
 
 
 @pytest.mark.parametrize(

@@ -377,3 +377,71 @@ def test_what_was_expected_is_kept_beside_what_comes(session: Sized) -> None:
     kept = clusters.get(session.store, "test").estimate
     assert (kept["seconds"], kept["errors"]) == ({"ready": 10.0}, {"ready": 1.0})
     assert kept["unknown"] == list(plan["estimate"]["unknown"]) == ["image", "create", "install"]
+
+
+def asked_by(session: Session, who: str, request: Request, *, check: bool = False) -> Result:
+    """Registered and placed for that user, on the same site."""
+    with Sized(session.site) as own:
+        own.store.who = who
+        if not check:
+            clusters.register(own.store, request)
+        return placed(own, request, check=check)
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["plan", "create"])
+def test_a_quota_is_not_exceeded_and_who_uses_it_is_said(session: Sized, check: bool) -> None:
+    settings = {
+        "root": str(session.site.root),
+        "administrators": ["carol"],
+        "projects": {"bio": {"users": ["alice", "bob"], "quota": {"nodes": 6, "disk": "100GB"}}},
+        "user_quota": {"nodes": 4},
+    }
+    session.site = Site.from_mapping(settings)
+    asked_by(session, "alice", named(a_request(3), "one"))
+    asked_by(session, "bob", named(a_request(2), "two"))
+    with pytest.raises(CapacityError) as raised:
+        asked_by(session, "alice", named(a_request(2), "three"), check=check)
+    assert str(raised.value).splitlines()[1:3] == [
+        "  user alice: nodes: 2 asked for, limit 4, 3 used by one (3)",
+        "  project bio: nodes: 2 asked for, limit 6, 5 used by one (3), two (2)",
+    ]
+    assert {c.name: len(c.nodes) for c in clusters.live(session.store) if c.nodes} == {"one": 3, "two": 2}
+    # One more is within both; an administrator has no quota.
+    plan = asked_by(session, "alice", named(a_request(1), "four"), check=check).facts["plan"]
+    assert [(one["whose"], one["what"], one["used"], one["asked"]) for one in plan["quota"]] == [
+        ("user alice", "nodes", 3, 1),
+        ("project bio", "nodes", 5, 1),
+        ("project bio", "disk", 20 * GB, 4 * GB),
+    ]
+    assert asked_by(session, "carol", named(a_request(5), "five"), check=check).facts["plan"]["quota"] == ()
+
+
+def test_disks_count_as_they_are_reserved(session: Sized) -> None:
+    """9 GB of packages need a disk of 11.8 GB, whatever was asked for."""
+    site = Site.from_mapping({"root": str(session.site.root), "user_quota": {"disk": "12GB"}})
+    large = packages_of(9)
+    with Session(site, connect=lambda *_: FixedHost(a_capacity()), who="alice") as own:  # type: ignore[arg-type,return-value]
+        placed(own, a_request(1, disk="3GB"), large, check=True)
+        with pytest.raises(
+            CapacityError, match=r"user alice: disk: 23.6 GB asked for, limit 12.0 GB, none used"
+        ):
+            placed(own, a_request(2, disk="3GB"), large, check=True)
+
+
+def test_a_cluster_taken_up_by_another_is_still_its_owners(session: Sized) -> None:
+    """Root goes on with what a user has begun: the user's quota counts."""
+    session.site = Site.from_mapping({"root": str(session.site.root), "user_quota": {"nodes": 1}})
+    with Sized(session.site) as own:
+        own.store.who = "alice"
+        clusters.register(own.store, a_request(2))
+    with Sized(session.site) as roots, pytest.raises(CapacityError, match="user alice: nodes: 2 asked for"):
+        placed(roots, a_request(2))
+
+
+def test_a_placed_cluster_stays_when_the_quota_is_lowered(session: Sized) -> None:
+    clusters.register(session.store, a_request(2))
+    session.store.execute("UPDATE clusters SET owner = 'alice'")
+    placed(session, a_request(2))
+    lowered = Site.from_mapping({"root": str(session.site.root), "user_quota": {"nodes": 1}})
+    with Sized(lowered) as later:
+        assert not placed(later, a_request(2)).change.changed

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections import Counter
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,21 @@ class Gate:
         self._barrier.wait(60)
 
 
-def creates_at_once(root: Path, number: int, capacity: Capacity) -> Counter[int]:
-    """Exit codes of `number` creates of one node: all know what the hosts have before the first one reserves."""
+def creates_at_once(
+    root: Path, number: int, capacity: Capacity, users: Sequence[str] = ("",), **settings: Any
+) -> Counter[int]:
+    """Exit codes of `number` creates of one node: all know what the hosts have before the first one reserves.
+
+    They are of the `users` in turn.
+    """
+    site = Site.from_mapping({"root": str(root), **settings})
     context = multiprocessing.get_context("fork")
     barrier, codes = context.Barrier(number), context.SimpleQueue()
 
     def create(index: int) -> None:
         networks: Any = Gate(barrier)
-        with Session(Site(root=root), connect=lambda *_: FixedHost(capacity), networks=networks) as session:  # type: ignore[arg-type,return-value]
+        who = users[index % len(users)]
+        with Session(site, connect=lambda *_: FixedHost(capacity), networks=networks, who=who) as session:  # type: ignore[arg-type,return-value]
             request = named(a_request(1), f"c{index}")
             clusters.register(session.store, request)
             try:
@@ -77,3 +85,21 @@ def test_what_was_free_at_the_survey_is_given_once(tmp_path: Path, limited: dict
     codes = creates_at_once(tmp_path / "site", room * 4 + 2, a_capacity(**limited))
     assert codes == {0: room * 4, 3: 2}
     assert nodes_by_host(tmp_path / "site") == dict.fromkeys(HOSTS, room)
+
+
+def test_quotas_are_not_exceeded_by_creates_at_once(tmp_path: Path) -> None:
+    """There is space for all 18; two users may have 5 each, and their project 8; a third user has 5 alone."""
+    codes = creates_at_once(
+        tmp_path / "site",
+        18,
+        a_capacity(),
+        ("alice", "bob", "erin"),
+        projects={"bio": {"users": ["alice", "bob"], "quota": {"nodes": 8}}},
+        user_quota={"nodes": 5},
+    )
+    assert codes == {0: 13, 3: 5}
+    with Session(Site(root=tmp_path / "site")) as session:
+        owners = Counter(cluster.owner for cluster in clusters.live(session.store) if cluster.nodes)
+    assert owners["erin"] == 5
+    assert owners["alice"] + owners["bob"] == 8
+    assert max(owners.values()) == 5

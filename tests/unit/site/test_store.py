@@ -12,7 +12,7 @@ from vclust_py.errors import VclustError
 from vclust_py.site import PROJECT, Site, clusters, records
 from vclust_py.site.hosts import known_hosts
 from vclust_py.site.migrations import STEPS
-from vclust_py.site.store import Store, migrate
+from vclust_py.site.store import Store, audited, migrate
 
 REQUEST = (
     '{"hardware": {"number_of_nodes": 2, "cpu_arch": "x86", "cpus": 1, "ram": "512000000B", "disk": "4000000000B",'
@@ -184,6 +184,33 @@ def test_what_was_known_of_hosts_gets_its_age(store: Store) -> None:
         ("a", "reachable", 1.5, 1.5, {"cpus": 4}),
         ("b", "unreachable", 1.5, None, {}),
     ]
+
+
+def test_whose_a_cluster_is_was_in_the_audit_only(store: Store) -> None:
+    """A name may have been others' before; of what nothing tells it is root's."""
+    store.site.make_directories()
+    with sqlite3.connect(store.site.database, isolation_level=None) as connection:
+        migrate(connection, 7)
+        connection.executemany(
+            "INSERT INTO clusters (id, name, spec, digest, state, created, destroyed)"
+            " VALUES (?, ?, ?, 'd', 'requested', ?, ?)",
+            [
+                (1, "one", "", 1.0, 3.0),
+                (2, "one", REQUEST % "one", 5.0, None),
+                (3, "two", REQUEST % "two", 6.0, None),
+            ],
+        )
+        connection.executemany(
+            "INSERT INTO audit (time, who, action, cluster, detail) VALUES (?, ?, ?, 'one', '')",
+            [(1.0, "alice", "create"), (3.0, "carol", "destroy"), (5.1, "bob", "create")],
+        )
+    connection.close()
+    assert [(one.name, one.owner, one.project) for one in clusters.live(store)] == [
+        ("one", "bob", ""),
+        ("two", "root", ""),
+    ]
+    assert store.rows("SELECT owner FROM clusters WHERE id = 1")[0]["owner"] == "alice"
+    assert [row["via"] for row in audited(store)] == ["", "", ""]
 
 
 def test_a_new_database_is_as_one_that_was_taken_over(store: Store, tmp_path: Path) -> None:
