@@ -7,14 +7,16 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from vclust_py.cache import outline
-from vclust_py.cache.learn import Tree
 from vclust_py.report.timeline import Clock, Row, Run
 from vclust_py.text import LINE, age, plain, size
+
+if TYPE_CHECKING:  # numpy takes longer to import than a cluster's page to make
+    from vclust_py.cache.learn import Tree
+    from vclust_py.cache.outline import Point
 
 _ROW = 38
 """Pixels of a row: a line of text with a bar under it."""
@@ -198,15 +200,17 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def dendrogram(name: str, title: str, tree: Tree, marked: Collection[int]) -> Markup:
+def dendrogram(name: str, title: str, tree: "Tree", marked: Collection[int]) -> Markup:
     """The tree, requests below and what they share above; `marked` clusters and all below them in colour."""
+    from vclust_py.cache import outline
+
     drawing = outline.drawing(tree, marked)
     least, most = max(int(tree.sizes.min()), 1), max(int(tree.sizes.max()), 2)
     span = math.log(most / least) or 1.0
     height, top, bottom = 320, 18, 22
     inner = height - top - bottom
 
-    def place(point: outline.Point) -> tuple[float, float]:
+    def place(point: "Point") -> tuple[float, float]:
         """Both from 0 to 1."""
         return (point[0] + 0.5) / tree.leaves, math.log(point[1] / least) / span
 

@@ -7,16 +7,18 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vclust_py.cache import learn, outline, traces
-from vclust_py.cache.history import History
 from vclust_py.report import charts, timeline
 from vclust_py.report.charts import Bars, Piece
 from vclust_py.text import DETAIL, age, plain, size, when
+
+if TYPE_CHECKING:  # numpy takes longer to import than a cluster's page to make
+    from vclust_py.cache.history import History
+    from vclust_py.cache.learn import Tree
 
 MOST_ROWS = 1000
 """Rows of a table; of more the page says how many are left out."""
@@ -32,8 +34,8 @@ _LARGEST = 5
 _RUNS_BY = {"kvm": "KVM", "tcg": "emulation", "xen": "Xen"}
 
 
-def cluster(told: Mapping[str, Any], site: str) -> str:
-    """The page of a cluster as `vclust_py.site.describe` has it."""
+def cluster(told: Mapping[str, Any], site: str = "") -> str:
+    """The page of a cluster as `vclust_py.site.describe` has it; of its `site`, where that is known."""
     runs = timeline.runs(told["phases"], told["node_phases"])[-_MOST_RUNS:]
     hosts = {node["name"]: node["host"] for node in told["nodes"]}
     clock = timeline.clock(runs)
@@ -242,6 +244,8 @@ def _history(told: Mapping[str, Any]) -> dict[str, Any]:
     caches = [cache for cache in told["caches"]["caches"] if cache["chosen"]]
     if "history" not in told["caches"]:
         return {"chart": None, "why": told["history_error"] or "no request was recorded yet"}
+    from vclust_py.cache import learn, outline, traces
+
     history = traces.of(told["caches"]["history"])
     tree = learn.cluster(history.table)
     if tree.leaves < 2 or not len(tree.merges):
@@ -259,8 +263,10 @@ def _history(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _marked(tree: learn.Tree, history: History, id_: int) -> dict[str, Any]:
+def _marked(tree: "Tree", history: "History", id_: int) -> dict[str, Any]:
     """A cluster of requests that stands for a cache."""
+    from vclust_py.cache import learn
+
     packages = learn.members(tree.bits[id_], history)
     weights = dict(zip(history.packages, history.weights.tolist(), strict=True))
     largest = sorted(packages, key=lambda package: (-weights[package], package))[:_LARGEST]
