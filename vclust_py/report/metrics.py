@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vclust_py.report.overview import overview
+from vclust_py.site import records
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState, HostState, NodeState
 from vclust_py.text import LINE, plain
@@ -67,24 +68,18 @@ def _creations(uses: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 def _phases(session: Session) -> dict[str, dict[str, Any]]:
     """Of the runs of each phase that came to their end: how many in each bucket, the last one without an upper end."""
     found: dict[str, dict[str, Any]] = {}
-    if session.store.exists:
-        for row in session.store.rows(
-            "SELECT phase, end - start AS seconds FROM phases WHERE node = '' AND outcome = 'done'"
-        ):
-            one = found.setdefault(row["phase"], {"counts": [0] * (len(BUCKETS) + 1), "seconds": 0.0})
-            one["counts"][bisect.bisect_left(BUCKETS, row["seconds"])] += 1
-            one["seconds"] += row["seconds"]
+    for phase, seconds in records.done_seconds(session.store):
+        one = found.setdefault(phase, {"counts": [0] * (len(BUCKETS) + 1), "seconds": 0.0})
+        one["counts"][bisect.bisect_left(BUCKETS, seconds)] += 1
+        one["seconds"] += seconds
     return found
 
 
 def _failures(session: Session) -> list[dict[str, Any]]:
-    counts: Counter[tuple[str, str, str]] = Counter()
-    if session.store.exists:
-        for row in session.store.rows(
-            "SELECT phase, node <> '' AS part, outcome FROM phases"
-            " WHERE outcome <> 'running' AND outcome NOT LIKE 'done%'"
-        ):
-            counts["part" if row["part"] else "run", row["phase"], reason(row["outcome"])] += 1
+    counts = Counter(
+        ("part" if is_part else "run", phase, reason(outcome))
+        for phase, is_part, outcome in records.failures(session.store)
+    )
     return [
         {"of": of, "phase": phase, "reason": why, "count": count}
         for (of, phase, why), count in counts.items()
@@ -97,14 +92,9 @@ def reason(outcome: str) -> str:
 
 
 def _chain(session: Session) -> dict[str, float]:
-    if not session.store.exists:
-        return {"bytes": 0, "seconds": 0.0, "runs": 0}
     # The seconds of the hosts, not of the phase: a run may have waited for another one's transfer.
-    (row,) = session.store.rows(
-        "SELECT coalesce(sum(bytes), 0) AS bytes, coalesce(sum(end - start), 0) AS seconds, count(*) AS runs"
-        " FROM phases WHERE phase = 'distribute' AND node <> '' AND end IS NOT NULL"
-    )
-    return {"bytes": row["bytes"], "seconds": row["seconds"], "runs": row["runs"]}
+    count, seconds = records.received(session.store, "distribute")
+    return {"bytes": count, "seconds": seconds}
 
 
 def text(sites: Mapping[str, Mapping[str, Any]], form: str = "openmetrics") -> str:

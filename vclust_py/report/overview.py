@@ -12,6 +12,7 @@ from vclust_py.site import clusters
 from vclust_py.site.hosts import known_hosts
 from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
+from vclust_py.site.store import last_creators
 
 
 def overview(session: Session, *, history: bool = False) -> dict[str, Any]:
@@ -38,10 +39,7 @@ def overview(session: Session, *, history: bool = False) -> dict[str, Any]:
 
 
 def _clusters(session: Session) -> list[dict[str, Any]]:
-    owners = {}
-    if session.store.exists:
-        for row in session.store.rows("SELECT cluster, who FROM audit WHERE action = 'create' ORDER BY id"):
-            owners[row["cluster"]] = row["who"]
+    owners = last_creators(session.store)
     return [
         {
             "name": cluster.name,

@@ -29,6 +29,7 @@ _MOST_FAILED = 20
 """Failed nodes whose last words are shown."""
 _MOST_RUNS = 50
 """The latest runs of phases: a cluster may have been taken up again many times."""
+_ROWS_OF_PICTURE = 20
 _LARGEST = 5
 """Packages named of a cluster of requests."""
 _RUNS_BY = {"kvm": "KVM", "tcg": "emulation", "xen": "Xen"}
@@ -47,11 +48,7 @@ def cluster(told: Mapping[str, Any], site: str = "") -> str:
         runs=runs,
         total=clock.seconds,
         phases=list(dict.fromkeys(run.phase for run in runs)),
-        timeline=charts.timeline(
-            "timeline", f"When each phase and node of {told['name']} worked", runs, rows, clock
-        )
-        if runs
-        else None,
+        timeline=_timeline(told["name"], runs, rows, clock),
         aggregated=len({part.name for run in runs for part in run.parts}) > timeline.ROWS,
         critical=[(run, run.critical) for run in runs if run.critical],
         estimates=_estimates(told["estimate"], runs),
@@ -106,6 +103,20 @@ def _render(template: str, **values: Any) -> str:
 
 
 # A cluster --------------------------------------------------------------------------------------------------------
+
+
+def _timeline(
+    name: str, runs: Sequence[timeline.Run], rows: Sequence[timeline.Row], clock: timeline.Clock
+) -> list[Markup]:
+    """The phases, then nodes and hosts in pictures that a printed page has space for."""
+    if not runs:
+        return []
+    found = [charts.timeline("phases", f"When each phase of {name} ran", runs, (), clock)]
+    for start in range(0, len(rows), _ROWS_OF_PICTURE):
+        title = f"When each node and host of {name} worked, from row {start + 1} on"
+        part = rows[start : start + _ROWS_OF_PICTURE]
+        found.append(charts.timeline(f"rows-{start + 1}", title, (), part, clock))
+    return found
 
 
 def _estimates(estimate: Mapping[str, Any], runs: Sequence[timeline.Run]) -> Markup | None:
@@ -198,10 +209,11 @@ def _nodes(told: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _hosts(told: Mapping[str, Any]) -> dict[str, Any]:
     """Their load as the site has reserved it, beside what others were seen to take, and how old that is."""
     cpus, memory = [], []
-    for host in told["hosts"][:_MOST_BARS]:
+    answered = [host for host in told["hosts"] if host["facts"]]
+    if len(answered) > _MOST_BARS:
+        answered.sort(key=lambda host: -host["cpus"] / host["facts"]["cpus"])
+    for host in answered[:_MOST_BARS]:
         facts = host["facts"]
-        if not facts:
-            continue
         old = f", {age(told['time'] - host['answered'])} ago"
         foreign = facts.get("foreign", {})
         allowed = facts["cpus"] * told["cpu_overcommit"]
@@ -221,10 +233,12 @@ def _hosts(told: Mapping[str, Any]) -> dict[str, Any]:
         ]
         memory.append(Bars(label, pieces, facts["memory"]))
     if not cpus:
-        return {"cpus": None, "memory": None}
+        return {"cpus": None, "memory": None, "drawn": 0, "left_out": 0}
     return {
         "cpus": charts.bars("host-cpus", "Virtual CPUs promised on each host", cpus),
         "memory": charts.bars("host-memory", "Memory promised on each host", memory),
+        "drawn": len(cpus),
+        "left_out": len(answered) - len(cpus),
     }
 
 

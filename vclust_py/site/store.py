@@ -233,3 +233,11 @@ def audit(store: Store, action: str, cluster: str, detail: str = "") -> None:
         "INSERT INTO audit (time, who, action, cluster, detail) VALUES (?, ?, ?, ?, ?)",
         (time.time(), who, action, cluster, detail),
     )
+
+
+def last_creators(store: Store) -> dict[str, str]:
+    """By name of a cluster who has created the last one of that name."""
+    if not store.exists:
+        return {}
+    rows = store.rows("SELECT cluster, who FROM audit WHERE action = 'create' ORDER BY id")
+    return {row["cluster"]: row["who"] for row in rows}

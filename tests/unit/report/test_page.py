@@ -21,7 +21,7 @@ def headings(markup: str) -> list[int]:
 def test_a_cluster() -> None:
     made = page.cluster(a_cluster(), "lab")
     found = Page(made)
-    assert found.count("svg") == 4
+    assert found.count("svg") == 5
     assert "◆ n0000" in found.text
     assert "n00003 on h1 ✗" in found.text
     assert "image: 20.2 s, expected 18.0 ± 2.0 s" in found.text
@@ -94,6 +94,16 @@ def test_one_creation_is_no_course_of_time() -> None:
     assert "usage" not in found.ids
 
 
+def test_of_many_hosts_the_fullest_are_drawn() -> None:
+    told = an_overview(2000)
+    told["hosts"][1500]["cpus"] = 60
+    made = page.site(told, "lab")
+    assert len(made.encode()) < 2_000_000
+    found = Page(made)
+    assert "Drawn are the 60 with most CPUs promised." in found.text
+    assert "h1500: 64 of 64 virtual CPUs" in found.text
+
+
 def test_what_others_wrote_stays_text() -> None:
     for made in (
         page.cluster(a_cluster(text=HOSTILE), HOSTILE),
@@ -126,6 +136,7 @@ def test_a_large_cluster_has_few_rows_and_few_bytes(nodes: int, hosts: int, fail
     assert len(made.encode()) < 2_000_000
     found = Page(made)
     assert found.count("rect") < 1000
+    assert found.count("svg") < 12
     assert found.count("tr") < 1500
     if nodes > page.MOST_ROWS:
         assert f"the first {page.MOST_ROWS}" in found.text
