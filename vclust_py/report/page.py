@@ -102,6 +102,15 @@ def _render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values, now=time.time())
 
 
+def _bars(name: str, title: str, rows: Sequence[Bars]) -> Markup:
+    """As many pictures as it takes that a printed page has space for each."""
+    starts = range(0, len(rows), _ROWS_OF_PICTURE)
+    pictures = [
+        charts.bars(f"{name}-{start + 1}", title, rows[start : start + _ROWS_OF_PICTURE]) for start in starts
+    ]
+    return Markup("").join(Markup('<div class="figure">{}</div>').format(picture) for picture in pictures)
+
+
 # A cluster --------------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +165,7 @@ def _chain(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "hosts": list(hosts.values()),
         "left_out": len(hosts) - len(rows),
         "bytes": sum(host["bytes"] for host in hosts.values()),
-        "chart": charts.bars("chain", "Bytes that each host received along the chain", rows),
+        "chart": _bars("chain", "Bytes that each host received along the chain", rows),
     }
 
 
@@ -235,8 +244,8 @@ def _hosts(told: Mapping[str, Any]) -> dict[str, Any]:
     if not cpus:
         return {"cpus": None, "memory": None, "drawn": 0, "left_out": 0}
     return {
-        "cpus": charts.bars("host-cpus", "Virtual CPUs promised on each host", cpus),
-        "memory": charts.bars("host-memory", "Memory promised on each host", memory),
+        "cpus": _bars("host-cpus", "Virtual CPUs promised on each host", cpus),
+        "memory": _bars("host-memory", "Memory promised on each host", memory),
         "drawn": len(cpus),
         "left_out": len(answered) - len(cpus),
     }
