@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from report.markup import Page
 from report.told import a_cluster, an_overview
 
+from vclust_py.phases import ORDER
 from vclust_py.report import page
 
 HOSTILE = "</pre></svg><script>alert(1)</script><img src=x onerror=alert(1)> & \" ' {{ 7 * 7 }} \x1b[31m\u202e\u2028"
@@ -30,6 +31,13 @@ def test_a_cluster() -> None:
     assert "pause of 60 min" in found.text
     assert "[ 1.0] Linux\nkernel panic" in found.text
     assert headings(made)[:2] == [1, 2]
+
+
+def test_every_phase_has_a_colour_by_day_and_by_night() -> None:
+    style = page.cluster(a_cluster(), "lab").partition("</style>")[0]
+    for phase in (*ORDER, "destroy"):
+        assert len(re.findall(rf" --{phase}: #[0-9a-f]{{6}};", style)) == 2, phase
+        assert f".p-{phase} {{ fill: var(--{phase});" in style
 
 
 def test_a_site() -> None:
