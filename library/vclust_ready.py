@@ -51,6 +51,12 @@ cluster:
     - C(login) is the command on the site manager that logs in, as C(user).
   type: dict
   returned: success
+report:
+  description: >-
+    File on the site manager with a page of what the cluster did, for root only; empty where there is none.
+    C(vclust report) makes it anew.
+  type: str
+  returned: success
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.
   type: int

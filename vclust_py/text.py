@@ -1,7 +1,10 @@
 """Text that users, guests and hosts have written, made fit for a terminal, a log and the site's state.
 
-`plain` is used wherever such text is put into an error, shown or stored: nothing else needs to think of it.
+`plain` is used wherever such text is put into an error, shown or stored: nothing else needs to think of it.  Beside it
+stand the forms that people see sizes and times in.
 """
+
+import time
 
 LINE = 200
 """Bytes of one line of progress, or one cell of a table."""
@@ -30,3 +33,25 @@ def plain(text: str, limit: int, *, lines: bool = False) -> str:
             return f"{''.join(kept)}… ({len(text) - index} more characters)"
         kept.append(character)
     return "".join(kept)
+
+
+def size(count: float) -> str:
+    """Bytes for people, decimal as in a request."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def when(moment: float) -> str:
+    """A Unix time for people, in the machine's time zone."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def age(seconds: float) -> str:
+    """How old something is, or how long it took, for people."""
+    for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"

@@ -1,6 +1,8 @@
-"""What past requests have in common, for people: which clusters stand for which caches, and the tree as lines."""
+"""What past requests have in common, for people: which clusters stand for which caches, the tree as lines of
+text, and as lines of a picture."""
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,3 +63,44 @@ def lines(tree: Tree, history: History, chosen: Collection[int]) -> list[dict[st
             "more": sorted(more, key=lambda name: (-weights[name], name)),
         }
     return [row | {"packages": len(row["packages"])} for row in rows.values()]
+
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A tree as a picture.  Points are (place among the leaves, bytes in common, 1 at least)."""
+
+    lines: list[tuple[int, tuple[Point, Point, Point]]]
+    """For each cluster that was merged: up to the height of the merge, then across; and which mark's colour it has
+    (-1: none), as its place in `marks`."""
+    marks: list[Point]
+    """Where the marked clusters are, by their ids."""
+
+
+def drawing(tree: Tree, chosen: Collection[int]) -> Drawing:
+    """Requests below, alike ones side by side; a cluster over the middle of its parts.
+
+    A chosen cluster and all below it have its mark; of several above it the innermost counts.
+    """
+    _, order = descent(tree)
+    across = np.empty(len(order))
+    across[order[order < tree.leaves]] = np.arange(tree.leaves)
+    for number, (one, other) in enumerate(tree.merges.tolist()):
+        across[tree.leaves + number] = (across[one] + across[other]) / 2
+    shared = np.maximum(tree.sizes, 1).astype(float)
+    places, heights = across.tolist(), shared.tolist()
+    mark = [-1] * len(order)
+    for number, id_ in enumerate(sorted(chosen)):
+        mark[id_] = number
+    lines = []
+    for id_ in order[::-1].tolist():  # ancestors first, so that the innermost mark is seen
+        if id_ < tree.leaves:
+            continue
+        for child in tree.merges[id_ - tree.leaves].tolist():
+            if child not in chosen:
+                mark[child] = mark[id_]
+            up = (places[child], heights[id_])
+            lines.append((mark[id_], ((places[child], heights[child]), up, (places[id_], heights[id_]))))
+    return Drawing(lines, [(places[id_], heights[id_]) for id_ in sorted(chosen)])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vclust_py.cache.learn import Tree, descent
+from vclust_py.cache import outline
+from vclust_py.cache.learn import Tree
 from vclust_py.errors import VclustError
 
 if TYPE_CHECKING:
@@ -25,39 +26,20 @@ def dendrogram(tree: Tree, marked: Collection[int], path: Path) -> None:
     figure = _figure(min(12 + tree.leaves / 200, 40))
     from matplotlib.collections import LineCollection
 
-    _, order = descent(tree)
-    total = len(order)
-    across = np.empty(total)
-    across[order[order < tree.leaves]] = np.arange(tree.leaves)
-    shared = np.maximum(tree.sizes, 1).astype(float)
-    colour = [_GREY] * total
-    lines: list[list[tuple[float, float]]] = []
-    colours: list[str] = []
-    for number, (one, other) in enumerate(tree.merges.tolist()):
-        across[tree.leaves + number] = (across[one] + across[other]) / 2
-    for number, id_ in enumerate(sorted(marked)):
-        colour[id_] = _COLOURS[number % len(_COLOURS)]
-    for id_ in order[::-1]:  # ancestors first, so that the innermost mark is seen
-        if id_ < tree.leaves:
-            continue
-        for child in tree.merges[id_ - tree.leaves].tolist():
-            if child not in marked:
-                colour[child] = colour[id_]
-            lines.append(
-                [(across[child], shared[child]), (across[child], shared[id_]), (across[id_], shared[id_])]
-            )
-            colours.append(colour[id_])
+    drawing = outline.drawing(tree, marked)
+    colours = [_COLOURS[mark % len(_COLOURS)] if mark >= 0 else _GREY for mark, _ in drawing.lines]
     axes = figure.add_subplot(
         yscale="log",
         ylabel="bytes in common",
         xlabel=f"{tree.leaves} distinct requests, alike ones side by side",
     )
+    lines = [points for _, points in drawing.lines]
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.6))
-    for id_ in sorted(marked):
-        axes.plot(across[id_], shared[id_], "o", color=colour[id_], markersize=4)
-    if total:
+    for number, (across, shared) in enumerate(drawing.marks):
+        axes.plot(across, shared, "o", color=_COLOURS[number % len(_COLOURS)], markersize=4)
+    if len(tree.sizes):
         axes.set_xlim(-1, tree.leaves)
-        axes.set_ylim(shared.max() * 1.2, shared.min() / 1.2)
+        axes.set_ylim(max(tree.sizes.max(), 1) * 1.2, max(tree.sizes.min(), 1) / 1.2)
     axes.set_xticks([])
     axes.set_title(f"what requests have in common; {len(marked)} clusters chosen as caches")
     _save(figure, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vclust_py.arguments import file, typed
-from vclust_py.cli import audit, caches, clusters, files, site
+from vclust_py.cli import audit, caches, clusters, files, report, site
 from vclust_py.errors import VclustError
 from vclust_py.run import keep_interruptions
 from vclust_py.text import plain
@@ -140,4 +140,5 @@ def _parser() -> argparse.ArgumentParser:
     caches.add_parser(commands)
     site.add_parser(commands)
     audit.add_parser(commands)
+    report.add_parser(commands)
     return parser

@@ -95,6 +95,17 @@ def caches(arguments: argparse.Namespace, digest: str = "", *, history: bool = F
     return ask(arguments, "vclust_caches", "caches", variables, read)
 
 
+def overview(arguments: argparse.Namespace, *, metrics: bool = False) -> Answers:
+    """What all sites have and did, as `vclust_py.report.read` has it."""
+
+    def read(session: "Session") -> dict[str, Any]:
+        from vclust_py import report
+
+        return report.read(session, metrics=metrics)
+
+    return ask(arguments, "vclust_report", "report", {"metrics": True} if metrics else {}, read)
+
+
 def cluster(arguments: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
     """The site that has the cluster `arguments.cluster`, and the cluster.
 

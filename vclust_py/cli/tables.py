@@ -11,21 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vclust_py.cli.progress import step
-from vclust_py.text import DETAIL, plain
+from vclust_py.text import DETAIL, age, plain, size, when
 
 _RUNS_BY = {"kvm": "KVM", "tcg": "emulation (no usable KVM)", "xen": "Xen"}
 _SHORT = 12
 """Letters of a digest that people see."""
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-def size(count: float) -> str:
-    """Bytes for people, decimal as in a request."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 class _Table(Table):
@@ -54,10 +45,6 @@ def _print(*parts: object) -> None:
     )
 
 
-def _when(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
-
-
 def _part(count: float, whole: float) -> str:
     return f"{100 * count / whole:.1f}%" if whole else "-"
 
@@ -81,7 +68,7 @@ def show_list(clusters: Sequence[Mapping[str, Any]], *, sites: bool = False) -> 
     table = _table("NAME", *(["SITE"] if sites else []), "STATE", "NODES", "CREATED", right=("NODES",))
     for cluster in clusters:
         site = [cluster["site"]] if sites else []
-        created = _when(cluster["created"])
+        created = when(cluster["created"])
         table.add(cluster["name"], *site, cluster["state"], str(len(cluster["nodes"])), created)
     _print(table)
 
@@ -183,15 +170,7 @@ def _last_known(host: Mapping[str, Any]) -> str:
     if not facts:
         return f"it has never answered; {nodes}"
     had = f"{facts['cpus']} CPUs, {size(facts['memory'])} of memory, {size(facts['memory_free'])} of it free"
-    return f"{_age(host['age'])} ago it had {had}; {nodes}"
-
-
-def _age(seconds: float) -> str:
-    """How old something is, for people."""
-    for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < most:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"
+    return f"{age(host['age'])} ago it had {had}; {nodes}"
 
 
 def show_rank(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -236,7 +215,7 @@ def show_caches(told: Mapping[str, Any], manager: str) -> None:
                 size(cache["size"]),
                 size(cache["bytes"]),
                 str(cache["uses"]),
-                _when(cache["used"]) if cache["used"] else "never",
+                when(cache["used"]) if cache["used"] else "never",
                 cache["state"],
                 _kept(cache),
             )
@@ -279,9 +258,9 @@ def _rebuild(status: Mapping[str, Any]) -> str:
     if status["state"] == "never":
         last = "never chosen"
     elif status["state"] == "running":
-        last = f"being chosen since {_when(status['started'])}: {step(status)}"
+        last = f"being chosen since {when(status['started'])}: {step(status)}"
     else:
-        last = f"last chosen {_when(status['started'])}: {status['state']}"
+        last = f"last chosen {when(status['started'])}: {status['state']}"
         if status["detail"]:
             last += f": {status['detail']}"
     new = status["recorded"] - status["seen"]
@@ -305,7 +284,7 @@ def show_usage(usage: Sequence[Mapping[str, Any]]) -> None:
         part = usage[start:end]
         share = sum(use["bytes"] for use in part) / (sum(use["of"] for use in part) or 1)
         bars += _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)] if share else "·"
-    say(f"{_when(usage[0]['time'])} {bars} {_when(usage[-1]['time'])}")
+    say(f"{when(usage[0]['time'])} {bars} {when(usage[-1]['time'])}")
 
 
 def show_history(lines: Sequence[Mapping[str, Any]], requests: int) -> None:
@@ -331,7 +310,7 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     parent = cache["parent"]
     under = f"cache {parent[:_SHORT]}" if parent else "the base image"
     base = f"{cache['suite']} {cache['architecture']} {cache['base'][:_SHORT]}"
-    used = f"{cache['uses']} times, last {_when(cache['used'])}" if cache["used"] else "never"
+    used = f"{cache['uses']} times, last {when(cache['used'])}" if cache["used"] else "never"
     rest = sorted(set(cache["holds"]) - set(cache["own"]))
     say(f"cache {cache['digest']}")
     say(f"stands on {under} (layer {cache['depth']} over the base image {base})")
@@ -396,7 +375,7 @@ def show_hosts(told: Mapping[str, Any], *, title: bool, first: bool) -> None:
             f"{size(used['memory'])} of {size(facts['memory'])}" if facts else "",
             f"{size(facts['disk_free'])} free" if facts else "",
             host["there"],
-            "never" if host["age"] is None else f"{_age(host['age'])} ago",
+            "never" if host["age"] is None else f"{age(host['age'])} ago",
             ", ".join(f"{what} {version}" for what, version in host["versions"].items()),
             f"until {_day(min(ends))}" if ends else "",
         )
@@ -415,7 +394,7 @@ def show_audit(rows: Sequence[Mapping[str, Any]], *, sites: bool) -> None:
     for row in rows:
         who = f"{row['who']} (by {row['via']})" if row["via"] else row["who"]
         where = [row["site"]] if sites else []
-        table.add(_when(row["time"]), *where, who, row["action"], row["cluster"], row["detail"])
+        table.add(when(row["time"]), *where, who, row["action"], row["cluster"], row["detail"])
     if rows:
         _print(table)
     else:

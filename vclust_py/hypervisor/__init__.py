@@ -26,6 +26,11 @@ HOST_ROOT = Path("/var/lib/vclust")
 """Where a host that is not the site manager keeps its files; the roll-out makes it (role vm_host)."""
 
 
+def console_file(domain: str) -> str:
+    """Name of the file in its cluster's folder that has what a domain of QEMU has written to its console."""
+    return f"{domain}.console"
+
+
 @dataclass(frozen=True)
 class Host:
     """A hypervisor machine of the inventory: its name there and its libvirt URI (`vclust_libvirt_uri`)."""

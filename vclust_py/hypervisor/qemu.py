@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Host, daemon, kvm
+from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Host, console_file, daemon, kvm
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Element, add, as_text
 from vclust_py.hypervisor.driver import Driver
@@ -107,7 +107,7 @@ class Qemu(Driver):
         )
 
     def start(self, domain: Domain) -> bool:
-        console = self.files(domain.folder).path(_console(domain.name))
+        console = self.files(domain.folder).path(console_file(domain.name))
         xml = as_text(self.domain_xml(domain, self.accelerator, console))
 
         def work(connection: Any) -> bool:
@@ -122,10 +122,10 @@ class Qemu(Driver):
         return self._connection.call(f"start {domain.name}", work)
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
-        return self.files(folder).read(_console(domain), position)
+        return self.files(folder).read(console_file(domain), position)
 
     def clear_consoles(self, folder: str, domains: Iterable[str]) -> None:
-        self.files(folder).discard(*map(_console, domains))
+        self.files(folder).discard(*map(console_file, domains))
 
     @classmethod
     def domain_xml(cls, domain: Domain, accelerator: str, console: Path) -> Element:
@@ -161,7 +161,3 @@ class Qemu(Driver):
         interface = super().nic_xml(parent, mac, bridge)
         add(interface, "model", type="virtio")
         return interface
-
-
-def _console(domain: str) -> str:
-    return f"{domain}.console"

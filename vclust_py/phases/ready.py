@@ -4,10 +4,11 @@ Logging in to every node from outside would cost an emulated node seconds of CPU
 login to the first node tries the way to all others.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 
-from vclust_py import metapackages, timing
+from vclust_py import metapackages, report, timing
 from vclust_py.access import ssh_options
 from vclust_py.cache import background
 from vclust_py.guest import console, proof
@@ -23,13 +24,13 @@ from vclust_py.site.states import ClusterState, NodeState
 def run(session: Session, inputs: Inputs) -> Result:
     """Wait for every node's own check, then log in as a user would, and run MPI across the nodes if there is one.
 
-    Raises VclustError with what did not work.
+    Then its report is written, beside its disks.  Raises VclustError with what did not work.
     """
     store = session.store
     with clusters.locked(store, inputs.name) as cluster:
         change = console.expected(cluster, NodeState.READY)
         if inputs.check or (not change.changed and cluster.state is ClusterState.READY):
-            return Result(change, {"lost": _lost(cluster)})
+            return Result(change, {"lost": _lost(cluster), "report": _report(session, cluster)})
         with timing.phase(store, cluster, "ready") as record:
             drivers, errors = drivers_of(session, cluster)
             require_min_nodes(cluster, errors)
@@ -43,8 +44,16 @@ def run(session: Session, inputs: Inputs) -> Result:
         lost = _lost(cluster)
         detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
         clusters.update(store, cluster, state=ClusterState.READY, ready=time.time(), detail=detail)
+        with contextlib.suppress(OSError):  # the cluster works, with or without a page
+            report.write(store, cluster)
     background.start_if_due(session)
-    return Result(console.reached(change, cluster), {"lost": lost})
+    said = {"lost": lost, "report": _report(session, cluster)}
+    return Result(console.reached(change, cluster), said)
+
+
+def _report(session: Session, cluster: Cluster) -> str:
+    page = report.path(session.store, cluster)
+    return str(page) if page.is_file() else ""
 
 
 def _lost(cluster: Cluster) -> list[str]:

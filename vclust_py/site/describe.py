@@ -1,11 +1,21 @@
 """Clusters as plain data for people and scripts; password hashes are left out."""
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 from vclust_py import request as requests
 from vclust_py.site import clusters, hosts, records
 from vclust_py.site.clusters import Cluster
+from vclust_py.site.states import NodeState
 from vclust_py.site.store import Store
+from vclust_py.text import LINE, plain
+
+_CONSOLES = 20
+"""Failed nodes whose consoles are told of."""
+_CONSOLE_BYTES = 1 << 14
+_CONSOLE_LINES = 15
+"""Lines at a console's end, and the bytes that these are looked for in."""
 
 
 def describe(store: Store, name: str | None = None) -> list[dict[str, Any]]:
@@ -60,6 +70,7 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
     mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
     accelerators = hosts.accelerators(store)
     started = [row for row in per_node if row["phase"] == "ready"]
+    allowed = store.user.may(cluster.owner, cluster.project)
     return {
         "name": cluster.name,
         "owner": cluster.owner,
@@ -91,5 +102,30 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
         "phases": [row for row in rows if not row["node"]],
         "node_phases": per_node,
         "slowest_node": max(started, key=lambda row: row["seconds"])["node"] if started else None,
-        "ssh": way_in(store, cluster) if store.user.may(cluster.owner, cluster.project) else {},
+        "consoles": _consoles(store, cluster) if allowed else {},
+        "ssh": way_in(store, cluster) if allowed else {},
     }
+
+
+def _consoles(store: Store, cluster: Cluster) -> dict[str, str]:
+    """The end of the console of each failed node that ran on the site manager; of the first of them, where many are."""
+    failed = [node for node in cluster.nodes if node.state is NodeState.FAILED and node.machine is None]
+    if not failed:
+        return {}
+    # Imported here: a list of clusters in order need not wait for it.
+    from vclust_py.hypervisor import console_file
+    from vclust_py.nodes import domain_of
+
+    folder, found = clusters.folder(store, cluster), dict[str, str]()
+    for node in failed[:_CONSOLES]:
+        with contextlib.suppress(OSError):
+            end = _end(folder / console_file(domain_of(cluster.name, node)))
+            lines = [plain(line.strip(), LINE) for line in end.decode(errors="replace").splitlines()]
+            found[node.name] = "\n".join([line for line in lines if line][-_CONSOLE_LINES:])
+    return {name: text for name, text in found.items() if text}
+
+
+def _end(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, 2) - _CONSOLE_BYTES, 0))
+        return file.read(_CONSOLE_BYTES)

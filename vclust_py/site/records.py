@@ -86,6 +86,39 @@ def past(store: Store, phase: str, limit: int = 200) -> list[tuple[int, float, d
     return found
 
 
+def done_seconds(store: Store) -> list[tuple[str, float]]:
+    """Phase and seconds of every run that came to its end, of clusters that are gone too."""
+    if not store.exists:
+        return []
+    rows = store.rows(
+        "SELECT phase, end - start AS seconds FROM phases WHERE node = '' AND outcome = 'done' ORDER BY id"
+    )
+    return [(row["phase"], row["seconds"]) for row in rows]
+
+
+def failures(store: Store) -> list[tuple[str, bool, str]]:
+    """Phase, whether it was a node's or host's part, and outcome, of every run and part that failed."""
+    if not store.exists:
+        return []
+    rows = store.rows(
+        "SELECT phase, node <> '' AS part, outcome FROM phases"
+        " WHERE outcome <> 'running' AND outcome NOT LIKE 'done%' ORDER BY id"
+    )
+    return [(row["phase"], bool(row["part"]), row["outcome"]) for row in rows]
+
+
+def received(store: Store, phase: str) -> tuple[int, float]:
+    """Bytes, and seconds together, of all parts of hosts in the phase."""
+    if not store.exists:
+        return 0, 0.0
+    (row,) = store.rows(
+        "SELECT coalesce(sum(bytes), 0) AS bytes, coalesce(sum(end - start), 0.0) AS seconds FROM phases"
+        " WHERE phase = ? AND node <> '' AND end IS NOT NULL",
+        (phase,),
+    )
+    return row["bytes"], row["seconds"]
+
+
 # Time models ------------------------------------------------------------------------------------------------------
 
 

@@ -63,3 +63,25 @@ def test_of_a_large_tree_the_roots_and_what_is_marked() -> None:
 def test_without_requests() -> None:
     assert shown(history(), "gh") == []
     assert shown(history(""), "gh") == [(0, 1, False, "")]
+
+
+def test_a_drawing_has_requests_side_by_side_and_what_they_share_above() -> None:
+    tree = learn.cluster(history("gh", "ghf", "a").table)
+    gh, ghf = (7 + 8) * 1024, (6 + 7 + 8) * 1024
+    drawing = outline.drawing(tree, [3])
+    # What has nothing in common with others stands apart, without a line.
+    assert drawing.marks == [(1.5, gh)]
+    assert sorted(drawing.lines) == [
+        (0, ((1, gh), (1, gh), (1.5, gh))),
+        (0, ((2, ghf), (2, gh), (1.5, gh))),
+    ]
+    assert {mark for mark, _ in outline.drawing(tree, []).lines} == {-1}
+
+
+def test_of_marked_clusters_the_innermost_gives_the_colour() -> None:
+    tree = learn.cluster(history("gh", "ghf", "gd", "gde").table)
+    inner, outer = 4, 6
+    drawing = outline.drawing(tree, [inner, outer])
+    assert len(drawing.marks) == 2
+    colours = [mark for mark, _ in drawing.lines]
+    assert (colours.count(0), colours.count(1)) == (2, 4)

@@ -99,6 +99,9 @@ def test_from_a_request_to_a_ready_cluster_and_its_end(session: FakeSession, nod
     assert max(seeds) < 10_000
     for word in ORDER[4:]:
         assert not run(session, word, request).change.changed, word
+    page = run(session, "ready", request).facts["report"]
+    assert (page, os.stat(page).st_mode & 0o777) == (str(folder / "report.html"), 0o600)
+    assert 0 < os.stat(page).st_size < 2_000_000
     destroyed = run(session, "destroy", request)
     assert destroyed.change.changed
     assert session.stops == 1
@@ -107,6 +110,14 @@ def test_from_a_request_to_a_ready_cluster_and_its_end(session: FakeSession, nod
     assert session.fake_networks.segments == {}
     assert [host.domains for host in session.hosts.values()] == [{}, {}]
     assert clusters.live(session.store) == []
+
+
+def test_a_cluster_is_ready_also_where_its_page_cannot_be_written(session: FakeSession) -> None:
+    request = a_request(2)
+    up_to(session, "install", request)
+    (clusters.folder(session.store, found(session)) / "report.html").mkdir()
+    assert run(session, "ready", request).facts == {"lost": [], "report": ""}
+    assert found(session).state == "ready"
 
 
 def test_check_mode_changes_nothing_at_any_phase(session: FakeSession) -> None:
