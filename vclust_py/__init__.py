@@ -40,8 +40,8 @@ text         what users, guests and hosts wrote, made fit to be shown, stored an
 What uses it:
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
-cli          the `vclust` command: clusters, login, caches, files, site and backup are its commands, sites what it
-             reads of the sites, playbooks and runner run what changes something, progress, tables and messages are what
-             it shows
+cli          the `vclust` command: clusters, login, caches, files, site, backup, init and completion are its commands,
+             sites what it reads of the sites, playbooks and runner run what changes something, progress, tables and
+             messages are what it shows, manual its page for man(1)
 arguments    the types of what is typed, for the command and the playbooks
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vclust_py.arguments import file, typed
-from vclust_py.cli import caches, clusters, files, login, messages, site
+from vclust_py.cli import caches, clusters, completion, files, login, messages, site
 from vclust_py.errors import VclustError
 from vclust_py.run import keep_interruptions
 from vclust_py.text import plain
@@ -20,6 +20,8 @@ from vclust_py.text import plain
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
+    if "_ARGCOMPLETE" in os.environ:
+        completion.answer(_parser())
     arguments = parse(sys.argv[1:] if argv is None else argv)
     keep_interruptions()
     for stream in (sys.stdout, sys.stderr):
@@ -168,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     send.add_argument("--check", action="store_true", help="only say which hosts lack what")
     send.add_argument("--json", action="store_true", help="print JSON")
+    shell = add("completion", completion.completion, "print what a shell evaluates to complete this command")
+    shell.set_defaults(root=False)
+    shell.add_argument("shell", choices=completion.SHELLS, help="as in: source <(vclust completion bash)")
     caches.add_parser(commands)
     site.add_parser(commands)
     return parser

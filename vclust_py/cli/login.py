@@ -105,7 +105,7 @@ def _node(cluster: Mapping[str, Any], wanted: str | None) -> Mapping[str, Any]:
     )
 
 
-def _become(argv: Sequence[str]) -> NoReturn:
+def _become(argv: list[str]) -> NoReturn:
     sys.stdout.flush()
     try:
         os.execvp(argv[0], argv)  # noqa: S606 - an argument list, no shell

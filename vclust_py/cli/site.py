@@ -155,8 +155,8 @@ def _status(arguments: argparse.Namespace) -> int:
     ]
     if not found:
         if outcome.exit_code:
-            told = [f"{manager}: {error}" for manager, error in outcome.failures.items()]
-            error = VclustError("\n".join(told) or outcome.error)
+            failures = [f"{manager}: {failure}" for manager, failure in outcome.failures.items()]
+            error = VclustError("\n".join(failures) or outcome.error)
             error.exit_code = outcome.exit_code
             raise error
         path = arguments.inventory or "inventories/local"

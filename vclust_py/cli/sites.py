@@ -130,6 +130,12 @@ def known_sites(arguments: argparse.Namespace) -> list[str]:
     return [place.site for place in _recall(path, _fingerprint(path)) or ()]
 
 
+def places_here(arguments: argparse.Namespace) -> list[Place]:
+    """The inventory's sites whose state is on this machine, where they are remembered; Ansible is not asked."""
+    path = _inventory_path(arguments)
+    return [place for place in _recall(path, _fingerprint(path)) or () if is_here(place.where)]
+
+
 def is_here(where: Mapping[str, Any]) -> bool:
     """Whether a site's state is on this machine, and may be read by this user."""
     return os.geteuid() == 0 and all(where.get(key) == value for key, value in this_machine().items())
