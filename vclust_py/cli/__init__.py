@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vclust_py.arguments import file, typed
-from vclust_py.cli import caches, clusters, completion, files, login, messages, site
+from vclust_py.cli import caches, clusters, completion, files, init, login, messages, site
 from vclust_py.errors import VclustError
 from vclust_py.run import keep_interruptions
 from vclust_py.text import plain
@@ -110,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
+    init.add_options(
+        add("init", init.init, "write a request with a comment on every key, by a few questions")
+    )
     create = add("create", clusters.create, "create a cluster, or take up an interrupted creation")
     plan = add(
         "plan", clusters.plan, "show where the nodes would run, and the bytes and seconds it would take"
