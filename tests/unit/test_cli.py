@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -613,4 +614,12 @@ def test_help_loads_no_large_library() -> None:
     )
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "vclust_py" in loaded
-    assert not loaded & {"ansible", "ansible_runner", "cryptography", "libvirt", "numpy", "scipy", "sqlite3"}
+    large = {"ansible", "ansible_runner", "cryptography", "libvirt", "numpy", "rich", "scipy", "sqlite3"}
+    assert not loaded & (large | {"argcomplete"})
+
+
+def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["--version"])
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"vclust {version}\n")

@@ -21,7 +21,7 @@ from vclust_py.text import plain
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     if "_ARGCOMPLETE" in os.environ:
-        completion.answer(_parser())
+        completion.answer(make_parser())
     arguments = parse(sys.argv[1:] if argv is None else argv)
     keep_interruptions()
     for stream in (sys.stdout, sys.stderr):
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         # argparse would drop these dashes, and with them the difference between a node and a command.
         end = words.index("--")
         words, remote = words[:end], words[end + 1 :]
-    arguments = _parser().parse_args(words)
+    arguments = make_parser().parse_args(words)
     arguments.remote = remote
     return arguments
 
@@ -89,14 +89,14 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="vclust",
         description="Virtual clusters on the fly.",
         epilog="Exit status: 0 done, 2 bad usage or request, 3 not enough capacity, 4 failed, 130 Ctrl-C.",
     )
     parser.add_argument(
-        "-i", "--inventory", type=file, metavar="INVENTORY", help="default: inventories/local"
+        "-i", "--inventory", type=file, metavar="INVENTORY", help="the sites (default: inventories/local)"
     )
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="show what Ansible prints; -vvv for more"

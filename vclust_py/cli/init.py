@@ -28,6 +28,7 @@ Values = Mapping[str, list[str]]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(root=False)
+    parser.usage = "vclust init [FILE] [--KEY VALUE]..."
     parser.add_argument(
         "file",
         nargs="?",
