@@ -309,13 +309,16 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "created": 0.0,
         "strategy": text,
         "cache": {},
+        "estimate": {"seconds": {text: 1.0}, "errors": {text: 1.0}},
         "request": {"hardware": {"number_of_nodes": 1, "cpus": 1, "ram": text}},
-        "nodes": [{"name": text, "address": text, "host": text, "state": text}],
+        "nodes": [{"name": text, "address": text, "host": text, "accelerator": text, "state": text}],
         "phases": [{"phase": text, "seconds": 1.0, "bytes": 1, "outcome": text}],
         "slowest_node": text,
         "node_phases": [{"phase": text, "node": text, "seconds": 1.0}],
     }
     plan = {
+        "site": text,
+        "reason": text,
         "placement": {text: text},
         "addresses": {},
         "accelerators": {text: text},
@@ -336,7 +339,7 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "build": 1,
         "send": 1,
         "base_there": True,
-        "estimate": {"seconds": {"x": 1.0}, "unknown": [text]},
+        "estimate": {"seconds": {text: 1.0}, "unknown": [text], "errors": {}, "medians": [text]},
     }
     tables.show_list([cluster])
     tables.show_cluster(cluster)

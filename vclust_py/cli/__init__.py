@@ -51,9 +51,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """What was asked for; ends the process, as argparse does, when that is not clear."""
     words = list(argv)
     remote: list[str] = []
-    if "--" in words and "ssh" in words[: words.index("--")]:
+    end = words.index("--") if "--" in words else 0
+    if next((word for word in words[:end] if word in ("ssh", "scp")), "") == "ssh":
         # argparse would drop these dashes, and with them the difference between a node and a command.
-        end = words.index("--")
         words, remote = words[:end], words[end + 1 :]
     arguments = make_parser().parse_args(words)
     arguments.remote = remote

@@ -154,3 +154,5 @@ def test_copies_that_are_refused(login: Login, words: list[str], said: str) -> N
 def test_options_between_paths() -> None:
     asked = cli.parse(["scp", "a", "demo:", "-r"])
     assert (asked.paths, asked.recursive, asked.preserve) == (["a", "demo:"], True, False)
+    assert cli.parse(["scp", "ssh", "--", "-a", "demo:"]).paths == ["ssh", "-a", "demo:"]
+    assert cli.parse(["ssh", "scp", "--", "-a"]).remote == ["-a"]
