@@ -19,8 +19,8 @@ def warning(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """What follows from an error, under it."""
-    print(plain(text, MESSAGE, lines=True), file=sys.stderr)
+    """What follows from an error, in the line under it."""
+    print(plain(text, MESSAGE), file=sys.stderr)
 
 
 def coloured() -> bool:
