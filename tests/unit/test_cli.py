@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,45 @@ def test_create_show_and_destroy(copy: Copy) -> None:
     assert "hello-mpi: no such cluster" in again.stderr
 
 
+def test_create_and_destroy_as_json(copy: Copy) -> None:
+    """One object at the end on standard output, the progress on standard error."""
+    done = copy.vclust("create", "--json", "examples/hello-mpi.ini")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["exit_code"], told["name"], told["site"], told["lost"]) == (0, "hello-mpi", "local", [])
+    assert told["seconds"] > 0
+    shown = json.loads(copy.vclust("show", "hello-mpi", "--json").stdout)
+    assert {"site": told["site"], **told["cluster"]} == shown
+    assert "] ready" in done.stderr
+
+    gone = json.loads(copy.vclust("destroy", "hello-mpi", "--json").stdout)
+    assert (gone["exit_code"], gone["name"], gone["site"]) == (0, "hello-mpi", "local")
+    assert gone["seconds"] > 0
+    again = copy.vclust("destroy", "hello-mpi", "--json")
+    assert again.returncode == 2
+    wanted = "hello-mpi: no such cluster\n  hint: vclust list shows those there are"
+    assert json.loads(again.stdout) == {"exit_code": 2, "error": wanted}
+
+    copy.environment["VCLUST_STUB_ERROR"] = "VclustError"
+    failed = copy.vclust("create", "examples/hello-mpi.ini", "--json")
+    assert failed.returncode == 4
+    assert json.loads(failed.stdout) == {
+        "exit_code": 4,
+        "error": "no such luck",
+        "phase": "image",
+        "name": "hello-mpi",
+        "unfinished": True,
+    }
+    assert "vclust: image: no such luck" in failed.stderr
+    copy.environment["VCLUST_STUB_SITES"] = '{"site": -1}'
+    for words in (["plan"], ["create"]):
+        failed = copy.vclust(*words, "examples/hello-mpi.ini", "--json")
+        told = json.loads(failed.stdout)
+        assert (failed.returncode, told["exit_code"], told["phase"]) == (3, 3, "place")
+        assert told["error"].startswith("only 1 of 2 nodes fit")
+        assert not told.get("unfinished")
+
+
 def test_plan_changes_nothing(copy: Copy) -> None:
     done = copy.vclust("plan", "examples/hello-mpi.ini")
     assert done.returncode == 0, done.stderr
@@ -136,7 +176,9 @@ def test_plan_changes_nothing(copy: Copy) -> None:
     assert "estimate: 4 s; no past runs of ready" in done.stdout
     assert "quota of user alice: 5 of 16 nodes with this" in done.stdout
     assert "cache: hit, abababababab with 2 packages saves 30 MB of 40 MB and 2 s" in done.stdout
-    plan = json.loads(copy.vclust("plan", "--json", "examples/hello-mpi.ini").stdout)
+    done = copy.vclust("-v", "plan", "--json", "examples/hello-mpi.ini")
+    assert "TASK" in done.stderr  # what Ansible prints is no result
+    plan = json.loads(done.stdout)
     assert plan["placement"] == {"hello01": "localhost", "hello02": "localhost"}
     assert not copy.root.joinpath("begun").exists()
 
@@ -575,4 +617,12 @@ def test_help_loads_no_large_library() -> None:
     )
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "vclust_py" in loaded
-    assert not loaded & {"ansible", "ansible_runner", "cryptography", "libvirt", "numpy", "scipy", "sqlite3"}
+    large = {"ansible", "ansible_runner", "cryptography", "libvirt", "numpy", "rich", "scipy", "sqlite3"}
+    assert not loaded & (large | {"argcomplete"})
+
+
+def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["--version"])
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"vclust {version}\n")

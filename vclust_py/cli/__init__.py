@@ -2,15 +2,16 @@
 
 import argparse
 import io
+import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vclust_py.arguments import file, typed
-from vclust_py.cli import audit, caches, clusters, files, report, site
+from vclust_py.cli import audit, caches, clusters, completion, files, init, login, messages, report, site
 from vclust_py.errors import VclustError
 from vclust_py.run import keep_interruptions
 from vclust_py.text import plain
@@ -19,25 +20,30 @@ from vclust_py.text import plain
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
+    if "_ARGCOMPLETE" in os.environ:
+        completion.answer(make_parser())
     arguments = parse(sys.argv[1:] if argv is None else argv)
     keep_interruptions()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe whose encoding lacks a character gets it escaped, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    problem = ""
     try:
         if arguments.root and arguments.inventory is None and os.geteuid() != 0:
             _as_root(sys.argv)
         code = arguments.command(arguments)
     except VclustError as error:
-        print(f"vclust: {error}", file=sys.stderr)
-        code = error.exit_code
+        problem, code = str(error), error.exit_code
+        messages.error(problem)
     except KeyboardInterrupt:
-        code = 130
+        problem, code = "interrupted", 130
     except BrokenPipeError:
         # The reader has seen enough (`vclust list | head`); nothing more may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if problem and getattr(arguments, "json", False):
+        print(json.dumps({"exit_code": code, "error": problem}, indent=2))
     sys.exit(code)
 
 
@@ -45,11 +51,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """What was asked for; ends the process, as argparse does, when that is not clear."""
     words = list(argv)
     remote: list[str] = []
-    if "--" in words and "ssh" in words[: words.index("--")]:
+    end = words.index("--") if "--" in words else 0
+    if next((word for word in words[:end] if word in ("ssh", "scp")), "") == "ssh":
         # argparse would drop these dashes, and with them the difference between a node and a command.
-        end = words.index("--")
         words, remote = words[:end], words[end + 1 :]
-    arguments = _parser().parse_args(words)
+    arguments = make_parser().parse_args(words)
     arguments.remote = remote
     return arguments
 
@@ -65,21 +71,37 @@ class _Parser(argparse.ArgumentParser):
     """Its errors quote what was typed, or what a pattern of the shell has found."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(plain(message, 1000))
+        self.print_usage(sys.stderr)
+        messages.error(plain(message, 1000), source=f"{self.prog}: error:")
+        self.exit(2)
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Version(argparse.Action):
+    """Prints the version that the installed project has (pyproject.toml)."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"vclust {version('vclust')}")
+        parser.exit()
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="vclust",
         description="Virtual clusters on the fly.",
         epilog="Exit status: 0 done, 2 bad usage or request, 3 not enough capacity, 4 failed, 130 Ctrl-C.",
     )
     parser.add_argument(
-        "-i", "--inventory", type=file, metavar="INVENTORY", help="default: inventories/local"
+        "-i", "--inventory", type=file, metavar="INVENTORY", help="the sites (default: inventories/local)"
     )
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="show what Ansible prints; -vvv for more"
     )
+    parser.add_argument("--version", action=_Version)
     parser.set_defaults(root=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -88,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
+    init.add_options(
+        add("init", init.init, "write a request with a comment on every key, by a few questions")
+    )
     create = add("create", clusters.create, "create a cluster, or take up an interrupted creation")
     plan = add(
         "plan", clusters.plan, "show where the nodes would run, and the bytes and seconds it would take"
@@ -99,10 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     show = add(
         "show", clusters.show, "show a cluster: nodes, phases with seconds and bytes, the slowest node"
     )
-    for one in (plan, listing, show):
-        one.add_argument("--json", action="store_true", help="print JSON")
-    ssh = add("ssh", clusters.ssh, "log in to a node as the first user of the request")
+    ssh = add("ssh", login.ssh, "log in to a node as the first user of the request")
+    scp = add("scp", login.scp, "copy files to or from a node as the first user of the request")
     destroy = add("destroy", clusters.destroy, "remove a cluster, whatever state it is in")
+    for one in (create, plan, listing, show, destroy):
+        one.add_argument("--json", action="store_true", help="print JSON, of an error too")
     for one in (show, ssh, destroy):
         one.add_argument(
             "cluster",
@@ -124,8 +150,18 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         type=typed("node"),
         metavar="NODE",
-        help="default: the first node that has not failed",
+        help="its name, or its number from 1 on (default: the first node that has not failed)",
     )
+    scp.usage = "vclust scp [-r] [-p] SOURCE... TARGET"
+    scp.add_argument(
+        "paths",
+        nargs="+",
+        type=typed("path"),
+        metavar="PATH",
+        help="sources, then the target; those of a node as [SITE/][NODE.]NAME:PATH, NODE as with ssh",
+    )
+    scp.add_argument("-r", "--recursive", action="store_true", help="folders with all that is in them")
+    scp.add_argument("-p", "--preserve", action="store_true", help="keep times and modes")
     send = add("send", files.send, "bring files of the site manager to hosts, to the folder of their images")
     send.add_argument("files", nargs="+", type=file, metavar="FILE", help="on the site manager")
     send.add_argument(
@@ -137,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     send.add_argument("--check", action="store_true", help="only say which hosts lack what")
     send.add_argument("--json", action="store_true", help="print JSON")
+    shell = add("completion", completion.completion, "print what a shell evaluates to complete this command")
+    shell.set_defaults(root=False)
+    shell.add_argument("shell", choices=completion.SHELLS, help="as in: source <(vclust completion bash)")
     caches.add_parser(commands)
     site.add_parser(commands)
     audit.add_parser(commands)

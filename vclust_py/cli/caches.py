@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vclust_py.arguments import file, typed
-from vclust_py.cli import playbooks, sites
+from vclust_py.cli import messages, playbooks, sites
 from vclust_py.cli.progress import Follow, Rows
 from vclust_py.errors import RequestError
 from vclust_py.request import values
@@ -129,16 +128,17 @@ def _show(arguments: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     name, variables = playbooks.request(arguments)
     outcome = playbooks.create(name, variables, arguments, last="cache")
-    if outcome.exit_code == 0:
-        result = outcome.results["vclust_cache"]
-        told = {"cache": result["cache"], "verdicts": result["verdicts"]}
-        if arguments.json:
-            print(json.dumps(told, indent=2))
-        else:
-            from vclust_py.cli.tables import show_verdicts
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments)
+    result = outcome.results["vclust_cache"]
+    told = {"cache": result["cache"], "verdicts": result["verdicts"]}
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        from vclust_py.cli.tables import show_verdicts
 
-            show_verdicts(told)
-    return outcome.exit_code
+        show_verdicts(told)
+    return 0
 
 
 def _history(arguments: argparse.Namespace) -> int:
@@ -184,15 +184,17 @@ def _rebuild(arguments: argparse.Namespace) -> int:
         for host, results in sorted(outcome.hosts.items())
         if "vclust_rebuild" in results
     }
+    if outcome.exit_code == 130:
+        messages.error("interrupted; what was built stays")
     if arguments.json:
+        if outcome.exit_code:
+            return playbooks.failed(outcome, arguments, rebuilt=done)
         print(json.dumps(done, indent=2))
     else:
         from vclust_py.cli.tables import show_rebuilt
 
         for host, result in done.items():
             show_rebuilt(result, host if len(outcome.hosts) > 1 else "", check=arguments.check)
-    if outcome.exit_code == 130:
-        print("vclust: interrupted; what was built stays", file=sys.stderr)
     return outcome.exit_code
 
 

@@ -1,54 +1,65 @@
-"""The commands for clusters: create and plan, list, show, ssh, destroy."""
+"""The commands for clusters: create and plan, list, show, destroy."""
 
 import argparse
 import json
-import os
 import shlex
-import sys
-from pathlib import Path
+import time
 from typing import Any
 
-from vclust_py.cli import playbooks, sites
+from vclust_py.arguments import reference
+from vclust_py.cli import messages, playbooks, sites
 from vclust_py.cli.progress import Follow, cluster_progress
-from vclust_py.errors import RequestError, VclustError
-from vclust_py.text import MESSAGE, plain
+from vclust_py.errors import RequestError
 
 
 def create(arguments: argparse.Namespace) -> int:
+    begun = time.monotonic()
     name, variables = playbooks.request(arguments)
     outcome = playbooks.create(name, variables, arguments)
     playbooks.warn(outcome.results.get("vclust_distribute", {}))
+    where = name
     if "vclust_choose" in outcome.results:
-        name = f"{outcome.results['vclust_choose']['site']}/{name}"
-    if outcome.exit_code == 0:
-        lost = outcome.results["vclust_ready"]["lost"]
+        where = f"{outcome.results['vclust_choose']['site']}/{name}"
+    if outcome.exit_code:
+        # Nothing of it is kept where the request was refused or found no space.
+        unfinished = outcome.exit_code not in (2, 3) and "vclust_request" in outcome.results
+        if outcome.exit_code == 130:
+            messages.error(f"interrupted in phase {outcome.phase or 'request'}")
+        if unfinished:
+            again = f"vclust create {shlex.quote(str(arguments.request))}"
+            messages.note(
+                f"{where} is left unfinished: `{again}` takes it up, `vclust destroy {where}` clears it"
+            )
+        return playbooks.failed(outcome, arguments, name=name, unfinished=unfinished)
+    lost = outcome.results["vclust_ready"]["lost"]
+    if arguments.json:
+        seconds = time.monotonic() - begun
+        arguments.cluster = reference(where)
+        site, cluster = sites.cluster(arguments)
+        done = {"name": name, "site": site, "lost": lost, "seconds": round(seconds, 3), "cluster": cluster}
+        print(json.dumps({"exit_code": 0, **done}, indent=2))
+    else:
         without = f" without {', '.join(lost)}, which failed" if lost else ""
-        print(f"{name} is ready{without}: vclust ssh {name}")
-        return 0
-    if outcome.exit_code == 130:
-        print(f"vclust: interrupted in phase {outcome.phase or 'request'}", file=sys.stderr)
-    if outcome.exit_code not in (2, 3) and "vclust_request" in outcome.results:
-        again = f"vclust create {shlex.quote(str(arguments.request))}"
-        unfinished = f"{name} is left unfinished: `{again}` takes it up, `vclust destroy {name}` clears it"
-        print(plain(unfinished, MESSAGE), file=sys.stderr)
-    return outcome.exit_code
+        print(f"{where} is ready{without}: vclust ssh {where}")
+    return 0
 
 
 def plan(arguments: argparse.Namespace) -> int:
     name, variables = playbooks.request(arguments)
     outcome = playbooks.create(name, variables, arguments, last="place")
-    if outcome.exit_code == 0:
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments)
+    choice = outcome.results.get("vclust_choose", {})
+    plan = outcome.results["vclust_place"]["plan"] | {
+        name: choice.get(name, "") for name in ("site", "reason")
+    }
+    if arguments.json:
+        print(json.dumps(plan, indent=2))
+    else:
         from vclust_py.cli.tables import show_plan
 
-        choice = outcome.results.get("vclust_choose", {})
-        plan = outcome.results["vclust_place"]["plan"] | {
-            name: choice.get(name, "") for name in ("site", "reason")
-        }
-        if arguments.json:
-            print(json.dumps(plan, indent=2))
-        else:
-            show_plan(plan)
-    return outcome.exit_code
+        show_plan(plan)
+    return 0
 
 
 def list_all(arguments: argparse.Namespace) -> int:
@@ -77,37 +88,13 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def ssh(arguments: argparse.Namespace) -> int:
-    _, cluster = sites.cluster(arguments)
-    if not cluster["nodes"]:
-        raise VclustError(f"{cluster['name']}: no nodes yet, its state is {cluster['state']}")
-    nodes = {node["name"]: node for node in cluster["nodes"]}
-    working = [node for node in cluster["nodes"] if node["state"] != "failed"] or cluster["nodes"]
-    node = nodes.get(arguments.node) if arguments.node else working[0]
-    if node is None:
-        raise RequestError(
-            [f"{arguments.node}: no such node of {cluster['name']}; there are: {', '.join(nodes)}"]
-        )
-
-    from vclust_py.access import keys_of, ssh_options
-
-    access = keys_of(cluster)
-    if not Path("/run/netns", access["netns"]).exists():
-        raise VclustError(
-            f"{cluster['name']}: its network is not there; was this machine restarted?",
-            "`vclust create` with its request starts its nodes again",
-        )
-    key = access["admin_key" if access["user"] == "root" else "key"]
-    argv = ["ssh", "-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-l", access["user"]]
-    argv += [f"{node['name']}.{cluster['name']}", *arguments.remote]
-    sys.stdout.flush()
-    os.execvp(argv[0], argv)  # noqa: S606 - an argument list, no shell
-
-
 def destroy(arguments: argparse.Namespace) -> int:
+    begun = time.monotonic()
     name = arguments.cluster["name"]
-    where = name
-    if arguments.cluster["site"] != "any" or len(sites.known_sites(arguments)) != 1:
+    known = sites.known_sites(arguments)
+    if arguments.cluster["site"] == "any" and len(known) == 1:
+        (site,), where = known, name
+    else:
         site, _ = sites.cluster(arguments)
         where = f"{site}/{name}"
     variables: dict[str, Any] = {"name": where}
@@ -116,9 +103,14 @@ def destroy(arguments: argparse.Namespace) -> int:
     follow = Follow(cluster_progress(name))
     outcome = playbooks.run("destroy_vcluster.yml", variables, arguments, phases=("destroy",), follow=follow)
     if outcome.exit_code:
-        return outcome.exit_code
-    playbooks.warn(outcome.results.get("vclust_cluster", {}))
-    if not outcome.results.get("vclust_cluster", {}).get("changed"):
+        return playbooks.failed(outcome, arguments, name=name, site=site)
+    result = outcome.results.get("vclust_cluster", {})
+    playbooks.warn(result)
+    if not result.get("changed"):
         raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
-    print(f"{name} is destroyed")
+    if arguments.json:
+        done = {"name": name, "site": site, "seconds": round(time.monotonic() - begun, 3)}
+        print(json.dumps({"exit_code": 0, **done}, indent=2))
+    else:
+        print(f"{name} is destroyed")
     return 0

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from vclust_py.arguments import checked
-from vclust_py.cli.playbooks import run, warn
+from vclust_py.cli import playbooks
 from vclust_py.cli.progress import Follow
 from vclust_py.errors import RequestError
 
@@ -15,7 +15,7 @@ def send(arguments: argparse.Namespace) -> int:
 
     files = checked("FILE", "files", [{"path": str(path.absolute())} for path in arguments.files])
     variables = {"files": files, "to": arguments.to}
-    outcome = run(
+    outcome = playbooks.run(
         "send_files.yml",
         variables,
         arguments,
@@ -23,27 +23,26 @@ def send(arguments: argparse.Namespace) -> int:
         follow=Follow(lambda session: push.progress(session.site)),
         check=arguments.check,
     )
-    if outcome.exit_code == 0:
-        told = [results["vclust_chain"] for results in outcome.hosts.values() if "vclust_chain" in results]
-        if not told:
-            raise RequestError(
-                [f"{arguments.to}: none of these hosts is another machine than its site manager"]
-            )
-        rows = {
-            host: {"files": names, **one["sent"].get(host, {})}
-            for one in told
-            for host, names in one["lacks"].items()
-        }
-        for one in told:
-            warn(one)
-        if arguments.json:
-            print(json.dumps(rows, indent=2))
-        else:
-            from vclust_py.cli.tables import say
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments)
+    told = [results["vclust_chain"] for results in outcome.hosts.values() if "vclust_chain" in results]
+    if not told:
+        raise RequestError([f"{arguments.to}: none of these hosts is another machine than its site manager"])
+    rows = {
+        host: {"files": names, **one["sent"].get(host, {})}
+        for one in told
+        for host, names in one["lacks"].items()
+    }
+    for one in told:
+        playbooks.warn(one)
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        from vclust_py.cli.tables import say
 
-            for host, row in sorted(rows.items()):
-                say(f"{host}: {_sent(row, arguments.check)}")
-    return outcome.exit_code
+        for host, row in sorted(rows.items()):
+            say(f"{host}: {_sent(row, arguments.check)}")
+    return 0
 
 
 def _sent(row: dict[str, Any], check: bool) -> str:

@@ -1,16 +1,18 @@
 """How a command runs one of the project's playbooks that change something: its progress, its failure."""
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vclust_py.arguments import locked
+from vclust_py.cli import messages
 from vclust_py.cli.progress import Follow, cluster_progress, display
 from vclust_py.cli.sites import inventory, known_sites
 from vclust_py.phases import ORDER
 from vclust_py.site.users import reading_as_caller
-from vclust_py.text import DETAIL, MESSAGE, plain
+from vclust_py.text import DETAIL, plain
 
 if TYPE_CHECKING:
     from vclust_py.cli.runner import Outcome
@@ -88,11 +90,20 @@ def run(
         )
     if outcome.error and outcome.exit_code != 130:
         where = f"{outcome.phase}: " if outcome.phase else ""
-        print(plain(f"vclust: {where}{outcome.failure}", MESSAGE, lines=True), file=sys.stderr)
+        messages.error(f"{where}{outcome.failure}")
     return outcome
 
 
 def warn(result: Mapping[str, Any]) -> None:
     """What a module wants to be known though it did not fail."""
     for warning in result.get("warnings", ()):
-        print(plain(f"vclust: warning: {warning}", DETAIL), file=sys.stderr)
+        messages.warning(plain(warning, DETAIL))
+
+
+def failed(outcome: "Outcome", arguments: argparse.Namespace, **known: Any) -> int:
+    """The exit code of a run whose failure was told; with `--json` an object of it too, with what else is `known`."""
+    if arguments.json:
+        error = "interrupted" if outcome.exit_code == 130 else outcome.failure
+        told = {"exit_code": outcome.exit_code, "error": error, "phase": outcome.phase}
+        print(json.dumps({**told, **known}, indent=2))
+    return outcome.exit_code

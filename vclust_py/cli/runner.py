@@ -102,7 +102,8 @@ def play(
             _take(events.pop(0), outcome, on_phase, on_result, on_start)
         on_tick()
 
-    with tempfile.TemporaryDirectory(prefix="vclust-") as folder:
+    # With `-v` ansible-runner prints; standard output is for results.
+    with tempfile.TemporaryDirectory(prefix="vclust-") as folder, contextlib.redirect_stdout(sys.stderr):
         _hand_over(variables, Path(folder))
         options: dict[str, Any] = {
             "private_data_dir": folder,

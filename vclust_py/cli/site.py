@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from vclust_py.arguments import typed
-from vclust_py.cli import backup, playbooks, sites
+from vclust_py.cli import backup, messages, playbooks, sites
 from vclust_py.cli.progress import Follow, Rows
-from vclust_py.errors import RequestError
+from vclust_py.errors import RequestError, VclustError
 from vclust_py.text import DETAIL, MESSAGE, plain
 
 PHASES = ("site_manager", "vm_host")
@@ -108,10 +107,9 @@ def _play(arguments: argparse.Namespace, variables: Mapping[str, Any], *, limit:
         print(plain(text, MESSAGE, lines=True))
     told = [found.get("vclust_pki", {}) for found in outcome.hosts.values()]
     if outcome.exit_code and any(one.get("rotation") for one in told):
-        print(
-            "vclust: keys are being replaced, and the old ones serve as well until all hosts have followed:"
-            " run the roll-out again",
-            file=sys.stderr,
+        messages.error(
+            "keys are being replaced, and the old ones serve as well until all hosts have followed:"
+            " run the roll-out again"
         )
     waits = any(one.get("waiting") for one in told) and not arguments.check
     return outcome.exit_code or (4 if waits else 0)
@@ -155,10 +153,12 @@ def _status(arguments: argparse.Namespace) -> int:
         for manager, results in sorted(outcome.hosts.items())
         if (told := results.get("vclust_hosts"))
     ]
-    if not found and not outcome.failures:
-        if outcome.error:
-            print(plain(f"vclust: {outcome.error}", MESSAGE, lines=True), file=sys.stderr)
-            return outcome.exit_code
+    if not found:
+        if outcome.exit_code:
+            failures = [f"{manager}: {failure}" for manager, failure in outcome.failures.items()]
+            error = VclustError("\n".join(failures) or outcome.error)
+            error.exit_code = outcome.exit_code
+            raise error
         path = arguments.inventory or "inventories/local"
         raise RequestError([f"{path}: no site, expected a group site_<name> with a host of site_managers"])
     if arguments.json:
@@ -168,8 +168,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
         for number, one in enumerate(found):
             show_hosts(one, title=len(found) + len(outcome.failures) > 1, first=number == 0)
-    for manager, error in outcome.failures.items():
-        print(plain(f"vclust: {manager}: {error}", MESSAGE, lines=True), file=sys.stderr)
+    for manager, failure in outcome.failures.items():
+        messages.error(f"{manager}: {failure}")
     if outcome.exit_code:
         return outcome.exit_code
     return 4 if any(host["problems"] for one in found for host in one["hosts"]) else 0

@@ -10,16 +10,15 @@ import json
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vclust_py.cli import messages
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.module import this_machine
 from vclust_py.site import PROJECT, Site, settings
-from vclust_py.text import MESSAGE, plain
 
 if TYPE_CHECKING:
     from vclust_py.site.session import Session
@@ -69,7 +68,7 @@ class Answers:
         """Say which sites did not answer."""
         for manager, error in self.failures.items():
             where = f"{manager}: " if len(self.sites) + len(self.failures) > 1 else ""
-            print(plain(f"vclust: {where}{error}", MESSAGE, lines=True), file=sys.stderr)
+            messages.error(f"{where}{error}")
 
 
 def clusters(arguments: argparse.Namespace, name: str | None = None) -> Answers:
@@ -140,6 +139,12 @@ def known_sites(arguments: argparse.Namespace) -> list[str]:
     """The names of the inventory's sites, where they are remembered; else none."""
     path = _inventory_path(arguments)
     return [place.site for place in _recall(path, _fingerprint(path)) or ()]
+
+
+def places_here(arguments: argparse.Namespace) -> list[Place]:
+    """The inventory's sites whose state is on this machine, where they are remembered; Ansible is not asked."""
+    path = _inventory_path(arguments)
+    return [place for place in _recall(path, _fingerprint(path)) or () if is_here(place.where)]
 
 
 def is_here(where: Mapping[str, Any]) -> bool:

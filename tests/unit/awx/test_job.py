@@ -27,22 +27,22 @@ class Job:
     folder: Path
 
     @property
-    def site(self) -> dict[str, str]:
-        return {"root": str(self.folder / "site")}
+    def site(self) -> dict[str, Any]:
+        return {"root": str(self.folder / "site"), "administrators": ["carol"]}
 
     @property
     def store(self) -> Store:
         return Store(Site.from_mapping(self.site))
 
     def launch(
-        self, template: str, answers: dict[str, Any], *words: str
+        self, template: str, answers: dict[str, Any], *words: str, who: str = "alice"
     ) -> "subprocess.CompletedProcess[str]":
         """Questions that are not answered have the survey's defaults, as AWX fills them in."""
         (found,) = (one for one in bundle()["job_templates"] if one["name"] == template)
         spec = found["related"]["survey_spec"]["spec"]
         defaults = {one["variable"]: one["default"] for one in spec if one["type"] != "multiselect"}
         assert answers.keys() <= {one["variable"] for one in spec}
-        launched = {"awx_user_name": "alice", "awx_job_id": 7}
+        launched = {"awx_user_name": who, "awx_job_id": 7}
         (self.folder / "extravars").write_text(json.dumps(defaults | answers | launched))
         argv = ["-u", "root", "-i", self.folder / "hosts", "-e", f"@{self.folder / 'extravars'}", *words]
         if found["job_type"] == "check":
@@ -163,10 +163,12 @@ def test_a_backup_that_stays_on_the_site_manager(job: Job) -> None:
     )
     store.close()
     path = job.folder / "kept.tar.gz"
-    would = job.launch("vclust backup", {"there": str(path)}, "--check")
+    refused = job.launch("vclust backup", {"there": str(path)})
+    assert "x: belongs to root: got alice, expected" in refused.stdout + refused.stderr
+    would = job.launch("vclust backup", {"there": str(path)}, "--check", who="carol")
     assert would.returncode == 0, would.stdout + would.stderr
     assert not path.exists()
-    done = job.launch("vclust backup", {"there": str(path)})
+    done = job.launch("vclust backup", {"there": str(path)}, who="carol")
     assert done.returncode == 0, done.stdout + done.stderr
     assert path.stat().st_mode & 0o777 == 0o600
     with tarfile.open(path) as archive:

@@ -1,0 +1,158 @@
+"""`vclust ssh` and `vclust scp`: which words OpenSSH's programs get."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vclust_py import cli
+
+PROGRAM = """
+import json, sys
+from vclust_py import cli
+from vclust_py.cli import sites
+cluster = json.loads(sys.argv.pop(1))
+def found(arguments):
+    assert (arguments.cluster["site"], arguments.cluster["name"]) in (("any", "demo"), ("north", "demo"))
+    return "north", cluster
+sites.cluster = found
+cli.main(["-i", "unread", *sys.argv[1:]])
+"""
+RECORD = """#!/bin/sh
+printf '%s\\n' "${0##*/}" "$@"
+"""
+
+
+class Login:
+    """The command with stand-ins for ssh and scp, which print their words, and for the site's answer."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("ssh", "scp"):
+            (folder / name).write_text(RECORD)
+            (folder / name).chmod(0o755)
+        self.folder = folder
+        # Names of networks are joined to a folder: this one is there.
+        way_in = {
+            "user": "alice",
+            "netns": str(folder),
+            "key": "/k/user",
+            "admin_key": "/k/admin",
+            "known_hosts": "/k/h",
+        }
+        names = {"n-01": "failed", "2": "ready", "n-03": "ready"}
+        nodes = [
+            {"name": name, "state": state, "address": f"10.0.0.{index}"}
+            for index, (name, state) in enumerate(names.items(), 1)
+        ]
+        self.cluster: dict[str, Any] = {"name": "demo", "state": "ready", "nodes": nodes, "ssh": way_in}
+
+    def __call__(self, *words: str, code: int = 0) -> list[str]:
+        """What the program got, or the lines of the error."""
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, json.dumps(self.cluster), *words],
+            env={**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, done
+        return (done.stderr if code else done.stdout).splitlines()
+
+
+@pytest.fixture
+def login(tmp_path: Path) -> Login:
+    return Login(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "node", "address"),
+    [
+        ([], "2", "10.0.0.2"),  # the first has failed
+        (["n-01"], "n-01", "10.0.0.1"),
+        (["1"], "n-01", "10.0.0.1"),
+        (["3"], "n-03", "10.0.0.3"),
+        (["2"], "2", "10.0.0.2"),
+    ],
+)
+def test_a_node_by_name_or_number(login: Login, words: list[str], node: str, address: str) -> None:
+    argv = login("ssh", "demo", *words, "--", "ls", "-l")
+    assert argv[:3] == ["ssh", "-F", "/dev/null"]
+    assert argv[-4:] == ["--", f"{node}.demo", "ls", "-l"]  # no options of ssh
+    assert f"ProxyCommand=ip netns exec {login.folder} nc {address} 22" in argv
+    assert {f"HostKeyAlias={node}", "UserKnownHostsFile=/k/h", "User=alice", "/k/user"} <= set(argv)
+
+
+def test_a_name_of_digits_goes_before_a_number(login: Login) -> None:
+    nodes = login.cluster["nodes"]
+    nodes[0]["name"], nodes[2]["name"] = "3", "1"
+    assert login("ssh", "demo", "3")[-1] == "3.demo"
+    assert "HostKeyAlias=3" in login("ssh", "demo", "3")
+
+
+@pytest.mark.parametrize("node", ["4", "0", "00", "n-04", "9" * 60])
+def test_no_such_node(login: Login, node: str) -> None:
+    told = login("ssh", "demo", node, code=2)
+    assert told == [
+        f"vclust: {node}: no such node of demo; there are: n-01, 2, n-03",
+        "  hint: a number from 1 to 3 does as well",
+    ]
+
+
+def test_clusters_that_cannot_be_reached(login: Login) -> None:
+    login.cluster["ssh"]["netns"] = str(login.folder / "gone")
+    assert "was this machine restarted?" in login("scp", "a", "demo:", code=4)[0]
+    login.cluster["nodes"] = []
+    assert "no nodes yet, its state is ready" in login("ssh", "demo", code=4)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "got"),
+    [
+        (["a.tar", "demo:"], ["--", "./a.tar", "2.demo:"]),
+        (["-r", "-p", "/srv/a", "b", "demo:in put"], ["-r", "-p", "--", "/srv/a", "./b", "2.demo:in put"]),
+        (["n-03.demo:/etc/hosts", "."], ["--", "n-03.demo:/etc/hosts", "."]),
+        (["north/1.demo:a", "north/1.demo:b c", "."], ["--", "n-01.demo:a", "n-01.demo:b c", "."]),
+        (["./odd:name", "demo:$(id);`id`"], ["--", "./odd:name", "2.demo:$(id);`id`"]),
+        (["--", "-oProxyCommand=id", "demo:-x"], ["--", "./-oProxyCommand=id", "2.demo:-x"]),
+        (["dir/file", "demo:a:b"], ["--", "./dir/file", "2.demo:a:b"]),
+    ],
+)
+def test_copies(login: Login, words: list[str], got: list[str]) -> None:
+    argv = login("scp", *words)
+    assert argv[:3] == ["scp", "-F", "/dev/null"]
+    assert argv[-len(got) :] == got
+    assert argv.count("--") == 1
+    # All else is as with ssh.
+    node = next(word for word in argv if word.startswith("HostKeyAlias=")).partition("=")[2]
+    assert argv[1 : -len(got)] == login("ssh", "demo", node)[1:-2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo:a"], "got one path"),
+        (["a", "b"], "not all of one cluster on one side"),
+        (["demo:a", "demo:b"], "not all of one cluster on one side"),
+        (["demo:a", "b", "c"], "not all of one cluster on one side"),
+        (["1.demo:a", "2.demo:b", "."], "got files of several nodes"),
+        (["demo:a", "other:b", "."], "got files of several nodes"),
+        (["Demo:a", "."], "[SITE/][NODE.]NAME:PATH: got 'Demo', expected NAME or SITE/NAME of a cluster"),
+        (["-x.demo:a", "."], "unrecognized arguments"),
+        (["--", "-x.demo:a", "."], "got '-x', expected the name of a node"),
+        ([":a", "."], "got '', expected NAME"),
+    ],
+)
+def test_copies_that_are_refused(login: Login, words: list[str], said: str) -> None:
+    assert said in "\n".join(login("scp", *words, code=2))
+
+
+def test_options_between_paths() -> None:
+    asked = cli.parse(["scp", "a", "demo:", "-r"])
+    assert (asked.paths, asked.recursive, asked.preserve) == (["a", "demo:"], True, False)
+    assert cli.parse(["scp", "ssh", "--", "-a", "demo:"]).paths == ["ssh", "-a", "demo:"]
+    assert cli.parse(["ssh", "scp", "--", "-a"]).remote == ["-a"]
