@@ -22,6 +22,8 @@ from vclust_py.site import clusters
 from vclust_py.site.session import Session
 
 PHASE = __name__.rpartition(".")[2]
+READY = {"lost": [], "report": ""}
+"""What the phase `ready` says."""
 
 
 def run(session: Session, inputs: Inputs) -> Result:
@@ -54,7 +56,7 @@ def run(session: Session, inputs: Inputs) -> Result:
     with timing.phase(session.store, clusters.get(session.store, inputs.name), PHASE) as record:
         record.report("half", 1, 2)
         record.report("all", 2, 2)
-    return Result(Change({"phase": ""}, {"phase": PHASE}), {"lost": []} if PHASE == "ready" else {})
+    return Result(Change({"phase": ""}, {"phase": PHASE}), READY if PHASE == "ready" else {})
 
 
 def may_fail(session: Session) -> None:
