@@ -22,6 +22,10 @@ class VclustError(Exception):
         super().__init__(text if hint is None else f"{text}\n  hint: {plain(hint, _HINT, lines=True)}")
 
 
+class NoAnswerError(VclustError):
+    """A host does not answer any more; whoever calls it again waits as long again."""
+
+
 class RequestError(VclustError):
     """The request cannot be taken.  `problems` holds the mistakes that were found, one line each.
 

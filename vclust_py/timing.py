@@ -95,14 +95,14 @@ class Recorder:
             self._timer.start()
 
     def _in_time(self) -> None:
-        try:
+        with contextlib.suppress(VclustError):  # the thread that does the work gets it
             self.flush()
-        except VclustError as error:  # for the thread that does the work
-            self._failure = error
 
     def flush(self) -> None:
-        """Write all rows that are waiting."""
+        """Write all rows that are waiting.  Raises VclustError when that fails, or has failed in the background."""
         with self._writing:  # in the order in which they came
+            if self._failure is not None:
+                raise self._failure
             with self._mutex:
                 if self._timer is not None:
                     self._timer.cancel()
@@ -112,10 +112,14 @@ class Recorder:
                 states, self._states = self._states, {}
             # Without the mutex: who reports may be in a transaction, which this one waits for.
             if progress or nodes:
-                with self._store.transaction():
-                    records.add(self._store, progress, nodes)
-                    if states:
-                        clusters.observe_nodes(self._store, self._cluster, states)
+                try:
+                    with self._store.transaction():
+                        records.add(self._store, progress, nodes)
+                        if states:
+                            clusters.observe_nodes(self._store, self._cluster, states)
+                except VclustError as error:  # these rows are lost
+                    self._failure = error
+                    raise
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What the system tests share: a site that is kept from run to run, as its base image takes most of a minute.
 
-Tests marked `xen` or `kvm` are left out unless `--xen` or `--kvm` is given.
+Tests marked `xen`, `kvm` or `long` are left out unless `--xen`, `--kvm` or `--long` is given.
 """
 
 import contextlib
@@ -137,10 +137,13 @@ def pytest_runtest_makereport(
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--xen", action="store_true", help="also test on an emulated Xen host: 20 minutes more")
     parser.addoption("--kvm", action="store_true", help="also test on emulated KVM hosts: 15 minutes more")
+    parser.addoption(
+        "--long", action="store_true", help="with --xen: 25 minutes more of faults and roll-outs"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for kind in ("xen", "kvm"):
+    for kind in ("xen", "kvm", "long"):
         if not config.getoption(f"--{kind}"):
             left_out = [item for item in items if item.get_closest_marker(kind)]
             config.hook.pytest_deselected(items=left_out)

@@ -1,6 +1,7 @@
 """A host on its way through a site: kept well, drained, its keys replaced, taken out, admitted again.
 
-On a host without systemd (namespaces of this machine, real libvirtd and hop) and, with `--kvm`, on one with it.
+On a host without systemd (namespaces of this machine, real libvirtd and hop), with `--kvm` on one with it, and with
+`--xen --long` on a Xen host.
 Verified on the host by its own tools, not by what vclust says of itself.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from emulated.host import Host
+from emulated.kinds import XEN
 from emulatedhost import PATIENCE
 from machine import BIN
 from namespacehost import NamespaceHost, namespace_host
@@ -27,18 +29,19 @@ pytestmark = [pytest.mark.system, pytest.mark.skipif(os.geteuid() != 0, reason="
 OURS = """\
 for path in /etc/vclust /etc/pki /usr/local/lib/vclust /var/lib/vclust /etc/libvirt/hooks/network.d/vclust \
     /etc/init.d/vclust-hop /etc/rc2.d/*vclust-hop /etc/systemd/system/*/vclust* /etc/systemd/system/vclust* \
-    /etc/modules-load.d/vclust.conf; do
+    /etc/modules-load.d/vclust.conf /etc/default/grub.d/vclust.cfg; do
     if [ -e $path ]; then echo $path; fi
 done
 grep -l vclust /etc/libvirt/libvirtd.conf
 grep -x 'LIBVIRTD_ARGS="--listen"' /etc/default/libvirtd
+grep -s -e --log=guest /etc/default/xen
 getent passwd vclust
 ss -Htln '( sport = :7365 or sport = :16514 )'
 pgrep -f "[h]op.pyz"
 nft list tables | grep vclust
-virsh -q -c qemu:///system pool-list --all --name | grep vclust
-virsh -q -c qemu:///system list --all --name | grep left
-virsh -q -c qemu:///system net-list --all --name | grep vc0123456789
+virsh -q pool-list --all --name | grep vclust
+virsh -q list --all --name | grep left
+virsh -q net-list --all --name | grep vc0123456789
 true
 """
 """What vclust has left on a host; nothing when there is nothing."""
@@ -48,9 +51,14 @@ FILES = (
 )
 """What is there, and when it was changed last."""
 DOMAIN = (
-    "<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type>hvm</type></os><devices>"
-    "<disk type='file' device='disk'><source file='{disk}'/><target dev='vda'/></disk></devices></domain>"
+    "<domain type='{type}'><name>{name}</name><memory>65536</memory>{os}<devices>"
+    "<disk type='file' device='disk'><source file='{disk}'/><target dev='{device}'/></disk></devices></domain>"
 )
+KINDS = {
+    "qemu": {"type": "qemu", "os": "<os><type>hvm</type></os>", "device": "vda"},
+    "xen": {"type": "xen", "os": "<os><type>linux</type><kernel>/vmlinuz</kernel></os>", "device": "xvda"},
+}
+CLUSTERS = "/var/lib/vclust/clusters"
 NETWORK = "<network><name>vc0123456789</name><bridge name='vc0123456789'/></network>"
 KEYS = "/etc/pki/libvirt/private/serverkey.pem /etc/vclust/hop-key.pem"
 
@@ -60,6 +68,7 @@ class Rolled:
 
     def __init__(self, host: NamespaceHost | Host, site: Site, folder: Path) -> None:
         self.host, self.site, self.inventory = host, site, folder
+        self.kind = "xen" if isinstance(host, Host) and host.kind is XEN else "qemu"
 
     def __call__(self, *words: str, code: int = 0) -> str:
         start = self.host.vclust() if isinstance(self.host, NamespaceHost) else (BIN / "vclust",)
@@ -72,6 +81,10 @@ class Rolled:
         )
         assert done.returncode == code, f"{words}: {done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def virsh(self, commands: str) -> str:
+        """What shell commands on the host print; virsh in them asks the host's own libvirt."""
+        return self.host.ssh(f"export LIBVIRT_DEFAULT_URI={self.kind}:///system\n{commands}")
 
     def status(self, code: int = 0) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self("status", "--json", code=code))[0]["hosts"]
@@ -90,7 +103,14 @@ class Rolled:
         ).split()
 
 
-@pytest.fixture(scope="module", params=["namespace", pytest.param("kvm", marks=pytest.mark.kvm)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "namespace",
+        pytest.param("kvm", marks=pytest.mark.kvm),
+        pytest.param("xen", marks=[pytest.mark.xen, pytest.mark.long]),
+    ],
+)
 def rolled(
     request: pytest.FixtureRequest, site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Rolled]:
@@ -102,11 +122,12 @@ def rolled(
             own = Site(root=folder.with_name("site"))
             host.inventory(own.root, folder)
         else:
-            host, own = request.getfixturevalue("kvm_hosts")[0], site
+            found = request.getfixturevalue("host" if request.param == "xen" else "kvm_hosts")
+            host, own = found if isinstance(found, Host) else found[0], site
             inventory.write([host], site.root, folder)
-        found = Rolled(host, own, folder)
-        found("rollout")
-        yield found
+        rolled = Rolled(host, own, folder)
+        rolled("rollout")
+        yield rolled
 
 
 @pytest.fixture
@@ -127,7 +148,7 @@ def test_status_and_drain(vclust: Rolled) -> None:
         [],
     )
     assert found["versions"]["libvirt"] == host.ssh("virsh --version").strip()
-    assert found["versions"]["hypervisor"].startswith("QEMU ")
+    assert found["versions"]["hypervisor"].startswith({"qemu": "QEMU ", "xen": "Xen "}[vclust.kind])
     assert found["versions"]["hop"] == "1"
     ends = host.ssh(
         'date +%s -d "$(openssl x509 -noout -enddate -in /etc/vclust/hop-cert.pem | cut -d= -f2)"'
@@ -176,13 +197,13 @@ def test_taken_out_and_admitted_again(vclust: Rolled) -> None:
     stolen = vclust.keys()
     # What a destroyed cluster may have left, and somebody else's.
     for text, verb in (
-        (DOMAIN.format(name="left.n01", disk="/var/lib/vclust/clusters/left.1/n01.qcow2"), "define"),
-        (DOMAIN.format(name="others", disk="/srv/others.qcow2"), "define"),
+        (DOMAIN.format(name="left.n01", disk=f"{CLUSTERS}/left.1/n01.qcow2", **KINDS[vclust.kind]), "define"),
+        (DOMAIN.format(name="others", disk="/srv/others.qcow2", **KINDS[vclust.kind]), "define"),
         (NETWORK, "net-create"),
     ):
-        host.ssh(f'echo "{text}" | virsh -c qemu:///system {verb} /dev/stdin')
+        vclust.virsh(f'echo "{text}" | virsh {verb} /dev/stdin')
     vclust.status()  # which asks by storage pools
-    assert {"left.n01", "vc0123456789", "vclust-clusters"} <= set(host.ssh(OURS).split())
+    assert {"left.n01", "vc0123456789", "vclust-clusters"} <= set(vclust.virsh(OURS).split())
     vclust.state("absent")
     there = host.ssh(FILES)
     said = vclust("rollout", "--check", "--diff")
@@ -190,10 +211,8 @@ def test_taken_out_and_admitted_again(vclust: Rolled) -> None:
     assert "PRIVATE" not in said
     assert host.ssh(FILES) == there
     vclust("rollout")
-    assert host.ssh(OURS) == ""
-    assert (
-        host.ssh("virsh -q -c qemu:///system list --all --name; virsh undefine others").split()[0] == "others"
-    )
+    assert vclust.virsh(OURS) == ""
+    assert "others" in vclust.virsh("virsh -q list --all --name; virsh undefine others").splitlines()
     assert vclust.status() == []
     assert f"{name}: as it should be" in vclust("rollout")
 

@@ -1,5 +1,6 @@
 """What goes wrong with a host that is another machine: one clear error, and nothing that `destroy` cannot clear."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -10,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from checker import Machine, check
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from emulated import bed
+from emulated import bed, underlay
 from emulated.host import Host
 from emulated.kinds import XEN
 from emulatedhost import PATIENCE, held, left_on
-from machine import BIN, Vclust, left_since, snapshot
+from machine import BIN, Vclust, left_since, output, snapshot
 
 from vclust_py import pki
 from vclust_py.site import Site
@@ -177,7 +179,7 @@ def test_libvirt_restarts_and_images_vanish_and_the_host_dies(host: Host, vclust
     creating = subprocess.Popen(
         [BIN / "vclust", "-i", vclust.inventory, "create", request], stderr=subprocess.PIPE, text=True
     )
-    reaches(vclust, "u-dies", "started")
+    assert reaches(vclust, "u-dies", "started", creating)
     host.ssh("systemctl restart libvirtd")
     assert creating.communicate(timeout=PATIENCE)[1].count("Traceback") == 0
     assert creating.returncode == 0
@@ -187,7 +189,7 @@ def test_libvirt_restarts_and_images_vanish_and_the_host_dies(host: Host, vclust
     creating = subprocess.Popen(
         [BIN / "vclust", "-i", vclust.inventory, "create", request], stderr=subprocess.PIPE, text=True
     )
-    reaches(vclust, "u-dies", "started")
+    assert reaches(vclust, "u-dies", "started", creating)
     host.stop()
     said = creating.communicate(timeout=PATIENCE)[1]
     assert creating.returncode == 4, said
@@ -201,13 +203,119 @@ def test_libvirt_restarts_and_images_vanish_and_the_host_dies(host: Host, vclust
     vclust("destroy", "u-dies")
     assert left_on(host, there).keys() <= {"device models"}  # dom0's own is another process now
     assert left_since(here).keys() <= {"processes", "interfaces"}  # the host itself is another process now
+    assert differences(host, vclust) == []
 
 
-def reaches(vclust: Unhappy, name: str, state: str) -> None:
+@pytest.mark.long
+def test_a_link_that_is_down_for_a_while(host: Host, vclust: Unhappy) -> None:
+    """While it receives images, and while its node starts; `create` waits, or goes on when it is called again."""
+    host.ssh("rm -f /var/lib/vclust/images/kernel-*")
+    request = vclust.asks("u-link")
+    creating = subprocess.Popen(
+        [BIN / "vclust", "-i", vclust.inventory, "create", request], stderr=subprocess.PIPE, text=True
+    )
+    for state in ("placed", "started"):
+        if not reaches(vclust, "u-link", state, creating):
+            break
+        link(host, "down")
+        time.sleep(LINK_DOWN)
+        link(host, "up")
+    said = creating.communicate(timeout=PATIENCE)[1]
+    assert "Traceback" not in said
+    assert creating.returncode in (0, 4), said
+    vclust("create", request)
+    assert differences(host, vclust) == []
+    assert "u-link01" in vclust("ssh", "u-link", "--", "hostname")
+    vclust("destroy", "u-link")
+    assert differences(host, vclust) == []
+
+
+@pytest.mark.long
+def test_the_site_manager_is_lost_then_its_host_goes_off_and_at_last_for_good(
+    host: Host, vclust: Unhappy, tmp_path: Path
+) -> None:
+    """All under one cluster, whose node takes a minute to start."""
+    request, domain = vclust.asks("u-power"), "u-power.u-power01"
+    vclust("create", request)
+    vclust("ssh", "u-power", "--", "echo kept > kept; sync")
+
+    vclust("site", "backup", tmp_path / "backup.tar.gz")
+    number = host.ssh("xl list | grep u-power")
+    with lost(vclust):
+        assert vclust.json("list") == []
+        vclust("site", "restore", tmp_path / "backup.tar.gz")
+        assert [one["state"] for one in vclust.json("list")] == ["ready"]
+        assert "kept" in vclust("ssh", "u-power", "--", "cat kept")
+        assert [line for line in differences(host, vclust) if "image" not in line] == []
+    assert differences(host, vclust) == []
+    assert number.split()[:2] == host.ssh("xl list | grep u-power").split()[:2]  # it has run on
+
+    host.stop()
+    bed.up(XEN, 1, site_root(vclust), print)
+    said = differences(host, vclust)
+    assert f"xen1: {domain} is ready in the store, and does not run" in said, said
+    vclust("create", request)  # the same node on the same disk
+    assert differences(host, vclust) == []
+    assert "kept" in vclust("ssh", "u-power", "--", "cat kept")
+
+    host.stop()
+    said = vclust.fails("destroy", "u-power", code=4)
+    assert "vclust destroy u-power --forget-host xen1" in said, said
+    said = vclust("destroy", "u-power", "--forget-host", "xen1")
+    assert f"xen1 is written off: there may still be the domains {domain}" in said, said
+    assert vclust.json("list") == []
+    assert check(site_root(vclust)) == []
+
+    # It comes back after all: what is left there goes before the next cluster comes.
+    bed.up(XEN, 1, site_root(vclust), print)
+    assert domain in host.ssh("virsh -c xen:///system list --all --name")
+    vclust("create", vclust.asks("u-next"))
+    assert differences(host, vclust) == []
+    assert domain not in host.ssh("virsh -c xen:///system list --all --name")
+    vclust("destroy", "u-next")
+    assert differences(host, vclust) == []
+
+
+@contextlib.contextmanager
+def lost(vclust: Unhappy) -> Iterator[None]:
+    """The site manager is a new machine with nothing but vclust; at the end it gets its images back."""
+    root, segment = site_root(vclust), vclust.json("show", "u-power")["ssh"]["netns"]
+    away = root / "lost"
+    away.mkdir()
+    for name in ("state.db", "state.db-wal", "state.db-shm", "pki", "locks", "clusters", "images"):
+        if (root / name).exists():
+            (root / name).rename(away / name)
+    output("ip", "netns", "delete", segment)
+    for device in (f"{segment}x", segment):
+        output("ip", "link", "delete", device)
+    try:
+        yield
+    finally:
+        shutil.rmtree(root / "images", ignore_errors=True)
+        (away / "images").rename(root / "images")
+        shutil.rmtree(away)
+
+
+LINK_DOWN = 20  # seconds
+
+
+def link(host: Host, state: str) -> None:
+    """As if its cable were pulled, or put in again."""
+    output("ip", "link", "set", underlay.tap(host.name), state)
+
+
+def differences(host: Host, vclust: Unhappy) -> list[str]:
+    return check(site_root(vclust), [Machine(host.name, host.ssh, "xen:///system")])
+
+
+def reaches(vclust: Unhappy, name: str, state: str, creating: "subprocess.Popen[str]") -> bool:
+    """Whether all nodes come to be in this state, or `create` ends before."""
     deadline = time.monotonic() + PATIENCE
     while True:
         found = [cluster for cluster in vclust.json("list") if cluster["name"] == name]
         if found and all(node["state"] == state for node in found[0]["nodes"]) and found[0]["nodes"]:
-            return
+            return True
+        if creating.poll() is not None:
+            return False
         assert time.monotonic() < deadline, found
         time.sleep(1)

@@ -56,6 +56,8 @@ class Caller:
             ) from error
         self._start = json.dumps(start).encode() + b"\n"
         self._options = options
+        self._patience = max(options.start, options.stall)
+        """Seconds that a hop whose machine answers may take to greet."""
         self._stop = stop
 
     def call(self, hop: Hop) -> tuple[Connection, list[Message]] | str:
@@ -78,6 +80,8 @@ class Caller:
                 return f"shows a certificate that is not this site's: {error.verify_message}"
             except ValueError as error:
                 return f"talks nonsense: {error}"
+            except TimeoutError:
+                return f"not reached: it took the call and then said nothing for {self._patience:g} s"
             except OSError as error:
                 # Connections of others that fill all its places may have had us sent away.
                 if time.monotonic() > end or not isinstance(error, _CLOSED) or self._stop.is_set():
@@ -88,14 +92,13 @@ class Caller:
 
     def _greet(self, sock: socket.socket, hop: Hop) -> tuple[Connection, list[Message]]:
         """The hop, and its first words: not before these has it taken us in."""
-        timeout = max(self._options.start, self._options.stall)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(timeout)
+        sock.settimeout(self._patience)
         tls = self._context.wrap_socket(sock, server_hostname=hop.identity)
         try:
             tls.sendall(self._start)
             lines = Lines(tls)
-            first = lines.receive(timeout)
+            first = lines.receive(self._patience)
             return Connection(hop, lines, tls.getpeername()[0]), first
         except BaseException:
             tls.close()

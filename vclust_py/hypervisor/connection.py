@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 
-from vclust_py.errors import VclustError
+from vclust_py.errors import NoAnswerError, VclustError
 from vclust_py.hypervisor import Host, certificates
 
 _T = TypeVar("_T")
@@ -58,7 +58,7 @@ def _serve(jobs: "queue.SimpleQueue[Callable[[], None]]") -> None:
         _waiting.append(jobs)
 
 
-class _Unreachable(VclustError):
+class _Unreachable(NoAnswerError):
     """The machine itself does not answer: nothing to wait for."""
 
 
@@ -79,7 +79,8 @@ class Connection:
     def call(self, what: str, function: Callable[[Any], _T], timeout: float = CALL_TIMEOUT) -> _T:
         """Run `function` with libvirt's connection; twice when the daemon ended meanwhile, so it must bear that.
 
-        `what` is the call's name in errors.
+        `what` is the call's name in errors.  Raises NoAnswerError when libvirt hangs or does not come back, VclustError
+        with what else it says.
         """
         connection = self._connection
         try:
@@ -124,13 +125,13 @@ class Connection:
         with self._reopening:
             if self._connection is dead:
                 if self._tries != tries:  # another thread has just tried in vain
-                    raise VclustError(self._failure)
+                    raise NoAnswerError(self._failure)
                 self._tries += 1
                 try:
                     self._connection = self._open(_RESTART)
                 except VclustError as error:
                     self._failure = str(error)
-                    raise
+                    raise NoAnswerError(self._failure) from error
             return self._connection
 
     def _bounded(self, what: str, function: Callable[[], _T], timeout: float) -> _T:
@@ -158,7 +159,7 @@ class Connection:
             raise failure[0]
         if not result:
             self._hung = True
-            raise VclustError(
+            raise NoAnswerError(
                 f"{self._host.name}: {what}: libvirt does not answer after {timeout:g} s",
                 "look whether that machine is well; then, on it: systemctl restart libvirtd (domains go on)",
             )

@@ -431,8 +431,8 @@ def _free_segment(store: Store, cluster: int) -> None:
 
 
 @dataclass(frozen=True)
-class Leftover:
-    """What a host that was written off may still have of a destroyed cluster."""
+class Part:
+    """What one host has, or may have, of a cluster: domains and disks of these nodes, and an end of its network."""
 
     cluster: int
     name: str
@@ -442,8 +442,20 @@ class Leftover:
     nodes: tuple[Node, ...]
 
 
-def leftovers(store: Store) -> list[Leftover]:
-    """All of them, oldest cluster first."""
+def parts(cluster: Cluster) -> list[Part]:
+    """Of a live cluster, one for each host with nodes of it."""
+    found: dict[str, list[Node]] = {}
+    for node in cluster.nodes:
+        found.setdefault(node.host, []).append(node)
+    folder = folder_name(cluster.name, cluster.id)
+    return [
+        Part(cluster.id, cluster.name, host, folder, cluster.segment, tuple(nodes))
+        for host, nodes in found.items()
+    ]
+
+
+def leftovers(store: Store) -> list[Part]:
+    """Of destroyed clusters, on hosts that were written off; oldest cluster first."""
     found: dict[tuple[int, str], list[Node]] = {}
     owners: dict[int, sqlite3.Row] = {}
     if store.exists:
@@ -455,7 +467,7 @@ def leftovers(store: Store) -> list[Leftover]:
             owners[row["cluster"]] = row
             found.setdefault((row["cluster"], row["host"]), []).append(_node(row))
     return [
-        Leftover(
+        Part(
             cluster,
             owners[cluster]["owner"],
             host,
@@ -467,7 +479,7 @@ def leftovers(store: Store) -> list[Leftover]:
     ]
 
 
-def forget_leftover(store: Store, leftover: Leftover) -> None:
+def forget_leftover(store: Store, leftover: Part) -> None:
     """The host has nothing of the cluster any more."""
     with store.transaction():
         store.execute("DELETE FROM nodes WHERE cluster = ? AND host = ?", (leftover.cluster, leftover.host))

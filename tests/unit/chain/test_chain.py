@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import stat
 import threading
 import time
@@ -336,6 +337,10 @@ def test_hosts_that_cannot_be_had(hosts: Hosts, tmp_path: Path) -> None:
     nobody = Hop("nobody", "127.0.0.1", 1)
     (outcome,) = send([file], [nobody], hosts.trust.head, BLOCK)
     assert outcome.failed == "not reached: Connection refused"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # as one whose link has just gone down
+        hop = Hop("silent", "127.0.0.1", silent.getsockname()[1])
+        (outcome,) = send([file], [hop], hosts.trust.head, Options(block=BLOCK.block, stall=0.5, start=0.5))
+    assert outcome.failed == "not reached: it took the call and then said nothing for 0.5 s"
     (host,) = hosts.start(1)
     bad, good = send([file], [nobody, host.hop], hosts.trust.head, BLOCK)
     assert (bool(bad.failed), good.arrived) == (True, ("image",))

@@ -14,7 +14,7 @@ from fakehost import FakeSession
 from repository import KERNEL, Repository
 
 from vclust_py import request as requests
-from vclust_py.errors import RequestError, VclustError
+from vclust_py.errors import NoAnswerError, RequestError, VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.image import manifest
 from vclust_py.phases import ORDER, Inputs, Result, phase
@@ -215,6 +215,30 @@ def test_a_host_that_is_away_keeps_its_cluster_until_it_is_back(session: FakeSes
     assert session.hosts["b"].domains == {}
 
 
+def test_what_fails_on_one_host_holds_up_no_other(
+    session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up_to(session, "ready", a_request(4))
+    busy = next(iter(session.hosts["b"].domains))
+    remove = session.hosts["b"].remove
+
+    def all_but_one(uuid: str) -> bool:
+        if uuid == busy:
+            raise VclustError("b: device busy")
+        return remove(uuid)
+
+    monkeypatch.setattr(session.hosts["b"], "remove", all_but_one)
+    with pytest.raises(VclustError, match=r"^b: device busy\n.* vclust destroy all --forget-host b$"):
+        run(session, "destroy", a_request(4))
+    assert found(session).nodes
+    assert [list(host.domains) for host in session.hosts.values()] == [[], [busy]]
+    assert [any(host.folders.values()) for host in session.hosts.values()] == [False, True]
+    monkeypatch.undo()
+    assert run(session, "destroy", a_request(4)).change.changed
+    assert session.hosts["b"].domains == {}
+    assert not any(session.hosts["b"].folders.values())
+
+
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_host_that_never_comes_back_is_written_off(
     session: FakeSession, hangs: bool, monkeypatch: pytest.MonkeyPatch
@@ -267,7 +291,7 @@ def test_a_host_that_never_comes_back_is_written_off(
 
 
 def refuse(uuid: str) -> bool:
-    raise VclustError("b: keepalive")
+    raise NoAnswerError("b: keepalive")
 
 
 def test_what_is_left_on_a_host_stays_written_down_while_it_cannot_be_removed(
