@@ -74,6 +74,13 @@ def kvm_hosts(site: Site) -> Iterator[list[Host]]:
         yield hosts
 
 
+@pytest.fixture(scope="module")
+def kvm_host(site: Site) -> Iterator[Host]:
+    """One KVM host, for tests that need no second."""
+    with _up(KVM, 1, site) as hosts:
+        yield hosts[0]
+
+
 @contextlib.contextmanager
 def _up(kind: Kind, count: int, site: Site) -> Iterator[list[Host]]:
     """Hosts that run already are taken as they are, and left so; else they are made from nothing."""

@@ -47,8 +47,8 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_site(root: Path, minimal: Path) -> tuple[Site, Image]:
-    site = Site(root=root)
+def make_site(root: Path, minimal: Path, **settings: object) -> tuple[Site, Image]:
+    site = Site.from_mapping({"root": str(root), **settings})
     site.make_directories()
     catalogue = Catalogue(site)
     key = base_key(site.default_suite, "amd64", KERNEL)

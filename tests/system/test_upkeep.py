@@ -1,31 +1,46 @@
-"""What recurs on a site manager, within what its unit leaves it of root's rights: a real cache is built and stored."""
+"""What recurs on a site manager, within what its units leave it of root's rights: real caches are built and stored.
 
+On this machine in a sandbox like that of the unit, and with `--kvm` on one with systemd.
+"""
+
+import contextlib
+import functools
+import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from cache.cachesite import caches, remember, status
 from emulated.host import Host
+from emulated.places import SELF
 from emulatedhost import PATIENCE
 from jinja2 import Template
+from layers import KERNEL, make_site
+from layers import minimal as minimal
 from machine import BIN
+from repository import Repository
 from shared import inventory
 
+from vclust_py.cache import upkeep
 from vclust_py.image.base import ensure_base
 from vclust_py.resolve import closure
 from vclust_py.site import PROJECT, Site
+from vclust_py.site.session import Session
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root"),
 ]
 
-UNIT = PROJECT / "roles/site_manager/templates/vclust-upkeep.service.j2"
+UNIT = PROJECT / "roles/site_manager/templates/vclust-caches.service.j2"
 
 
 def quiet(message: str, done: int, total: int) -> None:
@@ -44,7 +59,7 @@ def own(site: Site) -> Iterator[Site]:
             names,
             suite=site.default_suite,
             architecture="amd64",
-            kernel="linux-image-cloud-amd64",
+            kernel=KERNEL,
             site=there,
             report=quiet,
         )
@@ -60,17 +75,20 @@ def own(site: Site) -> Iterator[Site]:
 
 
 def test_a_cache_is_built_within_what_the_unit_leaves(own: Site, tmp_path: Path) -> None:
-    unit = tmp_path / "vclust-upkeep.service"
+    with Session(own) as session:
+        assert upkeep.upkeep(session, quiet) == []  # packages are fetched
+    unit = tmp_path / "vclust-caches.service"
     variables = {
         "site_manager_name": "t",
         "site_manager_python": sys.executable,
         "_site_manager_root": own.root,
+        "_site_manager_unit": "vclust-upkeep-t",
     }
     unit.write_text(Template(UNIT.read_text()).render(variables))
     start = next(line for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
     done = subprocess.run(
         [
-            *("unshare", "--mount", sys.executable, Path(__file__).with_name("sandboxed.py"), unit),
+            *("unshare", "--mount", "--net", sys.executable, Path(__file__).with_name("sandboxed.py"), unit),
             *start.removeprefix("ExecStart=").split(),
         ],
         cwd="/",
@@ -98,19 +116,74 @@ PLAYBOOK = """\
         name: site_manager
         tasks_from: upkeep
       vars:
-        site_manager_site: {cache_every: 7}
+        site_manager_site: {settings}
         site_manager_name: toy
-        site_manager_python: /usr/bin/true
+        site_manager_python: {python}
+"""
+INSTALLED = ("numpy", "numpy.libs", "cryptography", "yaml", "*vclust*")
+"""Of this project's Python, what upkeep imports."""
+POSTINST = """\
+#!/bin/sh
+# What packages do: files of others', with rights; a socket.
+set -e
+touch /usr/bin/toy
+chown daemon:games /usr/bin/toy
+chmod 6755 /usr/bin/toy
+perl -MIO::Socket::INET -e 'IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") or die "$@\\n"'
 """
 
 
+def a_program(folder: Path) -> None:
+    (folder / "DEBIAN/postinst").write_text(POSTINST)
+    (folder / "DEBIAN/postinst").chmod(0o755)
+
+
+@contextlib.contextmanager
+def served(toy: Repository) -> Iterator[tuple[int, list[str]]]:
+    """The toy repository by HTTP, to the testbed's hosts; the port, and the paths of all requests."""
+    paths = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            paths.append(self.path)
+
+    handler = functools.partial(Handler, directory=toy.path)
+    with http.server.ThreadingHTTPServer((SELF, 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, paths
+        server.shutdown()
+
+
+def copy(host: Host, *paths: Path) -> None:
+    """Copy them to the same places on the host."""
+    words = [str(path.relative_to("/")) for path in paths]
+    with subprocess.Popen(["tar", "-C", "/", "-c", *words], stdout=subprocess.PIPE) as pack:
+        subprocess.run(host.ssh_command("--", "tar -C / -x"), stdin=pack.stdout, check=True, timeout=PATIENCE)
+    assert pack.returncode == 0
+
+
+def install(host: Host) -> Path:
+    """vclust, as it is installed here; the Python to run it with."""
+    environment = BIN.parent
+    packages = Path(yaml.__file__).parent.parent
+    copy(
+        host,
+        *(PROJECT / name for name in ("vclust_py", "metapackages")),
+        *(environment / "pyvenv.cfg", *BIN.glob("python*")),
+        *(path for name in INSTALLED for path in packages.glob(name)),
+    )
+    return BIN / "python"
+
+
 @pytest.mark.kvm
-def test_the_timer_on_a_machine_with_systemd(kvm_hosts: list[Host], site: Site, tmp_path: Path) -> None:
-    """In place of vclust the service runs a program that does nothing."""
-    host, unit = kvm_hosts[0], "vclust-upkeep-toy"
+def test_on_a_machine_with_systemd(
+    kvm_hosts: list[Host], toy: Repository, site: Site, minimal: Path, tmp_path: Path
+) -> None:
+    """What the timer starts, on a machine that could be a site manager: from an archive to a cache."""
+    host, unit, root = kvm_hosts[0], "vclust-upkeep-toy", site.root / "toy"
     inventory.write([host], site.root, tmp_path / "inventory")
-    path = tmp_path / "timer.yml"
-    path.write_text(PLAYBOOK)
+    toy.add("program", files=a_program)
+    toy.publish()
 
     def made() -> bool:
         argv = [BIN / "ansible-playbook", "-i", tmp_path / "inventory", path]
@@ -120,17 +193,56 @@ def test_the_timer_on_a_machine_with_systemd(kvm_hosts: list[Host], site: Site, 
         assert done.returncode == 0, done.stdout + done.stderr
         return "changed=0 " not in done.stdout
 
-    try:
+    with contextlib.ExitStack() as stack:
+        port, asked = stack.enter_context(served(toy))
+        shutil.rmtree(root, ignore_errors=True)
+        stack.callback(shutil.rmtree, root)
+        settings = {
+            "suite": "toy",
+            "sources": f"{root}/toy.sources",
+            "cache_every": 5,
+            "cache_state": "configured",
+        }
+        own, _ = make_site(root, minimal, **settings)
+        (root / "toy.sources").write_text(
+            f"Types: deb\nURIs: http://{SELF}:{port}\nSuites: toy\nComponents: main\nSigned-By: {root}/toy.gpg\n"
+        )
+        shutil.copy(toy.path / "toy.gpg", root)
+        lock = closure(["program"], suite="toy", architecture="amd64", kernel=KERNEL, site=own, report=quiet)
+        remember(own, *[lock] * 5)
+        shutil.rmtree(own.apt)  # so that the machine fetches the index as well
+        asked.clear()
+        stack.callback(
+            host.ssh,
+            f"systemctl disable --now {unit}.timer; rm -rf /etc/systemd/system/vclust-*-toy.* {root}"
+            " /var/lib/vclust/upkeep.json; systemctl daemon-reload",
+        )
+        copy(host, root)
+        path = tmp_path / "timer.yml"
+        path.write_text(PLAYBOOK.format(settings=json.dumps(own.to_mapping()), python=install(host)))
         assert [made(), made()] == [True, False]
         assert unit in host.ssh("systemctl list-timers --no-legend")
-        assert host.ssh("stat -c %a /var/lib/vclust/upkeep.json; cat /var/lib/vclust/upkeep.json").split() == [
-            "600", '{"cache_every":', "7}"
-        ]  # fmt: skip
-        host.ssh(f"systemctl start {unit}.service")
-        shown = host.ssh(f"systemctl show {unit}.service --property Result --property ProtectSystem")
-        assert set(shown.split()) == {"Result=success", "ProtectSystem=strict"}
-    finally:
-        host.ssh(
-            f"systemctl disable --now {unit}.timer; rm -f /etc/systemd/system/{unit}.* /var/lib/vclust/upkeep.json;"
-            " systemctl daemon-reload"
+        assert host.ssh(f"stat -c %a {root}/upkeep.json").strip() == "600"
+        before = host.ssh("losetup --all; findmnt --list --noheadings --output TARGET")
+
+        # What the timer starts, and what comes behind it.
+        units = f"{unit}.service vclust-caches-toy.service"
+        said = host.ssh(
+            f"systemctl start {unit}.service; systemctl start vclust-caches-toy.service; journalctl -o cat -u {unit}"
+            f" -u vclust-caches-toy; systemctl show {units} --property Result",
+            timeout=PATIENCE,
+        )
+        assert re.findall(r"^Result=(.*)", said, re.MULTILINE) == ["success"] * 2, said
+        assert re.findall(r"^built (1 packages, .*)", said, re.MULTILINE) != [], said
+        assert [Path(name).name for name in asked if name.endswith(".deb")] == ["program_1.0_all.deb"]
+        assert host.ssh("losetup --all; findmnt --list --noheadings --output TARGET") == before
+
+        # In the cache: what the package has made.
+        (image,) = host.ssh(f"ls {root}/images/cache-*.qcow2").split()
+        raw = "/root/cache.raw"
+        assert (
+            host.ssh(
+                f"qemu-img convert -O raw {image} {raw}; debugfs -R 'stat /usr/bin/toy' {raw} 2>/dev/null; rm {raw}"
+            ).find("Mode:  06755")
+            >= 0
         )

@@ -20,7 +20,7 @@ from vclust_py.errors import VclustError
 from vclust_py.image import Image, Report
 from vclust_py.image.builder import cache_key, ensure_cache, missing_from
 from vclust_py.image.store import fetch
-from vclust_py.lock import Lock
+from vclust_py.lock import Lock, Package
 from vclust_py.site import learning
 from vclust_py.site.session import Session
 from vclust_py.text import DETAIL, LINE, plain
@@ -88,6 +88,26 @@ def rebuild(session: Session, report: Report, *, check: bool = False) -> Rebuilt
     return result
 
 
+def fetch_packages(session: Session, report: Report) -> dict[str, str]:
+    """Fetch the packages of which `rebuild` is going to build caches, so that it needs no network then.
+
+    Returns why some were not fetched, by the cache's label.  Raises VclustError when a recomputation is at work.
+    """
+    failed = {}
+    with session.site.file_lock(REBUILD_LOCK, timeout=_TIMEOUT):
+        past = read_past(session, report)
+        if _is_done(session, _inputs(session, past)):
+            return {}
+        before = _chosen(session)
+        for target in _choose(session, past, report):
+            if target.label not in before:
+                try:
+                    _fetch(session, target.lock, target.lock.packages, report)
+                except VclustError as error:
+                    failed[target.label] = str(error)
+    return failed
+
+
 @contextlib.contextmanager
 def _recorded(session: Session, report: Report) -> Iterator[tuple[int, Report]]:
     """A row of `rebuilds` around the body; what is reported goes there as well."""
@@ -111,8 +131,6 @@ def _recorded(session: Session, report: Report) -> Iterator[tuple[int, Report]]:
 
 
 def _rebuild(session: Session, report: Report, *, check: bool = False) -> Rebuilt:
-    from vclust_py.cache.policies import policy
-
     started = time.monotonic()
     report("reading the past requests", 0, 0)
     past = read_past(session, report)
@@ -122,13 +140,7 @@ def _rebuild(session: Session, report: Report, *, check: bool = False) -> Rebuil
     if _is_done(session, inputs):
         built, after = [], before
     else:
-        report(f"choosing caches for {len(past.requests)} requests", 0, 0)
-        chosen: tuple[Cache, ...] = ()
-        if past.requests:
-            with priority.lowest():
-                history = learnable(session, past)
-                chosen = policy(session.site.cache_policy).choose(history, session.site.cache_space, {})
-        wanted = [_wanted(past, cache) for cache in chosen]
+        wanted = _choose(session, past, report)
         if check:
             built = [cache.label for cache in wanted if cache.label not in before]
             after = {cache.label: before.get(cache.label, 0) for cache in wanted}
@@ -189,6 +201,19 @@ class _Wanted:
     label: str
 
 
+def _choose(session: Session, past: Past, report: Report) -> list[_Wanted]:
+    """The caches that the site's policy wants, parents first."""
+    from vclust_py.cache.policies import policy
+
+    report(f"choosing caches for {len(past.requests)} requests", 0, 0)
+    if not past.requests:
+        return []
+    with priority.lowest():
+        history = learnable(session, past)
+        chosen = policy(session.site.cache_policy).choose(history, session.site.cache_space, {})
+    return [_wanted(past, cache) for cache in chosen]
+
+
 def _wanted(past: Past, cache: Cache) -> _Wanted:
     grouped = [past.packages[name] for name in cache.packages]
     group = grouped[0][0]
@@ -235,9 +260,12 @@ def _build(session: Session, wanted: Sequence[_Wanted], failed: dict[str, str], 
 
 
 def _build_cache(session: Session, lock: Lock, parent: Image, report: Report) -> Image:
-    """Packages first, a few at a time and at full speed: requests may wait for the same lock."""
-    own = missing_from(lock, session.images, parent)
-    for start in range(0, len(own), _BATCH):
-        fetch(session.site, replace(lock, packages=own[start : start + _BATCH]), report)
+    _fetch(session, lock, missing_from(lock, session.images, parent), report)
     with priority.lowest():
         return ensure_cache(session.site, lock, parent, session.site.cache_state, report)
+
+
+def _fetch(session: Session, lock: Lock, packages: Sequence[Package], report: Report) -> None:
+    """A few at a time and at full speed: requests may wait for the same file lock."""
+    for start in range(0, len(packages), _BATCH):
+        fetch(session.site, replace(lock, packages=tuple(packages[start : start + _BATCH])), report)

@@ -1,7 +1,8 @@
 """What recurs on a site manager: VD caches chosen and time models fitted when that is due, images without a place gone.
 
-The roll-out has systemd run `python -m vclust_py.cache.upkeep` each hour, with the site's settings (JSON) on standard
-input.  Where there is no systemd, creations do the same.
+The roll-out has systemd run `python -m vclust_py.cache.upkeep` each hour, and after it the same with the word `build`,
+each with the site's settings (JSON) on standard input.  They are two as neither needs all rights: the first one the
+network, the second one mounts.  Where there is no systemd, creations do the same.
 """
 
 import json
@@ -18,9 +19,9 @@ from vclust_py.site.session import Session
 
 
 def upkeep(session: Session, report: Report) -> list[str]:
-    """Do what is due; what was done, a line for each.
+    """Do what is due, and for caches that are due all but building them; what was done, a line for each.
 
-    Raises VclustError when a recomputation is due and cannot be made; one that is at work already is none of ours.
+    Raises VclustError when caches are due and cannot be chosen; when somebody is at it already that is none of ours.
     """
     if not session.store.exists:
         return []  # nothing was ever asked of the site
@@ -28,20 +29,35 @@ def upkeep(session: Session, report: Report) -> list[str]:
     if is_refit_due(session.store):
         fitting.refit(session)
         done.append("fitted the time models")
-    if status.due(session) and not status.is_rebuilding(session):
-        result = rebuild.rebuild(session, report)
-        done += [f"built {label}" for label in result.built]
-        done += [f"not built: {label}: {why}" for label, why in result.failed.items()]
-        done += [f"removed {line}" for line in result.removed]
+    if _is_rebuild_due(session):
+        failed = rebuild.fetch_packages(session, report)
+        done += [f"not fetched: {label}: {why}" for label, why in failed.items()]
     return done
+
+
+def build(session: Session, report: Report) -> list[str]:
+    """Recompute the caches when that is due; what was done, a line for each.  Raises VclustError as `upkeep` does."""
+    if not _is_rebuild_due(session):
+        return []
+    result = rebuild.rebuild(session, report)
+    return [
+        *(f"built {label}" for label in result.built),
+        *(f"not built: {label}: {why}" for label, why in result.failed.items()),
+        *(f"removed {line}" for line in result.removed),
+    ]
+
+
+def _is_rebuild_due(session: Session) -> bool:
+    return status.due(session) and not status.is_rebuilding(session)
 
 
 def main() -> None:
     keep_interruptions()
+    work = build if sys.argv[1:] == ["build"] else upkeep
     try:
         site = Site.from_mapping(json.load(sys.stdin))
         with Session(site) as session:
-            for line in upkeep(session, lambda message, done, total: None):
+            for line in work(session, lambda message, done, total: None):
                 print(line, flush=True)
     except (ValueError, VclustError) as error:
         sys.exit(f"vclust: {error}")

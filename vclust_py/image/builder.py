@@ -311,6 +311,9 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         groups = stack.enter_context(sandbox.control_groups())
         (work / "groups").write_text("".join(f"{group}\n" for group in groups), encoding="utf-8")
+        (work / "network").write_text(
+            "" if sandbox.is_without_network() else "--unshare-net", encoding="ascii"
+        )
         process = stack.enter_context(
             subprocess.Popen(
                 _command(work, state),
@@ -353,7 +356,8 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
 def _command(work: Path, state: str) -> list[str]:
     return [
         *DYING_WITH_PARENT,
-        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"),
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts"),
+        *([] if sandbox.is_without_network() else ["--net"]),
         "--mount-proc",  # bwrap looks its child up in /proc
         *("sh", str(_SCRIPT), str(work), state),
     ]

@@ -43,6 +43,9 @@ _TERMINAL = (0x5412, 0x541C)
 _LOW = 0xFFFFFFFF
 """What the kernel looks at of an int argument."""
 
+NO_NETWORK = "VCLUST_NO_NETWORK"
+"""Environment variable: this process has no network but loopback, and may make no other network namespace."""
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _NAME = "vclust-build"
 
@@ -69,6 +72,26 @@ def write_filter(path: Path) -> None:
         filters.add_rule(refused, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, _LOW, request))
     with open(path, "wb") as file:
         filters.export_bpf(file)
+
+
+def is_without_network() -> bool:
+    """Whether NO_NETWORK is set.  Raises VclustError where it is not true: packages would run in that network."""
+    if NO_NETWORK not in os.environ:
+        return False
+    # proc(5): where addresses lead to, IPv4 with a heading; a kernel without IPv6 has no such file.  Not the list of
+    # interfaces: a new namespace may have some that are down, as those of tunnels.
+    folder, devices = Path("/proc/self/net"), set[str]()
+    devices |= {line.split()[0] for line in (folder / "route").read_text(encoding="ascii").splitlines()[1:]}
+    with contextlib.suppress(FileNotFoundError):
+        devices |= {
+            line.split()[-1] for line in (folder / "ipv6_route").read_text(encoding="ascii").splitlines()
+        }
+    if others := sorted(devices - {"lo"}):
+        raise VclustError(
+            f"environment variable {NO_NETWORK}: got a network by {', '.join(others)}, expected none",
+            "unset it: what packages run then gets a network namespace of its own",
+        )
+    return True
 
 
 @contextlib.contextmanager

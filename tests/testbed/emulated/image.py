@@ -31,7 +31,7 @@ _MODULES = re.compile(
         fs/(autofs|binfmt_misc|configfs|ext4|fuse|isofs|jbd2|nls|overlayfs|squashfs) |
         drivers/(block/(loop|virtio_blk|xen-blkback/.*) | char/(hw_random|virtio_console)) |
         drivers/net/(tap|tun|veth|virtio_net|vxlan/.*|xen-netback/.*|dummy) | drivers/(vhost|virtio|xen)
-    )(/.*)?(\.ko)?$""",
+    )(/.*)?(\.ko(\.xz)?)?$""",
     re.VERBOSE,
 )
 
@@ -106,7 +106,7 @@ def ensure(wanted: Image, report: Callable[[str], None]) -> Images:
     def build(work: Path, result: Path) -> None:
         _build(wanted, work, result, report)
 
-    return load(debian.kept(wanted.name, wanted.packages, recipe, _used, build))
+    return load(debian.kept(wanted.name, wanted.suite, wanted.packages, recipe, _used, build))
 
 
 def _used() -> set[str]:
@@ -123,7 +123,7 @@ def _build(wanted: Image, folder: Path, result: Path, report: Callable[[str], No
     started = time.monotonic()
     root = folder / "root"
     report(f"building the image '{wanted.name}': {len(wanted.packages)} packages and what they need")
-    debian.install(wanted.packages, folder, root)
+    debian.install(wanted.suite, wanted.packages, folder, root)
     versions = run(
         ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package}=${Version}\n"]
     ).split()
@@ -151,7 +151,7 @@ def _build(wanted: Image, folder: Path, result: Path, report: Callable[[str], No
 
 
 def _keep_modules(root: Path, version: str) -> None:
-    """Of 400 MB of drivers, those a host of the testbed has a use for."""
+    """Of 400 MB of drivers, those a host of the testbed has a use for, unpacked."""
     folder = root / "usr/lib/modules" / version
     known = installer.module_dependencies((folder / "modules.dep").read_text(encoding="ascii"))
     wanted = [path for path in known if _MODULES.match(path)]
@@ -159,6 +159,10 @@ def _keep_modules(root: Path, version: str) -> None:
     for path in known:
         if path not in kept:
             (folder / path).unlink()
+    # Debian 13 has them packed.  The initramfs' insmod asks the kernel for them as they are, and an emulated
+    # processor takes long to unpack them.
+    if packed := list(folder.rglob("*.ko.xz")):
+        run(["unxz", *packed])
     run(["depmod", "-b", root, version])
 
 

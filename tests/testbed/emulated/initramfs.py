@@ -18,7 +18,10 @@ b=/bin/busybox
 $b mount -t proc proc /proc
 $b mount -t sysfs sysfs /sys
 $b mount -t devtmpfs dev /dev
+# Without a name in the archive for it, the kernel starts this without a console.
+exec >/dev/console 2>&1
 while read -r module; do $b insmod "/modules/$module"; done < /modules/order
+[ -b /dev/vda ] || echo "initramfs: waiting for the disk /dev/vda"
 until [ -b /dev/vda ]; do $b usleep 50000; done
 $b mount -t ext4 -o noatime /dev/vda /root
 # Once: what is changed there later stays.

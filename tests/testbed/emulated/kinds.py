@@ -1,6 +1,8 @@
-"""The kinds of host: one Debian under emulation, differing in hypervisor, processor and packages."""
+"""The kinds of host: Debian under emulation, differing in hypervisor, processor, suite and packages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from shared.debian import BOOKWORM, TRIXIE
 
 _EMULATED = (
     # The machine.
@@ -22,6 +24,8 @@ class Image:
     modules: tuple[str, ...] = ()
     """Kernel modules loaded at boot: those that a host would load by itself if `_trim` had left udev all its work."""
 
+    suite: str = BOOKWORM
+
     @property
     def xen(self) -> bool:
         """Whether it holds the hypervisor."""
@@ -39,7 +43,10 @@ _XEN = Image(
         "xenstore-utils",
     ),
 )
-_KVM = Image("kvm", (*_EMULATED, "libvirt-daemon-driver-qemu", "qemu-system-x86"), ("kvm_amd",))
+_BUILDER = ("bubblewrap", "fuse3", "python3-libvirt", "python3-seccomp")
+"""For a host that is a site manager and builds VD caches (`tests/system/test_upkeep.py`)."""
+_KVM = Image("kvm", (*_EMULATED, "libvirt-daemon-driver-qemu", "qemu-system-x86", *_BUILDER), ("kvm_amd",))
+_TRIXIE = replace(_KVM, name="trixie", suite=TRIXIE)
 
 
 @dataclass(frozen=True)
@@ -90,4 +97,7 @@ KVM = Kind(
     processor="max,la57=off,pcid=off",
     processors=2,
 )
-KINDS = {kind.name: kind for kind in (KVM, XEN, PLAIN)}
+DEBIAN_13 = replace(
+    KVM, name="trixie", about="the same as kvm, with Debian 13 in place of 12", image=_TRIXIE, first=70
+)
+KINDS = {kind.name: kind for kind in (KVM, XEN, PLAIN, DEBIAN_13)}

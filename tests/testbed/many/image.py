@@ -47,7 +47,7 @@ def ensure(light: bool, used: Callable[[], Collection[str]], report: Callable[[s
     def build(work: Path, result: Path) -> None:
         report(f"building the hosts' root: {len(packages)} packages and what they need")
         root = work / "root"
-        debian.install(packages, work, root)
+        debian.install(debian.BOOKWORM, packages, work, root)
         debian.remove(root, _REMOVED)
         (root / "etc/ssh/sshd_config.d/testbed.conf").write_text(_SSHD, encoding="ascii")
         with open(root / "etc/libvirt/libvirtd.conf", "a", encoding="ascii") as file:
@@ -55,4 +55,4 @@ def ensure(light: bool, used: Callable[[], Collection[str]], report: Callable[[s
         shutil.move(root, result / "root")
 
     name = "many-light" if light else "many-qemu"
-    return debian.kept(name, packages, [Path(__file__)], used, build) / "root"
+    return debian.kept(name, debian.BOOKWORM, packages, [Path(__file__)], used, build) / "root"

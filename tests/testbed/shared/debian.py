@@ -15,7 +15,8 @@ from vclust_py.apt import sources
 from vclust_py.run import run
 from vclust_py.site import Site
 
-SUITE = "bookworm"
+BOOKWORM, TRIXIE = "bookworm", "trixie"
+"""Debian 12 and 13."""
 
 _LEFT_OVER = (
     # Identity: every host brings its own.
@@ -35,6 +36,7 @@ _LEFT_OVER = (
 
 def kept(
     name: str,
+    suite: str,
     packages: Sequence[str],
     recipe: Sequence[Path],
     used: Callable[[], Collection[str]],
@@ -50,7 +52,7 @@ def kept(
     with _only_one():
         for folder in IMAGES.glob(".build-*"):  # of a build that was killed
             shutil.rmtree(folder)
-        target = IMAGES / f"{name}-{_key(packages, recipe)}"
+        target = IMAGES / f"{name}-{_key(suite, packages, recipe)}"
         if not target.exists():
             work = Path(tempfile.mkdtemp(prefix=".build-", dir=IMAGES))
             try:
@@ -67,27 +69,28 @@ def kept(
         return target
 
 
-def _key(packages: Sequence[str], recipe: Sequence[Path]) -> str:
+def _key(suite: str, packages: Sequence[str], recipe: Sequence[Path]) -> str:
     """Digest of the recipe, the apt sources, and the candidate versions of the packages in this machine's index.
 
-    On a machine of another suite these are that suite's versions; they change when it has updates, which serves.
+    Where the machine is of another suite these are that suite's versions; they change when it has updates, which
+    serves.
     """
     digest = hashlib.sha256()
     for path in (Path(__file__), *recipe):
         digest.update(path.read_bytes())
-    digest.update(sources(Site(), SUITE).encode())
+    digest.update(sources(Site(), suite).encode())
     policy = run(["apt-cache", "policy", *packages])
     digest.update("".join(re.findall(r"^\S.*\n|^  Candidate: .*\n", policy, re.MULTILINE)).encode())
     return digest.hexdigest()[:16]
 
 
-def install(packages: Sequence[str], work: Path, root: Path) -> None:
+def install(suite: str, packages: Sequence[str], work: Path, root: Path) -> None:
     """A root with the packages, without documentation and without identity; `work` is a folder for what is needed.
 
     mmdebstrap runs in namespaces of its own: killed, it leaves neither processes nor mounts behind.
     """
     listed = work / "testbed.sources"
-    listed.write_text(sources(Site(), SUITE), encoding="utf-8")
+    listed.write_text(sources(Site(), suite), encoding="utf-8")
     apt = (
         *('APT::Install-Recommends "false"', 'APT::Sandbox::User "root"'),
         *('Acquire::Languages "none"', 'Acquire::Retries "2"'),
@@ -100,7 +103,7 @@ def install(packages: Sequence[str], work: Path, root: Path) -> None:
             *("--architectures=amd64", f"--include={','.join(packages)}", "--dpkgopt=force-unsafe-io"),
             *(f"--aptopt={option}" for option in apt),
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
-            *(SUITE, root, listed),
+            *(suite, root, listed),
         ],
         env={
             "PATH": os.environ["PATH"],

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from cache.cachesite import (
     with_session,
 )
 from pastruns import add, node_facts
+from repository import Repository
 
 from vclust_py.cache import upkeep
 from vclust_py.cache.status import REBUILD_LOCK
@@ -27,24 +29,40 @@ from vclust_py.site import PROJECT, Site
 from vclust_py.site.store import Store
 
 do = with_session(lambda session: upkeep.upkeep(session, quiet))
+build = with_session(lambda session: upkeep.build(session, quiet))
 
 
 def test_nothing_was_ever_asked_of_the_site(site: Site) -> None:
-    assert do(site) == []
+    assert do(site) == build(site) == []
     assert not site.database.exists()
 
 
-def test_caches_are_chosen_when_that_is_due(site: Site, base: BaseImages) -> None:
+def test_caches_are_built_without_network_of_what_was_fetched(
+    site: Site, toy: Repository, base: BaseImages
+) -> None:
     remember(site, *[a_lock(site, "full")] * 4)
-    assert do(site) == []
+    assert do(site) == build(site) == []
     assert status(site)["state"] == "never"
     remember(site, a_lock(site, "full"))
     with site.file_lock(REBUILD_LOCK):
-        assert do(site) == []  # somebody is at it
-    (line,) = do(site)
+        assert do(site) == build(site) == []  # somebody is at it
+    assert do(site) == []
+    assert status(site)["state"] == "never"
+    toy.path.rename(toy.path.with_name("gone"))
+    (line,) = build(site)
     assert line.startswith("built ")
     assert [cache.chosen for cache in caches(site)] == [True]
-    assert do(site) == []
+    toy.path.with_name("gone").rename(toy.path)
+    assert do(site) == build(site) == []
+
+
+def test_what_cannot_be_fetched_is_told(site: Site, toy: Repository, base: BaseImages) -> None:
+    remember(site, *[a_lock(site, "full")] * 5)
+    next(toy.pool.glob("full_*")).unlink()
+    (fetching,) = do(site)
+    (building,) = build(site)
+    assert re.fullmatch(r"not fetched: 1 packages, .*: cannot download packages.*", fetching, re.DOTALL)
+    assert building.partition("\n")[0] == fetching.replace("fetched", "built", 1).partition("\n")[0]
 
 
 def test_images_without_a_place_go(site: Site, base: BaseImages) -> None:
@@ -79,14 +97,16 @@ def test_as_systemd_runs_it(site: Site, base: BaseImages, settings: object, code
     """The site's settings, as the inventory has them, on standard input; nothing of the caller's environment."""
     quick = {"root": str(site.root), "cache_space": "12B", "cache_every": 5}  # building a cache needs root
     remember(site, *[a_lock(site, "full")] * 5)
-    done = subprocess.run(
-        [sys.executable, "-m", "vclust_py.cache.upkeep"],
-        cwd="/",
-        env={"PYTHONPATH": str(PROJECT), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        input="" if settings is None else json.dumps(quick | dict(settings)),  # type: ignore[call-overload]
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr[: len(said)]) == (code, said)
+    for words in ([], ["build"]):
+        assert status(site)["state"] == "never"
+        done = subprocess.run(
+            [sys.executable, "-m", "vclust_py.cache.upkeep", *words],
+            cwd="/",
+            env={"PYTHONPATH": str(PROJECT), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            input="" if settings is None else json.dumps(quick | dict(settings)),  # type: ignore[call-overload]
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr[: len(said)]) == (code, said)
     assert status(site)["state"] == ("never" if code else "done")
