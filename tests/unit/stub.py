@@ -54,7 +54,9 @@ def run(session: Session, inputs: Inputs) -> Result:
     with timing.phase(session.store, clusters.get(session.store, inputs.name), PHASE) as record:
         record.report("half", 1, 2)
         record.report("all", 2, 2)
-    return Result(Change({"phase": ""}, {"phase": PHASE}), {"lost": []} if PHASE == "ready" else {})
+    return Result(
+        Change({"phase": ""}, {"phase": PHASE}), {"lost": [], "report": ""} if PHASE == "ready" else {}
+    )
 
 
 def may_fail(session: Session) -> None:
@@ -76,7 +78,8 @@ def cached(digest: str) -> Result:
         | {"reason": "for a test"}
         for one in KNOWN
     ]
-    return Result(Change({}, {"cache": digest}), {"cache": cache, "verdicts": verdicts})
+    requests = {"recorded": 3, "next_choice": 50}
+    return Result(Change({}, {"cache": digest}), {"cache": cache, "verdicts": verdicts, "requests": requests})
 
 
 def plan(placement: dict[str, str], cache: str, seconds: float) -> dict[str, Any]:
@@ -93,6 +96,8 @@ def plan(placement: dict[str, str], cache: str, seconds: float) -> dict[str, Any
         "build": 2_000_000,
         "send": 0,
         "base_there": False,
+        "layer_there": False,
+        "python": False,
         "quota": [{"whose": "user alice", "what": "nodes", "limit": 16, "used": 3, "asked": 2}],
         "cache": {"digest": cache, "packages": 2, "bytes": 3 * 10**7, "of": 4 * 10**7, "seconds": 2.4},
         "estimate": {"seconds": {"image": seconds}, "unknown": ["ready"], "errors": {}, "medians": []},
