@@ -1,7 +1,7 @@
 """Whether a node that somebody wants to log in to is up: told at once, where ssh would wait for minutes.
 
-A ping takes a millisecond and costs the node next to nothing; a connection to its sshd would cost an emulated one as much
-as half a login.  Only where no answer comes is its hypervisor asked.
+A ping takes a millisecond and costs the node next to nothing; a connection to its sshd would cost an emulated one as
+much as half a login.  Only where no answer comes is its hypervisor asked.
 """
 
 import argparse

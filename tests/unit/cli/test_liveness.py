@@ -64,5 +64,5 @@ def test_what_the_hypervisor_says(toy: Repository, tmp_path: Path) -> None:
             liveness._ask_hypervisor(session, "all", "n0001")
         session.close()
         session.gone = {node.host}
-        with pytest.raises(VclustError, match="n0001 does not answer, nor does its host: .*no route"):
+        with pytest.raises(VclustError, match=r"n0001 does not answer, nor does its host: .*no route"):
             liveness._ask_hypervisor(session, "all", "n0001")
