@@ -97,6 +97,17 @@ verdicts:
     reason:
       description: Why it was chosen or refused, for people.
       type: str
+requests:
+  description: The requests that caches are chosen by.
+  type: dict
+  returned: success
+  contains:
+    recorded:
+      description: How many there are.
+      type: int
+    next_choice:
+      description: After how many of them caches are chosen next; none where that is only done when asked for.
+      type: int
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.
   type: int

@@ -16,6 +16,11 @@ description:
 extends_documentation_fragment:
   - vclust
   - vclust.name
+options:
+  again:
+    description: Log in once more, and run everything, where the cluster is ready already.  In check mode it does not.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -30,6 +35,12 @@ EXAMPLES = """
   vclust_ready:
     site: "{{ vclust_site }}"
     name: hello-mpi
+
+- name: See whether a ready cluster still works
+  vclust_ready:
+    site: "{{ vclust_site }}"
+    name: hello-mpi
+    again: true
 
 - name: The same, with the site's state elsewhere
   vclust_ready:
@@ -75,7 +86,7 @@ from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
-    return cluster_options()
+    return {**cluster_options(), "again": {"type": "bool", "default": False}}
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:

@@ -15,6 +15,8 @@ from vclust_py.site import Site
 
 # Debian policy 5.6.1; apt-get reads a trailing minus sign as "remove", so no name of ours ends with one.
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]")
+PYTHON = "python3-minimal"
+"""Has /usr/bin/python3, which Ansible needs of a node."""
 _LARGEST = 1 << 40
 """Bytes that no package has."""
 

@@ -25,7 +25,6 @@ The check runs as the cluster's first user on the first node, with VCLUST_NODES 
 
 import difflib
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,9 @@ from vclust_py.request.yaml_form import beyond_plain
 from vclust_py.site import PROJECT, Site
 
 T = TypeVar("T")
+
+SHIPPED = PROJECT / "metapackages"
+"""The directory of the meta packages that come with vclust."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,13 @@ class MetaPackage:
     check: str | None = None
 
 
-def shipped() -> Path:
-    """The directory of the meta packages that come with vclust: in a checkout, or where pip put them."""
-    checkout = PROJECT / "metapackages"
-    return checkout if checkout.is_dir() else Path(sys.prefix) / "share/vclust/metapackages"
-
-
 def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
     """The meta packages of `request`, in its order.  Raises RequestError naming all unknown or malformed."""
     found: list[MetaPackage] = []
     problems: list[str] = []
     for name in request.software.meta_packages:
         try:
-            found.append(load(name, (*site.metapackages, shipped())))
+            found.append(load(name, (*site.metapackages, SHIPPED)))
         except RequestError as error:
             problems += error.problems
     if problems:

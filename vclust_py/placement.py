@@ -22,7 +22,7 @@ from vclust_py.addresses import mac_of
 from vclust_py.errors import CapacityError
 from vclust_py.free_capacity import MEMORY, FreeCapacity, unfit
 from vclust_py.request import Request
-from vclust_py.shortage import shortage
+from vclust_py.shortage import advice, shortage
 from vclust_py.site.clusters import Node
 
 
@@ -79,7 +79,7 @@ def assign(
     if sum(host.count for host in places) < number:
         raise CapacityError(
             shortage(request, hosts, errors or {}, disk),
-            "ask for less, or destroy a cluster (`vclust list`)",
+            advice(request, hosts),
         )
     fill = {"racks": _over_racks, "pack": _packed}.get(hardware.spread, _preferred)
     return [

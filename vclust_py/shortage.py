@@ -38,7 +38,7 @@ def shortage(request: Request, hosts: Sequence[FreeCapacity], errors: Mapping[st
     for host, reason in zip(hosts, reasons, strict=True):
         if reason is not None:
             groups.setdefault(reason, []).append(host.host.name)
-    listed = [_full(what, members) for what, members in full.items()]
+    listed = [_full(what, members, request.hardware.ram) for what, members in full.items()]
     listed += [f"{_names(names)}: {reason}" for reason, names in groups.items()]
     if len(listed) > _MOST_GROUPS:
         listed[_MOST_GROUPS:] = [f"and {len(listed) - _MOST_GROUPS} more reasons of other hosts"]
@@ -47,6 +47,15 @@ def shortage(request: Request, hosts: Sequence[FreeCapacity], errors: Mapping[st
     elif errors:
         listed.append(f"{_names(list(errors))}: do not answer, the first says: {next(iter(errors.values()))}")
     return "\n  ".join([*lines, *listed])
+
+
+def advice(request: Request, hosts: Sequence[FreeCapacity]) -> str:
+    """The next step: what would help with these hosts, and not what would not."""
+    if not any(unfit(request, host) is None for host in hosts):
+        return "ask for hardware that a host has, or add one that has it to the inventory"
+    if not any(host.busy for host in hosts):
+        return "ask for less, or add a host to the inventory: nothing runs on these that could go"
+    return "ask for less, or destroy a cluster (`vclust list`)"
 
 
 def _missing(
@@ -119,14 +128,16 @@ def _size(count: int) -> str:
     return f"{-(-count // 10**8) / 10:g} GB" if count >= 10**9 else f"{-(-count // 10**6)} MB"
 
 
-def _full(what: str, members: Sequence[tuple[str, int, int]]) -> str:
-    """Hosts, each with what it has left and what a node takes there."""
+def _full(what: str, members: Sequence[tuple[str, int, int]], ram: int) -> str:
+    """Hosts, each with what it has left and what a node takes there; of memory that is more than its `ram`."""
     unit, name = (1, what) if what == CPUS else (10**6, f"MB of {what}")
     left = sorted({amount // unit for _, amount, _ in members})
     takes = sorted({amount // unit for _, _, amount in members})
     verb = "has" if len(members) == 1 else "have"
     names = _names([host for host, _, _ in members])
-    return f"{names}: {verb} {_range(left)} {name} left, a node takes {_range(takes)}"
+    over = sorted({(amount - ram) // unit for _, _, amount in members})
+    why = f" ({ram // unit} of its own, {_range(over)} for the hypervisor)" if what == MEMORY else ""
+    return f"{names}: {verb} {_range(left)} {name} left, a node takes {_range(takes)}{why}"
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -35,6 +35,11 @@ def plain(text: str, limit: int, *, lines: bool = False) -> str:
     return "".join(kept)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 package`, `2 packages`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Bytes for people, decimal as in a request."""
     for unit in ("B", "kB", "MB", "GB"):

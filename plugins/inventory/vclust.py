@@ -11,7 +11,7 @@ short_description: Nodes of virtual clusters
 description:
   - Reads the state of the site on this machine and yields the nodes that are ready, as C(NODE.CLUSTER).
   - The nodes of cluster C(hello-mpi) are in group C(cluster_hello_mpi).
-  - Where there is no state, or the user may not read it, there are no nodes.
+  - Where there is no state there are no nodes; where the user may not read it there are none either, with a warning.
   - The configuration file is called C(vclust.yml), or ends in C(.vclust.yml).
 options:
   plugin:
@@ -48,7 +48,9 @@ plugin: vclust
 
 import os
 import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleParserError
@@ -89,15 +91,32 @@ class InventoryModule(BaseInventoryPlugin):
         self._read_config_data(path)
         try:
             site = Site.from_mapping(self.get_option("site"))
-            store = Store(site)
-            try:
-                clusters = describe(store) if os.access(site.database, os.R_OK) else []
-            finally:
-                store.close()
+            clusters = self._clusters(site)
         except VclustError as error:
             raise AnsibleParserError(f"{path}: {error}") from error
         for cluster in (one for one in clusters if one["ssh"]):  # others are not for this user
             self._add(cluster, str(self.get_option("site_name")))
+
+    def _clusters(self, site: Site) -> list[dict[str, Any]]:
+        """What the site's state says; without it there are none."""
+        try:
+            site.database.stat()
+            readable = os.access(site.database, os.R_OK)
+        except FileNotFoundError:
+            return []
+        except PermissionError:
+            readable = False
+        if not readable:
+            words = f"sudo {Path(sys.executable).with_name('ansible')} cluster_NAME -m ping"
+            self.display.warning(
+                f"vclust: no clusters here: the state in {site.root} is for root only; as in: {words}"
+            )
+            return []
+        store = Store(site)
+        try:
+            return describe(store)
+        finally:
+            store.close()
 
     def _add(self, cluster: Mapping[str, Any], site: str) -> None:
         words = [site, cluster["name"]] if site else [cluster["name"]]

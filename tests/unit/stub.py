@@ -78,7 +78,8 @@ def cached(digest: str) -> Result:
         | {"reason": "for a test"}
         for one in KNOWN
     ]
-    return Result(Change({}, {"cache": digest}), {"cache": cache, "verdicts": verdicts})
+    requests = {"recorded": 3, "next_choice": 50}
+    return Result(Change({}, {"cache": digest}), {"cache": cache, "verdicts": verdicts, "requests": requests})
 
 
 def plan(placement: dict[str, str], cache: str, seconds: float) -> dict[str, Any]:
@@ -95,6 +96,8 @@ def plan(placement: dict[str, str], cache: str, seconds: float) -> dict[str, Any
         "build": 2_000_000,
         "send": 0,
         "base_there": False,
+        "layer_there": False,
+        "python": False,
         "quota": [{"whose": "user alice", "what": "nodes", "limit": 16, "used": 3, "asked": 2}],
         "cache": {"digest": cache, "packages": 2, "bytes": 3 * 10**7, "of": 4 * 10**7, "seconds": 2.4},
         "estimate": {"seconds": {"image": seconds}, "unknown": ["ready"], "errors": {}, "medians": []},

@@ -11,7 +11,7 @@ from vclust_py.errors import RequestError
 from vclust_py.metapackages import MetaPackage, Secret, Step
 from vclust_py.site import Site
 
-SHIPPED = ["bio", "mpi", "numeric", "slurm"]
+SHIPPED = ["ansible", "bio", "mpi", "numeric", "slurm"]
 
 WHOLE = """\
 description: one of everything
@@ -61,7 +61,7 @@ def test_unknown_names_are_all_told_with_the_nearest() -> None:
         metapackages.expand(request("slrum", "mpi", "zzz"), Site())
     assert caught.value.problems == [
         "MetaPackages: got 'slrum', which this site does not know, expected slurm (the nearest known one)",
-        "MetaPackages: got 'zzz', which this site does not know, expected one of bio, mpi, numeric, slurm",
+        "MetaPackages: got 'zzz', which this site does not know, expected one of ansible, bio, mpi, numeric, slurm",
     ]
 
 
@@ -102,7 +102,7 @@ def test_files_that_are_no_mapping(tmp_path: Path, content: bytes) -> None:
 
 
 def test_shipped_ones_are_these() -> None:
-    assert sorted(path.stem for path in metapackages.shipped().glob("*.yml")) == SHIPPED
+    assert sorted(path.stem for path in metapackages.SHIPPED.glob("*.yml")) == SHIPPED
 
 
 @pytest.mark.parametrize("name", SHIPPED)

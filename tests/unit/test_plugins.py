@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from vclust_py import access
-from vclust_py.site import PROJECT
+from vclust_py.site import PROJECT, Site
+from vclust_py.site.store import Store
 
 GROUPS = {
     "all": ["m1", "h1", "h2", "m2", "h3"],
@@ -153,6 +155,33 @@ def inventory(folder: Path, *words: str, name: str = "vclust.yml") -> Any:
 
 def test_inventory_without_state(tmp_path: Path) -> None:
     assert inventory(tmp_path, "--list")["_meta"]["hostvars"] == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_inventory_of_a_state_that_is_not_for_this_user(mode: int) -> None:
+    """It is not silently empty: the folder is closed, or only the file in it is."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are root's
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "site").mkdir(mode=mode)
+        site = Site(root=folder / "site")
+        Store(site).execute("SELECT 1")
+        assert site.database.exists()
+        site.database.chmod(0o600)
+        (folder / "vclust.yml").write_text(f"plugin: vclust\nsite: {{root: {folder / 'site'}}}\n")
+        done = subprocess.run(
+            [Path(sys.executable).parent / "ansible-inventory", "-i", folder / "vclust.yml", "--list"],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=True,
+            user=65534,
+            env={**os.environ, "HOME": str(folder), "ANSIBLE_LOCAL_TEMP": f"/tmp/vclust-{os.getpid()}"},
+        )
+    assert "hosts" not in json.loads(done.stdout).get("all", {})
+    said = " ".join(done.stderr.split())
+    assert f"the state in {folder / 'site'} is for root only; as in: sudo " in said
 
 
 def test_an_inventory_may_be_a_program(tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def test_one_sentence_says_what_is_missing_and_which_host_is_nearest() -> None:
     assert lines == [
         "test: only 3 of 6 nodes fit: needs 18.5 GB of memory more on hosts with >= 3 GHz;"
         " the nearest: n0 lacks 6.1 GB of memory for one",
-        "  n0, n1, n2: have 1865 to 2000 MB of memory left, a node takes 8067",
+        "  n0, n1, n2: have 1865 to 2000 MB of memory left, a node takes 8067 (8000 of its own, 67 for the hypervisor)",
         "  slow: 2.00 GHz, asked for 3.00 GHz",
-        "  hint: ask for less, or destroy a cluster (`vclust list`)",
+        "  hint: ask for less, or add a host to the inventory: nothing runs on these that could go",
     ]
 
 
@@ -60,7 +60,8 @@ def test_hosts_are_grouped_by_reason() -> None:
     full = [free(f"f{i:02}", i * 10**7) for i in range(60)]
     lines = said(a_request(1), *full, *drained, errors={f"x{i}": f"x{i}: no route" for i in range(5)})
     assert lines[1:-1] == [
-        "  f00, f01, f02 and 57 more: have 0 to 590 MB of memory left, a node takes 1067",
+        "  f00, f01, f02 and 57 more: have 0 to 590 MB of memory left, a node takes 1067"
+        " (1000 of its own, 67 for the hypervisor)",
         "  d0, d1, d2: drained, takes no new nodes (vclust_host_state)",
         "  x0, x1, x2 and 2 more: do not answer, the first says: x0: no route",
     ]
@@ -73,6 +74,15 @@ def test_no_host_qualifies() -> None:
         "  a: 3.00 GHz, asked for 4.00 GHz",
         "  x: does not answer: x: no route",
     ]
+
+
+def test_the_hint_is_one_that_helps() -> None:
+    assert said(a_request(1, cpus=5), free("a"))[-1] == (
+        "  hint: ask for hardware that a host has, or add one that has it to the inventory"
+    )
+    empty, busy = free("a", GB // 2), replace(free("a", GB // 2), busy=1)
+    assert "nothing runs on these that could go" in said(a_request(1), empty)[-1]
+    assert said(a_request(1), busy)[-1] == "  hint: ask for less, or destroy a cluster (`vclust list`)"
 
 
 def test_at_most_one_node_a_host_may_want_more_hosts() -> None:

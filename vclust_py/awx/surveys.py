@@ -5,9 +5,9 @@ AWX knows no booleans, and takes a blank answer for none only in texts: a number
 
 from typing import Any
 
+from vclust_py import metapackages
 from vclust_py.request.answers import VARIABLES, WHOLE
 from vclust_py.request.keys import Key
-from vclust_py.site import PROJECT
 
 Question = dict[str, Any]
 Survey = dict[str, Any]
@@ -83,7 +83,7 @@ def _of_key(variable: str, key: Key) -> Question:
     name, about, schema = _QUESTIONS[key.yaml], _description(key), key.kind.schema
     default = None if key.several or key.unset else key.write(key.default)
     if key.yaml == "meta_packages":
-        shipped = sorted(path.stem for path in (PROJECT / "metapackages").glob("*.yml"))
+        shipped = sorted(path.stem for path in metapackages.SHIPPED.glob("*.yml"))
         return _question(variable, name, about, "multiselect", "") | {"choices": shipped}
     if "enum" in schema:
         return _question(variable, name, about, "multiplechoice", default) | {"choices": list(schema["enum"])}

@@ -22,6 +22,14 @@ def due(session: Session) -> bool:
     )
 
 
+def next_choice(session: Session) -> int | None:
+    """The request, counted from the site's first, after which caches are chosen by themselves; None: never."""
+    if session.site.cache_every == 0 or session.site.cache_policy == "none":
+        return None
+    last = learning.last_rebuild(session.store) if session.store.exists else None
+    return (0 if last is None else int(last["seen"])) + session.site.cache_every
+
+
 def status(session: Session) -> dict[str, Any]:
     """The last recomputation and how many requests have been recorded; times are Unix times."""
     row, recorded = None, 0

@@ -118,7 +118,9 @@ def make_parser() -> argparse.ArgumentParser:
         "plan", clusters.plan, "show where the nodes would run, and the bytes and seconds it would take"
     )
     for one in (create, plan):
-        one.add_argument("request", type=file, metavar="REQUEST", help="request file, INI or YAML")
+        one.add_argument(
+            "request", type=file, metavar="REQUEST", help="request, INI or YAML; - for standard input"
+        )
         one.add_argument("--locked", type=file, metavar="FILE", help="use the package versions of this lock")
     listing = add("list", clusters.list_all, "list the clusters")
     show = add(

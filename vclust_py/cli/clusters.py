@@ -53,6 +53,7 @@ def plan(arguments: argparse.Namespace) -> int:
     plan = outcome.results["vclust_place"]["plan"] | {
         name: choice.get(name, "") for name in ("site", "reason")
     }
+    plan |= {name: outcome.results["vclust_cache"][name] for name in ("verdicts", "requests")}
     if arguments.json:
         print(json.dumps(plan, indent=2))
     else:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from vclust_py.arguments import Reference, checked
 from vclust_py.cli import sites
+from vclust_py.cli.liveness import require_running
 from vclust_py.errors import RequestError, VclustError
 
 _REMOTE = "[SITE/][NODE.]NAME:PATH"
@@ -75,7 +76,7 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
     """
     from vclust_py.access import keys_of, ssh_options
 
-    _, cluster = sites.cluster(arguments)
+    site, cluster = sites.cluster(arguments)
     node = _node(cluster, wanted)
     access = keys_of(cluster)
     if not Path("/run/netns", access["netns"]).exists():
@@ -83,8 +84,20 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
             f"{cluster['name']}: its network is not there; was this machine restarted?",
             "`vclust create` with its request starts its nodes again",
         )
+    require_running(arguments, site, cluster, node)
     key = access["admin_key" if access["user"] == "root" else "key"]
-    options = ["-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-o", f"User={access['user']}"]
+    # It runs: what is left is a node that starts, or is very busy.
+    options = [
+        "-F",
+        "/dev/null",
+        "-o",
+        "ConnectTimeout=60",
+        *ssh_options(cluster, node),
+        "-i",
+        key,
+        "-o",
+        f"User={access['user']}",
+    ]
     return f"{node['name']}.{cluster['name']}", options
 
 

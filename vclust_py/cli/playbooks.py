@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vclust_py.arguments import locked
@@ -17,6 +18,9 @@ from vclust_py.text import DETAIL, plain
 if TYPE_CHECKING:
     from vclust_py.cli.runner import Outcome
 
+STANDARD_INPUT = Path("-")
+"""In the place of a request file."""
+
 
 def request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The cluster's name and the playbook's variables; a mistaken request is refused here."""
@@ -24,7 +28,10 @@ def request(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
     # Once, and as the one who typed its name: root may read more, and an error quotes what it finds.
     with reading_as_caller():
-        asked = request.read(arguments.request)
+        if arguments.request == STANDARD_INPUT:
+            asked = request.read_stream(sys.stdin.buffer, str(STANDARD_INPUT))
+        else:
+            asked = request.read(arguments.request)
     variables: dict[str, Any] = {"vclust_request": request.to_mapping(asked)}
     if arguments.locked:
         from vclust_py.lock import Lock

@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vclust_py.cli.progress import step
-from vclust_py.text import DETAIL, age, plain, size, when
+from vclust_py.text import DETAIL, age, counted, plain, size, when
 
 _RUNS_BY = {"kvm": "KVM", "tcg": "emulation (no usable KVM)", "xen": "Xen"}
 _SHORT = 12
 """Letters of a digest that people see."""
+_REFUSALS = 3
+"""So many caches that do not fit are named."""
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -55,7 +57,7 @@ def _cache(cache: Mapping[str, Any]) -> str:
         return "cache: miss, it starts from the base image"
     seconds = "" if cache["seconds"] is None else f" and {cache['seconds']:.0f} s"
     return (
-        f"cache: hit, {cache['digest'][:_SHORT]} with {cache['packages']} packages"
+        f"cache: hit, {cache['digest'][:_SHORT]} with {counted(cache['packages'], 'package')}"
         f" saves {size(cache['bytes'])} of {size(cache['of'])}{seconds}"
     )
 
@@ -81,7 +83,8 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
     say(f"{cluster['name']}: {cluster['state']}{detail}")
     if site:
         say(_site(site, cluster["reason"]))
-    say(f"{hardware['number_of_nodes']} nodes of {hardware['cpus']} CPU, {hardware['ram']}{strategy}")
+    nodes_of = counted(hardware["number_of_nodes"], "node")
+    say(f"{nodes_of} of {counted(hardware['cpus'], 'CPU')}, {hardware['ram']}{strategy}")
     say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
     nodes = _table("NODE", "ADDRESS", "HOST", "RUNS BY", "STATE")
     for node in cluster["nodes"]:
@@ -115,7 +118,8 @@ def _expected(estimate: Mapping[str, Any], phase: str) -> str:
 
 def _estimate(estimate: Mapping[str, Any]) -> str:
     seconds, errors = estimate["seconds"], estimate["errors"]
-    if not seconds:
+    # A phase with nothing to do takes no time, known or not.
+    if not any(seconds.values()):
         return "estimate: none, this site has no past runs to go by"
     # What disturbs one phase, another cluster say, mostly disturbs the next as well: errors add up.
     error = f" ± {sum(errors.values()):.0f} s" if any(errors.values()) else ""
@@ -146,13 +150,39 @@ def show_plan(plan: Mapping[str, Any]) -> None:
         say(f"\ndrained, take no new nodes: {', '.join(drained)}")
     more = ", for its packages need more than asked for" if plan["disk"] > plan["disk_asked"] else ""
     say(f"\ndisk: {size(plan['disk'])} a node{more}")
-    say(_cache(plan["cache"]))
-    say(f"download: {size(plan['download'])}, of {plan['packages']} packages")
+    say(_reuse(plan))
+    say(f"download: {size(plan['download'])}, of {counted(plan['packages'], 'package')}")
     say(f"build: {size(plan['build'])}{there}")
     say(f"send: {size(plan['send'])}")
+    if not plan["python"]:
+        say("no python3 in the nodes: Ansible cannot work there (MetaPackages: ansible)")
     for one in plan["quota"]:
         say(_quota(one))
     say(_estimate(plan["estimate"]))
+
+
+def _reuse(plan: Mapping[str, Any]) -> str:
+    """What is there already of the nodes' disks; where no cache is, why not, or when there will be some."""
+    if not plan["packages"]:
+        return "no packages beyond the base image"
+    if plan["layer_there"]:
+        return (
+            f"reused: the layer with {counted(plan['packages'], 'package')} of an earlier request, as it is"
+        )
+    if plan["cache"]:
+        return _cache(plan["cache"])
+    if verdicts := plan["verdicts"]:
+        lines = [f"  {verdict['digest'][:_SHORT]} {verdict['reason']}" for verdict in verdicts[:_REFUSALS]]
+        if more := len(verdicts) - _REFUSALS:
+            lines += [f"  {counted(more, 'more cache')}: vclust cache explain"] if more > 0 else []
+        return "\n".join(["cache: none fits, it starts from the base image", *lines])
+    return f"cache: none over its base image yet; {_next_choice(plan['requests'])}"
+
+
+def _next_choice(requests: Mapping[str, Any]) -> str:
+    if requests["next_choice"] is None:
+        return "they are made by `vclust cache rebuild` only"
+    return f"the next are chosen after request {requests['next_choice']}, so far: {requests['recorded']}"
 
 
 def _quota(limit: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ certificates  why TLS to a host fails
 daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM works
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -239,8 +240,20 @@ class Hypervisor(Protocol):
 
 
 def connect(site: Site, host: Host) -> Hypervisor:
-    """Open the host's hypervisor, starting its daemon where that is ours to do."""
-    from vclust_py.hypervisor import qemu, xen
+    """Open the host's hypervisor, starting its daemon where that is ours to do.
+
+    Raises VclustError where that does not work, or this Python has no libvirt.
+    """
+    try:
+        from vclust_py.hypervisor import qemu, xen
+    except ModuleNotFoundError as error:
+        if error.name != "libvirt":
+            raise
+        raise VclustError(
+            f"{host.name}: libvirt cannot be used: {sys.executable} has no module 'libvirt'",
+            "apt-get install python3-libvirt, and make the venv with --system-site-packages; or with the headers"
+            " of libvirt (libvirt-dev, pkg-config, gcc) pip install libvirt-python",
+        ) from None
 
     drivers: dict[str, Callable[[Site, Host], Hypervisor]] = {"qemu": qemu.Qemu, "xen": xen.Xen}
     scheme = urlsplit(host.uri).scheme.split("+")[0]

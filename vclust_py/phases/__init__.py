@@ -41,6 +41,8 @@ class Inputs:
     """`cache`, `place`: digest of the chosen VD cache; empty: none."""
     hosts: "tuple[Host, ...]" = ()
     """`place`, `distribute`: the site's hosts."""
+    again: bool = False
+    """`ready`: prove a cluster that is ready once more."""
     forget: frozenset[str] = frozenset()
     """`destroy`: hosts that are done without if they do not answer."""
 

@@ -9,12 +9,13 @@ from typing import Any
 from vclust_py import timing
 from vclust_py.cache import lookup
 from vclust_py.cache.matching import closure, matching, savings
+from vclust_py.cache.status import next_choice
 from vclust_py.cache.stored import Stored
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.lock import Lock
 from vclust_py.phases import Inputs, Result
-from vclust_py.site import clusters
+from vclust_py.site import clusters, learning
 from vclust_py.site.session import Session
 
 
@@ -30,7 +31,9 @@ def run(session: Session, inputs: Inputs) -> Result:
     with timing.trial(session.store, request, "cache", check=inputs.check) as (cluster, _):
         known = matching(session, lock, request)
         if cluster is not None and cluster.nodes:
-            return _result(Change({"cache": cluster.cache}, {"cache": cluster.cache}), packages, known)
+            return _result(
+                session, Change({"cache": cluster.cache}, {"cache": cluster.cache}), packages, known
+            )
         fits = {cache.digest: cache for cache in known if cache.packages <= packages}
         best = fits.get(inputs.cache) or lookup.find(packages, known)
         before = cluster.cache if cluster is not None else {}
@@ -40,7 +43,7 @@ def run(session: Session, inputs: Inputs) -> Result:
                     known.remove(best)
                     best = lookup.find(packages, known)
                 clusters.update(session.store, cluster, cache=savings(lock, best))
-    return _result(Change({"cache": before}, {"cache": savings(lock, best)}), packages, known)
+    return _result(session, Change({"cache": before}, {"cache": savings(lock, best)}), packages, known)
 
 
 def _there(session: Session, cache: Stored) -> bool:
@@ -52,9 +55,13 @@ def _there(session: Session, cache: Stored) -> bool:
     return True
 
 
-def _result(change: Change, packages: frozenset[str], known: list[Stored]) -> Result:
+def _result(session: Session, change: Change, packages: frozenset[str], known: list[Stored]) -> Result:
     verdicts = [_plain(verdict) for verdict in lookup.explain(packages, known)]
-    return Result(change, {"cache": change.after["cache"], "verdicts": verdicts})
+    requests = {
+        "recorded": learning.count_requests(session.store) if session.store.exists else 0,
+        "next_choice": next_choice(session),
+    }
+    return Result(change, {"cache": change.after["cache"], "verdicts": verdicts, "requests": requests})
 
 
 def _plain(verdict: lookup.Verdict) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from vclust_py.image import Image
 from vclust_py.image.base import BaseImages, find_base
 from vclust_py.image.builder import disk_size, installed_size, layer_key
 from vclust_py.image.store import missing
-from vclust_py.lock import Lock
+from vclust_py.lock import PYTHON, Lock
 from vclust_py.monitor import Survey, survey
 from vclust_py.nodes import facts_of, overlay
 from vclust_py.phases import Inputs, Result
@@ -57,6 +57,8 @@ class Plan:
     send: int
     base_there: bool
     layer_there: bool
+    python: bool
+    """Whether nodes will have the Python that Ansible needs there."""
     estimate: Estimate
     quota: tuple[quotas.Limit, ...]
     """Limits that the cluster comes under, with what others of its owner and project use."""
@@ -248,6 +250,7 @@ def _plan(
         send=send,
         base_there=made.base is not None,
         layer_there=made.layer is not None,
+        python=PYTHON in lock.installed(),
         estimate=estimate(
             session.store,
             lock,

@@ -24,12 +24,16 @@ from vclust_py.site.states import ClusterState, NodeState
 def run(session: Session, inputs: Inputs) -> Result:
     """Wait for every node's own check, then log in as a user would, and run MPI across the nodes if there is one.
 
-    Then its report is written, beside its disks.  Raises VclustError with what did not work.
+    Then its report is written, beside its disks.  A cluster that is ready is left alone, or tried once more where
+    `inputs.again` says so; that is in no record.  Raises VclustError with what did not work.
     """
     store = session.store
     with clusters.locked(store, inputs.name) as cluster:
         change = console.expected(cluster, NodeState.READY)
         if inputs.check or (not change.changed and cluster.state is ClusterState.READY):
+            nodes = [node for node in cluster.nodes if node.state is NodeState.READY]
+            if inputs.again and nodes and not inputs.check:
+                _prove(session, cluster, nodes)
             return Result(change, {"lost": _lost(cluster), "report": _report(session, cluster)})
         with timing.phase(store, cluster, "ready") as record:
             drivers, errors = drivers_of(session, cluster)

@@ -4,14 +4,16 @@ model        every key, defined once; keys what a definition holds, values the t
              ssh keys, system_names the names that no user may have
 parsing      a file, a text or a variable becomes a request; ini_form and yaml_form read the two forms into a `Reading`
              (reading), YAML and variables by way of a tree; checks makes the values, or tells all mistakes at once
+differences  what two requests differ in, for people
 stored_form  a request as a site keeps it: trusted, with a schema number
 answers      a request as a survey gives it, a variable for each key
 schema       the JSON schema; ansible the modules' options; documentation the table of docs/request.md
 """
 
 from vclust_py.request.accounts import SSHKey, User
+from vclust_py.request.differences import differences
 from vclust_py.request.model import Hardware, Request, Software, to_mapping
-from vclust_py.request.parsing import from_mapping, load, read
+from vclust_py.request.parsing import from_mapping, load, read, read_stream
 from vclust_py.request.stored_form import from_stored, stored
 
 __all__ = [
@@ -20,10 +22,12 @@ __all__ = [
     "SSHKey",
     "Software",
     "User",
+    "differences",
     "from_mapping",
     "from_stored",
     "load",
     "read",
+    "read_stream",
     "stored",
     "to_mapping",
 ]

@@ -58,7 +58,10 @@ class _Checker:
         entries = self.reading.entries.get(key.yaml, [])
         if key.words:
             entries = [
-                Entry(word, entry.line, entry.label) for entry in entries for word in entry.text.split()
+                Entry(word, entry.line, entry.label)
+                for entry in entries
+                # No name has a comma: who writes one means the blank.
+                for word in entry.text.replace(",", " ").split()
             ]
         parsed = self._parsed(key, entries)
         if key.words:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vclust_py.errors import RequestError
 from vclust_py.request import ini_form, tree
@@ -35,12 +35,21 @@ def read(path: Path) -> Request:
         raise RequestError(
             [f"{path}: got {error.strerror}, expected a request file that can be read"]
         ) from error
+    return _decoded(data, str(path))
+
+
+def read_stream(stream: BinaryIO, source: str) -> Request:
+    """The request that comes by a pipe, say; it has to name its cluster.  Raises RequestError."""
+    return _decoded(stream.read(4 * MAX_TEXT + 1), source)
+
+
+def _decoded(data: bytes, source: str) -> Request:
     try:
-        return load(data.decode("utf-8"), str(path))
+        return load(data.decode("utf-8"), source)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RequestError(
-            [f"{path}:{line}: file: got byte 0x{data[error.start]:02x}, expected UTF-8"]
+            [f"{source}:{line}: file: got byte 0x{data[error.start]:02x}, expected UTF-8"]
         ) from error
 
 

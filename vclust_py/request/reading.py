@@ -59,5 +59,7 @@ class Reading:
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
     by_lower = {word.lower(): word for word in known}
+    if len(name) > 3 and (end := next((word for word in by_lower if word.endswith(name.lower())), None)):
+        return by_lower[end]  # `nodes` for NumberOfNodes
     near = difflib.get_close_matches(name.lower()[:100], by_lower, n=1, cutoff=0.5)
     return by_lower[near[0]] if near else None

@@ -146,7 +146,8 @@ def _quantity(
         try:
             value = restore(text)
         except ValueError:
-            raise Wrong(expected) from None
+            unit = "; its unit is missing" if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else ""
+            raise Wrong(f"{expected}{unit}") from None
         if not low <= value <= high:
             raise Wrong(expected)
         return value

@@ -251,7 +251,10 @@ def register(store: Store, request: Request, *, reason: str = "", check: bool = 
     after = {"name": request.name, "digest": request.digest}
     if present is not None and present.request.digest != request.digest and present.nodes:
         raise RequestError(
-            [f"{request.name}: a cluster of that name exists with a different request"],
+            [
+                f"{request.name}: a cluster of that name exists with a different request",
+                *(f"  {line}" for line in requests.differences(present.request, request)),
+            ],
             f"choose another name, or first: vclust destroy {request.name}",
         )
     if check or (present is not None and present.request.digest == request.digest):

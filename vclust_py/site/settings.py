@@ -5,6 +5,7 @@ import fcntl
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -17,7 +18,9 @@ from vclust_py.quotas import ROOT, UNLIMITED, Project, Quota, projects_from, pro
 from vclust_py.request import values as requested
 from vclust_py.request.values import Wrong
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+PROJECT = _CHECKOUT if (_CHECKOUT / "playbooks").is_dir() else Path(sys.prefix) / "share/vclust"
+"""What Ansible reads, playbooks and all: the checkout, or where pip has put it (setup.py)."""
 
 _LOCK_POLL = 0.05  # seconds between two tries for a lock
 

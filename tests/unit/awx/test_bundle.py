@@ -89,7 +89,13 @@ def test_the_questions_of_a_request() -> None:
     nodes = questions["vclust_request_number_of_nodes"]
     assert [nodes[name] for name in ("type", "default", "min", "max")] == ["integer", 1, 1, 4096]
     assert questions["vclust_request_spread"]["choices"] == ["any", "hosts", "racks", "pack"]
-    assert questions["vclust_request_meta_packages"]["choices"] == ["bio", "mpi", "numeric", "slurm"]
+    assert questions["vclust_request_meta_packages"]["choices"] == [
+        "ansible",
+        "bio",
+        "mpi",
+        "numeric",
+        "slurm",
+    ]
     # What AWX keeps encrypted, as it may hold hashes of passwords.
     assert [one["variable"] for one in questions.values() if one["type"] == "password"] == [
         "vclust_request_users"

@@ -106,6 +106,14 @@ def test_answers_become_a_request(job: Job) -> None:
     assert [tuple(row) for row in rows] == [("alice", "create", "pair")]
 
 
+def test_a_phase_without_the_one_it_goes_by_says_which(job: Job) -> None:
+    answers = {"vclust_request_name": "pair", "vclust_request_number_of_nodes": 2}
+    for words in (("--skip-tags", "resolve"), ("--tags", "cache"), ("--tags", "place")):
+        done = job.launch("vclust create", answers, *words)
+        assert done.returncode == 2
+        assert "expected --tags resolve,cache,place, or all phases" in " ".join(done.stdout.split())
+
+
 def test_a_whole_request_as_text(job: Job) -> None:
     text = "[Hardware]\r\nNumberOfNodes: 3\r\n[Software]\r\nName: bio1\r\nPackages: {{ 1 }}\r\n"
     done = job.launch("vclust create", {"vclust_request": text}, "--tags", "request")

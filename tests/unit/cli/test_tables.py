@@ -17,7 +17,11 @@ PLAN = {
     "build": 0,
     "send": 0,
     "base_there": True,
+    "layer_there": False,
+    "python": True,
     "cache": {},
+    "verdicts": [],
+    "requests": {"recorded": 3, "next_choice": 50},
     "quota": [],
     "estimate": {"seconds": {}, "errors": {}, "medians": [], "unknown": []},
 }
@@ -26,6 +30,40 @@ PLAN = {
 def shown(capsys: pytest.CaptureFixture[str], **values: object) -> str:
     tables.show_plan(PLAN | values)
     return capsys.readouterr().out
+
+
+def test_what_is_there_already(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing to build is no cache miss; a cache that is not used has a reason, and one to come a time."""
+
+    def said(**values: object) -> str:
+        return shown(capsys, hosts={}, unreachable={}, **values)
+
+    text = said(layer_there=True)
+    assert "\nreused: the layer with 3 packages of an earlier request, as it is\n" in text
+    assert "miss" not in text
+    assert "\nno packages beyond the base image\n" in said(packages=0)
+    assert "yet; the next are chosen after request 50, so far: 3\n" in said()
+    by_hand = {"recorded": 3, "next_choice": None}
+    assert "yet; they are made by `vclust cache rebuild` only\n" in said(requests=by_hand)
+    verdicts = [{"digest": str(number) * 64, "reason": f"holds p{number}"} for number in range(5)]
+    text = said(verdicts=verdicts)
+    assert "none fits, it starts from the base image\n  000000000000 holds p0\n" in text
+    assert "\n  222222222222 holds p2\n  2 more caches: vclust cache explain\n" in text
+    assert "more cache" not in said(verdicts=verdicts[:3])
+    cache = {"digest": "a" * 64, "packages": 1, "bytes": 10, "of": 20, "seconds": None}
+    assert "\ncache: hit, aaaaaaaaaaaa with 1 package saves" in said(cache=cache)
+
+
+def test_nothing_is_no_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is there already takes no time, which says nothing of the rest."""
+    estimate = {"seconds": {"image": 0.0}, "errors": {}, "medians": [], "unknown": ["ready"]}
+    text = shown(capsys, hosts={}, unreachable={}, estimate=estimate)
+    assert "\nestimate: none, this site has no past runs to go by\n" in text
+
+
+def test_nodes_that_ansible_cannot_work_in(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "python3" not in shown(capsys, hosts={}, unreachable={})
+    assert "\nno python3 in the nodes: " in shown(capsys, hosts={}, unreachable={}, python=False)
 
 
 def test_what_a_host_had_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:

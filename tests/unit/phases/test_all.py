@@ -120,6 +120,24 @@ def test_a_cluster_is_ready_also_where_its_page_cannot_be_written(session: FakeS
     assert found(session).state == "ready"
 
 
+def test_a_ready_cluster_is_proven_again_when_asked_for(session: FakeSession) -> None:
+    request = a_request(2)
+    up_to(session, "ready", request)
+    before = list(sqlite3.connect(session.site.database).iterdump())
+    again = phase("ready")
+    assert not again(session, Inputs(request.name, again=True)).change.changed
+    assert session.logins == 2
+    again(session, Inputs(request.name, again=True, check=True))
+    again(session, Inputs(request.name))
+    assert session.logins == 2
+    (uuid,) = (node.uuid for node in found(session).nodes if node.name == "n0002")
+    for host in session.hosts.values():
+        host.domains.pop(uuid, None)
+    with pytest.raises(VclustError, match="no login to n0002"):
+        again(session, Inputs(request.name, again=True))
+    assert list(sqlite3.connect(session.site.database).iterdump()) == before
+
+
 def test_check_mode_changes_nothing_at_any_phase(session: FakeSession) -> None:
     request = a_request(2)
     results: dict[str, Result] = {}

@@ -1,6 +1,7 @@
 """The request parser: literal tables of what is taken and refused, and properties over arbitrary text."""
 
 import contextlib
+import io
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -55,6 +56,20 @@ def ini(**keys: str) -> str:
     lines = ["[Hardware]", *(f"{key}: {value}" for key, value in hard.items())]
     lines += ["[Software]", *(f"{key}: {value}" for key, value in soft.items())]
     return "\n".join(lines)
+
+
+def test_words_may_have_commas_between_them() -> None:
+    for text in ("gcc, mpich", "gcc,mpich", "gcc ,mpich,"):
+        assert requests.load(ini(Packages=text), "x.ini").software.packages == ("gcc", "mpich")
+
+
+def test_a_request_that_comes_by_a_pipe() -> None:
+    """It has no file whose name could be the cluster's."""
+    assert requests.read_stream(io.BytesIO(ini(Name="a").encode()), "-").name == "a"
+    with pytest.raises(RequestError, match="-:3: Name: got nothing"):
+        requests.read_stream(io.BytesIO(ini().encode()), "-")
+    with pytest.raises(RequestError, match="-:2: file: got byte 0xff"):
+        requests.read_stream(io.BytesIO(b"\n\xff"), "-")
 
 
 def test_figure_4_of_the_paper() -> None:
@@ -300,7 +315,6 @@ UNIQUE = "so that every node gets its own name"
                 "gcc|sh",
                 "../gcc",
                 "./x.deb",
-                "gcc,mpich",
                 "'gcc'",
                 "gcc&",
                 "gcc.",
@@ -437,6 +451,11 @@ def test_user_twice() -> None:
         ("Name: a\n" + ini(), "x.ini:1: Name: got a key, expected [Hardware] or [Software] before it"),
         (ini(Pakages="x"), "x.ini:4: Pakages: got an unknown key, expected Packages (the nearest known key)"),
         (ini(Sshkeys="x"), "x.ini:4: Sshkeys: got an unknown key, expected SSHKey (the nearest known key)"),
+        (ini().replace("NumberOfN", "N"), "x.ini:2: Nodes: got an unknown key, expected NumberOfNodes (the"),
+        (
+            ini(RAM="512"),
+            "x.ini:3: RAM: got '512', expected a size such as 2GB or 512MB, from 256MB to 16TB; its unit",
+        ),
         (ini(Zzzz="x"), "x.ini:4: Zzzz: got an unknown key, expected one of Name, User, SSHKey, Hostname, "),
         (ini() + "\nRAM: 1GB", "x.ini:4: RAM: got it in [Software], expected it in [Hardware]"),
         (
