@@ -19,6 +19,9 @@ _HASHES = (
 )
 _HASH = re.compile("|".join(_HASHES))
 
+NO_PASSWORD = "*"
+"""The hash of a user who logs in by key only."""
+
 _KEY_TYPES = (
     "ssh-ed25519",
     "ssh-rsa",
@@ -35,7 +38,7 @@ _MAX_KEY = 8192
 class User:
     name: str
     password_hash: str
-    """As crypt(5) has it; `*` where the user logs in by key only."""
+    """As crypt(5) has it; NO_PASSWORD where the user logs in by key only."""
 
 
 @dataclass(frozen=True)
