@@ -75,10 +75,14 @@ def test_none_has_neither_sources_nor_name_servers(tmp_path: Path, request_: Req
 
 def test_no_source_that_a_node_can_use(tmp_path: Path, request_: Request) -> None:
     where = site(tmp_path)
-    (tmp_path / "toy.sources").write_text("Types: deb\nURIs: file:/srv/mirror\nSuites: toy\nComponents: main\n")
+    (tmp_path / "toy.sources").write_text(
+        "Types: deb\nURIs: file:/srv/mirror\nSuites: toy\nComponents: main\n"
+    )
     apt.AptRoot(where, "toy", request_.hardware.architecture).make()
     files = {file.path: (file.data or b"").decode() for file in egress.way(where, request_, ()).files}
-    assert files[egress.SOURCES].startswith("# Nodes of this site do not reach its package archives: none of them")
+    assert files[egress.SOURCES].startswith(
+        "# Nodes of this site do not reach its package archives: none of them"
+    )
 
 
 def test_what_is_missing_is_said(tmp_path: Path, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:

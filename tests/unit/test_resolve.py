@@ -36,9 +36,18 @@ def names(lock: Lock) -> list[str]:
 
 def test_the_sites_own_packages_are_in_the_base(toy: Repository, tmp_path: Path) -> None:
     lock = lock_of(toy, tmp_path / "site", "hello", base_packages=["two-a", "libgreet"])
-    assert {package.name for package in lock.base} == {*BASE_PACKAGES, KERNEL, "apt", "core", "two-a", "libgreet"}
+    assert {package.name for package in lock.base} == {
+        *BASE_PACKAGES,
+        KERNEL,
+        "apt",
+        "core",
+        "two-a",
+        "libgreet",
+    }
     assert names(lock) == ["hello"]
-    with pytest.raises(RequestError, match=r"vclust_site: base_packages: package 'helo': not in toy .* hello\?"):
+    with pytest.raises(
+        RequestError, match=r"vclust_site: base_packages: package 'helo': not in toy .* hello\?"
+    ):
         lock_of(toy, tmp_path / "site", base_packages=["helo"])
 
 

@@ -69,11 +69,11 @@ class _Place:
 
 
 def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, list[str]]:
-    """The name of the node for OpenSSH, and the options that reach it as the first user of the request.
+    """The name of the node for OpenSSH, and the options that reach it as the user that was asked for.
 
     Raises RequestError for no such node or a cluster of others, VclustError where the cluster cannot be reached.
     """
-    from vclust_py.access import keys_of, ssh_options
+    from vclust_py.access import keys_of, login_of, ssh_options
 
     _, cluster = sites.cluster(arguments)
     node = _node(cluster, wanted)
@@ -83,8 +83,8 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
             f"{cluster['name']}: its network is not there; was this machine restarted?",
             "`vclust create` with its request starts its nodes again",
         )
-    key = access["admin_key" if access["user"] == "root" else "key"]
-    options = ["-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-o", f"User={access['user']}"]
+    user, key = login_of(cluster, arguments.user, root=arguments.as_root)
+    options = ["-F", "/dev/null", *ssh_options(cluster, node), "-i", key, "-o", f"User={user}"]
     return f"{node['name']}.{cluster['name']}", options
 
 

@@ -243,7 +243,9 @@ def _packages(value: Any) -> tuple[str, ...]:
     """Names of Debian packages: a list, or words with blanks between them, as in a request."""
     names = value.split() if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
-        raise VclustError(f"vclust_site: base_packages: got {requested.shown(str(value))}, expected a list of packages")
+        raise VclustError(
+            f"vclust_site: base_packages: got {requested.shown(str(value))}, expected a list of packages"
+        )
     try:
         return tuple(dict.fromkeys(requested.package.parse(str(name)) for name in names))
     except Wrong as wrong:
