@@ -2,17 +2,46 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from vclust_py.errors import RequestError
+from vclust_py.errors import RequestError, VclustError
+from vclust_py.request import Request
 
 
-def keys_of(cluster: Mapping[str, Any]) -> Mapping[str, str]:
+def user_key(request: Request, user: str) -> str:
+    """The name of the file with that user's key among the cluster's keys."""
+    users = request.software.users
+    return f"user.{user}" if users and user != users[0].name else "user"
+
+
+def login_of(cluster: Mapping[str, Any], user: str | None, *, root: bool = False) -> tuple[str, str]:
+    """The account and the file of its key; by default those of the request's first user, or root's.
+
+    Raises RequestError where the request has no such user, VclustError where the cluster has no key for them.
+    """
+    access = keys_of(cluster)
+    if root or user == "root" or (user is None and access["user"] == "root"):
+        return "root", access["admin_key"]
+    user = user or access["user"]
+    keys: Mapping[str, str] = access["user_keys"]
+    if user not in keys:
+        known = ", ".join([*keys, "root"])
+        raise RequestError([f"{user}: no such user of {cluster['name']}; there are: {known}"])
+    if not Path(keys[user]).exists():  # an earlier version kept the first one's only
+        raise VclustError(
+            f"{cluster['name']}: has no key of {user} on the site manager, as it was made by an earlier version",
+            f"vclust ssh {cluster['name']} --root -- su - {user}",
+        )
+    return user, keys[user]
+
+
+def keys_of(cluster: Mapping[str, Any]) -> Mapping[str, Any]:
     """User, network namespace and files of keys, as `vclust_py.site.describe` gives them.
 
     Raises RequestError where they are not for whom it was asked for.
     """
-    access: Mapping[str, str] = cluster["ssh"]
+    access: Mapping[str, Any] = cluster["ssh"]
     if not access:
         raise RequestError(
             [

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from vclust_py.errors import RequestError
-from vclust_py.request import values
+from vclust_py.request import accounts, values
 from vclust_py.request.values import Wrong, shown
 
 MAX_PATH = 4096
@@ -69,6 +69,11 @@ def hosts(value: object) -> list[str]:
 def person(value: object) -> str:
     """The name of a user of AWX, or of an account on the site manager."""
     return _matching(value, r"\w[\w.@+-]{0,149}", "the name of a user: letters, digits and . @ + - _")
+
+
+def login(value: object) -> str:
+    """The name of a user of a request, or root."""
+    return _matching(value, accounts.NAME, "the name of a user of the request")
 
 
 def moment(value: object) -> float:
@@ -157,6 +162,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "site": site,
     "machines": machines,
     "person": person,
+    "login": login,
     "moment": moment,
     "hosts": hosts,
     "cache": cache,

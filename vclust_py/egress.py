@@ -85,7 +85,7 @@ def way(site: Site, request: Request, machines: Iterable[str]) -> Way:
     suite, architecture = request.software.suite or site.default_suite, request.hardware.architecture
     plain = Way(site, suite, architecture, request.router)
     if site.egress == "none":
-        return plain
+        return replace(plain, files=(_no_sources("vclust_site.egress is none"), _resolver([])))
     archives, stanzas, left_out = dict[str, Archive](), list[str](), list[str]()
     for stanza in apt.AptRoot(site, suite, architecture).sources():
         uris = []
@@ -105,11 +105,11 @@ def way(site: Site, request: Request, machines: Iterable[str]) -> Way:
         'Acquire::http::Pipeline-Depth "0";\n'
     )
     files = [text("etc/apt/apt.conf.d/90vclust", settings)]
-    if stanzas:
-        files.append(text(SOURCES, "\n".join(stanzas)))
+    files.append(
+        text(SOURCES, "\n".join(stanzas)) if stanzas else _no_sources("none of them is on http or https")
+    )
     network = request.software.network if site.egress == "nat" else None
-    if network and (servers := nat.resolvers()):
-        files.append(text("etc/resolv.conf", "".join(f"nameserver {server}\n" for server in servers)))
+    files.append(_resolver(nat.resolvers() if network else []))
     return replace(
         plain,
         archives=tuple(archives.values()),
@@ -117,6 +117,19 @@ def way(site: Site, request: Request, machines: Iterable[str]) -> Way:
         left_out=tuple(left_out),
         network=network,
         machines=tuple(machines),
+    )
+
+
+def _no_sources(why: str) -> File:
+    """In place of the base's: apt would wait for archives that the node does not reach."""
+    return text(SOURCES, f"# Nodes of this site do not reach its package archives: {why}.\n")
+
+
+def _resolver(servers: Iterable[object]) -> File:
+    lines = "".join(f"nameserver {server}\n" for server in servers)
+    return text(
+        "etc/resolv.conf",
+        lines or "# Nodes of this site reach no name server; those of the cluster are in /etc/hosts.\n",
     )
 
 

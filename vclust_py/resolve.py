@@ -34,12 +34,14 @@ def closure(
     with root.file_lock():
         root.ensure_index(report)
         _check_names(root, [*requested, kernel])
-        image = Catalogue(site).find("base", base_key(suite, architecture, kernel))
+        _check_names(root, site.base_packages, "vclust_site: base_packages: ")
+        key = base_key(suite, architecture, kernel, site.base_packages)
+        image = Catalogue(site).find("base", key)
         if image is not None:
             status = Catalogue(site).status(image)
             base = installed(status)
         else:
-            status, base = _future_base(root, [*BASE_PACKAGES, kernel])
+            status, base = _future_base(root, [*BASE_PACKAGES, *site.base_packages, kernel])
         packages = _install(root, requested, status) if requested else ()
     return Lock(suite, architecture, kernel, base, packages, tuple(requested))
 
@@ -137,13 +139,13 @@ def _from_store(site: Site, package: Package) -> Package | None:
     return found if found.identity == package.identity else None
 
 
-def _check_names(root: AptRoot, names: Iterable[str]) -> None:
+def _check_names(root: AptRoot, names: Iterable[str], where: str = "") -> None:
     # Before apt sees them: it would take an unknown `lib.c` for a regular expression and `foo+` for `foo`.
     known = root.names.read_text(encoding="utf-8")
     unknown = [name for name in names if not NAME.fullmatch(name) or f"\n{name}\n" not in known]
     if unknown:
         everything = known.split()
-        raise RequestError([_unknown(name, everything, root) for name in unknown])
+        raise RequestError([where + _unknown(name, everything, root) for name in unknown])
 
 
 def _unknown(name: str, everything: list[str], root: AptRoot) -> str:

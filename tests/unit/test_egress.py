@@ -50,7 +50,8 @@ def test_nodes_are_told_of_the_sites_archives(tmp_path: Path, request_: Request)
     ]
     assert way.left_out == ("file:/srv/mirror", "cdrom:/debian")
     files = {file.path: (file.data or b"").decode() for file in way.files}
-    assert set(files) == {"etc/apt/apt.conf.d/90vclust", egress.SOURCES}
+    assert set(files) == {"etc/apt/apt.conf.d/90vclust", egress.SOURCES, "etc/resolv.conf"}
+    assert "nameserver" not in files["etc/resolv.conf"]
     assert '"http://192.168.70.254:3142"' in files["etc/apt/apt.conf.d/90vclust"]
     assert set(files[egress.SOURCES].splitlines()) == {
         "Types: deb",
@@ -61,11 +62,27 @@ def test_nodes_are_told_of_the_sites_archives(tmp_path: Path, request_: Request)
     }
 
 
-def test_none_tells_nothing(tmp_path: Path, request_: Request) -> None:
+def test_none_has_neither_sources_nor_name_servers(tmp_path: Path, request_: Request) -> None:
     where = site(tmp_path, egress="none")
     apt.AptRoot(where, "toy", request_.hardware.architecture).make()
-    assert (egress.way(where, request_, ()).files, egress.way(where, request_, ()).archives) == ((), ())
+    way = egress.way(where, request_, ())
+    files = {file.path: (file.data or b"").decode() for file in way.files}
+    assert set(files) == {egress.SOURCES, "etc/resolv.conf"}
+    assert all(line.startswith("#") for text in files.values() for line in text.splitlines())
+    assert way.archives == ()
     assert egress.missing(where) == ()
+
+
+def test_no_source_that_a_node_can_use(tmp_path: Path, request_: Request) -> None:
+    where = site(tmp_path)
+    (tmp_path / "toy.sources").write_text(
+        "Types: deb\nURIs: file:/srv/mirror\nSuites: toy\nComponents: main\n"
+    )
+    apt.AptRoot(where, "toy", request_.hardware.architecture).make()
+    files = {file.path: (file.data or b"").decode() for file in egress.way(where, request_, ()).files}
+    assert files[egress.SOURCES].startswith(
+        "# Nodes of this site do not reach its package archives: none of them"
+    )
 
 
 def test_what_is_missing_is_said(tmp_path: Path, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +110,7 @@ def test_nat_has_the_proxy_and_name_servers_too(
     real.write_text("# ours\nnameserver fe80::1\nnameserver\n")
     monkeypatch.setattr(nat, "_RESOLVERS", (stub, real))
     assert nat.resolvers() == [], "none that a node could reach"
-    assert "etc/resolv.conf" not in {file.path for file in egress.way(where, request_, ()).files}
+    assert not any(b"nameserver" in (file.data or b"") for file in egress.way(where, request_, ()).files)
     real.write_text("search example.org\nnameserver fe80::1\nnameserver 192.0.2.53\nnameserver 127.0.0.1\n")
     way = egress.way(where, request_, ["h1"])
     files = {file.path: file.data for file in way.files}

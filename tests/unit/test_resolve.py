@@ -34,6 +34,46 @@ def names(lock: Lock) -> list[str]:
     return [package.name for package in lock.packages]
 
 
+def test_the_sites_own_packages_are_in_the_base(toy: Repository, tmp_path: Path) -> None:
+    lock = lock_of(toy, tmp_path / "site", "hello", base_packages=["two-a", "libgreet"])
+    assert {package.name for package in lock.base} == {
+        *BASE_PACKAGES,
+        KERNEL,
+        "apt",
+        "core",
+        "two-a",
+        "libgreet",
+    }
+    assert names(lock) == ["hello"]
+    with pytest.raises(
+        RequestError, match=r"vclust_site: base_packages: package 'helo': not in toy .* hello\?"
+    ):
+        lock_of(toy, tmp_path / "site", base_packages=["helo"])
+
+
+def test_a_base_with_other_packages_is_another_base(toy: Repository, tmp_path: Path) -> None:
+    plain = base_key("toy", "amd64", KERNEL)
+    assert base_key("toy", "amd64", KERNEL, ["vim", "rsync"]) == f"{plain} rsync vim"
+    site = toy.site(tmp_path / "site", base_packages="two-a")
+    site.make_directories()
+    catalogue = Catalogue(site)
+    with catalogue.building("base", plain) as folder:
+        (folder / "base").write_bytes(b"x")
+        image = catalogue.add(folder / "base", kind="base", key=plain)
+    catalogue.status(image).write_text("")
+    lock = lock_of(toy, tmp_path / "site", base_packages="two-a")
+    assert "two-a" in {package.name for package in lock.base}
+
+
+@pytest.mark.parametrize("value", ["-o Dir=/", ["vim", "a=1"], {"vim": 1}, 7])
+def test_base_packages_are_names_of_packages(value: object) -> None:
+    with pytest.raises(VclustError, match=r"^vclust_site: base_packages: .*expected"):
+        Site.from_mapping({"base_packages": value})
+    site = Site.from_mapping({"base_packages": "vim-tiny rsync vim-tiny"})
+    assert site.base_packages == ("vim-tiny", "rsync")
+    assert Site.from_mapping(site.to_mapping()) == site
+
+
 def test_the_closure_has_versions_sizes_and_digests(toy: Repository, tmp_path: Path) -> None:
     lock = lock_of(toy, tmp_path / "site", "hello")
     assert names(lock) == ["hello", "libgreet"]

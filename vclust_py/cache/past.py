@@ -55,7 +55,7 @@ def read_past(session: Session, report: Report) -> Past:
     past = Past([], {}, {})
     for number, (group, requests) in enumerate(asked.items()):
         suite, architecture, kernel = group
-        base = session.images.find("base", base_key(suite, architecture, kernel))
+        base = session.images.find("base", base_key(suite, architecture, kernel, session.site.base_packages))
         if base is None:
             report(f"{suite} for {architecture}: no base image, {len(requests)} requests left out", 0, 0)
             continue

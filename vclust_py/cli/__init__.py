@@ -126,8 +126,17 @@ def make_parser() -> argparse.ArgumentParser:
     show = add(
         "show", clusters.show, "show a cluster: nodes, phases with seconds and bytes, the slowest node"
     )
-    ssh = add("ssh", login.ssh, "log in to a node as the first user of the request")
-    scp = add("scp", login.scp, "copy files to or from a node as the first user of the request")
+    ssh = add("ssh", login.ssh, "log in to a node as the first user of the request, or another")
+    scp = add("scp", login.scp, "copy files to or from a node, as a user of the request")
+    for one in (ssh, scp):
+        account = one.add_mutually_exclusive_group()
+        account.add_argument(
+            "--user",
+            type=typed("login"),
+            metavar="USER",
+            help="as this user of the request, not the first one",
+        )
+        account.add_argument("--root", action="store_true", dest="as_root", help="as root")
     destroy = add("destroy", clusters.destroy, "remove a cluster, whatever state it is in")
     for one in (create, plan, listing, show, destroy):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
@@ -146,7 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="HOST",
         help="do without this host, which does not answer and never will; may be repeated",
     )
-    ssh.usage = "vclust ssh NAME [NODE] [-- CMD...]"
+    ssh.usage = "vclust ssh [--user USER | --root] NAME [NODE] [-- CMD...]"
     ssh.add_argument(
         "node",
         nargs="?",
@@ -154,7 +163,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NODE",
         help="its name, or its number from 1 on (default: the first node that has not failed)",
     )
-    scp.usage = "vclust scp [-r] [-p] SOURCE... TARGET"
+    scp.usage = "vclust scp [-r] [-p] [--user USER | --root] SOURCE... TARGET"
     scp.add_argument(
         "paths",
         nargs="+",

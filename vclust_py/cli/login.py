@@ -70,11 +70,11 @@ class _Place:
 
 
 def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, list[str]]:
-    """The name of the node for OpenSSH, and the options that reach it as the first user of the request.
+    """The name of the node for OpenSSH, and the options that reach it as the user that was asked for.
 
     Raises RequestError for no such node or a cluster of others, VclustError where the cluster cannot be reached.
     """
-    from vclust_py.access import keys_of, ssh_options
+    from vclust_py.access import keys_of, login_of, ssh_options
 
     site, cluster = sites.cluster(arguments)
     node = _node(cluster, wanted)
@@ -85,19 +85,10 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
             "`vclust create` with its request starts its nodes again",
         )
     require_running(arguments, site, cluster, node)
-    key = access["admin_key" if access["user"] == "root" else "key"]
+    user, key = login_of(cluster, arguments.user, root=arguments.as_root)
     # It runs: what is left is a node that starts, or is very busy.
-    options = [
-        "-F",
-        "/dev/null",
-        "-o",
-        "ConnectTimeout=60",
-        *ssh_options(cluster, node),
-        "-i",
-        key,
-        "-o",
-        f"User={access['user']}",
-    ]
+    options = ["-F", "/dev/null", "-o", "ConnectTimeout=60", *ssh_options(cluster, node)]
+    options += ["-i", key, "-o", f"User={user}"]
     return f"{node['name']}.{cluster['name']}", options
 
 

@@ -26,6 +26,7 @@ from vclust_py.guest.tar import File, folder, packed, text
 from vclust_py.guest.trust import Authority, KeyPair
 from vclust_py.metapackages import MetaPackage
 from vclust_py.request import Request, User
+from vclust_py.request.accounts import NO_PASSWORD
 
 FILE_NAME = "_cluster.img"
 """No host name has an underscore: no node's seed is called so."""
@@ -33,11 +34,12 @@ LABEL = "vclust"
 FIRST_UID = 1000
 SECRETS = "var/lib/vclust/secrets"
 HOST_FILE = "etc/vclust/hostfile"
+SUDOERS = "etc/sudoers.d/vclust"
 OPENMPI_HOST_FILE = "etc/vclust/hostfile.openmpi"
 AUTHORITY = "etc/ssh/vclust_authority.pub"
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 GROUPS = ("sudo", "adm")
-"""A user administers the cluster (sudo, where the request brings it) and may read its logs."""
+"""A user administers the cluster (sudo) and may read its logs."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,11 @@ def _files(cluster: ClusterIdentity) -> list[File]:
         ),
         text("var/lib/vclust/expected", _expected(cluster)),
     ]
+    by_key_only = [user.name for user in cluster.request.software.users if user.password_hash == NO_PASSWORD]
+    if by_key_only:
+        # They are in group sudo, and have no password that it could ask for.
+        rules = "".join(f"{name} ALL=(ALL:ALL) NOPASSWD: ALL\n" for name in by_key_only)
+        files.append(text(SUDOERS, f"# Who logs in by key only has no password to type.\n{rules}", 0o440))
     files += cluster.files
     files += [File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
     for user, uid in uids(cluster.request):

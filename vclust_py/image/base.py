@@ -42,7 +42,7 @@ BASE_PACKAGES = (
     "systemd-sysv",
     "udev",
 )
-"""What a base holds beyond mmdebstrap's variant minbase and the kernel."""
+"""What a base holds beyond mmdebstrap's variant minbase, the kernel, and what the site adds (`base_packages`)."""
 
 VIRTUAL_SIZE = 3 << 30
 """Bytes of the base as a disk, the least a node can have: packages and their files need room to be unpacked."""
@@ -71,10 +71,10 @@ def ensure_base(site: Site, lock: "Lock", report: Report) -> BaseImages:
     images = find_base(site, lock)
     if images is not None:
         return images
-    catalogue, key = Catalogue(site), base_key(lock.suite, lock.architecture, lock.kernel)
+    catalogue, key = Catalogue(site), _key(site, lock)
     with naming_full_disk(site.images), catalogue.building("base", key) as folder:
         images = find_base(site, lock)
-        base = _held(catalogue, lock)
+        base = _held(catalogue, site, lock)
         if images is None and base is not None:
             images = _boot_again(catalogue, base, folder, report)
         elif images is None:
@@ -104,7 +104,7 @@ def _wanted(lock: "Lock") -> set[str]:
 def find_base(site: Site, lock: "Lock") -> BaseImages | None:
     """The images that hold `lock.base`, where they are there."""
     catalogue = Catalogue(site)
-    base = _held(catalogue, lock)
+    base = _held(catalogue, site, lock)
     if base is None:
         return None
     kernel = catalogue.find("kernel", kernel_key(base.manifest.pinned))
@@ -112,9 +112,13 @@ def find_base(site: Site, lock: "Lock") -> BaseImages | None:
     return BaseImages(base, kernel, initramfs) if kernel and initramfs else None
 
 
-def _held(catalogue: Catalogue, lock: "Lock") -> Image | None:
+def _key(site: Site, lock: "Lock") -> str:
+    return base_key(lock.suite, lock.architecture, lock.kernel, site.base_packages)
+
+
+def _held(catalogue: Catalogue, site: Site, lock: "Lock") -> Image | None:
     """The base image that holds `lock.base`, with or without its kernel and installer."""
-    key, wanted = base_key(lock.suite, lock.architecture, lock.kernel), _wanted(lock)
+    key, wanted = _key(site, lock), _wanted(lock)
     for base in reversed(catalogue.images()):
         manifest = base.manifest
         same = (manifest.kind, manifest.key) == ("base", key) and set(manifest.pinned) == wanted
@@ -257,7 +261,7 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
             *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
             *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
             f"--architectures={lock.architecture}",
-            f"--include={','.join([*BASE_PACKAGES, lock.kernel])}",
+            f"--include={','.join([*BASE_PACKAGES, *site.base_packages, lock.kernel])}",
             f"--aptopt={settings}",
             # The whole folder goes when anything fails; nothing is worth waiting for the disk.
             "--dpkgopt=force-unsafe-io",

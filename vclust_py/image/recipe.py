@@ -25,9 +25,9 @@ node would notice.
 """
 
 
-def base_key(suite: str, architecture: str, kernel: str) -> str:
-    """The key of the base image with the kernel package `kernel`."""
-    return f"{suite} {architecture} {kernel} {RECIPES['base']}"
+def base_key(suite: str, architecture: str, kernel: str, packages: Iterable[str] = ()) -> str:
+    """The key of the base image with the kernel package `kernel`, and the site's own `packages` beside ours."""
+    return " ".join([suite, architecture, kernel, RECIPES["base"], *sorted(packages)])
 
 
 def kernel_key(packages: Iterable[str]) -> str:

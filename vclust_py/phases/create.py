@@ -5,6 +5,7 @@ import time
 from ipaddress import IPv4Address
 
 from vclust_py import egress, metapackages, network, seed, timing
+from vclust_py.access import user_key
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk, fat, trust
@@ -217,14 +218,11 @@ def _identities(session: Session, cluster: Cluster, mtu: int, out: egress.Way) -
     disks = {cluster_disk.FILE_NAME: cluster_disk.build(shared)}
     for name, address in addresses.items():
         disks[seed_disk(name)] = seed.build(seed.new_node(name, address, authority), cluster.request, mtu)
-    user_key = shared.user_keys[users[0]]
-    keys = {
-        # Signs for nodes and users that come later.
-        "authority": authority.key.private,
-        "admin": admin_key.private,
-        "user": user_key.private,
-        "user-cert.pub": f"{user_key.certificate}\n",
-    }
+    # Signs for nodes and users that come later.
+    keys = {"authority": authority.key.private, "admin": admin_key.private}
+    for user in users:
+        name, key = user_key(cluster.request, user), shared.user_keys[user]
+        keys |= {name: key.private, f"{name}-cert.pub": f"{key.certificate}\n"}
     files = {folder / name: data for name, data in disks.items()}
     files |= {known_hosts.with_name(name): text.encode() for name, text in keys.items()}
     with naming_full_disk(folder):

@@ -134,7 +134,7 @@ def _key(session: Session, asked: dict[str, Any]) -> str:
     index = root.state()
     if not index:
         return ""
-    key = base_key(asked["suite"], asked["architecture"], asked["kernel"])
+    key = base_key(asked["suite"], asked["architecture"], asked["kernel"], session.site.base_packages)
     base = session.images.find("base", key)
     data = [
         sorted(asked["names"]),

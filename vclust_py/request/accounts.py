@@ -9,7 +9,7 @@ from typing import Any
 from vclust_py.request.system_names import PREFIXES, SYSTEM_NAMES
 from vclust_py.request.values import Kind, Wrong, shown
 
-_NAME = "[a-z][a-z0-9_-]{0,30}"
+NAME = "[a-z][a-z0-9_-]{0,30}"
 _HASHES = (
     r"\$6\$(rounds=[1-9][0-9]{3,8}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}",
     r"\$5\$(rounds=[1-9][0-9]{3,8}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{43}",
@@ -18,6 +18,9 @@ _HASHES = (
     r"\*",
 )
 _HASH = re.compile("|".join(_HASHES))
+
+NO_PASSWORD = "*"  # noqa: S105 - what says that there is none
+"""The hash of a user who logs in by key only."""
 
 _KEY_TYPES = (
     "ssh-ed25519",
@@ -35,7 +38,7 @@ _MAX_KEY = 8192
 class User:
     name: str
     password_hash: str
-    """As crypt(5) has it; `*` where the user logs in by key only."""
+    """As crypt(5) has it; NO_PASSWORD where the user logs in by key only."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def shown_user(text: str) -> str:
 
 def _parse_user(text: str) -> User:
     name, colon, password_hash = text.partition(":")
-    if not re.fullmatch(_NAME, name):
+    if not re.fullmatch(NAME, name):
         raise Wrong("name:hash, the name up to 31 of a-z, 0-9, '_' and '-', beginning with a letter")
     if name in SYSTEM_NAMES or name.startswith(PREFIXES):
         raise Wrong("a name that Debian does not use for an account or a group of its own")
@@ -95,11 +98,11 @@ def _restore_ssh_key(item: dict[str, Any]) -> SSHKey:
 
 
 _TYPE = "|".join(name.replace(".", r"\.") for name in _KEY_TYPES)
-_NAME_SCHEMA = {"type": "string", "pattern": f"^{_NAME}$"}
+_NAME_SCHEMA = {"type": "string", "pattern": f"^{NAME}$"}
 
 user = Kind(
     _parse_user,
-    {"type": "string", "pattern": f"^{_NAME}:({'|'.join(_HASHES)})$"},
+    {"type": "string", "pattern": f"^{NAME}:({'|'.join(_HASHES)})$"},
     write=asdict,
     restore=_restore_user,
     parts={
@@ -110,7 +113,7 @@ user = Kind(
 )
 ssh_key = Kind(
     _parse_ssh_key,
-    {"type": "string", "pattern": rf"^{_NAME}:\s*({_TYPE})\s"},
+    {"type": "string", "pattern": rf"^{NAME}:\s*({_TYPE})\s"},
     write=asdict,
     restore=_restore_ssh_key,
     parts={

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vclust_py import request as requests
+from vclust_py.access import user_key
 from vclust_py.site import clusters, hosts, records
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.states import NodeState
@@ -50,14 +51,15 @@ def summary(store: Store, name: str) -> dict[str, Any]:
     }
 
 
-def way_in(store: Store, cluster: Cluster) -> dict[str, str]:
-    """How ssh(1) reaches the nodes: user, network namespace, and the files with keys and known hosts."""
+def way_in(store: Store, cluster: Cluster) -> dict[str, Any]:
+    """How ssh(1) reaches the nodes: first user, network namespace, and the files with keys and known hosts."""
     keys = clusters.folder(store, cluster) / "keys"
     users = cluster.request.software.users
     return {
         "user": users[0].name if users else "root",
         "netns": cluster.segment,
         "key": str(keys / "user"),
+        "user_keys": {user.name: str(keys / user_key(cluster.request, user.name)) for user in users},
         "admin_key": str(keys / "admin"),
         "known_hosts": str(keys / "known_hosts"),
     }

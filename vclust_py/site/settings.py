@@ -52,6 +52,8 @@ class Site:
     """An apt sources file (sources.list(5)) to take packages from; default: the machine's own apt sources."""
     apt_proxy: str = ""
     """HTTP proxy for apt, as in apt.conf(5) Acquire::http::Proxy."""
+    base_packages: tuple[str, ...] = ()
+    """Debian packages that each node has without being asked for, such as an editor and rsync."""
     index_max_age: int = 6 * 3600
     """The package index is fetched again when older than this."""
     cache_policy: str = "nested"
@@ -114,6 +116,8 @@ class Site:
                 raise VclustError(
                     f"vclust_site: egress_blocked: {error}, expected a list of networks such as 192.0.2.0/24"
                 ) from None
+        if "base_packages" in values:
+            values["base_packages"] = _packages(values["base_packages"])
         if "administrators" in values:
             values["administrators"] = users_from("vclust_site: administrators", values["administrators"])
         if "projects" in values:
@@ -131,6 +135,7 @@ class Site:
         mapping["egress_blocked"] = [str(network) for network in self.egress_blocked]
         for name in ("cache_space", "layer_space"):
             mapping[name] = f"{mapping[name]}B"
+        mapping["base_packages"] = list(self.base_packages)
         mapping["administrators"] = list(self.administrators)
         mapping["projects"], mapping["user_quota"] = projects_to(self.projects), self.user_quota.to_mapping()
         return mapping
@@ -235,6 +240,19 @@ class Site:
     def remove_file_lock(self, what: str) -> None:
         """Take the file lock `what`, held by the caller, away for good: there is nothing left that it guards."""
         (self._held / what).unlink(missing_ok=True)
+
+
+def _packages(value: Any) -> tuple[str, ...]:
+    """Names of Debian packages: a list, or words with blanks between them, as in a request."""
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise VclustError(
+            f"vclust_site: base_packages: got {requested.shown(str(value))}, expected a list of packages"
+        )
+    try:
+        return tuple(dict.fromkeys(requested.package.parse(str(name)) for name in names))
+    except Wrong as wrong:
+        raise VclustError(f"vclust_site: base_packages: expected {wrong.expected}") from None
 
 
 def _locked(path: Path) -> IO[str] | None:

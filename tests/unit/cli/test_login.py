@@ -31,6 +31,8 @@ class Login:
     """The command with stand-ins for ssh and scp, which print their words, and for the site's answer."""
 
     def __init__(self, folder: Path) -> None:
+        for name in ("alice", "bob"):
+            (folder / name).touch()
         for name in ("ssh", "scp"):
             (folder / name).write_text(RECORD)
             (folder / name).chmod(0o755)
@@ -40,6 +42,7 @@ class Login:
             "user": "alice",
             "netns": str(folder),
             "key": "/k/user",
+            "user_keys": {"alice": str(folder / "alice"), "bob": str(folder / "bob"), "carol": "/k/gone"},
             "admin_key": "/k/admin",
             "known_hosts": "/k/h",
         }
@@ -84,7 +87,31 @@ def test_a_node_by_name_or_number(login: Login, words: list[str], node: str, add
     assert argv[:3] == ["ssh", "-F", "/dev/null"]
     assert argv[-4:] == ["--", f"{node}.demo", "ls", "-l"]  # no options of ssh
     assert f"ProxyCommand=ip netns exec {login.folder} nc {address} 22" in argv
-    assert {f"HostKeyAlias={node}", "UserKnownHostsFile=/k/h", "User=alice", "/k/user"} <= set(argv)
+    assert {f"HostKeyAlias={node}", "UserKnownHostsFile=/k/h", "User=alice", f"{login.folder}/alice"} <= set(
+        argv
+    )
+
+
+def test_another_user_and_root(login: Login) -> None:
+    for words in (["ssh", "demo"], ["scp", "a", "demo:"]):
+        argv = login(*words, "--user", "bob")
+        assert {"User=bob", f"{login.folder}/bob"} <= set(argv)
+        for root in (["--root"], ["--user", "root"]):
+            assert {"User=root", "/k/admin"} <= set(login(*words, *root))
+        assert "carol: no such user" not in login(*words, "--user", "carol", code=4)[0]
+    assert login("ssh", "demo", "--user", "carol", code=4) == [
+        "vclust: demo: has no key of carol on the site manager, as it was made by an earlier version",
+        "  hint: vclust ssh demo --root -- su - carol",
+    ]
+    assert login("ssh", "demo", "--user", "dora", code=2) == [
+        "vclust: dora: no such user of demo; there are: alice, bob, carol, root"
+    ]
+    assert "not allowed with argument" in "\n".join(login("ssh", "demo", "--root", "--user", "bob", code=2))
+
+
+def test_without_users_it_is_root(login: Login) -> None:
+    login.cluster["ssh"] |= {"user": "root", "user_keys": {}}
+    assert {"User=root", "/k/admin"} <= set(login("ssh", "demo"))
 
 
 def test_a_name_of_digits_goes_before_a_number(login: Login) -> None:

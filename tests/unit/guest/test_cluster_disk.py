@@ -104,6 +104,15 @@ def test_who_may_log_in_by_key(cluster: ClusterIdentity, disk: Path) -> None:
     assert not (files / "root/.ssh/id_ed25519").exists()
 
 
+def test_who_has_no_password_is_asked_for_none_by_sudo(disk: Path, tmp_path: Path) -> None:
+    rules = disk / "files/etc/sudoers.d/vclust"
+    assert rules.read_text().splitlines()[1:] == ["bob ALL=(ALL:ALL) NOPASSWD: ALL"]
+    assert listing(disk)["etc/sudoers.d/vclust"] == ("-r--r-----", "0/0")
+    request = requests.load(f"[Hardware]\nNumberOfNodes: 1\n[Software]\nUser: alice:{HASH}\n", "one.ini")
+    files = unpack(cluster_disk.build(a_cluster(request, Authority())), tmp_path) / "files"
+    assert not (files / "etc/sudoers.d").exists()
+
+
 def test_root_alone_has_a_certificate(tmp_path: Path) -> None:
     request = requests.load("[Hardware]\nNumberOfNodes: 2\n", "bare.ini")
     files = unpack(cluster_disk.build(a_cluster(request, Authority())), tmp_path) / "files"
