@@ -29,9 +29,11 @@ Packages: gcc mpich python3
 RUN = {
     "Make the host's key, which stays there",
     "Make the key of the host's hop, which stays there",
+    "Admit the host with its new keys",
+    "Put the new keys in their places",
     "Load it now",
 }
-"""Commands, which a check leaves out."""
+"""What a check leaves out: commands, and what is done with the keys that they make.  It tells the key's certificate."""
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def copy(host: Host, *paths: Path) -> None:
 
 
 def install(host: Host) -> Path:
-    """vclust, as it is installed here; the Python to run it with."""
+    """vclust, as it is installed here, in a folder like a user's home; the Python to run it with."""
     environment = BIN.parent
     packages = Path(yaml.__file__).parent.parent
     copy(
@@ -172,6 +172,7 @@ def install(host: Host) -> Path:
         *(environment / "pyvenv.cfg", *BIN.glob("python*")),
         *(path for name in INSTALLED for path in packages.glob(name)),
     )
+    host.ssh(f"chown nobody {PROJECT}; chmod 700 {PROJECT}")
     return BIN / "python"
 
 
