@@ -89,7 +89,9 @@ def roll_out(inventory: Path) -> Row:
         seconds = time.monotonic() - started
     if done.returncode:
         sys.exit(f"the roll-out ended with {done.returncode}:\n{done.stdout[-4000:]}")
-    changed = sum(int(found) for found in re.findall(r"^\S+ +: ok=.*? changed=(\d+)", done.stdout, re.MULTILINE))
+    changed = sum(
+        int(found) for found in re.findall(r"^\S+ +: ok=.*? changed=(\d+)", done.stdout, re.MULTILINE)
+    )
     return {"seconds": seconds, "cpu_s": cpu_seconds() - before, "changed": changed}
 
 
