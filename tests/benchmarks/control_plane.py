@@ -3,6 +3,7 @@
 
     .venv/bin/python tests/benchmarks/control_plane.py [--hosts 64] [--nodes 64,250,1000] [--driver qemu|xen]
         [--start 0] [--runs 1] [--json]
+    .venv/bin/python tests/benchmarks/control_plane.py --creates 32 --room 20 [--runs 1] [--json]
 
 Every host is a real libvirtd behind TLS, in which libvirt's test driver only keeps books (tests/testbed/control).
 A run is `ansible-playbook create_vcluster.yml` up to and with the phase `create`, then `destroy_vcluster.yml`;
@@ -20,6 +21,15 @@ hosts_cpu_s the same of all libvirtds, which share this machine's processors
 reads       seconds of `vclust list` and `vclust show` while the cluster is there
 rss_mib     the most that the playbook and all below it held at once, shared pages divided among their holders
 
+With --creates instead: as many `vclust create` at once, each of one node, on a site with room for --room of them: a
+host each.  Exactly so many must succeed, the others end with exit code 3; then all are destroyed.  These run all
+phases: a node's console says at once that it is up, and a program in the place of ssh proves it.
+
+one        seconds and CPU seconds of one create alone, and of one alone for which there is no room
+seconds    from the start of the first to the end of the last
+ratio      that, in times of one create
+cpu_s      CPU seconds of all of them, and `cpu_s_each`
+
 Medians over the runs, after a first run that is not counted.  Root.
 """
 
@@ -35,6 +45,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +57,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(TESTS.parent), str(TESTS / "unit"), str(TESTS / "testbed")]
 
 from cache.cachesite import make_base  # noqa: E402
+from control import environment  # noqa: E402
 from control.hosts import ControlHost, hosts, isolate  # noqa: E402
 from repository import KERNEL, a_repository  # noqa: E402
 
@@ -56,18 +68,26 @@ from vclust_py.site.session import Session  # noqa: E402
 memory_below = runpy.run_path(str(TESTS / "benchmarks/create.py"))["memory_below"]
 
 NAME = "control"
+BIN = Path(sys.executable).parent
+RAM = "600GB"
+"""Of each node of `creates_at_once`: a host has 1 TiB."""
+NO_ROOM = 3
 TAGS = "request,resolve,cache,place,image,distribute,create"
 READS = {"list": (), "show": (NAME,)}
 Row = dict[str, Any]
 
 
-def playbook(inventory: Path, name: str, *words: str) -> Row:
+def playbook(inventory: Path, start: float, name: str, *words: str) -> Row:
     """Run it; its figures but `by_phase` and `hosts_cpu_s`."""
-    argv = [sys.executable, TESTS / "testbed/control/playbook.py", "-i", inventory]
+    argv = [BIN / "ansible-playbook", "-i", inventory]
     started, memory = time.monotonic(), 0
     with tempfile.TemporaryFile("w+") as output:
         command = subprocess.Popen(
-            [*argv, PROJECT / "playbooks" / name, *words], cwd=PROJECT, stdout=output, stderr=output
+            [*argv, PROJECT / "playbooks" / name, *words],
+            cwd=PROJECT,
+            env=environment(start),
+            stdout=output,
+            stderr=output,
         )
         while True:
             pid, status, usage = os.wait4(command.pid, os.WNOHANG)
@@ -91,14 +111,14 @@ def playbook(inventory: Path, name: str, *words: str) -> Row:
 def timed(*words: str | Path) -> float:
     """Seconds of the command `vclust` with these words."""
     started = time.monotonic()
-    subprocess.run([Path(sys.executable).parent / "vclust", *words], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([BIN / "vclust", *words], stdout=subprocess.DEVNULL, check=True)
     return time.monotonic() - started
 
 
-def a_request(folder: Path, nodes: int) -> Path:
-    hardware = {"number_of_nodes": nodes, "ram": "512MB", "disk": "4GB"}
-    software = {"name": NAME, "suite": "toy", "kernel": KERNEL, "network": "10.20.0.0/16"}
-    path = folder / "request.yml"
+def a_request(folder: Path, nodes: int, name: str = NAME, ram: str = "512MB") -> Path:
+    hardware = {"number_of_nodes": nodes, "ram": ram, "disk": "4GB"}
+    software = {"name": name, "suite": "toy", "kernel": KERNEL, "network": "10.20.0.0/16"}
+    path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump({"hardware": hardware, "software": {**software, "hostname": "n%05d"}}))
     return path
 
@@ -124,25 +144,100 @@ def an_inventory(folder: Path, site: Site, members: Sequence[ControlHost], schem
     return path
 
 
-def run(folder: Path, site: Site, inventory: Path, members: Sequence[ControlHost], nodes: int) -> Row:
+def run(
+    folder: Path, site: Site, inventory: Path, members: Sequence[ControlHost], nodes: int, start: float
+) -> Row:
     before = sum(host.cpu_seconds for host in members)
     made = playbook(
-        inventory, "create_vcluster.yml", "-e", f"request={a_request(folder, nodes)}", "--tags", TAGS
+        inventory, start, "create_vcluster.yml", "-e", f"request={a_request(folder, nodes)}", "--tags", TAGS
     )
     made["hosts_cpu_s"] = sum(host.cpu_seconds for host in members) - before
-    running = sum(host.running() for host in members) - len(members)  # the test driver has one of its own
-    if running != nodes:
-        sys.exit(f"got {running} running domains, expected {nodes}")
+    check_running(members, nodes)
     with Session(site) as session:
         (cluster,) = describe(session.store, NAME)
     made["by_phase"] = {phase["phase"]: phase["seconds"] for phase in cluster["phases"]}
     made["reads"] = {word: timed("-i", inventory, word, *names) for word, names in READS.items()}
     before = sum(host.cpu_seconds for host in members)
-    gone = playbook(inventory, "destroy_vcluster.yml", "-e", f"name={NAME}")
+    gone = playbook(inventory, start, "destroy_vcluster.yml", "-e", f"name={NAME}")
     gone["hosts_cpu_s"] = sum(host.cpu_seconds for host in members) - before
+    check_left(members)
+    return {"hosts": len(members), "nodes": nodes, **made, "destroy": gone}
+
+
+def check_running(members: Sequence[ControlHost], nodes: int) -> None:
+    running = sum(host.running() for host in members) - len(members)  # the test driver has one of its own
+    if running != nodes:
+        sys.exit(f"got {running} running domains, expected {nodes}")
+
+
+def check_left(members: Sequence[ControlHost]) -> None:
     if left := [f"{host.name}: {name}" for host in members for name in host.left() if name != "test"]:
         sys.exit("left behind: " + ", ".join(left))
-    return {"hosts": len(members), "nodes": nodes, **made, "destroy": gone}
+
+
+def at_once(inventory: Path, *commands: Sequence[str | Path]) -> tuple[Row, dict[int, str]]:
+    """Run `vclust` with the words of each at the same time; their figures, and exit code → what one that ended with it
+    has said, with `counts` of each.
+    """
+    started, cpu_s, counts, said = time.monotonic(), 0.0, Counter[int](), {}
+    with contextlib.ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in commands]
+        running = [
+            subprocess.Popen(
+                [BIN / "vclust", "-i", inventory, *words], env=environment(), stdout=output, stderr=output
+            )
+            for words, output in zip(commands, outputs, strict=True)
+        ]
+        for command, output in zip(running, outputs, strict=True):
+            _, status, usage = os.wait4(command.pid, 0)
+            command.returncode = os.waitstatus_to_exitcode(status)
+            counts[command.returncode] += 1
+            cpu_s += usage.ru_utime + usage.ru_stime
+            output.seek(0)
+            said[command.returncode] = output.read()[-2000:]
+    return {"seconds": time.monotonic() - started, "cpu_s": cpu_s, "counts": dict(counts)}, said
+
+
+def expect(found: Row, said: dict[int, str], counts: dict[int, int]) -> Row:
+    """The figures of commands that ended with these exit codes: code → how many."""
+    if found.pop("counts") != {code: number for code, number in counts.items() if number}:
+        sys.exit("\n".join(f"exit code {code}, of one: {text}" for code, text in said.items()))
+    return found
+
+
+def creates_at_once(folder: Path, inventory: Path, members: Sequence[ControlHost], creates: int) -> Row:
+    """One alone, then all; room is for as many as there are hosts."""
+    room = len(members)
+    names = [f"c{number:02}" for number in range(creates)]
+    requests = [a_request(folder, 1, name, RAM) for name in names]
+
+    def create(paths: Sequence[Path], made: int) -> Row:
+        ended = at_once(inventory, *(("create", path) for path in paths))
+        return expect(*ended, {0: made, NO_ROOM: len(paths) - made})
+
+    def destroy() -> None:
+        listed = subprocess.run(
+            [BIN / "vclust", "-i", inventory, "list", "--json"], capture_output=True, check=True
+        )
+        for cluster in json.loads(listed.stdout):
+            expect(*at_once(inventory, ("destroy", cluster["name"])), {0: 1})
+        check_running(members, 0)
+        check_left(members)
+
+    alone = create(requests[:1], 1)
+    destroy()
+    every = create(requests, room)
+    check_running(members, room)
+    refused = create([a_request(folder, 1, "late", RAM)], 0)
+    destroy()
+    return {
+        "creates": creates,
+        "room": room,
+        "one": {**alone, "refused": refused},
+        **every,
+        "cpu_s_each": every["cpu_s"] / creates,
+        "ratio": every["seconds"] / alone["seconds"],
+    }
 
 
 def median(rows: Sequence[Any]) -> Any:
@@ -162,10 +257,12 @@ def main() -> None:
     parser.add_argument(
         "--start", type=float, default=0.0, help="seconds that a host takes to start a domain"
     )
+    parser.add_argument("--creates", type=int, default=0, help="creates of one node each, at once")
+    parser.add_argument("--room", type=int, default=20, help="how many of these the site has room for")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     isolate()
-    os.environ["VCLUST_TEST_START"] = str(arguments.start)
+    number = arguments.room if arguments.creates else arguments.hosts
     counts = [int(word) for word in arguments.nodes.split(",")]
     load = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
@@ -176,16 +273,25 @@ def main() -> None:
         repository = stack.enter_context(a_repository(folder / "repository"))
         site = repository.site(folder / "site", cache_every=0)
         make_base(site)
-        members = stack.enter_context(hosts(site, folder / "hosts", arguments.hosts))
+        members = stack.enter_context(hosts(site, folder / "hosts", number))
         images = {path.name: path.stat().st_size for path in site.images.iterdir()}
         for host in members:
             host.hold_images(images)
         inventory = an_inventory(folder, site, members, arguments.driver)
-        run(folder, site, inventory, members, 1)
-        rows = [
-            median([run(folder, site, inventory, members, nodes) for _ in range(arguments.runs)])
-            for nodes in counts
-        ]
+        run(folder, site, inventory, members, 1, arguments.start)
+        if arguments.creates:
+            runs = range(arguments.runs)
+            rows = [median([creates_at_once(folder, inventory, members, arguments.creates) for _ in runs])]
+        else:
+            rows = [
+                median(
+                    [
+                        run(folder, site, inventory, members, nodes, arguments.start)
+                        for _ in range(arguments.runs)
+                    ]
+                )
+                for nodes in counts
+            ]
     machine = (
         f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, load {load:.1f}"
     )
@@ -203,7 +309,18 @@ def main() -> None:
             )
         )
         return
-    print(f"{arguments.hosts} hosts, medians of {arguments.runs} runs; {machine} at the start")
+    print(f"{number} hosts, medians of {arguments.runs} runs; {machine} at the start")
+    if arguments.creates:
+        print("                        seconds   CPU-s")
+        (row,) = rows
+        for name, one in (
+            ("one", row["one"]),
+            ("one without room", row["one"]["refused"]),
+            (f"{row['creates']} at once, {row['room']} fit", row),
+        ):
+            print(f"{name:22}{one['seconds']:9.2f}{one['cpu_s']:8.2f}")
+        print(f"{row['ratio']:.1f} x the time of one, {row['cpu_s_each']:.2f} CPU-s each")
+        return
     print("           nodes  seconds  tasks  CPU-s  hosts' CPU-s  MiB")
     for row in rows:
         for verb, one in (("create", row), ("destroy", row["destroy"])):

@@ -31,5 +31,14 @@ def test_ansible_has_the_same_tasks_whatever_the_number_of_nodes(driver: str) ->
     assert _phases(few) == _phases(many) == ["request", "resolve", "cache", "place", "image", "create"]
 
 
+def test_of_creates_at_once_as_many_succeed_as_there_is_room_for() -> None:
+    benchmark = PROJECT / "tests/benchmarks/control_plane.py"
+    argv = [sys.executable, benchmark, "--creates", "4", "--room", "2", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert (row["creates"], row["room"]) == (4, 2)
+
+
 def _phases(row: dict[str, Any]) -> list[str]:
     return list(row["by_phase"])

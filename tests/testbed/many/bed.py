@@ -34,8 +34,6 @@ class Shape:
     racks: int = 2
     rate: str = "1gbit"
     """Of each rack's uplink, both ways, as tc writes it; `none`: as fast as this machine."""
-    light: bool = False
-    """libvirt without QEMU, for the driver `test`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Bed:
             if there not in (None, shape):
                 raise VclustError(f"{self.name}: is up with {there}, got {shape}", "take it down first")
             try:
-                root = self._root() or image.ensure(shape.light, used, report)
+                root = self._root() or image.ensure(used, report)
                 ssh.ensure_key()
                 network.let_hosts_be_many(count)
                 if there is None:
@@ -128,7 +126,7 @@ class Bed:
         shutil.rmtree(self.folder)
 
     def _host(self, number: int, shape: Shape) -> Host:
-        return Host(number, 1 + (number - 1) % shape.racks, shape.light, self.folder, self.fabric)
+        return Host(number, 1 + (number - 1) % shape.racks, self.folder, self.fabric)
 
     def _root(self) -> Path | None:
         """What the hosts of a bed that is up stand on: later ones too, whatever is newer."""

@@ -26,7 +26,7 @@ class Many(Command):
         self._bed = Bed()
 
     def build(self) -> str:
-        return "\n".join(str(image.ensure(light, bed.used, say)) for light in (False, True))
+        return str(image.ensure(bed.used, say))
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
@@ -41,12 +41,9 @@ class Many(Command):
             default=Shape.rate,
             help="of a rack's uplink, as tc writes it, or none (default %(default)s)",
         )
-        parser.add_argument(
-            "--light", action="store_true", help="libvirt without QEMU, for its driver `test`: no nodes run"
-        )
 
     def up(self, arguments: argparse.Namespace) -> Path:
-        shape = Shape(arguments.racks, arguments.rate, arguments.light)
+        shape = Shape(arguments.racks, arguments.rate)
         self._bed.up(arguments.number, shape, arguments.site_root, say)
         return self._bed.inventory
 

@@ -32,8 +32,6 @@ class Host:
     number: int
     """From 1."""
     rack: int
-    light: bool
-    """Without QEMU: its libvirt has the driver `test` only."""
     home: Path
     """The folder of the bed."""
     fabric: Fabric
@@ -64,8 +62,10 @@ class Host:
 
     def variables(self) -> dict[str, str]:
         """Of the inventory."""
-        uri = f"test+tls://{self.address}/default" if self.light else f"qemu+tls://{self.address}/system"
-        return {"vclust_libvirt_uri": uri, "vclust_rack": f"r{self.rack}"}
+        return {
+            "vclust_libvirt_uri": f"qemu+tls://{self.address}/system",
+            "vclust_rack": f"r{self.rack}",
+        }
 
     # -- the machine
 

@@ -12,9 +12,8 @@ _PACKAGES = (
     *("python3", "python3-apt", "sudo", "tini"),
     # What the roll-out installs; hosts have no way to the internet.
     *("iptables", "libvirt-clients", "libvirt-daemon-system", "libvirt-daemon-system-sysv", "nftables"),
-    *("openssl", "qemu-utils", "zstd"),
+    *("libvirt-daemon-driver-qemu", "openssl", "qemu-system-x86", "qemu-utils", "zstd"),
 )
-_QEMU = ("libvirt-daemon-driver-qemu", "qemu-system-x86")
 
 _REMOVED = (
     # Every host would make the same bridge with a DHCP server.
@@ -40,19 +39,17 @@ host_uuid_source = "machine-id"
 """
 
 
-def ensure(light: bool, used: Callable[[], Collection[str]], report: Callable[[str], None]) -> Path:
-    """The root's folder; `light`: without QEMU.  `used` names those in IMAGES that hosts stand on."""
-    packages = _PACKAGES if light else _PACKAGES + _QEMU
+def ensure(used: Callable[[], Collection[str]], report: Callable[[str], None]) -> Path:
+    """The root's folder.  `used` names those in IMAGES that hosts stand on."""
 
     def build(work: Path, result: Path) -> None:
-        report(f"building the hosts' root: {len(packages)} packages and what they need")
+        report(f"building the hosts' root: {len(_PACKAGES)} packages and what they need")
         root = work / "root"
-        debian.install(debian.BOOKWORM, packages, work, root)
+        debian.install(debian.BOOKWORM, _PACKAGES, work, root)
         debian.remove(root, _REMOVED)
         (root / "etc/ssh/sshd_config.d/testbed.conf").write_text(_SSHD, encoding="ascii")
         with open(root / "etc/libvirt/libvirtd.conf", "a", encoding="ascii") as file:
             file.write(_LIBVIRTD)
         shutil.move(root, result / "root")
 
-    name = "many-light" if light else "many-qemu"
-    return debian.kept(name, debian.BOOKWORM, packages, [Path(__file__)], used, build) / "root"
+    return debian.kept("many", debian.BOOKWORM, _PACKAGES, [Path(__file__)], used, build) / "root"
