@@ -16,7 +16,6 @@ def create(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     name, variables = playbooks.request(arguments)
     outcome = playbooks.create(name, variables, arguments)
-    playbooks.warn(outcome.results.get("vclust_distribute", {}))
     where = name
     if "vclust_choose" in outcome.results:
         where = f"{outcome.results['vclust_choose']['site']}/{name}"

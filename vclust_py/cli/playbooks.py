@@ -59,7 +59,8 @@ def create(
         check=last is not None,
         tags=tags,
     )
-    warn(outcome.results.get("vclust_choose", {}))
+    for module in ("vclust_choose", "vclust_resolve", "vclust_distribute"):
+        warn(outcome.results.get(module, {}))
     return outcome
 
 
