@@ -39,7 +39,7 @@ def create(arguments: argparse.Namespace) -> int:
         print(json.dumps({"exit_code": 0, **done}, indent=2))
     else:
         without = f" without {', '.join(lost)}, which failed" if lost else ""
-        print(f"{where} is ready{without}: vclust ssh {where}")
+        print(messages.as_called(f"{where} is ready{without}: vclust ssh {where}"))
     return 0
 
 
