@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from vclust_py.errors import RequestError
+from vclust_py.errors import RequestError, VclustError
 from vclust_py.request import Request, values
 from vclust_py.request.parsing import MAX_TEXT
 from vclust_py.request.yaml_form import beyond_plain
@@ -69,7 +69,15 @@ class MetaPackage:
 
 
 def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
-    """The meta packages of `request`, in its order.  Raises RequestError naming all unknown or malformed."""
+    """The meta packages of `request`, in its order.
+
+    Raises RequestError naming all unknown or malformed; VclustError where a folder of the site's is not there.
+    """
+    for folder in site.metapackages:
+        if not folder.is_dir():
+            raise VclustError(
+                f"vclust_site: metapackages: got {folder}, which is not there, expected a folder"
+            )
     found: list[MetaPackage] = []
     problems: list[str] = []
     for name in request.software.meta_packages:
@@ -80,6 +88,11 @@ def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
     if problems:
         raise RequestError(problems)
     return tuple(found)
+
+
+def names(site: Site) -> set[str]:
+    """Of all meta packages that the site knows."""
+    return {path.stem for folder in (*site.metapackages, SHIPPED) for path in folder.glob("*.yml")}
 
 
 def load(name: str, directories: Sequence[Path]) -> MetaPackage:
@@ -104,7 +117,9 @@ def _parse(name: str, path: Path) -> MetaPackage:
             raise RequestError([f"{path}: got {what}"])
         content = yaml.safe_load(text)
     except (OSError, ArithmeticError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise RequestError([f"{path}: got {values.shown(str(error), 200)}, expected a YAML file"]) from error
+        # YAML's own errors have several lines.
+        why = values.shown(" ".join(str(error).split()), 200)
+        raise RequestError([f"{path}: got {why}, expected a YAML file"]) from error
     if not isinstance(content, dict):
         raise RequestError([f"{path}: got no mapping, expected one with description, packages, …"])
     return _Parser(path).meta_package(name, content)

@@ -46,6 +46,21 @@ def closure(
     return Lock(suite, architecture, kernel, base, packages, tuple(requested))
 
 
+def unknown_names(
+    names: Iterable[str], *, suite: str, architecture: str, site: Site, report: Report
+) -> list[str]:
+    """A problem for each of these names that is no package's."""
+    site.make_directories()
+    root = AptRoot(site, suite, architecture)
+    with root.file_lock():
+        root.ensure_index(report)
+        try:
+            _check_names(root, sorted(set(names)))
+        except RequestError as error:
+            return error.problems
+    return []
+
+
 def current(
     names: Iterable[str], *, suite: str, architecture: str, site: Site, report: Report
 ) -> tuple[Package, ...]:
@@ -142,18 +157,50 @@ def _from_store(site: Site, package: Package) -> Package | None:
 def _check_names(root: AptRoot, names: Iterable[str], where: str = "") -> None:
     # Before apt sees them: it would take an unknown `lib.c` for a regular expression and `foo+` for `foo`.
     known = root.names.read_text(encoding="utf-8")
-    unknown = [name for name in names if not NAME.fullmatch(name) or f"\n{name}\n" not in known]
+    wanted = list(names)
+    unknown = {name for name in wanted if not NAME.fullmatch(name) or f"\n{name}\n" not in known}
     if unknown:
-        everything = known.split()
-        raise RequestError([where + _unknown(name, everything, root) for name in unknown])
+        unknown |= _only_mentioned(root, set(wanted) - unknown)
+        raise _unknown(root, [name for name in wanted if name in unknown], where)
 
 
-def _unknown(name: str, everything: list[str], root: AptRoot) -> str:
-    start = f"package '{name[:80]}': not in {root.suite} for {root.architecture}"
+def _only_mentioned(root: AptRoot, names: Iterable[str]) -> set[str]:
+    """Those of these names that are in the index, but no package's: only in what others conflict with, say."""
+    wanted = sorted(names)
+    if not wanted:
+        return set()
+    text = root.run("apt-cache", "showpkg", "--", *wanted)
+    blocks = re.findall(r"^Package: (\S+)\n(.*?)(?=^Package: |\Z)", text, re.MULTILINE | re.DOTALL)
+    # A version, or a package that provides the name, stands in the line after its title.
+    return set(wanted) - {
+        name
+        for name, block in blocks
+        if re.search(r"^(Versions|Reverse Provides): *\n\S", block, re.MULTILINE)
+    }
+
+
+def _unknown(root: AptRoot, names: Sequence[str], where: str) -> RequestError:
+    """The error for names of no package, each with the nearest ones that are; `where` they were asked for."""
+    everything = root.names.read_text(encoding="utf-8").split()
+    near = {name: _near(name, everything) for name in names}
+    mentioned = _only_mentioned(root, {other for found in near.values() for other in found})
+    problems = []
+    for name, found in near.items():
+        start = f"{where}package '{name[:80]}': not in {root.suite} for {root.architecture}"
+        real = [other for other in found if other not in mentioned][:3]
+        problems.append(f"{start}; did you mean {', '.join(real)}?" if real else start)
+    return RequestError(problems)
+
+
+def _near(name: str, everything: Sequence[str]) -> list[str]:
+    """Names that may be meant, the likeliest first; more than are shown, as some may be no packages."""
+    parts = sorted(
+        (other for other in everything if other.startswith(f"{name}-")), key=lambda one: (len(one), one)
+    )
     # difflib over 100,000 names takes seconds; names that begin otherwise are rarely meant.
     alike = [other for other in everything if other[:1] == name[:1] and abs(len(other) - len(name)) < 4]
-    near = difflib.get_close_matches(name, alike, n=3, cutoff=0.6)
-    return f"{start}; did you mean {', '.join(near)}?" if near else start
+    close = difflib.get_close_matches(name, alike, n=6, cutoff=0.6)
+    return [other for other in dict.fromkeys([*close[:1], *parts[:6], *close]) if other != name]
 
 
 def _install(root: AptRoot, names: Sequence[str], status: Path | None) -> tuple[Package, ...]:
@@ -163,6 +210,9 @@ def _install(root: AptRoot, names: Sequence[str], status: Path | None) -> tuple[
             "apt-get", "-q", "install", "--no-remove", "--print-uris", "--", *names, status=status
         )
     except CommandError as error:
+        mentioned = _only_mentioned(root, (name for name in names if NAME.fullmatch(name)))
+        if mentioned:
+            raise _unknown(root, [name for name in names if name in mentioned]) from error
         lines = [line for line in error.output.splitlines() if line.startswith((" ", "E:"))]
         raise RequestError([f"{root.suite}: these packages cannot be installed together", *lines]) from error
     return _with_installed_sizes(root, _listed(text))

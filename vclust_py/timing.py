@@ -33,7 +33,7 @@ class Recorder:
 
     def __init__(self, store: Store, cluster: Cluster, name: str) -> None:
         self._store, self._cluster, self._phase = store, cluster, name
-        self._last: dict[str, float] = {}
+        self._last: dict[str, tuple[float, str]] = {}
         self._mutex, self._writing = threading.Lock(), threading.Lock()
         self._progress: list[records.Row] = []
         self._nodes: list[records.Row] = []
@@ -44,12 +44,17 @@ class Recorder:
         self.facts: dict[str, Any] = {}
 
     def report(self, message: str, done: int = 0, total: int = 0, *, node: str = "") -> None:
-        """Progress for the live display; too frequent calls are dropped, the last of a count never is."""
+        """Progress for the live display; too frequent calls are dropped, the last of a count never is.
+
+        Nor is a new step of the phase itself, which may take long.  Of a node it is: guests may say anything.
+        """
         now = time.time()
         with self._mutex:
-            if now - self._last.get(node, 0) < _INTERVAL and (total == 0 or done < total):
+            moment, before = self._last.get(node, (0.0, ""))
+            step = not node and message != before
+            if now - moment < _INTERVAL and not step and (total == 0 or done < total):
                 return
-            self._last[node] = now
+            self._last[node] = now, message
             self._progress.append(self._row(node, message, done, total, now))
             self._later()
 

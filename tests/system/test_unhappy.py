@@ -248,7 +248,7 @@ def test_interrupted_and_killed_in_phase_after_phase(
         done = running.wait(ALL_ENDED)
         assert done.code == 130, done
         assert f"vclust: interrupted in phase {phase}" in done.err
-        assert f"`vclust destroy {name}` clears it" in done.err
+        assert f" destroy {name}` clears it" in done.err
         assert not modules(command)  # it waits for the clean-up
         # Its work may have just been done.
         detail = vclust.rows("SELECT detail FROM clusters WHERE destroyed IS NULL")
@@ -458,7 +458,7 @@ def test_disk_full_while_building(site: Site, vclust: Vclust, disk: Path) -> Non
     filler = fill(disk)
     done = running.wait()
     done.told(4, f"not enough space on the file system {disk}: ")
-    assert f"`vclust destroy {name}` clears it" in done.err
+    assert f" destroy {name}` clears it" in done.err
     assert not [path for path in full.kept() if path.startswith(("images", "packages"))]
     # Some space, too little for the layer.
     os.truncate(filler, filler.stat().st_size - (64 << 20))
@@ -512,7 +512,7 @@ def test_two_creates_of_one_name(vclust: Vclust, before: dict[str, set[str]]) ->
 
     vclust.request(name, nodes=2)
     vclust("create", request, code=2).told(
-        2, f"{name}: a cluster of that name exists with a different request", f"first: vclust destroy {name}"
+        2, f"{name}: a cluster of that name exists with a different request", f" destroy {name}"
     )
     vclust.request(name, nodes=1)
     assert "no such node of" in vclust("ssh", name, "nobody", code=2).err

@@ -511,7 +511,9 @@ def test_any_site_is_the_one_that_can_be_ready_first(copy: Copy) -> None:
     assert copy.vclust(*two, "cache", "explain", request).returncode == 0
 
     done = copy.vclust(*two, "create", request)
-    assert (done.returncode, done.stdout) == (0, "south/roam is ready: vclust ssh south/roam\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "south/roam is ready: vclust -i two.yml ssh south/roam\n"), (
+        done.stderr
+    )
     assert not copy.path.joinpath("north").exists()
     shown = json.loads(copy.vclust(*two, "show", "roam", "--json").stdout)
     assert (shown["site"], shown["reason"]) == ("south", why)
@@ -519,9 +521,14 @@ def test_any_site_is_the_one_that_can_be_ready_first(copy: Copy) -> None:
 
     # What a site has goes on there, whichever would be sooner now.
     copy.environment["VCLUST_STUB_SITES"] = '{"north": 1, "south": 90}'
-    assert copy.vclust(*two, "create", request).stdout == "south/roam is ready: vclust ssh south/roam\n"
+    assert (
+        copy.vclust(*two, "create", request).stdout
+        == "south/roam is ready: vclust -i two.yml ssh south/roam\n"
+    )
     other = anywhere(copy, packages=["gcc"])
-    assert copy.vclust(*two, "create", other).stdout == "south/roam is ready: vclust ssh south/roam\n"
+    assert (
+        copy.vclust(*two, "create", other).stdout == "south/roam is ready: vclust -i two.yml ssh south/roam\n"
+    )
     assert copy.vclust(*two, "create", anywhere(copy, "second")).stdout.startswith("north/second is ready")
 
     # The same with plain Ansible; in check mode the plan only.
@@ -543,7 +550,9 @@ def test_any_site_is_the_one_that_can_be_ready_first(copy: Copy) -> None:
 def test_a_site_that_does_not_answer_stops_nobody(copy: Copy) -> None:
     two_sites(copy, ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=9)
     done = copy.vclust("-i", "two.yml", "create", anywhere(copy))
-    assert (done.returncode, done.stdout) == (0, "north/roam is ready: vclust ssh north/roam\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "north/roam is ready: vclust -i two.yml ssh north/roam\n"), (
+        done.stderr
+    )
     told = [line for line in done.stderr.splitlines() if not line.startswith("[")]
     assert len(told) == 1
     assert told[0].startswith("vclust: warning: south: does not answer: ")

@@ -7,7 +7,7 @@ import pytest
 
 from vclust_py import metapackages
 from vclust_py import request as requests
-from vclust_py.errors import RequestError
+from vclust_py.errors import RequestError, VclustError
 from vclust_py.metapackages import MetaPackage, Secret, Step
 from vclust_py.site import Site
 
@@ -99,6 +99,19 @@ def test_files_that_are_no_mapping(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "demo.yml").write_bytes(content)
     with pytest.raises(RequestError, match=r"demo\.yml: got"):
         metapackages.expand(request("demo"), site(tmp_path))
+
+
+def test_errors_of_yaml_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "demo.yml").write_text("a: b: c\n")
+    with pytest.raises(RequestError, match=r"mapping values are not allowed here") as caught:
+        metapackages.expand(request("demo"), site(tmp_path))
+    assert "\\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """A mistake in the site's settings, whatever is asked for."""
+    with pytest.raises(VclustError, match=r"vclust_site: metapackages: got .*/gone, which is not there"):
+        metapackages.expand(request("mpi"), Site(metapackages=(tmp_path / "gone",)))
 
 
 def test_shipped_ones_are_these() -> None:

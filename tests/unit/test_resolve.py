@@ -180,6 +180,22 @@ def test_names_cannot_be_options_patterns_or_versions(toy: Repository, tmp_path:
         lock_of(toy, tmp_path / "site", name)
 
 
+def test_a_name_that_others_only_mention_is_no_package(toy: Repository, tmp_path: Path) -> None:
+    """As Debian has no openmpi, but packages that conflict with it; it is named beside others, and never proposed."""
+    toy.add("grid-bin", Conflicts="grid, hellp")
+    toy.publish()
+    with pytest.raises(RequestError) as caught:
+        lock_of(toy, tmp_path / "site", "grid", "hello")
+    assert caught.value.problems == ["package 'grid': not in toy for amd64; did you mean grid-bin?"]
+    with pytest.raises(RequestError) as caught:
+        lock_of(toy, tmp_path / "site", "grid", "helli", "mail-agent")
+    assert caught.value.problems == [
+        "package 'grid': not in toy for amd64; did you mean grid-bin?",
+        "package 'helli': not in toy for amd64; did you mean hello?",
+    ]
+    assert "exim" in names(lock_of(toy, tmp_path / "site", "mail-agent"))  # others provide it
+
+
 def test_a_wrong_signature_is_an_error(toy: Repository, tmp_path: Path) -> None:
     release = toy.path / "dists/toy/InRelease"
     release.write_text(release.read_text().replace("Codename: toy", "Codename: top"))

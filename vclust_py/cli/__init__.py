@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if "_ARGCOMPLETE" in os.environ:
         completion.answer(make_parser())
     arguments = parse(sys.argv[1:] if argv is None else argv)
+    messages.call(arguments.inventory)
     keep_interruptions()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe whose encoding lacks a character gets it escaped, not a traceback.

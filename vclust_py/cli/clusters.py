@@ -16,7 +16,6 @@ def create(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     name, variables = playbooks.request(arguments)
     outcome = playbooks.create(name, variables, arguments)
-    playbooks.warn(outcome.results.get("vclust_distribute", {}))
     where = name
     if "vclust_choose" in outcome.results:
         where = f"{outcome.results['vclust_choose']['site']}/{name}"
@@ -40,7 +39,7 @@ def create(arguments: argparse.Namespace) -> int:
         print(json.dumps({"exit_code": 0, **done}, indent=2))
     else:
         without = f" without {', '.join(lost)}, which failed" if lost else ""
-        print(f"{where} is ready{without}: vclust ssh {where}")
+        print(messages.as_called(f"{where} is ready{without}: vclust ssh {where}"))
     return 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vclust_py import request
 from vclust_py.arguments import file
+from vclust_py.cli import messages
 from vclust_py.errors import RequestError
 from vclust_py.request import accounts
 from vclust_py.request.keys import Key
@@ -75,7 +76,8 @@ def init(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise RequestError([f"{path}: got {error.strerror}, expected a file that can be written"]) from error
     name = shlex.quote(str(path))
-    print(f"{path} is written: vclust plan {name} shows what it takes, vclust create {name} makes it")
+    text = f"{path} is written: vclust plan {name} shows what it takes, vclust create {name} makes it"
+    print(messages.as_called(text))
     return 0
 
 

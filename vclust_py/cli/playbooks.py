@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vclust_py.arguments import locked
 from vclust_py.cli import messages
-from vclust_py.cli.progress import Follow, cluster_progress, display
+from vclust_py.cli.progress import Display, Follow, cluster_progress, display
 from vclust_py.cli.sites import inventory, known_sites
 from vclust_py.phases import ORDER
 from vclust_py.site.users import reading_as_caller
@@ -59,7 +59,8 @@ def create(
         check=last is not None,
         tags=tags,
     )
-    warn(outcome.results.get("vclust_choose", {}))
+    for module in ("vclust_choose", "vclust_resolve", "vclust_distribute"):
+        warn(outcome.results.get(module, {}))
     return outcome
 
 
@@ -78,6 +79,11 @@ def run(
     """Run a playbook, show its progress and tell a failure; an interruption is for the caller to tell."""
     from vclust_py.cli.runner import play
 
+    def on_result(module: str, result: Mapping[str, Any]) -> None:
+        follow.found(module, result)
+        if module == "vclust_place" and "plan" in result:
+            shown.expect(_seconds(result["plan"]["estimate"], phases))
+
     live = sys.stderr.isatty() and not arguments.verbose
     with display(phases, live=live) as shown, follow:
         outcome = play(
@@ -90,8 +96,8 @@ def run(
             tags=tags,
             verbosity=arguments.verbose,
             # Ansible announces the phases after the last one, too: it checks the arguments of every role.
-            on_phase=lambda phase: shown.phase(phase) if phase in phases else None,
-            on_result=follow.found,
+            on_phase=lambda phase: _begin(shown, follow, phase) if phase in phases else None,
+            on_result=on_result,
             on_tick=lambda: shown.progress(follow.rows()),
             on_start=follow.started,
         )
@@ -99,6 +105,20 @@ def run(
         where = f"{outcome.phase}: " if outcome.phase else ""
         messages.error(f"{where}{outcome.failure}")
     return outcome
+
+
+def _begin(shown: Display, follow: Follow, phase: str) -> None:
+    """What the phases before it have said since the last look comes first."""
+    rows = follow.rows()
+    shown.progress([row for row in rows if row["phase"] != phase])
+    shown.phase(phase)
+    shown.progress([row for row in rows if row["phase"] == phase])
+
+
+def _seconds(estimate: Mapping[str, Any], phases: Sequence[str]) -> dict[str, float]:
+    """What each phase is expected to take; nothing where that is not known, none to speak of where it keeps books."""
+    unknown = set(estimate["unknown"])
+    return {phase: estimate["seconds"].get(phase, 0.0) for phase in phases if phase not in unknown}
 
 
 def warn(result: Mapping[str, Any]) -> None:

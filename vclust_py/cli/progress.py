@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vclust_py.cli.sites import is_here
 from vclust_py.errors import VclustError
 from vclust_py.site import Site
-from vclust_py.text import LINE, plain
+from vclust_py.text import LINE, age, plain, size
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
 
     from vclust_py.site.session import Session
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 """Progress: phase, node, message, done, total."""
 
+_BYTES = 10**6
+"""Nothing else is counted that far."""
 _PLAIN_INTERVAL = 2.0
 """Seconds between two plain lines of one node: a log needs no more."""
 
@@ -77,8 +79,9 @@ def cluster_progress(name: str) -> Callable[["Session"], Rows]:
 
 
 def step(row: Mapping[str, Any]) -> str:
-    """A row's message and count."""
-    count = f" {row['done']}/{row['total']}" if row["total"] else ""
+    """A row's message and count: of bytes where it is that large."""
+    done, total = row["done"], row["total"]
+    count = f" {size(done)} of {size(total)}" if total >= _BYTES else f" {done}/{total}" if total else ""
     return plain(f"{row['message']}{count}", LINE)
 
 
@@ -89,6 +92,9 @@ class Display(Protocol):
     def __exit__(self, *error: object) -> None: ...
     def phase(self, name: str) -> None: ...
     def progress(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """What the phases are expected to take; those that nothing is known of are left out."""
+        ...
 
 
 def display(phases: Sequence[str], *, live: bool) -> Display:
@@ -122,6 +128,9 @@ class PlainDisplay:
             node = f"{row['node']}: " if row["node"] else ""
             self._line(f"{row['phase']}: {plain(node, LINE)}{step(row)}")
 
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Its lines have the time that has passed; what is left is in `vclust plan`."""
+
     def _line(self, text: str) -> None:
         print(f"[{time.monotonic() - self._start:5.1f} s] {text}", file=sys.stderr, flush=True)
 
@@ -135,6 +144,7 @@ class LiveDisplay:
 
         self._phases = phases
         self._starts: dict[str, float] = {}
+        self._expected: Mapping[str, float] = {}
         self._steps: dict[str, str] = {}
         self._end: float | None = None
         self._live = Live(
@@ -158,8 +168,14 @@ class LiveDisplay:
         self._steps.clear()
 
     def progress(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        at_work = next(reversed(self._starts), "")
         for row in rows:
-            self._steps[row["node"]] = step(row)
+            # The last words of a phase are read after the next one has begun.
+            if row["phase"] == at_work or row["phase"] not in self._phases:
+                self._steps[row["node"]] = step(row)
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        self._expected = seconds
 
     def _table(self) -> "Group":
         from rich.console import Group
@@ -180,4 +196,22 @@ class LiveDisplay:
         nodes = Table.grid(padding=(0, 2))
         for node, step in sorted(self._steps.items()):
             nodes.add_row("", plain(node, LINE), step)
-        return Group(table, nodes)
+        return Group(table, nodes, *self._left(now))
+
+    def _left(self, now: float) -> "list[RenderableType]":
+        """A bar with the time that is left, once all phases that are still to come have an estimate."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        begun = list(self._starts)
+        to_come = [phase for phase in self._phases if phase not in self._starts]
+        if self._end is not None or not begun or not self._expected.keys() >= {begun[-1], *to_come}:
+            return []
+        current = self._expected[begun[-1]] - (now - self._starts[begun[-1]])
+        left = max(current, 0.0) + sum(self._expected[phase] for phase in to_come)
+        passed = now - self._starts[begun[0]]
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(
+            "", ProgressBar(total=passed + left, completed=passed, width=40), f"about {age(left)} left"
+        )
+        return [bar]

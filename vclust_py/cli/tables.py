@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vclust_py.cli.messages import as_called
 from vclust_py.cli.progress import step
 from vclust_py.text import DETAIL, age, counted, plain, size, when
 
@@ -30,7 +31,7 @@ class _Table(Table):
 
 def say(text: str = "") -> None:
     """Print a line of ours that may quote others."""
-    print(plain(text, 1 << 16, lines=True))
+    print(as_called(plain(text, 1 << 16, lines=True)))
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> _Table:

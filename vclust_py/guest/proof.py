@@ -19,6 +19,8 @@ KEY_EXCHANGE = "KexAlgorithms=curve25519-sha256"
 """OpenSSH's default, with a post-quantum half, takes emulated nodes half a second more; nothing secret travels."""
 OUTPUT_LIMIT = 1 << 20
 """Bytes that the scripts may print: a few lines for each of 4096 nodes."""
+CHECK_LINES = 10
+"""Last lines of a check that failed."""
 _FIRST_GROUP_TIMEOUT = 300.0
 _GROUP_TIMEOUT = 60.0
 
@@ -62,7 +64,10 @@ log_out() {{ # before the next group; the last one's connections end by themselv
 
 check() {{ # NAME NODES COMMAND
   if output=$(VCLUST_NODES=$2 sh -c "$3" 2>&1 < /dev/null); then echo "vclust: check $1 passed"
-  else echo "vclust: check $1 failed: $(echo "$output" | tail -n 3 | tr '\\n' ' ')"; fi
+  else
+    echo "vclust: check $1 failed: exit status $?"
+    printf '%s\\n' "$output" | tail -n {CHECK_LINES} | sed "s/^/vclust: check $1 said: /"
+  fi
 }}
 """
 
@@ -121,8 +126,17 @@ def judge(
             raise VclustError(f"{cluster}: MPI does not reach every node:\n  " + "\n  ".join(lines))
     for bundle in checks:
         if f"{bundle.name} passed" not in said["check"]:
-            raise VclustError(f"{cluster}: meta package: " + "; ".join(said["check"] or ["no answer"]))
+            raise VclustError(_failed(cluster, bundle, said["check"]))
     return {"mpi": has_mpi, "checks": [bundle.name for bundle in checks]}
+
+
+def _failed(cluster: str, bundle: MetaPackage, lines: Sequence[str]) -> str:
+    """The command that was to succeed, how it ended, and its last lines: who reads that may have no other way in."""
+    own = [line.removeprefix(f"{bundle.name} ") for line in lines if line.startswith(f"{bundle.name} ")]
+    ended = next((line.removeprefix("failed: ") for line in own if line.startswith("failed: ")), "no answer")
+    output = [f"    {line.removeprefix('said: ')}" for line in own if line.startswith("said: ")]
+    start = f"{cluster}: the check of meta package {bundle.name} failed, {ended}: {bundle.check}"
+    return "\n".join([start, *output])
 
 
 _RANK = re.compile(r"rank ([0-9]{1,9}) of ([0-9]{1,9}) on (\S+)")

@@ -8,6 +8,7 @@ base       the base image with its kernel and installer, by mmdebstrap; tuning: 
 installer  the initramfs that prepares a node
 store      every .deb once, as signed, and a fast copy
 builder    VD caches, request layers (strategy `once`) and package bundles (strategy `each`); sandbox confines it
+watching   progress of tools that tell none
 space      a full disk is one clear error; files: digests
 
 An image without a valid manifest does not exist: the manifest is written last, and a file that is not what

@@ -18,6 +18,7 @@ from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, PackageRecord, Report, base_key, file_digest, installer, tuning
 from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.image.space import naming_full_disk, require_space
+from vclust_py.image.watching import watched
 from vclust_py.run import run
 from vclust_py.site import Site
 
@@ -133,8 +134,8 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
     listed = sources(site, lock.suite)
     # The folder of files, then the disk twice: better to say it now than after half a minute.
     require_space(site.images, 3 * sum(package.installed_size for package in lock.base))
-    report(f"base image of {lock.suite}: installing {len(lock.base)} packages", 0, 3)
-    _install(site, lock, listed, root, folder)
+    with watched(report, "base image: packages", lambda: _installed_so_far(root), 2 * len(lock.base)):
+        _install(site, lock, listed, root, folder)
     _copy_keys(listed, root)
     tuning.tune(root, listed)
     _add_programs(root)
@@ -276,6 +277,14 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
             "HOME": "/root",
         },
     )
+
+
+def _installed_so_far(root: Path) -> int:
+    """Packages that mmdebstrap has downloaded or installed: it counts each twice, and says nothing itself."""
+    folders = ((root / "var/cache/apt/archives", "*.deb"), (root / "var/lib/dpkg/info", "*.list"))
+    downloaded, unpacked = (sum(1 for _ in folder.glob(pattern)) for folder, pattern in folders)
+    # It throws downloads away at its end.
+    return max(downloaded, unpacked) + unpacked
 
 
 def _copy_keys(listed: str, root: Path) -> None:

@@ -5,6 +5,7 @@ compression of its data: the tar stream inside is the same byte for byte, so own
 are too.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from vclust_py.apt import AptRoot
 from vclust_py.errors import VclustError
 from vclust_py.image import Report, file_digest, sync
 from vclust_py.image.space import naming_full_disk
+from vclust_py.image.watching import watched
 from vclust_py.lock import Lock, Package
 from vclust_py.run import DYING_WITH_PARENT, CommandError, run
 from vclust_py.site import Site
@@ -87,8 +89,9 @@ def _fetch(site: Site, lock: Lock, wanted: Sequence[Package], report: Report) ->
                     root.make()
                 for start in range(0, len(downloads), _BATCH):
                     batch = downloads[start : start + _BATCH]
-                    report("downloading packages", done, total)
-                    _download(site, root, batch, folder)
+                    look = functools.partial(_arrived, batch, folder, done)
+                    with watched(report, "downloading packages", look, total):
+                        _download(site, root, batch, folder)
                     done += sum(package.size for package in batch)
                     packing += [pool.submit(_pack, site, package, folder) for package in batch]
                 for count, future in enumerate(packing):
@@ -99,6 +102,12 @@ def _fetch(site: Site, lock: Lock, wanted: Sequence[Package], report: Report) ->
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _arrived(batch: Sequence[Package], folder: Path, before: int) -> int:
+    """Bytes that are there, with those of the batches before."""
+    paths = [folder / f"{package.sha256}.deb" for package in batch]
+    return before + sum(path.stat().st_size for path in paths if path.exists())
 
 
 def _download(site: Site, root: AptRoot, batch: Sequence[Package], folder: Path) -> None:

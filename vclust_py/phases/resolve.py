@@ -17,7 +17,7 @@ from vclust_py.lock import Lock
 from vclust_py.metapackages import MetaPackage
 from vclust_py.phases import Inputs, Result
 from vclust_py.request import Request
-from vclust_py.resolve import closure, complete
+from vclust_py.resolve import closure, complete, unknown_names
 from vclust_py.site import learning
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.session import Session
@@ -30,7 +30,7 @@ def run(session: Session, inputs: Inputs) -> Result:
     """
     request = inputs.asked
     with timing.trial(session.store, request, "resolve", check=inputs.check) as (cluster, report):
-        bundles = metapackages.expand(request, session.site)
+        bundles = _bundles(session, request, report)
         lock = find_lock(session, request, bundles, report, cluster=cluster, given=inputs.locked)
     packages = sorted(matching.closure(lock))
     caches = {cache.digest: cache for cache in matching.matching(session, lock, request)}
@@ -40,7 +40,30 @@ def run(session: Session, inputs: Inputs) -> Result:
         "bytes": sum(package.size for package in lock.packages),
         "caches": [candidate.to_dict() for candidate in lookup.candidates(packages, caches)],
     }
-    return Result(Change({}, {}), facts)
+    return Result(Change({}, {}), facts, _namesakes(request, session))
+
+
+def _bundles(session: Session, request: Request, report: Report) -> tuple[MetaPackage, ...]:
+    """The meta packages.  Raises RequestError for mistakes in them, together with names that no package has."""
+    try:
+        return metapackages.expand(request, session.site)
+    except RequestError as error:
+        asked = _asked(session, request, ())
+        names = [*asked["names"], asked["kernel"]]
+        where = {"suite": asked["suite"], "architecture": asked["architecture"]}
+        unknown = unknown_names(names, **where, site=session.site, report=report)
+        raise RequestError([*error.problems, *unknown]) from error
+
+
+def _namesakes(request: Request, session: Session) -> tuple[str, ...]:
+    """A word on each package that may be taken for a meta package: Debian's slurm is a monitor of networks."""
+    software = request.software
+    known = metapackages.names(session.site)
+    return tuple(
+        f"Packages: {name} is Debian's package of that name; the meta package is asked for by MetaPackages: {name}"
+        for name in software.packages
+        if name in known and name not in software.meta_packages
+    )
 
 
 def find_lock(

@@ -55,6 +55,42 @@ def test_hints_stand_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     )
 
 
+@pytest.mark.parametrize(
+    ("folder", "on_path", "inventory", "expected"),
+    [
+        ("project", False, None, "./vclust"),
+        ("project", False, "two sites", "./vclust -i 'two sites'"),
+        ("elsewhere", False, None, "{project}/vclust"),
+        ("elsewhere", True, None, "vclust"),
+        ("project", True, "two", "vclust -i two"),
+    ],
+)
+def test_commands_as_they_are_to_be_typed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    on_path: bool,
+    inventory: str | None,
+    expected: str,
+) -> None:
+    for name in ("project", "elsewhere", "bin"):
+        (tmp_path / name).mkdir()
+    for place in ("project", *(["bin"] if on_path else [])):
+        (tmp_path / place / "vclust").write_text("")
+        (tmp_path / place / "vclust").chmod(0o755)
+    monkeypatch.setattr(messages, "PROJECT", tmp_path / "project")
+    monkeypatch.setattr(messages, "_called", "vclust")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.chdir(tmp_path / folder)
+    messages.call(None if inventory is None else Path(inventory))
+    word = expected.format(project=tmp_path / "project")
+    assert messages.as_called("`vclust create x`, or: vclust site status") == (
+        f"`{word} create x`, or: {word} site status"
+    )
+    for other in ("/srv/vclust create", "my-vclust list", "vclust creates", "vclust: no", "vclust_py list"):
+        assert messages.as_called(other) == other
+
+
 def test_plain_in_a_pipe() -> None:
     done = subprocess.run([VCLUST, *MISSING], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -46,7 +46,7 @@ def names_of(count: int) -> list[str]:
     return [f"n{number}" for number in range(1, count + 1)]
 
 
-def run(fake: Path, names: Sequence[str], broken: str = "") -> str:
+def run(fake: Path, names: Sequence[str], broken: str = "", checks: Sequence[MetaPackage] = (CHECK,)) -> str:
     environment = {
         "PATH": f"{fake}:/usr/bin:/bin",
         "FAKE": str(fake),
@@ -54,7 +54,7 @@ def run(fake: Path, names: Sequence[str], broken: str = "") -> str:
         "FIRST": names[0],
         "TMPDIR": str(fake),
     }
-    script = proof.script(names, (CHECK,))
+    script = proof.script(names, checks)
     done = subprocess.run(["sh", "-s"], input=script, capture_output=True, text=True, env=environment)
     assert done.stderr == ""
     assert not list(fake.glob("tmp.*"))
@@ -112,9 +112,17 @@ def test_a_script_that_ended_early_proves_nothing(fake: Path) -> None:
 
 
 def test_a_check_that_fails_says_why(fake: Path) -> None:
-    output = run(fake, names_of(2)).replace("check demo passed", "check demo failed: no slurmd")
-    with pytest.raises(VclustError, match="x: meta package: demo failed: no slurmd"):
-        proof.judge("x", output, names_of(2), (CHECK,))
+    """The command, its status and its last lines: who made the meta package has to find out what is wrong."""
+    command = "for n in $(seq 20); do echo line $n; done; echo no slurmd >&2; exit 7"
+    failing = MetaPackage("bad", "", (), check=command)
+    output = run(fake, names_of(2), checks=(failing, CHECK))
+    with pytest.raises(VclustError) as caught:
+        proof.judge("x", output, names_of(2), (failing, CHECK))
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"x: the check of meta package bad failed, exit status 7: {command}"
+    assert lines == [*(f"    line {number}" for number in range(12, 21)), "    no slurmd"]
+    with pytest.raises(VclustError, match="the check of meta package gone failed, no answer: true"):
+        proof.judge("x", output, names_of(2), (MetaPackage("gone", "", (), check="true"),))
 
 
 def test_groups_begin_with_the_first_node() -> None:

@@ -12,7 +12,7 @@ from vclust_py.errors import RequestError, VclustError
 from vclust_py.image import store
 from vclust_py.lock import Lock
 from vclust_py.metapackages import MetaPackage
-from vclust_py.phases import Inputs
+from vclust_py.phases import Inputs, Result
 from vclust_py.phases import resolve as phase
 from vclust_py.site import Site, clusters
 from vclust_py.site.clusters import Cluster
@@ -40,6 +40,32 @@ def update(site: Site, **values: object) -> None:
 def a_request(*packages: str, **values: str) -> requests.Request:
     software = {"name": "test", "packages": list(packages), **values}
     return requests.from_mapping({"hardware": {"number_of_nodes": 1}, "software": software}, "test")
+
+
+def resolved(site: Site, *packages: str, **values: str) -> Result:
+    values = {"suite": "toy", "kernel": KERNEL} | values
+    with Session(site) as session:
+        return phase.run(session, Inputs("test", check=True, request=a_request(*packages, **values)))
+
+
+def test_mistakes_in_packages_and_meta_packages_are_told_together(toy: Repository, tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        resolved(toy.site(tmp_path / "site"), "helli", "hello", meta_packages="slorm")
+    assert caught.value.problems == [
+        "MetaPackages: got 'slorm', which this site does not know, expected slurm (the nearest known one)",
+        "package 'helli': not in toy for amd64; did you mean hello?",
+    ]
+
+
+def test_a_package_that_may_be_taken_for_a_meta_package(toy: Repository, tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    for name in ("hello", "mine"):
+        (tmp_path / f"meta/{name}.yml").write_text("{description: x, packages: [libgreet]}")
+    site = toy.site(tmp_path / "site", metapackages=[str(tmp_path / "meta")])
+    (warning,) = resolved(site, "hello", "libgreet").warnings
+    assert warning.endswith("the meta package is asked for by MetaPackages: hello")
+    assert resolved(site, "hello", meta_packages="hello").warnings == ()
+    assert resolved(site, "libgreet", meta_packages="mine").warnings == ()
 
 
 def test_a_lock_serves_only_a_request_for_the_same(toy: Repository, tmp_path: Path) -> None:

@@ -451,7 +451,10 @@ def test_user_twice() -> None:
         ("Name: a\n" + ini(), "x.ini:1: Name: got a key, expected [Hardware] or [Software] before it"),
         (ini(Pakages="x"), "x.ini:4: Pakages: got an unknown key, expected Packages (the nearest known key)"),
         (ini(Sshkeys="x"), "x.ini:4: Sshkeys: got an unknown key, expected SSHKey (the nearest known key)"),
-        (ini().replace("NumberOfN", "N"), "x.ini:2: Nodes: got an unknown key, expected NumberOfNodes (the"),
+        (
+            ini().replace("[S", "Nodes: 3\n[S"),
+            "x.ini:3: Nodes: got an unknown key, expected NumberOfNodes (the",
+        ),
         (
             ini(RAM="512"),
             "x.ini:3: RAM: got '512', expected a size such as 2GB or 512MB, from 256MB to 16TB; its unit",
