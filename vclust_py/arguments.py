@@ -78,7 +78,9 @@ def login(value: object) -> str:
 
 def key_file(value: object) -> str:
     """The name of a private key's file, as it can stand in ssh_config(5) and in a proxy command."""
-    return _matching(value, r"(~/)?[A-Za-z0-9_./@+-]{1,200}", "a path of letters, digits and _ . / @ + -")
+    return _matching(
+        value, r"(~/)?[A-Za-z0-9_./][A-Za-z0-9_./@+-]{0,200}", "a path of letters, digits and _ . / @ + -"
+    )
 
 
 def moment(value: object) -> float:

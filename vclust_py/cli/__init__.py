@@ -146,7 +146,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--user", type=typed("login"), metavar="USER", help="log in as this user, not the request's first one"
     )
     config.add_argument(
-        "--remote", action="store_true", help="for other machines, by the site's gateway, not for this one"
+        "--remote",
+        action="store_true",
+        dest="elsewhere",
+        help="for other machines, by the site's gateway, not for this one",
     )
     config.add_argument(
         "--key",

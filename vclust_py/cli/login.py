@@ -31,7 +31,7 @@ def ssh_config(arguments: argparse.Namespace) -> int:
     access = keys_of(cluster)
     user, _ = login_of(cluster, arguments.user)
     key = arguments.key or ""
-    if arguments.remote:
+    if arguments.elsewhere:
         text = remote_config(cluster, user, key)
     elif Path(access["sockets"], first).exists():
         text = local_config(cluster, user, key)
@@ -41,7 +41,7 @@ def ssh_config(arguments: argparse.Namespace) -> int:
             f"vclust ssh {name}, as root; clusters of other accounts, of projects, and those that administrators may"
             " reach are open to these without root",
         )
-    where = "another machine" if arguments.remote else "this machine"
+    where = "another machine" if arguments.elsewhere else "this machine"
     print(f"# OpenSSH, on {where}: save this as FILE, then ssh -F FILE {first}.{name}")
     print(text, end="")
     return 0
