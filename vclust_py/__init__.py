@@ -23,9 +23,10 @@ seed         the small disk that carries a node's identity
 guest        what nodes share, what they say on their consoles, and the proof that a cluster works
 network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
              roll-out makes libvirt's hook on hosts; egress the way out, egress_relay what nodes' apt talks to,
-             nat the way to the internet
+             nat the way to the internet; ingress the way in without root, ingress_relay what lets people in; gateway
+             the way in from other machines, gateway_jump what it runs for them
 hypervisor   what a host can do: the interface, and one file for each driver
-access       the way in to a cluster's nodes
+access       how ssh reaches a cluster's nodes: options, and configurations for people
 
 offers       what each site offers to a request that leaves the site open, and which one takes it
 

@@ -1,12 +1,17 @@
 """The way in to a cluster's nodes: ssh through the cluster's router namespace on the site manager."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.request import Request
+
+SOCKETS = Path("/run/vclust/ssh")
+"""A folder for each segment, with a socket for each node, by its name (`vclust_py.ingress`)."""
+ACCOUNT = "vclust-ssh"
+"""Of the site manager, without rights, and nobody's: what lets people in runs as it."""
 
 
 def user_key(request: Request, user: str) -> str:
@@ -50,6 +55,70 @@ def keys_of(cluster: Mapping[str, Any]) -> Mapping[str, Any]:
             ]
         )
     return access
+
+
+def local_config(cluster: Mapping[str, Any], user: str, key: str) -> str:
+    """An OpenSSH configuration for the site manager's own users: by the sockets of `vclust_py.ingress`."""
+    folder = keys_of(cluster)["sockets"]
+    return _config(cluster, user, key, lambda node: ["nc", "-N", "-U", f"{folder}/{node['name']}"])
+
+
+def remote_config(cluster: Mapping[str, Any], user: str, key: str) -> str:
+    """An OpenSSH configuration for other machines: by the site's gateway (`vclust_py.gateway`).
+
+    Raises RequestError where the site has none.
+    """
+    gateway = keys_of(cluster)["gateway"]
+    if not gateway:
+        raise RequestError(
+            [
+                f"{cluster['name']}: its site has no gateway for other machines, or no cluster with an SSHKey yet"
+            ],
+            "vclust_site.gateway opens one (docs/users.md)",
+        )
+    alias = f"vclust-gateway-{gateway['port']}"
+    options = {
+        "HostKeyAlias": alias,
+        "KnownHostsCommand": f"/bin/echo {alias} {gateway['key']}",
+        **_TRUST,
+        **({"IdentityFile": key, "IdentitiesOnly": "yes"} if key else {}),
+    }
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    jump = ["ssh", "-F", "none", "-T", "-p", str(gateway["port"]), *words, f"{ACCOUNT}@{gateway['host']}"]
+    return _config(cluster, user, key, lambda node: [*jump, f"{node['name']}.{cluster['name']}"])
+
+
+_TRUST = {
+    "UserKnownHostsFile": "/dev/null",
+    "GlobalKnownHostsFile": "/dev/null",
+    "StrictHostKeyChecking": "yes",
+}
+
+
+def _config(
+    cluster: Mapping[str, Any], user: str, key: str, way: Callable[[Mapping[str, Any]], Sequence[str]]
+) -> str:
+    """Nodes are NODE.CLUSTER; `way` gives the words of a node's proxy command."""
+    name = cluster["name"]
+    (authority,) = Path(keys_of(cluster)["known_hosts"]).read_text(encoding="ascii").splitlines()
+    lines = []
+    for node in cluster["nodes"]:
+        # ssh reads % and quotes in what it hands to the user's shell; none of the words has either.
+        proxy = shlex.join(way(node))
+        lines += [
+            f"Host {node['name']}.{name}",
+            f"    HostKeyAlias {node['name']}",
+            f"    ProxyCommand {proxy}",
+        ]
+    lines += [
+        f"Host *.{name}",
+        f"    User {user}",
+        f'    KnownHostsCommand /bin/echo "{authority}"',
+        *(f"    {option} {value}" for option, value in _TRUST.items()),
+        *([f"    IdentityFile {key}", "    IdentitiesOnly yes"] if key else []),
+        "    ServerAliveInterval 30",
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:

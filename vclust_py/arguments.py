@@ -76,6 +76,13 @@ def login(value: object) -> str:
     return _matching(value, accounts.NAME, "the name of a user of the request")
 
 
+def key_file(value: object) -> str:
+    """The name of a private key's file, as it can stand in ssh_config(5) and in a proxy command."""
+    return _matching(
+        value, r"(~/)?[A-Za-z0-9_./][A-Za-z0-9_./@+-]{0,200}", "a path of letters, digits and _ . / @ + -"
+    )
+
+
 def moment(value: object) -> float:
     """A Unix time: as such, as a time ago (30m, 8h, 2d), or as a date with or without the time of day, local."""
     # YAML takes a time with a fraction for a number.
@@ -163,6 +170,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "machines": machines,
     "person": person,
     "login": login,
+    "key_file": key_file,
     "moment": moment,
     "hosts": hosts,
     "cache": cache,

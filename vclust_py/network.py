@@ -18,11 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from vclust_py import egress, network_hook
+from vclust_py import egress, gateway, ingress, network_hook
 from vclust_py.addresses import mac_of
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Segment
 from vclust_py.run import CommandError, run
+from vclust_py.site.store import Store
 
 MTU = 1500
 """Of a segment on one machine."""
@@ -194,6 +195,16 @@ def let_out(segment: str, way: egress.Way) -> tuple[str, ...]:
     return egress.ensure(segment, way)
 
 
+def let_in(segment: str, door: ingress.Door) -> tuple[str, ...]:
+    """Open the segment's way in for those who are not root; warnings say why there is none (`ingress.ensure`)."""
+    return ingress.ensure(segment, door)
+
+
+def admit(store: Store) -> tuple[str, ...]:
+    """Have the site's gateway let in the users of its clusters, and nobody else (`gateway.refresh`)."""
+    return gateway.refresh(store.site, lambda: gateway.admitted(store))
+
+
 def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) -> None:
     """The bridge and the namespace, and the port between them, which is not the bridge's member yet."""
     run(["ip", "netns", "add", segment])
@@ -261,7 +272,9 @@ def _without_earlier(segment: str) -> str:
 
 def remove(segment: str, number: int) -> bool:
     """Take the segment with that VXLAN network number away; False when nothing of it was there."""
-    found = egress.close(segment)  # first: a socket that listens keeps its namespace
+    # First: processes and sockets keep their namespace.
+    found = ingress.close(segment)
+    found |= egress.close(segment)
     for interface in (f"{segment}r", network_hook.device(segment), segment):
         found |= _delete(interface)
     if Path("/run/netns", segment).exists():

@@ -10,7 +10,7 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
 from vclust_py.nodes import drivers_of, overlay
 from vclust_py.phases import Result
-from vclust_py.phases.create import segments, way_out
+from vclust_py.phases.create import door, segments, way_out
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
@@ -50,6 +50,8 @@ def run(session: Session, *, check: bool = False) -> Result:
         if found.network or found.stopped:
             before[name] = _words("not there" if found.network else "there", [])
             after[name] = _words("there", found.stopped)
+    if not check:
+        warnings += session.networks.admit(session.store)
     return Result(Change(before, after), {"repaired": sorted(after)}, tuple(warnings))
 
 
@@ -65,6 +67,7 @@ def _repair(session: Session, cluster: Cluster, check: bool) -> _Found:
             cluster.segment, cluster.network, software.network, cluster.request.router, tunnels.get(None)
         )
         found.warnings += session.networks.let_out(cluster.segment, way_out(session.site, cluster))
+        found.warnings += session.networks.let_in(cluster.segment, door(session.site, cluster))
     drivers, errors = drivers_of(session, cluster)
     found.warnings += [f"as it was there: {error}" for error in errors.values()]
     if tunnels and not check:

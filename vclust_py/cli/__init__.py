@@ -138,10 +138,30 @@ def make_parser() -> argparse.ArgumentParser:
             help="as this user of the request, not the first one",
         )
         account.add_argument("--root", action="store_true", dest="as_root", help="as root")
+    config = add(
+        "ssh-config",
+        login.ssh_config,
+        "print an OpenSSH configuration for a cluster's nodes that needs no root",
+    )
+    config.add_argument(
+        "--user", type=typed("login"), metavar="USER", help="log in as this user, not the request's first one"
+    )
+    config.add_argument(
+        "--remote",
+        action="store_true",
+        dest="elsewhere",
+        help="for other machines, by the site's gateway, not for this one",
+    )
+    config.add_argument(
+        "--key",
+        type=typed("key_file"),
+        metavar="FILE",
+        help="the user's private key, where ssh does not find it",
+    )
     destroy = add("destroy", clusters.destroy, "remove a cluster, whatever state it is in")
     for one in (create, plan, listing, show, destroy):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
-    for one in (show, ssh, destroy):
+    for one in (show, ssh, config, destroy):
         one.add_argument(
             "cluster",
             type=typed("reference"),

@@ -22,6 +22,31 @@ def ssh(arguments: argparse.Namespace) -> int:
     _become(["ssh", *options, "--", host, *arguments.remote])
 
 
+def ssh_config(arguments: argparse.Namespace) -> int:
+    """Print a configuration for those who are not root: here, or on other machines."""
+    from vclust_py.access import keys_of, local_config, login_of, remote_config
+
+    _, cluster = sites.cluster(arguments)
+    name, first = cluster["name"], _node(cluster, None)["name"]
+    access = keys_of(cluster)
+    user, _ = login_of(cluster, arguments.user)
+    key = arguments.key or ""
+    if arguments.elsewhere:
+        text = remote_config(cluster, user, key)
+    elif Path(access["sockets"], first).exists():
+        text = local_config(cluster, user, key)
+    else:
+        raise VclustError(
+            f"{name}: nobody but root reaches it on this machine: its owner is {cluster['owner']}",
+            f"vclust ssh {name}, as root; clusters of other accounts, of projects, and those that administrators may"
+            " reach are open to these without root",
+        )
+    where = "another machine" if arguments.elsewhere else "this machine"
+    print(f"# OpenSSH, on {where}: save this as FILE, then ssh -F FILE {first}.{name}")
+    print(text, end="")
+    return 0
+
+
 def scp(arguments: argparse.Namespace) -> int:
     """Paths go to scp as they are: it speaks SFTP with the node, and no shell on either side sees them."""
     *sources, target = [_Place.of(word) for word in arguments.paths]

@@ -4,7 +4,7 @@ import shutil
 import time
 from ipaddress import IPv4Address
 
-from vclust_py import egress, metapackages, network, seed, timing
+from vclust_py import egress, ingress, metapackages, network, seed, timing
 from vclust_py.access import user_key
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
@@ -65,6 +65,8 @@ def run(session: Session, inputs: Inputs) -> Result:
         if not change.changed:
             session.networks.protect(cluster.segment, tunnels.get(None))
             warnings = session.networks.let_out(cluster.segment, out)
+            warnings += session.networks.let_in(cluster.segment, door(session.site, cluster))
+            warnings += session.networks.admit(session.store)
             if cluster.state is ClusterState.IMAGES:
                 clusters.update(session.store, cluster, state=ClusterState.CREATED)
             return Result(change, warnings=warnings)
@@ -77,6 +79,8 @@ def run(session: Session, inputs: Inputs) -> Result:
                 cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
             )
             warnings = session.networks.let_out(cluster.segment, out)
+            warnings += session.networks.let_in(cluster.segment, door(session.site, cluster))
+            warnings += session.networks.admit(session.store)
             _identities(session, cluster, _mtu(tunnels), out)
             for node in cluster.nodes:
                 if node.host in errors:  # MinNodes allows it
@@ -140,6 +144,12 @@ def segments(cluster: Cluster) -> dict[str | None, Segment]:
 def way_out(site: Site, cluster: Cluster) -> egress.Way:
     """The cluster's way out; its own hosts are none of the places that it leads to."""
     return egress.way(site, cluster.request, {node.machine for node in cluster.nodes if node.machine})
+
+
+def door(site: Site, cluster: Cluster) -> ingress.Door:
+    """The cluster's way in for those who are not root."""
+    nodes = {node.name: node.address for node in cluster.nodes}
+    return ingress.door(site, cluster.owner, cluster.project, nodes)
 
 
 def _mtu(tunnels: dict[str | None, Segment]) -> int:

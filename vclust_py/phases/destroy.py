@@ -65,6 +65,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         except OSError as error:
             raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
         clusters.forget(store, cluster, errors)
+        warnings += session.networks.admit(store)
         warnings += leftovers.told(store, cluster.id)
     leftovers.clear(session, {host: driver for host, driver in drivers.items() if host not in errors})
     try:

@@ -1,13 +1,15 @@
 """Clusters as plain data for people and scripts; password hashes are left out."""
 
 import contextlib
+import socket
 from pathlib import Path
 from typing import Any
 
 from vclust_py import request as requests
-from vclust_py.access import user_key
+from vclust_py.access import SOCKETS, user_key
 from vclust_py.site import clusters, hosts, records
 from vclust_py.site.clusters import Cluster
+from vclust_py.site.settings import Site
 from vclust_py.site.states import NodeState
 from vclust_py.site.store import Store
 from vclust_py.text import LINE, plain
@@ -62,6 +64,20 @@ def way_in(store: Store, cluster: Cluster) -> dict[str, Any]:
         "user_keys": {user.name: str(keys / user_key(cluster.request, user.name)) for user in users},
         "admin_key": str(keys / "admin"),
         "known_hosts": str(keys / "known_hosts"),
+        "sockets": str(SOCKETS / cluster.segment),
+        "gateway": _gateway(store.site),
+    }
+
+
+def _gateway(site: Site) -> dict[str, Any]:
+    """Where the site's gateway is: `host`, `port` and its public `key`; {}: there is none."""
+    public = site.gateway_folder / "host_key.pub"
+    if site.gateway is None or not public.exists():
+        return {}
+    return {
+        "host": site.gateway.host or socket.getfqdn(),
+        "port": site.gateway.port,
+        "key": public.read_text(encoding="ascii").strip(),
     }
 
 

@@ -5,11 +5,12 @@ import fcntl
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +40,43 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
 def _codename() -> str:
     """The machine's own Debian suite: VERSION_CODENAME of os-release(5)."""
     return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The port by which users of clusters come in from other machines (`vclust_py.gateway`)."""
+
+    port: int
+    listen: tuple[str, ...] = ()
+    """Addresses of the site manager; empty: all of them."""
+    host: str = ""
+    """The site manager's name for users; empty: its own."""
+
+    @classmethod
+    def from_mapping(cls, value: Any) -> "Gateway":
+        """Raises VclustError."""
+        where = "vclust_site: gateway"
+        if not isinstance(value, Mapping) or not {"port"} <= set(value) <= {"port", "listen", "host"}:
+            raise VclustError(f"{where}: expected port, and listen and host where wanted, as {{port: 2222}}")
+        try:
+            port = requested.whole(1, 65535).parse(str(value["port"]))
+        except Wrong as wrong:
+            raise VclustError(
+                f"{where}: port: got {requested.shown(str(value['port']))}, expected {wrong.expected}"
+            ) from None
+        listen = value.get("listen") or ()
+        words = [listen] if isinstance(listen, str) else list(listen)
+        try:
+            addresses = tuple(str(ip_address(word)) for word in words)
+        except ValueError as error:
+            raise VclustError(f"{where}: listen: {error}, expected addresses of the site manager") from None
+        host = str(value.get("host") or "")
+        if host and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?", host):
+            raise VclustError(f"{where}: host: got {requested.shown(host)}, expected a name or an address")
+        return cls(port, addresses, host)
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {"port": self.port, "listen": list(self.listen), "host": self.host}
 
 
 @dataclass(frozen=True)
@@ -77,6 +115,8 @@ class Site:
     too; or `none`."""
     egress_blocked: tuple[IPv4Network, ...] = ()
     """Networks that nodes do not reach by `nat`, beside private ones and those of the site's machines."""
+    gateway: Gateway | None = None
+    """The way in from other machines; None: there is none."""
     ready_timeout: int = 900
     """How long a node may take from its start to its report."""
     administrators: tuple[str, ...] = ()
@@ -116,6 +156,8 @@ class Site:
                 raise VclustError(
                     f"vclust_site: egress_blocked: {error}, expected a list of networks such as 192.0.2.0/24"
                 ) from None
+        if "gateway" in values:
+            values["gateway"] = Gateway.from_mapping(values["gateway"])
         if "base_packages" in values:
             values["base_packages"] = _packages(values["base_packages"])
         if "administrators" in values:
@@ -135,6 +177,7 @@ class Site:
         mapping["egress_blocked"] = [str(network) for network in self.egress_blocked]
         for name in ("cache_space", "layer_space"):
             mapping[name] = f"{mapping[name]}B"
+        mapping["gateway"] = self.gateway.to_mapping() if self.gateway else None
         mapping["base_packages"] = list(self.base_packages)
         mapping["administrators"] = list(self.administrators)
         mapping["projects"], mapping["user_quota"] = projects_to(self.projects), self.user_quota.to_mapping()
@@ -184,6 +227,11 @@ class Site:
     def clusters(self) -> Path:
         """A folder for each cluster: overlays, seeds, console logs, keys."""
         return self.root / "clusters"
+
+    @property
+    def gateway_folder(self) -> Path:
+        """Host key, settings and admitted keys of the gateway (`vclust_py.gateway`)."""
+        return self.root / "gateway"
 
     @property
     def pki(self) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -45,13 +46,21 @@ class Login:
             "user_keys": {"alice": str(folder / "alice"), "bob": str(folder / "bob"), "carol": "/k/gone"},
             "admin_key": "/k/admin",
             "known_hosts": "/k/h",
+            "sockets": str(folder / "sockets"),
+            "gateway": {},
         }
         names = {"n-01": "failed", "2": "ready", "n-03": "ready"}
         nodes = [
             {"name": name, "state": state, "address": f"10.0.0.{index}"}
             for index, (name, state) in enumerate(names.items(), 1)
         ]
-        self.cluster: dict[str, Any] = {"name": "demo", "state": "ready", "nodes": nodes, "ssh": way_in}
+        self.cluster: dict[str, Any] = {
+            "name": "demo",
+            "state": "ready",
+            "nodes": nodes,
+            "ssh": way_in,
+            "owner": "root",
+        }
 
     def __call__(self, *words: str, code: int = 0) -> list[str]:
         """What the program got, or the lines of the error."""
@@ -107,6 +116,56 @@ def test_another_user_and_root(login: Login) -> None:
         "vclust: dora: no such user of demo; there are: alice, bob, carol, root"
     ]
     assert "not allowed with argument" in "\n".join(login("ssh", "demo", "--root", "--user", "bob", code=2))
+
+
+def test_a_configuration_for_this_machine(login: Login) -> None:
+    said = "\n".join(login("ssh-config", "demo", code=4))
+    assert "demo: nobody but root reaches it on this machine: its owner is root" in said
+    (login.folder / "sockets").mkdir()
+    (login.folder / "sockets/2").touch()
+    known = login.folder / "known"
+    known.write_text("@cert-authority * ssh-ed25519 AAAA\n")
+    login.cluster["ssh"]["known_hosts"] = str(known)
+    options = effective(login, login("ssh-config", "demo"), "2.demo")
+    assert options["user"] == "alice"
+    assert options["hostkeyalias"] == "2"
+    assert options["proxycommand"] == f"nc -N -U {login.folder}/sockets/2"
+    assert options["knownhostscommand"] == '/bin/echo "@cert-authority * ssh-ed25519 AAAA"'
+    assert options["stricthostkeychecking"] == "true"
+    options = effective(
+        login, login("ssh-config", "demo", "--user", "bob", "--key", "~/.ssh/lab"), "n-03.demo"
+    )
+    assert (options["user"], options["identityfile"], options["identitiesonly"]) == (
+        "bob",
+        "~/.ssh/lab",
+        "yes",
+    )
+    for key in ("a b", "-x", "$(id)", "a%h", "a'b", '"'):
+        login("ssh-config", "demo", f"--key={key}", code=2)
+
+
+def test_a_configuration_for_other_machines(login: Login) -> None:
+    said = "\n".join(login("ssh-config", "demo", "--remote", code=2))
+    assert "demo: its site has no gateway for other machines" in said
+    known = login.folder / "known"
+    known.write_text("@cert-authority * ssh-ed25519 AAAA\n")
+    gateway = {"host": "hpc.example.org", "port": 2222, "key": "ssh-ed25519 BBBB"}
+    login.cluster["ssh"] |= {"known_hosts": str(known), "gateway": gateway}
+    options = effective(login, login("ssh-config", "demo", "--remote", "--key", "/k/own"), "n-03.demo")
+    words = shlex.split(options["proxycommand"])
+    assert words[:6] == ["ssh", "-F", "none", "-T", "-p", "2222"]
+    assert words[-2:] == ["vclust-ssh@hpc.example.org", "n-03.demo"]
+    assert {"IdentityFile=/k/own", "StrictHostKeyChecking=yes"} <= set(words)
+    assert "KnownHostsCommand=/bin/echo vclust-gateway-2222 ssh-ed25519 BBBB" in words
+
+
+def effective(login: Login, config: list[str], node: str) -> dict[str, str]:
+    """What OpenSSH itself makes of a configuration."""
+    assert config[0].startswith("# OpenSSH, on ")
+    file = login.folder / "config"
+    file.write_text("\n".join(config) + "\n")
+    done = subprocess.run(["ssh", "-G", "-F", file, node], capture_output=True, text=True, check=True)
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
 
 
 def test_without_users_it_is_root(login: Login) -> None:

@@ -22,7 +22,7 @@ def allowed(words: str) -> bool:
     rule = text.partition("```sudoers\n")[2].partition("```")[0].replace("\\\n", "")
     alias = rule.partition("VCLUST_USER = ")[2].partition("\n")[0]
     commands = [command.strip().split(" ", 1) for command in alias.split(",")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     assert all(path == PROGRAM for path, _ in commands)
     patterns = [arguments for _, arguments in commands]
     # Only then sudo takes them for regular expressions.
@@ -44,6 +44,10 @@ def allowed(words: str) -> bool:
         "ssh hello-mpi",
         "ssh hello-mpi vc02",
         "ssh hello-mpi 2",
+        "ssh --root hello-mpi",
+        "ssh --user bob_1 hello-mpi vc02",
+        "ssh-config hello-mpi",
+        "ssh-config hello-mpi --remote --user bob_1",
     ],
 )
 def test_the_rule_lets_users_do_their_work(words: str) -> None:
@@ -71,6 +75,8 @@ def test_the_rule_lets_users_do_their_work(words: str) -> None:
         "ssh hello-mpi vc02 -oProxyCommand=id",
         "ssh hello-mpi -oProxyCommand=id",
         "ssh -oProxyCommand=id",
+        "ssh --user -oProxyCommand=id hello-mpi",
+        "ssh-config hello-mpi --key /etc/shadow",
         "show hello-mpi\nlist",
     ],
 )

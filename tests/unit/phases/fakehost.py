@@ -6,12 +6,15 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
+from vclust_py import gateway
 from vclust_py.egress import Way
 from vclust_py.errors import VclustError
 from vclust_py.guest.proof import groups
 from vclust_py.hypervisor import Capacity, Domain, Segment
+from vclust_py.ingress import Door
 from vclust_py.site import Site
 from vclust_py.site.session import Session
+from vclust_py.site.store import Store
 
 
 class FakeFiles:
@@ -115,6 +118,8 @@ class FakeHost:
 class FakeNetworks:
     def __init__(self) -> None:
         self.segments: dict[str, int] = {}
+        self.doors: dict[str, Door] = {}
+        self.admitted: list[str] = []
 
     def check_free(self, network: IPv4Network) -> None:
         pass
@@ -136,6 +141,15 @@ class FakeNetworks:
 
     def let_out(self, segment: str, way: Way) -> tuple[str, ...]:
         assert segment in self.segments
+        return ()
+
+    def let_in(self, segment: str, door: Door) -> tuple[str, ...]:
+        assert segment in self.segments
+        self.doors[segment] = door
+        return ()
+
+    def admit(self, store: Store) -> tuple[str, ...]:
+        self.admitted = [cluster.name for cluster in gateway.admitted(store)]
         return ()
 
     def is_whole(self, segment: str) -> bool:

@@ -88,7 +88,10 @@ def test_unknown_cluster_names_those_there_are(store: Store) -> None:
 def test_describe_leaves_hashes_out(store: Store) -> None:
     clusters.register(store, a_request())
     assert "$6$" not in repr(describe(store))
-    assert describe(store)[0]["ssh"]["user"] == "alice"
+    way_in = describe(store)[0]["ssh"]
+    assert way_in["user"] == "alice"
+    assert way_in["user_keys"]["alice"] == way_in["key"]
+    assert way_in["gateway"] == {}
 
 
 def test_a_forgotten_cluster_frees_its_name_and_leaves_no_hash(store: Store) -> None:
