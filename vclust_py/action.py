@@ -4,6 +4,8 @@ A module costs ten times as much: it is packed, written, unpacked, and imports e
 the site manager is another machine; `ActionModule` runs the module there.
 """
 
+import contextlib
+import copy
 import importlib.util
 import json
 import os
@@ -15,15 +17,19 @@ from types import ModuleType
 from typing import Any
 
 from ansible import constants
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.parameters import remove_values
 from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
-from vclust_py import inventory
+from vclust_py import inventory, steps
 from vclust_py.arguments import checked
 from vclust_py.errors import RequestError
 from vclust_py.module import perform
+from vclust_py.phases import ORDER
+from vclust_py.site import Site
 
 _USER = "awx_user_name"
 """The variable with which AWX says who has launched a job."""
@@ -60,9 +66,9 @@ class _Action(ActionBase):  # type: ignore[misc]
             return {"failed": True, "msg": str(error), "exit_code": error.exit_code}
         if not self._works_here(task_vars or {}):
             wrap_async = self._task.async_val and not self._connection.has_native_async
-            return self._named(
-                self._execute_module(task_vars=task_vars, wrap_async=wrap_async), task_vars or {}
-            )
+            with self._steps(task_vars or {}):
+                result = self._execute_module(task_vars=task_vars, wrap_async=wrap_async)
+            return self._named(result, task_vars or {})
         validation = ArgumentSpecValidator(self.module.argument_spec()).validate(_plain(self._task.args))
         if validation.errors.errors:
             unsupported = isinstance(validation.errors[0], UnsupportedError)
@@ -71,6 +77,38 @@ class _Action(ActionBase):  # type: ignore[misc]
         else:
             result = perform(self.module.work, validation.validated_parameters, self._task.check_mode)
         return self._named(remove_values(result, validation._no_log_values), task_vars or {})
+
+    def _steps(self, task_vars: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Shows what a phase on another machine does while it works."""
+        phase, arguments = self.module.__name__.removeprefix("vclust_"), self._task.args
+        asked = arguments.get("request")
+        name = arguments.get("name") or (asked["software"]["name"] if isinstance(asked, Mapping) else "")
+        python = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
+        if (
+            phase not in ORDER
+            or self._task.check_mode
+            or self._task.async_val
+            or self._connection.transport == "local"
+            or not (name and os.path.isabs(python))
+        ):
+            return contextlib.nullcontext()
+        root = (arguments.get("site") or {}).get("root") or Site.root
+        command = steps.command_line(python, str(root), str(name), phase)
+        # A connection of its own: each remembers what it waits for.
+        other = copy.copy(self)
+        other._connection = copy.copy(self._connection)
+        other._connection.become = copy.copy(self._connection.become)
+
+        def shell(command: str) -> str | None:
+            try:
+                # With an input there is no terminal, as with modules.
+                done = other._low_level_execute_command(command, in_data=b"\n")
+            except AnsibleError:
+                return None  # the module's own failure tells more
+            return str(done["stdout"]) if done["rc"] == 0 else None
+
+        host = task_vars["inventory_hostname"]
+        return steps.followed(shell, command, lambda line: Display().display(f"{steps.MARK} [{host}] {line}"))
 
     def _name_user(self, task_vars: Mapping[str, Any]) -> None:
         """Fill `who` in, for every task alike.  The variable is taken as it is: people choose their names."""

@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 
 _CONTROLLERS = ("ansible-playboo", "vclust")
 """Names of the processes that a module works for, as the kernel keeps them (15 characters)."""
-
+_CONNECTIONS = ("sshd", "sshd-session")
+"""Those that stand for a controller elsewhere: sudo may keep a module's output open when nobody reads it any more."""
 
 _CLEAN_UP = 45
 """Seconds that the clean-up may take; fewer than the controller waits for it."""
@@ -250,7 +251,10 @@ def _watch(controllers: list[int], ended: int) -> None:
 
 
 def _controllers(pid: int) -> list[int]:
-    """The processes above `pid` that bear a controller's name: each of them may be killed without the others."""
+    """The processes above `pid` that bear a controller's name: each of them may be killed without the others.
+
+    Without one, the connection of a controller elsewhere; else a connection is only how somebody has logged in here.
+    """
     found = []
     while pid > 1:
         try:
@@ -258,7 +262,10 @@ def _controllers(pid: int) -> list[int]:
             head, _, tail = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
         except OSError:
             break
-        if head.partition("(")[2] in _CONTROLLERS:
+        name = head.partition("(")[2]
+        if name in _CONTROLLERS:
             found.append(pid)
+        elif name in _CONNECTIONS and not found:
+            return [pid]
         pid = int(tail.split()[1])
     return found

@@ -179,7 +179,7 @@ def _only_mentioned(root: AptRoot, names: Iterable[str]) -> set[str]:
     }
 
 
-def _unknown(root: AptRoot, names: Sequence[str], where: str) -> RequestError:
+def _unknown(root: AptRoot, names: Sequence[str], where: str = "") -> RequestError:
     """The error for names of no package, each with the nearest ones that are; `where` they were asked for."""
     everything = root.names.read_text(encoding="utf-8").split()
     near = {name: _near(name, everything) for name in names}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vclust_py.arguments import locked
 from vclust_py.cli import messages
-from vclust_py.cli.progress import Display, Follow, cluster_progress, display
+from vclust_py.cli.progress import Display, Follow, as_row, cluster_progress, display
 from vclust_py.cli.sites import inventory, known_sites
 from vclust_py.phases import ORDER
 from vclust_py.site.users import reading_as_caller
@@ -100,6 +100,7 @@ def run(
             on_result=on_result,
             on_tick=lambda: shown.progress(follow.rows()),
             on_start=follow.started,
+            on_step=lambda phase, message: shown.progress([as_row(phase, message)]),
         )
     if outcome.error and outcome.exit_code != 130:
         where = f"{outcome.phase}: " if outcome.phase else ""

@@ -1,4 +1,6 @@
-"""The progress of a playbook: read from the site's state where that is on this machine, and shown while it works."""
+"""The progress of a playbook, shown while it works: read from the site's state where that is on this machine; else from
+what our action plugins print (`vclust_py.steps`).
+"""
 
 import sys
 import time
@@ -76,6 +78,11 @@ def cluster_progress(name: str) -> Callable[["Session"], Rows]:
         return [row for row in rows if row["time"] >= begun]
 
     return read
+
+
+def as_row(phase: str, message: str) -> dict[str, Any]:
+    """Progress of a site manager that is another machine, which has its counts in the message."""
+    return {"phase": phase, "node": "", "message": message, "done": 0, "total": 0}
 
 
 def step(row: Mapping[str, Any]) -> str:

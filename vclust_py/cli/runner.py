@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from vclust_py.site import PROJECT
+from vclust_py.steps import MARK
 from vclust_py.text import MESSAGE, plain
 
 Event = Mapping[str, Any]
@@ -33,6 +34,7 @@ _INTERRUPT = 5
 _ERROR = MESSAGE - 300  # bytes; what may stand before it are names of phase and host
 _QUESTION, _CHOICE = "vclust_offer", "vclust_choose"
 """A site that does not answer the question stops nobody; the choice names it."""
+_STEP = re.compile(rf"{MARK} \[[^\]]*\] (?P<phase>\w+): (?P<message>.*)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -78,6 +80,7 @@ def play(
     on_result: Callable[[str, Mapping[str, Any]], None] = lambda module, result: None,
     on_tick: Callable[[], None] = lambda: None,
     on_start: Callable[[str, str], None] = lambda host, task: None,
+    on_step: Callable[[str, str], None] = lambda phase, message: None,
 ) -> Outcome:
     """Run one of the project's playbooks to its end, on the hosts of `limit` alone where that is not empty.
 
@@ -99,7 +102,7 @@ def play(
 
     def drain() -> None:
         while events:
-            _take(events.pop(0), outcome, on_phase, on_result, on_start)
+            _take(events.pop(0), outcome, on_phase, on_result, on_start, on_step)
         on_tick()
 
     # With `-v` ansible-runner prints; standard output is for results.
@@ -151,6 +154,7 @@ def _take(
     on_phase: Callable[[str], None],
     on_result: Callable[[str, Mapping[str, Any]], None],
     on_start: Callable[[str, str], None],
+    on_step: Callable[[str, str], None],
 ) -> None:
     data = event.get("event_data") or {}
     match event.get("event"):
@@ -161,6 +165,8 @@ def _take(
                 on_phase(outcome.phase)
         case "runner_on_start":
             on_start(data["host"], data["task"])
+        case "verbose" if step := _STEP.fullmatch(_ANSI.sub("", event.get("stdout") or "").strip()):
+            on_step(step["phase"], step["message"])
         case "runner_on_ok":
             if data["res"].get("changed"):
                 found = {"host": data["host"], "task": data["task"], "diff": data["res"].get("diff") or []}

@@ -57,6 +57,34 @@ def progress(store: Store, name: str, after: int = 0) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
+def step(store: Store, name: str, phase: str, ended_within: float) -> dict[str, Any] | None:
+    """The last run of a phase of the live cluster `name`, if it works or ended no more than those seconds ago.
+
+    `message`, `done` and `total` are its last progress as a whole, `parts` how many nodes (or hosts) have done theirs,
+    `nodes` how many the cluster has.
+    """
+    row = store.row(
+        "SELECT run.id, run.cluster, run.start FROM phases AS run JOIN clusters ON clusters.id = run.cluster"
+        " WHERE name = ? AND destroyed IS NULL AND phase = ? AND node = '' AND coalesce(end, ?) >= ?"
+        " ORDER BY run.id DESC LIMIT 1",
+        (name, phase, time.time(), time.time() - ended_within),
+    )
+    if row is None:
+        return None
+    last = store.row(
+        "SELECT message, done, total FROM progress WHERE cluster = ? AND phase = ? AND node = '' AND time >= ?"
+        " ORDER BY id DESC LIMIT 1",
+        (row["cluster"], phase, row["start"]),
+    )
+    counts = store.row(
+        "SELECT (SELECT count(DISTINCT node) FROM phases"
+        "  WHERE cluster = :cluster AND phase = :phase AND node <> '' AND id > :run) AS parts,"
+        " (SELECT count(*) FROM nodes WHERE cluster = :cluster) AS nodes",
+        {"cluster": row["cluster"], "phase": phase, "run": row["id"]},
+    )
+    return {"message": "", "done": 0, "total": 0} | dict(last or {}) | dict(counts or {})
+
+
 def phases(store: Store, cluster: int) -> list[dict[str, Any]]:
     """All phases and nodes' parts in them, oldest first; what has not ended has taken until now."""
     rows = store.rows(
