@@ -120,7 +120,7 @@ PLAYBOOK = """\
         site_manager_name: toy
         site_manager_python: {python}
 """
-INSTALLED = ("numpy", "numpy.libs", "cryptography", "yaml", "*vclust*")
+INSTALLED = ("numpy", "numpy.libs", "cryptography", "*cffi*", "yaml", "*vclust*")
 """Of this project's Python, what upkeep imports."""
 POSTINST = """\
 #!/bin/sh
@@ -181,7 +181,7 @@ def test_on_a_machine_with_systemd(
     kvm_hosts: list[Host], toy: Repository, site: Site, minimal: Path, tmp_path: Path
 ) -> None:
     """What the timer starts, on a machine that could be a site manager: from an archive to a cache."""
-    host, unit, root = kvm_hosts[0], "vclust-upkeep-toy", site.root / "toy"
+    host, unit, root = kvm_hosts[1], "vclust-upkeep-toy", site.root / "toy"
     inventory.write([host], site.root, tmp_path / "inventory")
     toy.add("program", files=a_program)
     toy.publish()
@@ -213,11 +213,12 @@ def test_on_a_machine_with_systemd(
         remember(own, *[lock] * 5)
         shutil.rmtree(own.apt)  # so that the machine fetches the index as well
         asked.clear()
-        stack.callback(
-            host.ssh,
-            f"systemctl disable --now {unit}.timer; rm -rf /etc/systemd/system/vclust-*-toy.* {root}"
-            " /var/lib/vclust/upkeep.json; systemctl daemon-reload",
+        clear = (
+            f"systemctl disable --now {unit}.timer; rm -rf /etc/systemd/system/vclust-*-toy.* {root};"
+            " systemctl daemon-reload; true"
         )
+        host.ssh(clear)  # of a test run that was killed
+        stack.callback(host.ssh, clear)
         copy(host, root)
         path = tmp_path / "timer.yml"
         path.write_text(PLAYBOOK.format(settings=json.dumps(own.to_mapping()), python=install(host)))
