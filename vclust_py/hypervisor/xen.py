@@ -165,8 +165,9 @@ class Xen(Driver):
         lines = "".join(f"\n  {line.partition(': ')[2]}" for line in log.splitlines()[-6:])
         if "device model did not start" in log or os.strerror(errno.ENOMEM) in log:
             return VclustError(
-                f"{what}: dom0 could not start what serves the node's disks; is it out of memory?{lines}",
-                f"{on}free -m; more memory for dom0: vm_host_dom0_memory, then the roll-out",
+                f"{what}: dom0 could not start what serves the node's disks; is it out of memory, or too busy?{lines}",
+                f"{on}free -m; more memory for dom0: vm_host_dom0_memory, then the roll-out; if there is enough:"
+                " create again when that machine has less to do",
             )
         return VclustError(f"{what}: libxl refused it:{lines}", f"{on}{_LOGS / _LOG}")
 

@@ -179,7 +179,8 @@ def test_a_host_that_is_no_xen(tmp_path: Path, pretended: str) -> None:
         (
             "2026-11-22 17:45:39.405+0000: libxl: libxl_create.c:1896:domcreate_devmodel_started: Domain 14:device"
             " model did not start: -9\n",
-            "h1: start c.n1: dom0 could not start what serves the node's disks; is it out of memory?\n  libxl: ",
+            "h1: start c.n1: dom0 could not start what serves the node's disks; is it out of memory, or too busy?\n"
+            "  libxl: ",
         ),
         (
             "2026-11-22 17:38:01.928+0000: libxl: x: script: Could not find bridge device vcnone\n",

@@ -190,6 +190,8 @@ class FakeSession(Session):
         self.script = stdin
         names = [name for host in self.hosts.values() for name in map(_node, host.domains.values())]
         names.sort()
+        if not names:  # another controller's destroy got so far
+            raise VclustError("ssh: no route to host")
         lines = [f"vclust: login {name} {name}" for name in names]
         return "\n".join([*lines, *(f"vclust: mpi {number} none" for number in range(len(groups(names))))])
 
