@@ -4,6 +4,7 @@ A module costs ten times as much: it is packed, written, unpacked, and imports e
 the site manager is another machine; `ActionModule` runs the module there.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -24,11 +25,15 @@ from vclust_py import inventory
 from vclust_py.module import perform
 
 
-def action(plugin: str) -> type[ActionBase]:
+def action(plugin: str, *ahead: str) -> type[ActionBase]:
     """The action plugin in file `plugin`, for the module of that name in the project's `library`.
 
-    Ansible asks for it before it forks: what the module imports is there in every task's process.
+    Ansible asks for it before it forks: what the module imports is there in every task's process, from this task on,
+    and what is in the modules `ahead`, as far as this machine has what they need.
     """
+    for name in ahead:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     path = Path(plugin)
     return type("ActionModule", (_Action,), {"module": _load(path.parents[2] / "library" / path.name)})
 
