@@ -35,11 +35,15 @@ _USER = "awx_user_name"
 """The variable with which AWX says who has launched a job."""
 
 
-def action(plugin: str) -> type[ActionBase]:
+def action(plugin: str, *ahead: str) -> type[ActionBase]:
     """The action plugin in file `plugin`, for the module of that name in the project's `library`.
 
-    Ansible asks for it before it forks: what the module imports is there in every task's process.
+    Ansible asks for it before it forks: what the module imports is there in every task's process, from this task on,
+    and what is in the modules `ahead`, as far as this machine has what they need.
     """
+    for name in ahead:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     path = Path(plugin)
     return type("ActionModule", (_Action,), {"module": _load(path.parents[2] / "library" / path.name)})
 

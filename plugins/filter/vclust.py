@@ -73,11 +73,8 @@ def site_hosts(
         if one == manager
         for host in groups[f"site_{name}"]
     }
-    chosen = [
-        host
-        for host in groups.get("vm_hosts", [])
-        if host in members and hostvars[host].get("vclust_host_state") != "absent"
-    ]
+    # Once for each host: Ansible puts its variables together anew with every look.
+    said = {host: hostvars[host] for host in groups.get("vm_hosts", []) if host in members}
     try:
         site = Site.from_mapping(hostvars.get(manager, {}).get("vclust_site") or {})
     except VclustError as error:
@@ -85,13 +82,14 @@ def site_hosts(
     return [
         {
             "name": host,
-            "uri": with_certificates(hostvars[host].get("vclust_libvirt_uri", Host.uri), str(site.pki)),
-            "guest": hostvars[host].get("vclust_xen_guest", ""),
-            "rack": hostvars[host].get("vclust_rack", ""),
-            "state": hostvars[host].get("vclust_host_state", Host.state),
-            "cpu_overcommit": hostvars[host].get("vclust_cpu_overcommit", 0),
+            "uri": with_certificates(its.get("vclust_libvirt_uri", Host.uri), str(site.pki)),
+            "guest": its.get("vclust_xen_guest", ""),
+            "rack": its.get("vclust_rack", ""),
+            "state": its.get("vclust_host_state", Host.state),
+            "cpu_overcommit": its.get("vclust_cpu_overcommit", 0),
         }
-        for host in chosen
+        for host, its in said.items()
+        if its.get("vclust_host_state") != "absent"
     ]
 
 

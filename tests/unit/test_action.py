@@ -45,6 +45,16 @@ def test_a_controller_needs_nothing_that_only_a_site_manager_has() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(("setup", "imported"), [("", "True"), ("sys.modules['libvirt'] = None", "False")])
+def test_drivers_are_imported_before_ansible_forks_where_they_can_be(setup: str, imported: str) -> None:
+    code = (
+        f"import runpy, sys\n{setup}\nrunpy.run_path('{PROJECT}/plugins/action/vclust_place.py')\n"
+        "print('vclust_py.hypervisor.qemu' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{imported}\n"
+
+
 def task(
     folder: Path, module: str, arguments: Mapping[str, Any], *words: str, **keywords: Any
 ) -> tuple[dict[str, Any], bool]:
