@@ -340,7 +340,7 @@ def test_results_of_modules_are_not_templated(copied: Copied) -> None:
 # The types -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", sorted(set(arguments.TYPES) - {"path", "request", "files"}))
+@pytest.mark.parametrize("kind", sorted(set(arguments.TYPES) - {"path", "key_file", "request", "files"}))
 def test_types_take_no_template(kind: str) -> None:
     for text in (
         "{{ x }}",

@@ -62,11 +62,15 @@ def test_a_network_that_is_gone_is_made_again_with_its_way_out(
 ) -> None:
     cluster = created(session)
     session.fake_networks.segments.clear()
+    session.fake_networks.doors.clear()
     would = repair.run(session, check=True)
     assert (session.fake_networks.segments, would.warnings) == ({}, ())
     monkeypatch.setattr(session.fake_networks, "let_out", lambda segment, way: (f"{segment}: no proxy",))
     result = repair.run(session)
     assert result.warnings == (f"all: {cluster.segment}: no proxy",)
+    assert list(session.fake_networks.doors.pop(cluster.segment).nodes) == [
+        node.name for node in cluster.nodes
+    ]
     monkeypatch.undo()
     assert result.change == would.change
     assert result.change.after == {"all": "network there"}

@@ -4,6 +4,7 @@ Variables are handed over as values that Ansible never templates, at every depth
 """
 
 import contextlib
+import json
 import os
 import re
 import select
@@ -209,37 +210,18 @@ def _plain(text: str) -> str:
     return plain(text.strip(), _ERROR, lines=True)
 
 
-class _Literal(str):
-    """Text that Ansible must not take for a template."""
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-_Dumper.add_representer(
-    _Literal, lambda dumper, text: dumper.represent_scalar("!unsafe", str(text), style='"')
-)
-
-
 def _hand_over(variables: Mapping[str, Any], folder: Path) -> None:
-    """Write ansible-runner's file of extra variables, with every text marked `!unsafe`, for the owner only.
+    """Write ansible-runner's file of extra variables, all of it marked `!unsafe`, for the owner only.
 
-    ansible-runner's own option would write JSON, which Ansible takes for templates.
+    ansible-runner's own option would write JSON, which Ansible takes for templates.  The mark is on the whole: Ansible
+    guesses the type of a marked text anew, and takes `*` for something that YAML has no value for.
     """
     (folder / "env").mkdir(mode=0o700)
-    text = yaml.dump(_literal(variables), Dumper=_Dumper, width=2**30)
+    # By JSON: plain types, whatever text and numbers are here.
+    plain_data = json.loads(json.dumps(variables))
+    text = f"--- !unsafe\n{yaml.safe_dump(plain_data, width=2**30)}"
     with open(os.open(folder / "env/extravars", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-
-
-def _literal(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        # Keys are names of our own.
-        return {str(key): _literal(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_literal(item) for item in value]
-    return _Literal(value) if isinstance(value, str) else value
 
 
 def _interrupt(thread: threading.Thread) -> None:

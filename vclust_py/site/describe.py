@@ -75,7 +75,7 @@ def _gateway(site: Site) -> dict[str, Any]:
     if site.gateway is None or not public.exists():
         return {}
     return {
-        "host": site.gateway.host or socket.getfqdn(),
+        "host": site.gateway.host or socket.gethostname(),
         "port": site.gateway.port,
         "key": public.read_text(encoding="ascii").strip(),
     }

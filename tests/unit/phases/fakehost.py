@@ -119,7 +119,7 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.segments: dict[str, int] = {}
         self.doors: dict[str, Door] = {}
-        self.admitted: list[str] = []
+        self.admitted: list[gateway.Admitted] = []
 
     def check_free(self, network: IPv4Network) -> None:
         pass
@@ -149,7 +149,7 @@ class FakeNetworks:
         return ()
 
     def admit(self, store: Store) -> tuple[str, ...]:
-        self.admitted = [cluster.name for cluster in gateway.admitted(store)]
+        self.admitted = gateway.admitted(store)
         return ()
 
     def is_whole(self, segment: str) -> bool:

@@ -3,7 +3,9 @@
 import ast
 import importlib
 import os
+import pwd
 import sqlite3
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,10 @@ from repository import KERNEL, Repository
 
 from vclust_py import request as requests
 from vclust_py.errors import NoAnswerError, RequestError, VclustError
+from vclust_py.gateway import Admitted
 from vclust_py.hypervisor import Host
 from vclust_py.image import manifest
+from vclust_py.ingress import Door
 from vclust_py.phases import ORDER, Inputs, Result, phase
 from vclust_py.site import PROJECT, clusters
 from vclust_py.site.clusters import Cluster
@@ -25,6 +29,7 @@ from vclust_py.site.describe import describe, summary
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
 HOSTS = (Host("a"), Host("b"))
+SSH_KEY = f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{'A' * 43} me"
 
 
 @pytest.fixture
@@ -110,6 +115,36 @@ def test_from_a_request_to_a_ready_cluster_and_its_end(session: FakeSession, nod
     assert session.fake_networks.segments == {}
     assert [host.domains for host in session.hosts.values()] == [{}, {}]
     assert clusters.live(session.store) == []
+
+
+def test_a_cluster_is_open_to_its_people_until_its_end(toy: Repository, tmp_path: Path) -> None:
+    """By sockets, by the gateway, and by a key of each user on the site manager."""
+    site = toy.site(tmp_path / "site", cache_every=0, administrators=["games"], gateway={"port": 2222})
+    make_base(site)
+    mapping = requests.to_mapping(a_request(2))
+    mapping["software"]["users"] = ["alice:*", "bob:*"]
+    mapping["software"]["ssh_keys"] = [f"alice:{SSH_KEY}"]
+    request = requests.from_mapping(mapping, "test")
+    with FakeSession(site) as session:
+        up_to(session, "create", request)
+        networks, cluster = session.fake_networks, found(session)
+        assert networks.doors[cluster.segment] == Door(
+            {"n0001": "10.20.0.1", "n0002": "10.20.0.2"},
+            frozenset({pwd.getpwnam("games").pw_uid}),
+            gateway=True,
+        )
+        assert networks.admitted == [Admitted("all", cluster.segment, (SSH_KEY,))]
+        keys = describe(session.store)[0]["ssh"]["user_keys"]
+        files = [Path(keys[user]) for user in ("alice", "bob")]
+        assert len({file.read_bytes() for file in files}) == 2
+        for user, file in zip(keys, files, strict=True):
+            said = subprocess.run(
+                ["ssh-keygen", "-L", "-f", f"{file}-cert.pub"], capture_output=True, text=True, check=True
+            ).stdout
+            assert f'Key ID: "{user}"' in said
+            assert file.stat().st_mode & 0o777 == 0o600
+        run(session, "destroy", request)
+        assert networks.admitted == []
 
 
 def test_a_cluster_is_ready_also_where_its_page_cannot_be_written(session: FakeSession) -> None:
