@@ -67,7 +67,7 @@ def podman(folder: Path) -> Podman:
 
 
 def debian(podman: Podman) -> str:
-    """The name of an image of Debian from the machine's apt sources, which finds Python's packages as the machine does."""
+    """An image of Debian from the machine's apt sources, which finds Python's packages as the machine does."""
     work, root = podman.folder / "work", podman.folder / "root"
     work.mkdir()
     install(["ca-certificates", "python3", "python3-pip"], work, root)
