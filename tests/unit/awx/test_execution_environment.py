@@ -33,7 +33,7 @@ def test_it_is_made_by_apt() -> None:
 
 def test_the_project_is_on_the_path() -> None:
     last = "\n".join(DEFINITION["additional_build_steps"]["append_final"])
-    assert "PYTHONPATH=/runner/project" in last
+    assert "PYTHONPATH=/runner/project:. " in last
     # A module's process on another machine must not find it: nothing of the project is installed in the image.
     assert not any("vclust" in word for word in DEFINITION["dependencies"]["python"])
 
