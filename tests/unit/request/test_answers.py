@@ -93,7 +93,7 @@ WRONG: dict[str, list[tuple[object, str]]] = {
     "_cpus": [("two", "'two'"), (0, "'0'")],
     "_ram": [("2XB", "'2XB'"), ("lots", "'lots'"), (2, "'2'"), ("1B", "'1B'")],
     "_disk": [("big", "'big'"), ("8", "'8'"), ("1KB", "'1KB'")],
-    "_packages": [("gcc -t=x", "'-t=x'"), ("gcc GCC", "'GCC'"), ("gcc, make", "'gcc,'")],
+    "_packages": [("gcc -t=x", "'-t=x'"), ("gcc GCC", "'GCC'"), ("gcc;make", "'gcc;make'")],
     "_meta_packages": [(["Mpi!"], "'Mpi!'"), (5, "'5'")],
     "_users": [("alice", "'alice'"), ("alice:plain", "'alice…'"), ("root:*", "'root…'"), ("a:*,b:*", "'a…'")],
     "_ssh_keys": [("alice:xx", "'alice:xx'"), (f"bob:{KEY}", "'bob:ssh-"), (KEY, "'ssh-")],
