@@ -1,6 +1,6 @@
 """What the system tests share: a site that is kept from run to run, as its base image takes most of a minute.
 
-Tests marked `xen`, `kvm` or `long` are left out unless `--xen`, `--kvm` or `--long` is given.
+Each of the marks `xen`, `kvm`, `long` and `container` is left out unless its option, `--xen` say, is given.
 """
 
 import contextlib
@@ -147,10 +147,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="with --xen: 25 minutes more of faults and roll-outs"
     )
+    parser.addoption(
+        "--container", action="store_true", help="also test AWX's execution environment: 3 minutes more"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for kind in ("xen", "kvm", "long"):
+    for kind in ("xen", "kvm", "long", "container"):
         if not config.getoption(f"--{kind}"):
             left_out = [item for item in items if item.get_closest_marker(kind)]
             config.hook.pytest_deselected(items=left_out)

@@ -6,7 +6,7 @@ AWX knows no booleans, and takes a blank answer for none only in texts: a number
 from typing import Any
 
 from vclust_py import metapackages
-from vclust_py.request.answers import VARIABLES, WHOLE
+from vclust_py.request.answers import QUESTIONS, VARIABLES, WHOLE
 from vclust_py.request.keys import Key
 
 Question = dict[str, Any]
@@ -16,23 +16,6 @@ _TEXT = 1024
 """Characters of an answer of one line."""
 _LINES = 32 * 1024
 """Characters of an answer of several lines: 200 nodes' users and their keys fit."""
-
-_QUESTIONS = {
-    "name": "Name of the cluster",
-    "number_of_nodes": "Nodes",
-    "cpus": "Virtual CPUs of a node",
-    "ram": "Memory of a node",
-    "disk": "Disk of a node",
-    "packages": "Packages",
-    "meta_packages": "Bundles of packages",
-    "users": "Users",
-    "ssh_keys": "Their ssh keys",
-    "suite": "Debian suite",
-    "network": "Network of the nodes",
-    "lease": "Lease",
-    "spread": "Spread of the nodes",
-    "site": "Site",
-}
 
 
 def survey(name: str, *questions: Question) -> Survey:
@@ -80,7 +63,7 @@ def yes_or_no(variable: str, name: str, description: str) -> Question:
 
 
 def _of_key(variable: str, key: Key) -> Question:
-    name, about, schema = _QUESTIONS[key.yaml], _description(key), key.kind.schema
+    name, about, schema = QUESTIONS[key.yaml], _description(key), key.kind.schema
     default = None if key.several or key.unset else key.write(key.default)
     if key.yaml == "meta_packages":
         shipped = sorted(path.stem for path in metapackages.SHIPPED.glob("*.yml"))

@@ -33,7 +33,7 @@ def test_it_is_made_by_apt() -> None:
 
 def test_the_project_is_on_the_path() -> None:
     last = "\n".join(DEFINITION["additional_build_steps"]["append_final"])
-    assert "PYTHONPATH=/runner/project" in last
+    assert "PYTHONPATH=/runner/project:. " in last
     # A module's process on another machine must not find it: nothing of the project is installed in the image.
     assert not any("vclust" in word for word in DEFINITION["dependencies"]["python"])
 
@@ -52,6 +52,16 @@ def test_the_script_builds_what_the_bundle_names(tmp_path: Path) -> None:
     assert create.startswith(f"ansible-builder create --file {FOLDER}/execution-environment.yml ")
     assert build == f"podman build --file {context}/Containerfile --tag {IMAGE} {context}"
     assert not Path(context).exists()
+    argv = [FOLDER / "build", "--base", "localhost/debian:12", "registry.example.org/x:1"]
+    subprocess.run(argv, env=path, capture_output=True, check=True)
+    build = (tmp_path / "calls").read_text().splitlines()[3]
+    assert build.startswith("podman build --build-arg EE_BASE_IMAGE=localhost/debian:12 --file ")
+    assert " --tag registry.example.org/x:1 " in build
+    for wrong in (["--base"], ["--bas", "x"], ["a", "b"]):
+        done = subprocess.run(
+            [FOLDER / "build", *wrong], env=path, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (1, "build: usage: build [--base BASE] [IMAGE]\n"), wrong
     (tmp_path / "ansible-builder").unlink()
     done = subprocess.run([FOLDER / "build"], env=path, capture_output=True, text=True, check=False)
     assert done.returncode == 1

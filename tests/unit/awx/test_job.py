@@ -131,8 +131,12 @@ def test_wrong_answers_start_nothing(job: Job, template: str) -> None:
     done = job.launch(template, answers)
     assert done.returncode != 0
     said = done.stdout + done.stderr
-    for problem in ("hardware.ram: got '2XB'", "software.site: got '../x'", "software.name: got nothing"):
-        assert f"vclust_request: {problem}" in said
+    for problem in (
+        "Memory of a node (vclust_request_ram): got '2XB', expected",
+        "Site (vclust_request_site): got '../x', expected",
+        "Name of the cluster (vclust_request_name): got nothing, expected",
+    ):
+        assert problem in said
     assert not Site.from_mapping(job.site).database.exists()
 
 

@@ -80,10 +80,50 @@ def test_every_answer_is_in_the_request() -> None:
 def test_wrong_answers_are_told_all_at_once() -> None:
     told = problems(_number_of_nodes=0, _ram="2XB", _users="alice:secret")
     assert len(told) == 4
-    assert told[0].startswith("vclust_request: hardware.number_of_nodes: got '0', expected")
-    assert told[1].startswith("vclust_request: hardware.ram: got '2XB', expected")
-    assert told[2].startswith("vclust_request: software.name: got nothing, expected")
-    assert told[3].startswith("vclust_request: software.users[0]: got 'alice…', expected")
+    assert told[0].startswith("Nodes (vclust_request_number_of_nodes): got '0', expected")
+    assert told[1].startswith("Memory of a node (vclust_request_ram): got '2XB', expected")
+    assert told[2].startswith("Name of the cluster (vclust_request_name): got nothing, expected")
+    assert told[3].startswith("Users (vclust_request_users): got 'alice…', expected")
+
+
+# For each question answers that AWX lets pass, or that come by its API, and what the error says was found.
+WRONG: dict[str, list[tuple[object, str]]] = {
+    "_name": [("Bad Name", "'Bad Name'"), (40 * "x", f"'{40 * 'x'}'"), ("{{ 1 }}", "'{{ 1 }}'"), (5, "'5'")],
+    "_number_of_nodes": [("many", "'many'"), (0, "'0'"), (5000, "'5000'"), (2.5, "'2.5'")],
+    "_cpus": [("two", "'two'"), (0, "'0'")],
+    "_ram": [("2XB", "'2XB'"), ("lots", "'lots'"), (2, "'2'"), ("1B", "'1B'")],
+    "_disk": [("big", "'big'"), ("8", "'8'"), ("1KB", "'1KB'")],
+    "_packages": [("gcc -t=x", "'-t=x'"), ("gcc GCC", "'GCC'"), ("gcc;make", "'gcc;make'")],
+    "_meta_packages": [(["Mpi!"], "'Mpi!'"), (5, "'5'")],
+    "_users": [("alice", "'alice'"), ("alice:plain", "'alice…'"), ("root:*", "'root…'"), ("a:*,b:*", "'a…'")],
+    "_ssh_keys": [("alice:xx", "'alice:xx'"), (f"bob:{KEY}", "'bob:ssh-"), (KEY, "'ssh-")],
+    "_suite": [("Book worm", "'Book worm'"), ("sid!", "'sid!'")],
+    "_network": [
+        ("10.0.0.0", "'10.0.0.0'"),
+        ("10.0.0.1/24", "'10.0.0.1/24'"),
+        ("10.0.0.0/31", "'10.0.0.0/31' with 0 usable addresses"),
+    ],
+    "_lease": [("8", "'8'"), ("forever", "'forever'"), ("0h", "'0h'")],
+    "_spread": [("all", "'all'")],
+    "_site": [("../x", "'../x'"), ("a b", "'a b'")],
+}
+
+
+@pytest.mark.parametrize(
+    ("variable", "answer", "found"), [(v, *one) for v, all_ in WRONG.items() for one in all_]
+)
+def test_a_wrong_answer_is_one_error_with_question_found_and_allowed(
+    variable: str, answer: object, found: str
+) -> None:
+    (told,) = problems(**{"_name": "x", "_number_of_nodes": 1, "_users": "", variable: answer})
+    question = answers.QUESTIONS[variable.removeprefix("_")]
+    place = f"{question} (vclust_request{variable}): got {found}"
+    assert told.startswith(place)
+    assert " expected " in told
+
+
+def test_every_question_can_be_answered_wrongly() -> None:
+    assert {f"vclust_request{variable}" for variable in WRONG} == set(answers.VARIABLES)
 
 
 @pytest.mark.parametrize("text", ["INI", "YAML"])
