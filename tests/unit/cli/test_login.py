@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vclust_py import cli
+from vclust_py.cli import messages
 
 PROGRAM = """
 import json, sys
@@ -102,6 +103,7 @@ def test_a_node_by_name_or_number(login: Login, words: list[str], node: str, add
 
 
 def test_another_user_and_root(login: Login) -> None:
+    messages.call(Path("unread"))  # as PROGRAM does
     for words in (["ssh", "demo"], ["scp", "a", "demo:"]):
         argv = login(*words, "--user", "bob")
         assert {"User=bob", f"{login.folder}/bob"} <= set(argv)
@@ -110,7 +112,7 @@ def test_another_user_and_root(login: Login) -> None:
         assert "carol: no such user" not in login(*words, "--user", "carol", code=4)[0]
     assert login("ssh", "demo", "--user", "carol", code=4) == [
         "vclust: demo: has no key of carol on the site manager, as it was made by an earlier version",
-        "  hint: vclust ssh demo --root -- su - carol",
+        f"  hint: {messages.as_called('vclust ssh demo --root -- su - carol')}",
     ]
     assert login("ssh", "demo", "--user", "dora", code=2) == [
         "vclust: dora: no such user of demo; there are: alice, bob, carol, root"
