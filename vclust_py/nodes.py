@@ -12,6 +12,7 @@ from vclust_py.hypervisor import Host, Hypervisor
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
+from vclust_py.site.states import NodeState
 
 ACCELERATORS = ("tcg", "xen", "kvm")
 """Slowest first."""
@@ -61,6 +62,12 @@ def require_min_nodes(cluster: Cluster, errors: Mapping[str, VclustError]) -> No
     left = sum(node.host not in errors for node in cluster.nodes)
     if errors and left < max(cluster.request.hardware.min_nodes, 1):
         raise VclustError("\n".join(map(str, errors.values())))
+
+
+def require_started(cluster: Cluster) -> None:
+    """Raises VclustError where no node was ever started: to wait for them would take them for failed."""
+    if all(node.state is NodeState.PLACED for node in cluster.nodes):
+        raise VclustError(f"{cluster.name}: got no node that was started", "run the phase `create` first")
 
 
 def facts(cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -100,6 +101,21 @@ def test_kill_9_leaves_nothing_and_the_next_build_works(
     layer = ensure_layer(site, lock, base, (), quiet)
     assert in_layer(layer, tmp_path, "hello").startswith("Hello")
     assert not list(site.images.glob("*.tmp"))
+
+
+def test_a_limit_of_core_dumps_that_cannot_be_raised(made: tuple[Site, Image]) -> None:
+    """As sudo sets it, in a container without the capability to raise it."""
+    site, base = made
+    lock = lock_of(site, "hello")
+
+    def build() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        ensure_layer(site, lock, base, (), quiet)
+
+    process = FORK.Process(target=build)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_two_processes_build_a_layer_once(made: tuple[Site, Image]) -> None:

@@ -94,7 +94,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="vclust",
         description="Virtual clusters on the fly.",
-        epilog="Exit status: 0 done, 2 bad usage or request, 3 not enough capacity, 4 failed, 130 Ctrl-C.",
+        epilog="In a checkout `./vclust test` runs the tests."
+        "  Exit status: 0 done, 2 bad usage or request, 3 not enough capacity, 4 failed, 130 Ctrl-C.",
     )
     parser.add_argument(
         "-i", "--inventory", type=file, metavar="INVENTORY", help="the sites (default: inventories/local)"

@@ -160,7 +160,7 @@ def _history(arguments: argparse.Namespace) -> int:
         chosen = [cache["holds"] for cache in told["caches"] if cache["chosen"]]
         marked = outline.marked(tree, history, chosen)
         if arguments.plot is not None:
-            plot.dendrogram(tree, marked, arguments.plot)
+            plot.dendrogram(tree, history, marked, arguments.plot)
         if not arguments.json:
             from vclust_py.cli.tables import say, show_history
 
@@ -245,7 +245,7 @@ def _rank(arguments: argparse.Namespace) -> int:
 
         kept = [cache.packages for cache in policy.choose(history, arguments.budget, {})]
         tree = learn.cluster(history.table)
-        plot.dendrogram(tree, outline.marked(tree, history, kept), arguments.plot)
+        plot.dendrogram(tree, history, outline.marked(tree, history, kept), arguments.plot)
     return 0
 
 

@@ -104,6 +104,11 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
     site, cluster = sites.cluster(arguments)
     node = _node(cluster, wanted)
     access = keys_of(cluster)
+    if node["state"] == "placed":
+        raise VclustError(
+            f"{cluster['name']}: {node['name']} was not started yet",
+            "`vclust create` with its request goes on",
+        )
     if not Path("/run/netns", access["netns"]).exists():
         raise VclustError(
             f"{cluster['name']}: its network is not there; was this machine restarted?",

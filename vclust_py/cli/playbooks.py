@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vclust_py.arguments import locked
 from vclust_py.cli import messages
-from vclust_py.cli.progress import Display, Follow, as_row, cluster_progress, display
+from vclust_py.cli.progress import Display, Follow, Rows, as_row, cluster_progress, display
 from vclust_py.cli.sites import inventory, known_sites
 from vclust_py.phases import ORDER
 from vclust_py.site.users import reading_as_caller
@@ -86,6 +86,7 @@ def run(
 
     live = sys.stderr.isatty() and not arguments.verbose
     with display(phases, live=live) as shown, follow:
+        told = _InOrder(shown, follow, phases)
         outcome = play(
             playbook,
             variables,
@@ -96,11 +97,11 @@ def run(
             tags=tags,
             verbosity=arguments.verbose,
             # Ansible announces the phases after the last one, too: it checks the arguments of every role.
-            on_phase=lambda phase: _begin(shown, follow, phase) if phase in phases else None,
+            on_phase=lambda phase: told.begin(phase) if phase in phases else None,
             on_result=on_result,
-            on_tick=lambda: shown.progress(follow.rows()),
+            on_tick=told.look,
             on_start=follow.started,
-            on_step=lambda phase, message: shown.progress([as_row(phase, message)]),
+            on_step=lambda phase, message: told.look([as_row(phase, message)]),
         )
     if outcome.error and outcome.exit_code != 130:
         where = f"{outcome.phase}: " if outcome.phase else ""
@@ -108,12 +109,24 @@ def run(
     return outcome
 
 
-def _begin(shown: Display, follow: Follow, phase: str) -> None:
-    """What the phases before it have said since the last look comes first."""
-    rows = follow.rows()
-    shown.progress([row for row in rows if row["phase"] != phase])
-    shown.phase(phase)
-    shown.progress([row for row in rows if row["phase"] == phase])
+class _InOrder:
+    """Shows what phases say under their own heading: Ansible announces them late, their words are there at once."""
+
+    def __init__(self, shown: Display, follow: Follow, phases: Sequence[str]) -> None:
+        self._shown, self._follow, self._to_come = shown, follow, set(phases)
+        self._waiting: Rows = []
+
+    def begin(self, phase: str) -> None:
+        self.look()
+        self._shown.phase(phase)
+        self._to_come.discard(phase)
+        self.look()
+
+    def look(self, others: Sequence[dict[str, Any]] = ()) -> None:
+        """Show what is new, and what came by another way."""
+        rows = [*self._waiting, *others, *self._follow.rows()]
+        self._waiting = [row for row in rows if row["phase"] in self._to_come]
+        self._shown.progress([row for row in rows if row["phase"] not in self._to_come])
 
 
 def _seconds(estimate: Mapping[str, Any], phases: Sequence[str]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from vclust_py import timing
 from vclust_py.guest import console
 from vclust_py.lock import Lock
-from vclust_py.nodes import drivers_of, facts, require_min_nodes
+from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
 from vclust_py.site.session import Session
@@ -19,6 +19,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         change = console.expected(cluster, NodeState.INSTALLED)
         if inputs.check or not change.changed:
             return Result(change)
+        require_started(cluster)
         with timing.phase(session.store, cluster, "install") as record:
             drivers, errors = drivers_of(session, cluster)
             require_min_nodes(cluster, errors)

@@ -12,7 +12,7 @@ from vclust_py import metapackages, report, timing
 from vclust_py.access import ssh_options
 from vclust_py.cache import background
 from vclust_py.guest import console, proof
-from vclust_py.nodes import drivers_of, facts, require_min_nodes
+from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
@@ -35,6 +35,7 @@ def run(session: Session, inputs: Inputs) -> Result:
             if inputs.again and nodes and not inputs.check:
                 _prove(session, cluster, nodes)
             return Result(change, {"lost": _lost(cluster), "report": _report(session, cluster)})
+        require_started(cluster)
         with timing.phase(store, cluster, "ready") as record:
             drivers, errors = drivers_of(session, cluster)
             require_min_nodes(cluster, errors)

@@ -1,8 +1,11 @@
 """`vclust cache rank` and `simulate`, as people and scripts call them."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from vclust_py import cli
@@ -94,9 +97,34 @@ def test_no_requests(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
 def test_plot(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, magic: bytes) -> None:
     assert vclust("rank", *TRACE, "--json", "--plot", str(tmp_path / name), "--budget", "1GB") == 0
     assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_a_plot_says_what_is_in_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "a.svg"
+    # Text as text, not as outlines of letters.
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        assert vclust("rank", *TRACE, "--json", "--plot", str(picture), "--budget", "1GB") == 0
+    text = picture.read_text()
+    assert "chosen as caches" in text
+    assert re.search(r"\d+ requests, [\d.]+ MB, \d+ packages: \S+, \S+, \S+, …", text)
+    assert re.search(r">\d+ MB<", text), "sizes at the axis"
+
+
+def test_too_little_for_a_plot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     empty = tmp_path / "requests.jsonl"
     empty.write_text("")
-    assert vclust("rank", *TRACE[:3], str(empty), "--plot", str(tmp_path / name)) == 0
+    assert vclust("rank", *TRACE[:3], str(empty), "--plot", str(tmp_path / "a.svg")) == 4
+    assert "plot: got 0 distinct requests, expected two at least" in capsys.readouterr().err
+    assert not (tmp_path / "a.svg").exists()
+
+
+def test_without_the_library_of_pictures(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint is a command that works as it is, whatever folder and environment it is typed in."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert vclust("rank", *TRACE, "--json", "--plot", str(tmp_path / "a.svg")) == 4
+    assert f"hint: {sys.executable} -m pip install 'matplotlib>=3.7'" in capsys.readouterr().err
 
 
 def test_plot_of_no_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vclust_py import cli
+from vclust_py.cli import messages
 
 PROGRAM = """
 import json, sys
@@ -102,6 +103,7 @@ def test_a_node_by_name_or_number(login: Login, words: list[str], node: str, add
 
 
 def test_another_user_and_root(login: Login) -> None:
+    messages.call(Path("unread"))  # as PROGRAM does
     for words in (["ssh", "demo"], ["scp", "a", "demo:"]):
         argv = login(*words, "--user", "bob")
         assert {"User=bob", f"{login.folder}/bob"} <= set(argv)
@@ -110,7 +112,7 @@ def test_another_user_and_root(login: Login) -> None:
         assert "carol: no such user" not in login(*words, "--user", "carol", code=4)[0]
     assert login("ssh", "demo", "--user", "carol", code=4) == [
         "vclust: demo: has no key of carol on the site manager, as it was made by an earlier version",
-        "  hint: vclust ssh demo --root -- su - carol",
+        f"  hint: {messages.as_called('vclust ssh demo --root -- su - carol')}",
     ]
     assert login("ssh", "demo", "--user", "dora", code=2) == [
         "vclust: dora: no such user of demo; there are: alice, bob, carol, root"
@@ -192,6 +194,8 @@ def test_no_such_node(login: Login, node: str) -> None:
 def test_clusters_that_cannot_be_reached(login: Login) -> None:
     login.cluster["ssh"]["netns"] = str(login.folder / "gone")
     assert "was this machine restarted?" in login("scp", "a", "demo:", code=4)[0]
+    login.cluster["nodes"][1]["state"] = "placed"
+    assert "demo: 2 was not started yet" in login("ssh", "demo", "2", code=4)[0]
     login.cluster["nodes"] = []
     assert "no nodes yet, its state is ready" in login("ssh", "demo", code=4)[0]
 

@@ -79,7 +79,6 @@ def test_commands_as_they_are_to_be_typed(
         (tmp_path / place / "vclust").write_text("")
         (tmp_path / place / "vclust").chmod(0o755)
     monkeypatch.setattr(messages, "PROJECT", tmp_path / "project")
-    monkeypatch.setattr(messages, "_called", "vclust")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.chdir(tmp_path / folder)
     messages.call(None if inventory is None else Path(inventory))

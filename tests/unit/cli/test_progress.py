@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from vclust_py import request, timing
-from vclust_py.cli.playbooks import _begin, _seconds
+from vclust_py.cli.playbooks import _InOrder, _seconds
 from vclust_py.cli.progress import Follow, LiveDisplay, PlainDisplay, cluster_progress, step
 from vclust_py.module import site_manager
 from vclust_py.site import Site, clusters, records
@@ -39,16 +39,19 @@ def lines(display: LiveDisplay) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_phase_is_announced_after_the_last_words_of_the_one_before(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    shown = PlainDisplay()
-    _begin(shown, Said([]), "install")
-    _begin(
-        shown, Said([row("ready", "log in"), row("install", "installed", "n1"), row("ready", "all")]), "ready"
-    )
+def test_what_phases_say_stands_under_their_own_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ansible is late with phases, and they are with their last words."""
+    looks: list[list[dict[str, Any]]] = [[] for _ in range(6)]
+    looks[0] = [row("create", "start"), row("rollout", "of no phase")]
+    looks[2] = [row("ready", "log in"), row("install", "installed", "n1")]
+    told = _InOrder(PlainDisplay(), Said(*looks), ("create", "install", "ready"))
+    for phase in ("create", "install", "ready"):
+        told.begin(phase)
     said = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
-    assert said == ["install", "install: n1: installed", "ready", "ready: log in", "ready: all"]
+    assert said == [
+        *("rollout: of no phase", "create", "create: start"),
+        *("install", "install: n1: installed", "ready", "ready: log in"),
+    ]
 
 
 def test_steps_stand_under_their_own_phase() -> None:

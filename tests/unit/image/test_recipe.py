@@ -22,8 +22,8 @@ PINNED = {
     "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
     "installer": ("2", "377a0c6793be1e1b"),
-    "cache": ("2", "0b59d02851102d0d"),
-    "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "a30df20d88bf241d"),
+    "cache": ("2", "ed1016034c7ea4a2"),
+    "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "a54d3f5fd3d279d7"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
 }
 """Version and digest of the output of each recipe."""

@@ -173,6 +173,19 @@ def test_a_ready_cluster_is_proven_again_when_asked_for(session: FakeSession) ->
     assert list(sqlite3.connect(session.site.database).iterdump()) == before
 
 
+@pytest.mark.parametrize("word", ["install", "ready"])
+def test_phases_that_wait_for_nodes_need_some_that_were_started(session: FakeSession, word: str) -> None:
+    """By tags somebody may ask for one too early: no node has failed then, and create goes on."""
+    request = a_request(2)
+    up_to(session, "image", request)
+    with pytest.raises(
+        VclustError, match="all: got no node that was started\n  hint: run the phase `create`"
+    ):
+        run(session, word, request)
+    assert {node.state for node in found(session).nodes} == {"placed"}
+    up_to(session, "ready", request)
+
+
 def test_check_mode_changes_nothing_at_any_phase(session: FakeSession) -> None:
     request = a_request(2)
     results: dict[str, Result] = {}
