@@ -66,7 +66,9 @@ class Copy:
 @pytest.fixture
 def copy(tmp_path: Path) -> Iterator[Copy]:
     shutil.copytree(PROJECT / "vclust_py", tmp_path / "vclust_py")
-    for name in ("ansible.cfg", "playbooks", "roles", "library", "plugins", "examples", "metapackages"):
+    # Copied: Ansible follows a link, and would take the inventory beside the real one, whose site is the machine's.
+    shutil.copy(PROJECT / "ansible.cfg", tmp_path)
+    for name in ("playbooks", "roles", "library", "plugins", "examples", "metapackages"):
         (tmp_path / name).symlink_to(PROJECT / name)
     for name in STUBBED:
         shutil.copy(Path(__file__).parent / "stub.py", tmp_path / f"vclust_py/phases/{name}.py")
