@@ -109,7 +109,8 @@ def apply(peers: Mapping[str, Peer], action: Action, now: float) -> dict[str, Pe
     after = dict(peers)
     match action:
         case Pull(hop, source):
-            after[hop] = replace(after[hop], source=source)
+            # How long it stood still behind its last source is nothing to hold against this one.
+            after[hop] = replace(after[hop], source=source, moved=now)
         case Demote(hop, complainer):
             again = replace(after[complainer], source="", complaint=None)
             if hop != complainer:

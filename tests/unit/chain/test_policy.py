@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vclust_py.chain import policy
@@ -393,6 +393,7 @@ hosts = st.lists(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example([Host("withholds", 21.0, 10e6), Host("honest", 0.0, 10e6), Host("honest", 0.0, 10e6)])
 @given(hosts)
 def test_every_honest_host_is_served_whatever_the_others_do(hosts: list[Host]) -> None:
     """Each has one source or the head at any time, there is no cycle, and nobody is dropped on another's word."""
