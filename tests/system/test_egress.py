@@ -28,7 +28,7 @@ Packages: netcat-openbsd
 
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
-    folder = tmp_path_factory.mktemp("egress")
+    folder = tmp_path_factory.mktemp("out")
     shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
     with open(folder / "inventory/vclust.yml", "a") as plugin:
         plugin.write(f"site: {{root: {site.root}}}\n")

@@ -267,7 +267,7 @@ def test_a_host_goes_off_under_its_node_then_for_good_and_comes_back_after_all(
 
     host.stop()
     said = vclust.fails("destroy", "u-power", code=4)
-    assert "vclust destroy u-power --forget-host xen1" in said, said
+    assert "destroy u-power --forget-host xen1" in said, said
     said = vclust("destroy", "u-power", "--forget-host", "xen1")
     assert f"xen1 is written off: there may still be the domains {domain}" in said, said
     assert vclust.json("list") == []
