@@ -112,7 +112,7 @@ class Vclust:
         name: str,
         nodes: int = 2,
         network: str = "192.168.78.0/24",
-        software: str = "Packages: hello",
+        software: str = "Packages: hello\nInstall: once",
         **hardware: object,
     ) -> Path:
         lines = ["[Hardware]", f"NumberOfNodes: {nodes}", "RAM: 512MB"]
