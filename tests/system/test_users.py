@@ -90,7 +90,7 @@ def users(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User
         yield Users(vclust, Path(own), port)
         vclust("destroy", "users")
         assert left_since(before) == {}
-        lines = output("ps", "-eo", "args").splitlines()
+        lines = output("ps", "-ww", "-eo", "args").splitlines()
         assert not [line for line in lines if sockets in line or str(site.gateway_folder) in line]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), 5)
@@ -151,7 +151,7 @@ def test_others_get_no_further_than_the_socket(users: Users) -> None:
     assert f"belongs to {OWNER}" in said
     number = pwd.getpwnam("vclust-ssh").pw_uid
     (relay,) = [
-        line for line in output("ps", "-eo", "uid=,args=").splitlines() if line.endswith(f" {sockets}")
+        line for line in output("ps", "-ww", "-eo", "uid=,args=").splitlines() if line.endswith(f" {sockets}")
     ]
     assert relay.split()[0] == str(number)
 
