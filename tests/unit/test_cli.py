@@ -42,8 +42,9 @@ class Copy:
 
     def start(self, *argv: str | Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            # A shell ignores Ctrl-C on behalf of what it runs in the background, and children inherit that.
-            ["env", "--default-signal=INT", BIN / argv[0], *argv[1:]],
+            # A shell ignores Ctrl-C on behalf of what it runs in the background, nohup a lost terminal, and children
+            # inherit that.
+            ["env", "--default-signal=INT,HUP", BIN / argv[0], *argv[1:]],
             cwd=self.path,
             env={**os.environ, "PYTHONPATH": str(self.path), **self.environment},
             stdin=subprocess.DEVNULL,
