@@ -138,9 +138,9 @@ def said(lines: list[bytes], store: Store) -> tuple[list[dict[str, Any]], Watch]
     return records.progress(store, "x"), watch
 
 
-class _Never(dict[str, float]):
+class _Never(dict[str, tuple[float, str]]):
     def get(self, key: str, default: Any = None) -> Any:
-        return 0.0
+        return 0.0, ""
 
 
 def hostile_lines() -> list[bytes]:
@@ -339,6 +339,10 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "build": 1,
         "send": 1,
         "base_there": True,
+        "layer_there": False,
+        "python": False,
+        "verdicts": [{"digest": text, "reason": text}],
+        "requests": {"recorded": 1, "next_choice": None},
         "quota": [{"whose": text, "what": "nodes", "limit": 2, "used": 1, "asked": 1}],
         "estimate": {"seconds": {text: 1.0}, "unknown": [text], "errors": {}, "medians": [text]},
     }
@@ -380,7 +384,7 @@ def test_what_ansible_says(monkeypatch: pytest.MonkeyPatch) -> None:
             "res": {"msg": text + "\x1b", "exit_code": 3},
         },
     }
-    runner._take(event, outcome, lambda phase: None, lambda module, result: None, lambda host, task: None)
+    runner._take(event, outcome, *[lambda *said: None] * 4)
     assert outcome.exit_code == 3
     assert fit(outcome.failure)
     assert len(outcome.failure.encode()) < 4096
