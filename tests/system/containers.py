@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.debian import install
+from shared.debian import BOOKWORM, install
 
 _STORAGE = """\
 [storage]
@@ -70,7 +70,7 @@ def debian(podman: Podman) -> str:
     """An image of Debian from the machine's apt sources, which finds Python's packages as the machine does."""
     work, root = podman.folder / "work", podman.folder / "root"
     work.mkdir()
-    install(["ca-certificates", "python3", "python3-pip"], work, root)
+    install(BOOKWORM, ["ca-certificates", "python3", "python3-pip"], work, root)
     if Path("/etc/pip.conf").exists():
         shutil.copy("/etc/pip.conf", root / "etc")
     authorities = Path("usr/local/share/ca-certificates")
