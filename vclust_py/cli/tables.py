@@ -107,6 +107,10 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
         latest = {record["phase"]: record for record in cluster["node_phases"] if record["node"] == slowest}
         times = ", ".join(f"{phase} {record['seconds']:.1f} s" for phase, record in latest.items())
         say(f"\nslowest node: {slowest} ({times})")
+    for number, log in enumerate(cluster["logs"]):
+        say(
+            f"{'' if number else chr(10)}log of {log['name']}, which failed {when(log['time'])}: {log['path']}"
+        )
 
 
 def _expected(estimate: Mapping[str, Any], phase: str) -> str:

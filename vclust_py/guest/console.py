@@ -17,7 +17,7 @@ from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
 from vclust_py.nodes import domain_name
-from vclust_py.site import clusters
+from vclust_py.site import clusters, kept_logs
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session, fan_out
 from vclust_py.site.states import NodeState
@@ -78,6 +78,14 @@ class Watch:
 
     def fail(self, why: str) -> None:
         self.state, self.detail = NodeState.FAILED, plain(why, DETAIL, lines=True)
+
+    def transcript(self) -> str:
+        """Why it failed, and the end of its console, which has the log of an installation step that failed."""
+        try:
+            text = self.console(-_WORDS)[-_WORDS:].decode(errors="replace").replace("\r\n", "\n")
+        except VclustError as error:
+            text = f"its console cannot be read: {error}"
+        return f"{self.node.name} on {self.node.host} has failed: {self.detail}\n\n{text.strip()}"
 
     def last_words(self) -> str:
         """The end of the console, for an error message."""
@@ -154,6 +162,7 @@ def follow(
         if watch.node.host in drivers:
             with contextlib.suppress(VclustError):
                 drivers[watch.node.host].remove(watch.node.uuid)
+    logs = _keep(session, cluster, failed)
     lost = {watch.node.name for watch in failed}
     lost |= {node.name for node in cluster.nodes if node.state is NodeState.FAILED}
     left = len(cluster.nodes) - len(lost)
@@ -162,9 +171,19 @@ def follow(
             _told(cluster, failed)
             or f"{cluster.name}: {left} of {len(cluster.nodes)} nodes work, MinNodes asks for"
             f" {cluster.request.hardware.min_nodes}",
-            f"create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
+            f"{logs}create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
         )
     return watches
+
+
+def _keep(session: Session, cluster: Cluster, failed: Sequence[Watch]) -> str:
+    """Keep logs of failed nodes, which for an error are where they are."""
+    paths = list[str]()
+    for watch in failed[: kept_logs.MOST_LOGS]:
+        path = kept_logs.keep(session.store, cluster, watch.node.name, watch.transcript())
+        paths += [str(path)] if path else []
+    more = f" and {len(paths) - _TOLD_IN_FULL} more there" if len(paths) > _TOLD_IN_FULL else ""
+    return f"the end of the console: {', '.join(paths[:_TOLD_IN_FULL])}{more}; " if paths else ""
 
 
 def _told(cluster: Cluster, failed: Sequence[Watch]) -> str:

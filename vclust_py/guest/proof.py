@@ -19,8 +19,9 @@ KEY_EXCHANGE = "KexAlgorithms=curve25519-sha256"
 """OpenSSH's default, with a post-quantum half, takes emulated nodes half a second more; nothing secret travels."""
 OUTPUT_LIMIT = 1 << 20
 """Bytes that the scripts may print: a few lines for each of 4096 nodes."""
-CHECK_LINES = 10
-"""Last lines of a check that failed."""
+CHECK_LINES = 300
+"""Last lines of a check that failed; the error shows some of them."""
+_SHOWN_LINES = 10
 _FIRST_GROUP_TIMEOUT = 300.0
 _GROUP_TIMEOUT = 60.0
 
@@ -136,7 +137,7 @@ def _failed(cluster: str, bundle: MetaPackage, lines: Sequence[str]) -> str:
     ended = next((line.removeprefix("failed: ") for line in own if line.startswith("failed: ")), "no answer")
     output = [f"    {line.removeprefix('said: ')}" for line in own if line.startswith("said: ")]
     start = f"{cluster}: the check of meta package {bundle.name} failed, {ended}: {bundle.check}"
-    return "\n".join([start, *output])
+    return "\n".join([start, *output[-_SHOWN_LINES:]])
 
 
 _RANK = re.compile(r"rank ([0-9]{1,9}) of ([0-9]{1,9}) on (\S+)")

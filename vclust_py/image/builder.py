@@ -51,6 +51,8 @@ _LONGEST = 3600.0
 """Seconds a build may take; 10 GB of packages take some ten minutes."""
 _LINE = 8192
 """Bytes of a line that are looked at, of what packages may say."""
+_KEPT_LINES = 420
+"""Last lines of a build that failed: the log of the installation (`build-layer`)."""
 _PROGRESS = re.compile(r"vclust: progress ([a-z]{1,20}) ([0-9]{1,7})/([0-9]{1,7})\n")
 _TOOK = re.compile(r"vclust: took ([a-z]{1,20}) ([0-9]{1,7}\.[0-9]{2})\n")
 
@@ -307,7 +309,7 @@ def _install(work: Path, state: str, report: Report) -> dict[str, float]:
     """Run `build-layer`; the seconds of its steps, `unpack` and `configure`."""
     seconds = {}
     sandbox.write_filter(work / "seccomp")
-    output: deque[str] = deque(maxlen=40)
+    output: deque[str] = deque(maxlen=_KEPT_LINES)
     with contextlib.ExitStack() as stack:
         groups = stack.enter_context(sandbox.control_groups())
         (work / "groups").write_text("".join(f"{group}\n" for group in groups), encoding="utf-8")

@@ -13,7 +13,8 @@ from vclust_py.image.builder import Took, ensure_bundle, ensure_layer, missing_f
 from vclust_py.lock import Lock
 from vclust_py.nodes import placed_cluster
 from vclust_py.phases import Inputs, Result
-from vclust_py.site import clusters
+from vclust_py.run import CommandError
+from vclust_py.site import clusters, kept_logs
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState, NodeState
@@ -40,7 +41,10 @@ def run(session: Session, inputs: Inputs) -> Result:
             known = {image.manifest.digest for image in session.images.images()}
             record.report("base image")
             while True:
-                images, took = _make(session, cluster, lock, record.report)
+                try:
+                    images, took = _make(session, cluster, lock, record.report)
+                except CommandError as error:  # dpkg, in a layer that is gone then
+                    raise kept_logs.failure(session.store, cluster, "image", error) from error
                 digests = {role: image.manifest.digest for role, image in images.items()}
                 if pin(session, cluster, digests):
                     break

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from vclust_py import metapackages, report, timing
 from vclust_py.access import ssh_options
 from vclust_py.cache import background
+from vclust_py.errors import VclustError
 from vclust_py.guest import console, proof
 from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
 from vclust_py.phases import Inputs, Result
-from vclust_py.site import clusters
+from vclust_py.site import clusters, kept_logs
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
 from vclust_py.site.session import Session
@@ -70,8 +71,12 @@ def _prove(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> dict[st
     names = [node.name for node in nodes]
     bundles = metapackages.expand(cluster.request, session.site)
     checks = [bundle for bundle in bundles if bundle.check]
-    output = _login(session, cluster, nodes[0], proof.script(names, checks), proof.timeout(names))
-    return proof.judge(cluster.name, output, names, checks)
+    output = ""
+    try:
+        output = _login(session, cluster, nodes[0], proof.script(names, checks), proof.timeout(names))
+        return proof.judge(cluster.name, output, names, checks)
+    except VclustError as error:
+        raise kept_logs.failure(session.store, cluster, "ready", error, output) from error
 
 
 def _login(session: Session, cluster: Cluster, node: Node, script: str, timeout: float) -> str:

@@ -7,6 +7,7 @@ states      the states of clusters, nodes and hosts, and which may follow which
 clusters    rows of clusters and nodes: what they should be, and what they were last seen to be
 hosts       rows of hosts: what the site knows of each, and since when
 records     rows of timings and progress, and of models fitted to them
+kept_logs   logs of what has failed, kept beside a cluster's keys
 learning    rows of what is learnt from: past requests, uses and choices of caches; resolutions by their index
 describe    clusters as plain data, for people and scripts
 backup      all of that which cannot be made again, in one file, and back

@@ -7,7 +7,7 @@ from typing import Any
 
 from vclust_py import request as requests
 from vclust_py.access import SOCKETS, user_key
-from vclust_py.site import clusters, hosts, records
+from vclust_py.site import clusters, hosts, kept_logs, records
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.settings import Site
 from vclust_py.site.states import NodeState
@@ -24,11 +24,12 @@ _CONSOLE_LINES = 15
 def describe(store: Store, name: str | None = None) -> list[dict[str, Any]]:
     """Live clusters, or the one of that name if there is one.  Seconds and bytes; times are Unix times.
 
-    `ssh` is empty where the way in is not for whom this process works for.  Raises RequestError when `name` is no name
+    `logs` are those that were kept of failures (`vclust_py.site.kept_logs`), with their text for one cluster.  They are
+    empty, as is `ssh`, where they are not for whom this process works for.  Raises RequestError when `name` is no name
     of a cluster.
     """
     found = clusters.live(store) if name is None else [clusters.find(store, name)]
-    return [_describe(store, cluster) for cluster in found if cluster is not None]
+    return [_describe(store, cluster, texts=name is not None) for cluster in found if cluster is not None]
 
 
 def summary(store: Store, name: str) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def _gateway(site: Site) -> dict[str, Any]:
     }
 
 
-def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
+def _describe(store: Store, cluster: Cluster, *, texts: bool) -> dict[str, Any]:
     rows = records.phases(store, cluster.id)
     per_node = [row for row in rows if row["node"]]
     mapping = requests.to_mapping(cluster.request)
@@ -121,6 +122,7 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
         "node_phases": per_node,
         "slowest_node": max(started, key=lambda row: row["seconds"])["node"] if started else None,
         "consoles": _consoles(store, cluster) if allowed else {},
+        "logs": kept_logs.kept(store, cluster, texts=texts) if allowed else [],
         "ssh": way_in(store, cluster) if allowed else {},
     }
 

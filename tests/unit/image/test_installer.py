@@ -116,6 +116,10 @@ def run_init_part(call: str, root: Path, *, status: int = 0) -> str:
     text = (GUEST / "init").read_text()
     functions = text[: text.index("\nmount -t devtmpfs")]
     functions = functions.replace("PATH=/bin\n", "", 1).replace("ROOT=/root\n", f"ROOT={root}\n", 1)
+    # A console keeps what it was told.
+    functions = functions.replace(">/dev/console", ">>/dev/console").replace(
+        '>"/dev/console"', '>>"/dev/console"'
+    )
     functions = functions.replace("/dev/console", str(root / "console")).replace("poweroff -f", "exit 9")
     script = f"{functions}\n{call}\n"
     done = subprocess.run(["busybox", "sh", "-c", script], capture_output=True, text=True, check=False)
@@ -260,3 +264,20 @@ class TestSelfCheck:
 
     def test_nothing_expected_is_a_failure(self, tmp_path: Path) -> None:
         assert self_check("", tmp_path).startswith("vclust: failed self-check: ")
+
+
+@busybox
+def test_a_step_that_fails_shows_its_log(node: Path) -> None:
+    """The machine goes off with the disk that the log is on; the console stays."""
+    (node / "var/log").mkdir(parents=True)
+    as_here = 'chroot() { shift; "$@"; }; STATUS=$ROOT/status'
+    # Words of ours in the log must not pass for ours on the console.
+    step = "seq 400; echo 'vclust: ready up=1'; echo oops >&2; echo; exit 3"
+    said = run_init_part(f'{as_here}; in_system step-1 /bin/sh -c "{step}"', node, status=9).splitlines()
+    assert said[0] == "vclust: ready up=1"  # said by the step itself, as it may
+    assert said[-1] == "vclust: failed step-1: oops"
+    assert said[-3:-1] == ["log: oops", "log: "]
+    assert [line for line in said[1:-3] if line.startswith("log: ")] == said[1:-3]
+    assert (said[1], said[-4]) == ("log: 104", "log: 400")
+    (node / "console").unlink()
+    assert run_init_part(f"{as_here}; in_system step-2 /bin/sh -c true; say on", node) == "vclust: on\n"

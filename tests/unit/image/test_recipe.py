@@ -21,9 +21,9 @@ from vclust_py.site import PROJECT, Site
 PINNED = {
     "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "installer": ("2", "377a0c6793be1e1b"),
-    "cache": ("2", "ed1016034c7ea4a2"),
-    "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "a54d3f5fd3d279d7"),
+    "installer": ("3", "3b271c926d347888"),
+    "cache": ("2", "4b4a9162ec51ea39"),
+    "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
 }
 """Version and digest of the output of each recipe."""

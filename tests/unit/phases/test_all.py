@@ -231,8 +231,12 @@ def test_a_session_reads_each_manifest_once(session: FakeSession, monkeypatch: p
 def test_a_node_that_fails_is_made_anew_by_the_next_run(session: FakeSession) -> None:
     request = a_request(4)
     session.hosts["a"].failing = session.hosts["b"].failing = {"n0002"}
-    with pytest.raises(VclustError, match="n0002: disk: broken"):
+    with pytest.raises(VclustError, match="n0002: disk: broken") as failed:
         up_to(session, "install", request)
+    (log,) = describe(session.store, "all")[0]["logs"]
+    assert f"hint: the end of the console: {log['path']}; " in str(failed.value)
+    assert "n0002 on " in log["text"]
+    assert "vclust: failed disk: broken" in log["text"]
     assert {node.name for node in found(session).nodes if node.state == "failed"} == {"n0002"}
     assert describe(session.store)[0]["detail"].startswith("install failed: ")
     session.hosts["a"].failing = session.hosts["b"].failing = set()
@@ -240,6 +244,21 @@ def test_a_node_that_fails_is_made_anew_by_the_next_run(session: FakeSession) ->
     assert results["create"].change.before["n0002"] == "absent"
     assert found(session).state == "ready"
     assert sum(host.calls["start"] for host in session.hosts.values()) == 5
+    assert Path(log["path"]).exists()  # until the cluster goes
+    run(session, "destroy", request)
+    assert not Path(log["path"]).exists()
+
+
+def test_the_log_of_a_proof_that_fails_is_kept(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = a_request(2)
+    up_to(session, "install", request)
+    said = "ssh: connect to host n0002 port 22: No route to host"
+    monkeypatch.setattr(session, "run", lambda *words, **options: f"vclust: login n0001 n0001\n{said}\n")
+    with pytest.raises(VclustError, match="no login to n0002") as failed:
+        run(session, "ready", request)
+    (log,) = describe(session.store, "all")[0]["logs"]
+    assert str(failed.value).endswith(f"hint: the whole log: {log['path']}")
+    assert said in log["text"]
 
 
 @pytest.mark.parametrize("started", [1, 4])

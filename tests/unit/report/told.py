@@ -86,6 +86,7 @@ def a_cluster(nodes: int = 4, hosts: int = 2, *, failed: int = 1, text: str = ""
         "phases": phases,
         "node_phases": parts,
         "slowest_node": names[0],
+        "logs": [{"name": "n1", "path": f"/var/lib/vclust/clusters/bio.1/logs/n1.log {text}", "time": BEGUN}],
         "consoles": dict.fromkeys(sorted(lost)[:20], f"[ 1.0] Linux\nkernel panic {text}"),
         "ssh": {},
     }
