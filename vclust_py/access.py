@@ -14,6 +14,13 @@ ACCOUNT = "vclust-ssh"
 """Of the site manager, without rights, and nobody's: what lets people in runs as it."""
 
 
+def full_name(cluster: str, node: str, site: str = "") -> str:
+    """What a node is called wherever its cluster has to be told too: NODE.CLUSTER, at one of several sites
+    NODE.CLUSTER.SITE.
+    """
+    return ".".join([node, cluster, *([site] if site else [])])
+
+
 def user_key(request: Request, user: str) -> str:
     """The name of the file with that user's key among the cluster's keys."""
     users = request.software.users
@@ -85,7 +92,7 @@ def remote_config(cluster: Mapping[str, Any], user: str, key: str) -> str:
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     jump = ["ssh", "-F", "none", "-T", "-p", str(gateway["port"]), *words, f"{ACCOUNT}@{gateway['host']}"]
-    return _config(cluster, user, key, lambda node: [*jump, f"{node['name']}.{cluster['name']}"])
+    return _config(cluster, user, key, lambda node: [*jump, full_name(cluster["name"], node["name"])])
 
 
 _TRUST = {
@@ -106,7 +113,7 @@ def _config(
         # ssh reads % and quotes in what it hands to the user's shell; none of the words has either.
         proxy = shlex.join(way(node))
         lines += [
-            f"Host {node['name']}.{name}",
+            f"Host {full_name(name, node['name'])}",
             f"    HostKeyAlias {node['name']}",
             f"    ProxyCommand {proxy}",
         ]

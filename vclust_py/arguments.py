@@ -44,6 +44,20 @@ def reference(value: object) -> Reference:
         raise Wrong(f"NAME or SITE/NAME of a cluster; {wrong.expected}") from None
 
 
+class NodeReference(Reference):
+    """`node` is empty where none was said."""
+
+    node: str
+
+
+def node_reference(value: object) -> NodeReference:
+    """NAME of a cluster, or NODE.NAME of one of its nodes; SITE/ before it where two sites have such a cluster."""
+    site, slash, name = _text(value).rpartition("/")
+    before, dot, name = name.rpartition(".")
+    found = reference(f"{site}{slash}{name}")
+    return {"site": found["site"], "name": found["name"], "node": node(before) if dot else ""}
+
+
 def node(value: object) -> str:
     """A node's name, as patterns of host names make them."""
     return _matching(value, r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "the name of a node")
@@ -165,6 +179,7 @@ def request(value: object) -> object:
 TYPES: Mapping[str, Callable[[object], Any]] = {
     "cluster": cluster,
     "reference": reference,
+    "node_reference": node_reference,
     "node": node,
     "site": site,
     "machines": machines,

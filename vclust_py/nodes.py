@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vclust_py.access import full_name
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk
 from vclust_py.hypervisor import Host, Hypervisor
@@ -23,7 +24,8 @@ def domain_name(cluster: Cluster, node: Node) -> str:
 
 
 def domain_of(cluster: str, node: Node) -> str:
-    return f"{cluster}.{node.name}"
+    """The name of the node's domain, which it keeps for its life; unique among clusters, whose names have no dots."""
+    return node.domain or full_name(cluster, node.name)
 
 
 # Names of a node's files.  libvirt's AppArmor helper lets QEMU read those that end in .qcow2, .img or .iso.

@@ -56,7 +56,7 @@ from typing import Any
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
-from vclust_py.access import ssh_options
+from vclust_py.access import full_name, ssh_options
 from vclust_py.errors import VclustError
 from vclust_py.site import Site
 from vclust_py.site.describe import describe
@@ -123,7 +123,7 @@ class InventoryModule(BaseInventoryPlugin):
         group = self.inventory.add_group(f"cluster_{'_'.join(words).replace('-', '_')}")
         for node in cluster["nodes"]:
             if node["state"] == "ready":
-                name = ".".join([node["name"], *reversed(words)])
+                name = full_name(cluster["name"], node["name"], site)
                 self.inventory.add_host(name, group=group)
                 for variable, value in connection(name, cluster, node).items():
                     self.inventory.set_variable(name, variable, value)

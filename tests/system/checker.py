@@ -57,7 +57,7 @@ class Node:
 
     @property
     def domain(self) -> str:
-        return f"{self.cluster}.{self.name}"
+        return f"{self.name}.{self.cluster}"
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def test_a_cluster_over_nested_caches(
     assert all(cache.clusters == ("cached",) for cache in caches(learnt))
     assert "mpiexec" in vclust("ssh", "cached", "--", "cat /usr/bin/* > /dev/null; ls /usr/bin")
     # Files of packages, not the node's own: those of the layer made without caches are all there, the same.
-    output("virsh", "-c", "qemu:///system", "destroy", "cached.t-cached01")
+    output("virsh", "-c", "qemu:///system", "destroy", "t-cached01.cached")
     (disk,) = learnt.clusters.glob("cached.*/t-cached01.qcow2")
     copy = disk_path / "copy.qcow2"
     shutil.copy(disk, copy)

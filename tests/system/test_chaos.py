@@ -146,7 +146,7 @@ def test_two_controllers_at_once(site: Site, vclust: Vclust) -> None:
 
 def test_the_checker_sees_what_does_not_fit(site: Site, vclust: Vclust) -> None:
     """One thing at a time is broken behind the site's back, and mended."""
-    name, node = NAMES[0], f"{NAMES[0]}.{NAMES[0]}01"
+    name, node = NAMES[0], f"{NAMES[0]}01.{NAMES[0]}"
     vclust("create", vclust.folder / f"{name}.ini")
     assert check(site.root) == []
     ((number, segment, digest),) = vclust.rows(

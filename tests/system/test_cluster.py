@@ -102,7 +102,7 @@ def test_a_create_does_nothing_twice(hello: str, counts: Path) -> None:
 
 def test_nodes_are_domains_with_what_was_asked_for(vclust: Vclust, hello: str) -> None:
     for node in ("t-hello01", "t-hello02"):
-        information = output("virsh", "-c", "qemu:///system", "dominfo", f"{hello}.{node}")
+        information = output("virsh", "-c", "qemu:///system", "dominfo", f"{node}.{hello}")
         assert re.search(r"State:\s+running", information)
         memory = re.search(r"Max memory:\s+(\d+) KiB", information)
         assert memory is not None
@@ -147,7 +147,7 @@ def running(cluster: str) -> dict[str, str]:
     """The cluster's domains and their numbers, which change with every start."""
     lines = output("virsh", "-c", "qemu:///system", "-q", "list", "--name", "--id").splitlines()
     found = (line.split() for line in lines if line)
-    return {name: number for number, name in found if name.startswith(f"{cluster}.")}
+    return {name: number for number, name in found if name.endswith(f".{cluster}")}
 
 
 def rules_of(segment: str) -> list[str]:
@@ -228,7 +228,7 @@ def resident(cluster: str) -> int:
     largest = 0
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if f"guest={cluster}.".encode() in path.read_bytes():
+            if re.search(rf"guest=[^.,]*\.{cluster},".encode(), path.read_bytes()):
                 found = re.search(r"VmRSS:\s+(\d+)", (path.parent / "status").read_text())
                 largest = max(largest, int(found[1]) if found else 0)
     assert largest
@@ -317,7 +317,7 @@ def test_a_restart_of_the_machine_keeps_the_users_work(vclust: Vclust, hello: st
     run_in(vclust, hello, "t-hello02", change)
     segment = vclust.json("show", hello)["ssh"]["netns"]
     for node in ("t-hello01", "t-hello02"):
-        output("virsh", "-c", "qemu:///system", "destroy", f"{hello}.{node}")
+        output("virsh", "-c", "qemu:///system", "destroy", f"{node}.{hello}")
     output("ip", "link", "delete", segment)
     output("ip", "netns", "delete", segment)
     assert "was this machine restarted?" in vclust("ssh", hello, code=4)

@@ -73,8 +73,8 @@ def test_a_request_becomes_a_cluster_on_both_kinds_and_nothing_is_left_of_it(
     by_xen = host.ssh("xl list | awk 'NR > 2 {print $1}'").split()
     assert by_kvm.count("<domain type='kvm'") == 1, by_kvm
     assert len(by_xen) == 1, by_xen
-    assert [f"{NAME}.{node}" in by_kvm for node in sorted(nodes)].count(True) == 1
-    assert by_xen[0] in {f"{NAME}.{node}" for node in nodes if f"{NAME}.{node}" not in by_kvm}
+    assert [f"{node}.{NAME}" in by_kvm for node in sorted(nodes)].count(True) == 1
+    assert by_xen[0] in {f"{node}.{NAME}" for node in nodes if f"{node}.{NAME}" not in by_kvm}
     shown = vclust.json("show", NAME)
     assert {node["host"]: node["accelerator"] for node in shown["nodes"]} == kinds
 

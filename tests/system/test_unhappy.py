@@ -162,17 +162,19 @@ def domains(name: str) -> dict[str, str]:
     # Where libvirtd does not run there are none of ours: it stays as long as a domain does.
     listed = subprocess.run(["virsh", "-q", "list", "--name", "--id"], capture_output=True, text=True)
     found = dict(line.split() for line in listed.stdout.splitlines() if line)
-    return {domain: number for number, domain in found.items() if domain.startswith(f"{name}.")}
+    return {domain: number for number, domain in found.items() if domain.endswith(f".{name}")}
 
 
 def defined(name: str) -> list[str]:
     """All domains of a cluster, as libvirt keeps them and as they run, whether libvirtd is there or not."""
-    kept = [path.stem for path in Path("/etc/libvirt/qemu").glob(f"{name}.*.xml")]
+    kept = [path.stem for path in Path("/etc/libvirt/qemu").glob(f"*.{name}.xml")]
     return kept + emulators(name)
 
 
 def emulators(name: str) -> list[str]:
-    return [line for line in command_lines().values() if "qemu-system" in line and f"guest={name}." in line]
+    return [
+        line for line in command_lines().values() if re.search(rf"qemu-system.*guest=[^.,]*\.{name},", line)
+    ]
 
 
 def command_lines() -> dict[int, str]:
@@ -364,12 +366,12 @@ def test_a_node_that_never_comes_up(site: Site, vclust: Vclust, before: dict[str
         hasty = Vclust(vclust.folder, root=site.root, ready_timeout=seconds)
         done = hasty("create", request, code=4)
         folder = next(site.clusters.glob(f"{name}.*"))
-        if b"vclust: installer" in (folder / f"{name}.never01.console").read_bytes():
+        if b"vclust: installer" in (folder / f"never01.{name}.console").read_bytes():
             break
     done.told(4, rf"{name}: never01: no report after {seconds} s; its console ended with:\n    \S")
     # It is of no use any more, and stops; the disk and the console stay, to be looked at.
     assert not defined(name)
-    assert b"vclust: installer" in (folder / f"{name}.never01.console").read_bytes()
+    assert b"vclust: installer" in (folder / f"never01.{name}.console").read_bytes()
 
     seed = folder / "never01.img"
     kept = seed.read_bytes()
@@ -389,12 +391,12 @@ def test_a_node_that_fails(vclust: Vclust, before: dict[str, set[str]]) -> None:
     name, request = "unhappy-fails", vclust.request("unhappy-fails")
     running = vclust.start("create", request)
     vclust.reaches(running, name, "install")
-    output("virsh", "destroy", f"{name}.fails02")
+    output("virsh", "destroy", f"fails02.{name}")
     running.wait().told(
         4, rf"{name}: fails02: its domain stopped; its console", "create again starts the failed"
     )
     (left, number), *more = domains(name).items()
-    assert left == f"{name}.fails01"
+    assert left == f"fails01.{name}"
     assert not more
     vclust("create", request)
     assert domains(name)[left] == number
@@ -407,7 +409,7 @@ def test_a_node_that_may_fail(vclust: Vclust, before: dict[str, set[str]]) -> No
     name = "unhappy-may"
     running = vclust.start("create", vclust.request(name, MinNodes=1))
     vclust.reaches(running, name, "install")
-    output("virsh", "destroy", f"{name}.may01")
+    output("virsh", "destroy", f"may01.{name}")
     done = running.wait()
     assert done.code == 0, done
     assert "may01" in done.out

@@ -61,7 +61,7 @@ def test_a_request_becomes_a_cluster_and_nothing_is_left_of_it(
     here, there = snapshot(), held(host)
     with Meter(host) as creating:
         vclust("create", vclust.request(name, REQUEST.format(name=name, install=install)))
-    nodes = {f"{name}.{name}0{number}" for number in (1, 2)}
+    nodes = {f"{name}0{number}.{name}" for number in (1, 2)}
 
     # In dom0: two guests of the asked kind, known to libvirt too.
     guests = json.loads(host.ssh("xl list -l"))

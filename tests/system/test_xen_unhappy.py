@@ -158,7 +158,7 @@ def test_memory_and_disk_that_the_host_has_not(host: Host, vclust: Unhappy) -> N
 
 def test_a_domain_of_that_name_which_libvirt_does_not_see(host: Host, vclust: Unhappy) -> None:
     here, there = snapshot(), held(host)
-    name = "u-name.u-name01"
+    name = "u-name01.u-name"
     kernel = host.ssh("ls /var/lib/vclust/images/kernel-* | head -n 1").strip()
     host.ssh(f"xl create -p -q /dev/null 'name=\"{name}\"' 'type=\"pvh\"' memory=128 'kernel=\"{kernel}\"'")
     try:
@@ -254,7 +254,7 @@ def test_the_site_manager_is_lost(host: Host, vclust: Unhappy, tmp_path: Path) -
 def test_a_host_goes_off_under_its_node_then_for_good_and_comes_back_after_all(
     host: Host, vclust: Unhappy
 ) -> None:
-    request, domain = vclust.asks("u-power"), "u-power.u-power01"
+    request, domain = vclust.asks("u-power"), "u-power01.u-power"
     vclust("create", request)
     vclust("ssh", "u-power", "--", "echo kept > kept; sync")
     host.stop()

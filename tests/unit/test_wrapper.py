@@ -77,7 +77,7 @@ def test_first_and_second_use(checkout: Checkout, tmp_path: Path) -> None:
     assert "zstd" not in said
     steps = [line for line in calls.splitlines() if line != "sudo"]
     assert [step.split()[0] for step in steps] == ["apt-get", "apt-get", "pip", "pip", "vclust"]
-    assert calls.count("sudo") == 2
+    assert calls.count("sudo") == 3
     assert steps[-1] == "vclust list"
     # Nothing comes in but by a digest: what is listed, and the project itself without anything else.
     assert f"install --require-hashes --requirement {checkout.path}/requirements/base.txt" in steps[2]
@@ -113,6 +113,15 @@ def test_apt_that_fails_is_shown(checkout: Checkout) -> None:
     assert code == 4
     assert "no route" in said
     assert "is this machine online?" in said
+
+
+def test_who_may_not_use_sudo_is_told_so(checkout: Checkout) -> None:
+    checkout.tool("sudo", "echo 'eve is not in the sudoers file' >&2; exit 1")
+    code, said, calls = checkout.run("test")
+    assert (code, calls) == (4, "")
+    assert "eve is not in the sudoers file" in said
+    assert "sudo was refused; as root: apt-get install --no-install-recommends qemu-system" in said
+    assert "online" not in said
 
 
 def test_neither_root_nor_sudo(checkout: Checkout, tmp_path: Path) -> None:

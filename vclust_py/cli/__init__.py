@@ -162,7 +162,13 @@ def make_parser() -> argparse.ArgumentParser:
     destroy = add("destroy", clusters.destroy, "remove a cluster, whatever state it is in")
     for one in (create, plan, listing, show, destroy):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
-    for one in (show, ssh, config, destroy):
+    ssh.add_argument(
+        "cluster",
+        type=typed("node_reference"),
+        metavar="NAME",
+        help="name of the cluster, or NODE.NAME; with SITE/ before it where two sites have one",
+    )
+    for one in (show, config, destroy):
         one.add_argument(
             "cluster",
             type=typed("reference"),

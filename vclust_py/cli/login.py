@@ -17,14 +17,17 @@ _REMOTE = "[SITE/][NODE.]NAME:PATH"
 
 
 def ssh(arguments: argparse.Namespace) -> int:
-    host, options = _way_in(arguments, arguments.node)
+    named = arguments.cluster["node"]
+    if named and arguments.node:
+        raise RequestError([f"ssh: got two nodes, {named} and {arguments.node}, expected one"])
+    host, options = _way_in(arguments, named or arguments.node)
     # ssh would look for options of its own in words after the host, too.
     _become(["ssh", *options, "--", host, *arguments.remote])
 
 
 def ssh_config(arguments: argparse.Namespace) -> int:
     """Print a configuration for those who are not root: here, or on other machines."""
-    from vclust_py.access import keys_of, local_config, login_of, remote_config
+    from vclust_py.access import full_name, keys_of, local_config, login_of, remote_config
 
     _, cluster = sites.cluster(arguments)
     name, first = cluster["name"], _node(cluster, None)["name"]
@@ -42,7 +45,7 @@ def ssh_config(arguments: argparse.Namespace) -> int:
             " reach are open to these without root",
         )
     where = "another machine" if arguments.elsewhere else "this machine"
-    print(f"# OpenSSH, on {where}: save this as FILE, then ssh -F FILE {first}.{name}")
+    print(f"# OpenSSH, on {where}: save this as FILE, then ssh -F FILE {full_name(name, first)}")
     print(text, end="")
     return 0
 
@@ -99,7 +102,7 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
 
     Raises RequestError for no such node or a cluster of others, VclustError where the cluster cannot be reached.
     """
-    from vclust_py.access import keys_of, login_of, ssh_options
+    from vclust_py.access import full_name, keys_of, login_of, ssh_options
 
     site, cluster = sites.cluster(arguments)
     node = _node(cluster, wanted)
@@ -119,7 +122,7 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
     # It runs: what is left is a node that starts, or is very busy.
     options = ["-F", "/dev/null", "-o", "ConnectTimeout=60", *ssh_options(cluster, node)]
     options += ["-i", key, "-o", f"User={user}"]
-    return f"{node['name']}.{cluster['name']}", options
+    return full_name(cluster["name"], node["name"]), options
 
 
 def _node(cluster: Mapping[str, Any], wanted: str | None) -> Mapping[str, Any]:

@@ -45,6 +45,8 @@ class Node:
     disk: int
     guest: str = ""
     """Xen: pv or pvh."""
+    domain: str = ""
+    """Its domain's name where an earlier version of vclust has given it; else empty (`vclust_py.nodes.domain_of`)."""
     state: NodeState = NodeState.PLACED
     seen: float = 0.0
     """Unix time at which it was in that state."""

@@ -241,6 +241,17 @@ def _owners(connection: sqlite3.Connection) -> None:
     )
 
 
+def _domain_names(connection: sqlite3.Connection) -> None:
+    """Domains were called CLUSTER.NODE; those that are there go on being found by that name."""
+    _run(
+        connection,
+        """
+        ALTER TABLE nodes ADD COLUMN domain TEXT NOT NULL DEFAULT '';
+        UPDATE nodes SET domain = (SELECT name FROM clusters WHERE id = nodes.cluster) || '.' || name
+        """,
+    )
+
+
 STEPS: tuple[Step, ...] = (
     _first,
     _xen,
@@ -250,5 +261,6 @@ STEPS: tuple[Step, ...] = (
     _age_of_facts,
     _time_models,
     _owners,
+    _domain_names,
 )
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""

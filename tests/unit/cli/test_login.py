@@ -102,6 +102,15 @@ def test_a_node_by_name_or_number(login: Login, words: list[str], node: str, add
     )
 
 
+@pytest.mark.parametrize("name", ["n-03.demo", "north/n-03.demo"])
+def test_a_node_by_its_full_name(login: Login, name: str) -> None:
+    """As inventory, ssh-config, scp and domains call it."""
+    assert login("ssh", name, "--", "ls") == login("ssh", "demo", "n-03", "--", "ls")
+    assert login("ssh", name, "n-01", code=2) == ["vclust: ssh: got two nodes, n-03 and n-01, expected one"]
+    (error,) = [line for line in login("ssh", "a.b.demo", code=2) if "got" in line]
+    assert error.endswith("argument NAME: got 'a.b.demo', expected the name of a node")
+
+
 def test_another_user_and_root(login: Login) -> None:
     messages.call(Path("unread"))  # as PROGRAM does
     for words in (["ssh", "demo"], ["scp", "a", "demo:"]):

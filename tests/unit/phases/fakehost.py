@@ -75,7 +75,7 @@ class FakeHost:
 
     def running(self) -> set[str]:
         return {
-            uuid for uuid, domain in self.domains.items() if domain.name.rpartition(".")[2] not in self.silent
+            uuid for uuid, domain in self.domains.items() if domain.name.partition(".")[0] not in self.silent
         }
 
     def files(self, folder: str) -> FakeFiles:
@@ -96,7 +96,7 @@ class FakeHost:
         return self.domains.pop(uuid, None) is not None
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
-        node = domain.rpartition(".")[2]
+        node = domain.partition(".")[0]
         if node in self.silent:
             text = b"kernel\n"
         elif node in self.failing:
@@ -197,4 +197,4 @@ class FakeSession(Session):
 
 
 def _node(domain: Domain) -> str:
-    return domain.name.rpartition(".")[2]
+    return domain.name.partition(".")[0]

@@ -75,7 +75,7 @@ def test_the_end_of_a_failed_nodes_console(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             for node in ("n0", "n1"):
                 text = b"early\n" * 10**5 + b"\n".join(b"line %d\x1b[2J\xff" % number for number in range(99))
-                (folder / f"{cluster.name}.{node}.console").write_bytes(text)
+                (folder / f"{node}.{cluster.name}.console").write_bytes(text)
         told = {one["name"]: one["consoles"] for one in describe(session.store)}
     assert told["far"] == {}
     assert list(told["here"]) == ["n0"]  # the other has not failed

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vclust_py.errors import VclustError
+from vclust_py.nodes import domain_of
 from vclust_py.site import PROJECT, Site, clusters, records
 from vclust_py.site.hosts import known_hosts
 from vclust_py.site.migrations import STEPS
@@ -163,6 +164,8 @@ def test_a_database_of_every_earlier_version_is_taken_over(store: Store, version
         assert [(node.name, node.state, node.guest) for node in one.nodes] == [
             ("n01", "ready", "" if version < 2 else "pv")
         ]
+        # The domain that runs is called so, as are its console and its files.
+        assert [domain_of(one.name, node) for node in one.nodes] == ["one.n01"]
         assert store.row("SELECT state FROM clusters WHERE id = 2")["state"] == "destroyed"  # type: ignore[index]
         assert store.rows("SELECT * FROM history, uses, rebuilds, sent, resolutions") == []
         assert (one.estimate, one.reason, records.time_models(store)) == ({}, "", {})
