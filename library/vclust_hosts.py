@@ -44,6 +44,14 @@ hosts:
   type: list
   elements: dict
   returned: success
+leftovers:
+  description:
+    - Networks on the site manager that belong to no cluster. Of each C(segment), its name; C(parts), what there is of
+      it; C(nodes), ports of nodes on it; C(root) of the site that has made it, and C(since) when, where that is known;
+      C(ours), whether M(vclust_repair) takes it away; C(told), all that in words.
+  type: list
+  elements: dict
+  returned: success
 authority:
   description: Ends of the certificates of the site's authority and of its site manager; empty where there are none.
   type: dict
@@ -84,6 +92,9 @@ def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
                 "there": hosts.listed(one.nodes),
             }
             for one in found
+        ],
+        "leftovers": [
+            {**asdict(left), "told": left.told} for left in session.networks.leftovers(session.store)
         ],
         "authority": pki.ends(session.site).get("", {}),
         **site_manager(session.site),

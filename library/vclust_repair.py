@@ -12,6 +12,7 @@ short_description: Make the site manager's part of running clusters again
 description:
   - Makes the networks of clusters on the site manager again, by which people reach the nodes. They go with a restart of
     the machine, and a new site manager has none.
+  - Takes away networks on the site manager that the site has made, and no cluster has.
   - Notes as failed the nodes that do not run any more.
   - Warns of hosts that do not answer, and of clusters that somebody works on; these stay as they are.
 extends_documentation_fragment:
@@ -34,6 +35,11 @@ EXAMPLES = """
 RETURN = """
 repaired:
   description: Names of the clusters with something to repair or to note.
+  type: list
+  elements: str
+  returned: success
+removed:
+  description: Networks of no cluster that were taken away.
   type: list
   elements: str
   returned: success
@@ -66,7 +72,7 @@ def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     for warning in result.warnings:
         _log.warning(warning)
     if result.change.changed and not check:
-        audit(session.store, "repair", "", ", ".join(result.facts["repaired"]))
+        audit(session.store, "repair", "", ", ".join([*result.facts["repaired"], *result.facts["removed"]]))
     return {**changed(result.change), **result.facts}
 
 

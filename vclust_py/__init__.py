@@ -25,6 +25,7 @@ network      one isolated segment and one router namespace a cluster; network_ho
              roll-out makes libvirt's hook on hosts; egress the way out, egress_relay what nodes' apt talks to,
              nat the way to the internet; ingress the way in without root, ingress_relay what lets people in; gateway
              the way in from other machines, gateway_jump what it runs for them
+             leftover_networks what is there of networks, and is no cluster's
 hypervisor   what a host can do: the interface, and one file for each driver
 access       how ssh reaches a cluster's nodes: options, and configurations for people
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from vclust_py import egress, gateway, ingress, network_hook
+from vclust_py import egress, gateway, ingress, leftover_networks, network_hook
 from vclust_py.addresses import mac_of
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Segment
@@ -201,8 +201,16 @@ def let_in(segment: str, door: ingress.Door) -> tuple[str, ...]:
 
 
 def admit(store: Store) -> tuple[str, ...]:
-    """Have the site's gateway let in the users of its clusters, and nobody else (`gateway.refresh`)."""
+    """Have the site's gateway let in the users of its clusters, and nobody else (`gateway.refresh`); and the clusters'
+    bridges say whose they are (`leftover_networks.mark`).
+    """
+    leftover_networks.mark(store)
     return gateway.refresh(store.site, lambda: gateway.admitted(store))
+
+
+def leftovers(store: Store) -> list[leftover_networks.Leftover]:
+    """Networks on this machine that are no cluster's (`leftover_networks.found`)."""
+    return leftover_networks.found(store)
 
 
 def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) -> None:

@@ -31,7 +31,8 @@ class _Found:
 
 
 def run(session: Session, *, check: bool = False) -> Result:
-    """Networks of all clusters with started nodes; nodes that do not run any more are noted as failed.
+    """Networks of all clusters with started nodes; nodes that do not run any more are noted as failed.  Networks of
+    this site that are no cluster's are taken away (`vclust_py.leftover_networks`).
 
     A cluster that somebody works on, and a host that does not answer, is warned of and left as it is.  In check mode
     nothing is changed.
@@ -50,9 +51,19 @@ def run(session: Session, *, check: bool = False) -> Result:
         if found.network or found.stopped:
             before[name] = _words("not there" if found.network else "there", [])
             after[name] = _words("there", found.stopped)
+    repaired = sorted(after)
+    left = [one for one in session.networks.leftovers(session.store) if one.ours]
+    for one in left:
+        before[one.segment], after[one.segment] = f"of no cluster: {', '.join(one.parts)}", "not there"
+        if not check:
+            session.networks.remove(one.segment, one.number)
     if not check:
         warnings += session.networks.admit(session.store)
-    return Result(Change(before, after), {"repaired": sorted(after)}, tuple(warnings))
+    return Result(
+        Change(before, after),
+        {"repaired": repaired, "removed": [one.segment for one in left]},
+        tuple(warnings),
+    )
 
 
 def _words(network: str, stopped: list[str]) -> str:

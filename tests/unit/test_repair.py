@@ -54,7 +54,11 @@ def test_nothing_is_changed_where_all_is_there(session: FakeSession) -> None:
     created(session)
     for check in (True, False):
         result = repair.run(session, check=check)
-        assert (result.change.changed, result.facts, result.warnings) == (False, {"repaired": []}, ())
+        assert (result.change.changed, result.facts, result.warnings) == (
+            False,
+            {"repaired": [], "removed": []},
+            (),
+        )
 
 
 def test_a_network_that_is_gone_is_made_again_with_its_way_out(
@@ -156,7 +160,7 @@ def test_a_new_site_manager_takes_up_what_runs(session: FakeSession, toy: Reposi
         new.hosts = session.hosts
         backup.restore(new.store, tmp_path / "backup.tar.gz")
         result = repair.run(new)
-        assert (result.facts, result.warnings) == ({"repaired": ["all"]}, ())
+        assert (result.facts, result.warnings) == ({"repaired": ["all"], "removed": []}, ())
         assert new.fake_networks.segments == {cluster.segment: cluster.network}
         (described,) = describe(new.store)
         assert described["state"] == "ready"

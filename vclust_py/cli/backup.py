@@ -62,11 +62,12 @@ def _restore(arguments: argparse.Namespace) -> int:
 def _repair(arguments: argparse.Namespace) -> int:
     outcome = _run("repair.yml", arguments, {}, ("repair",), check=arguments.check)
     for manager, results in sorted(outcome.hosts.items()):
-        result = results.get("vclust_repair", {"repaired": []})
+        result = results.get("vclust_repair", {"repaired": [], "removed": []})
         playbooks.warn(result)
-        print(
-            f"{manager}: {', '.join(result['repaired']) or 'nothing'} {'to repair' if arguments.check else 'repaired'}"
-        )
+        done = ("to repair", "to be removed") if arguments.check else ("repaired", "removed")
+        print(f"{manager}: {', '.join(result['repaired']) or 'nothing'} {done[0]}")
+        if left := result["removed"]:
+            print(f"{manager}: {', '.join(left)} {done[1]}: networks of no cluster")
     return outcome.exit_code
 
 

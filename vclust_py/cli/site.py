@@ -148,7 +148,7 @@ def _status(arguments: argparse.Namespace) -> int:
         {
             "manager": manager,
             "site": told["site_manager"]["site"],
-            **{key: told[key] for key in ("hosts", "authority")},
+            **{key: told[key] for key in ("hosts", "leftovers", "authority")},
         }
         for manager, results in sorted(outcome.hosts.items())
         if (told := results.get("vclust_hosts"))

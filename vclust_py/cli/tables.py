@@ -393,6 +393,7 @@ def show_hosts(told: Mapping[str, Any], *, title: bool, first: bool) -> None:
         say(f"{'' if first else chr(10)}{told['site']} ({told['manager']}):")
     if not told["hosts"]:
         say("no hosts")
+        _show_leftovers(told["leftovers"])
         return
     right = ("CPUS", "MEMORY", "DISK")
     table = _table(
@@ -418,9 +419,15 @@ def show_hosts(told: Mapping[str, Any], *, title: bool, first: bool) -> None:
     for host in told["hosts"]:
         for problem in host["problems"]:
             say(f"\n{problem}")
+    _show_leftovers(told["leftovers"])
     for what, end in told["authority"].items():
         if end - time.time() < _SOON:
             say(f"\nthe certificate of the {what} ends on {_day(end)}\n  hint: vclust site rollout")
+
+
+def _show_leftovers(leftovers: Sequence[Mapping[str, Any]]) -> None:
+    for left in leftovers:
+        say(f"\n{left['told']}")
 
 
 def show_audit(rows: Sequence[Mapping[str, Any]], *, sites: bool) -> None:

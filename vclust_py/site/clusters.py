@@ -188,6 +188,28 @@ def live_in(database: Path) -> dict[str, str]:
         return {name: folder_name(name, number) for name, number in rows}
 
 
+def segments(store: Store) -> dict[str, int]:
+    """Segments with their network numbers: of all live clusters, and of others that hosts may still have some of."""
+    if not store.exists:
+        return {}
+    rows = store.rows("SELECT segment, network FROM clusters WHERE segment IS NOT NULL")
+    return {row["segment"]: row["network"] for row in rows}
+
+
+def segments_in(database: Path) -> set[str]:
+    """Those of another site, by its database; none where it is not there, or cannot be read."""
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            return {
+                name
+                for (name,) in connection.execute("SELECT segment FROM clusters WHERE segment IS NOT NULL")
+            }
+    except sqlite3.Error:
+        return set()
+
+
 _SKIPPED = 100_000
 """More than a site makes clusters between two backups."""
 

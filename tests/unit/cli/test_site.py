@@ -116,7 +116,7 @@ def test_ages_and_ends_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "certificates": {"libvirt": 4e9, "hop": 5e9},
     }  # fmt: skip
     ages = {None: "never", 5: "5 s ago", 130: "2 min ago", 7300: "2 h ago", 200_000: "2 days ago"}
-    told = {"site": "north", "manager": "m", "authority": {"authority": 0.0}}
+    told = {"site": "north", "manager": "m", "leftovers": [], "authority": {"authority": 0.0}}
     show_hosts({**told, "hosts": [{**host, "age": age} for age in ages]}, title=True, first=True)
     said = capsys.readouterr().out
     assert said.startswith("north (m):\n")

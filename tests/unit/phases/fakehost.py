@@ -12,6 +12,7 @@ from vclust_py.errors import VclustError
 from vclust_py.guest.proof import groups
 from vclust_py.hypervisor import Capacity, Domain, Segment
 from vclust_py.ingress import Door
+from vclust_py.leftover_networks import Leftover
 from vclust_py.site import Site
 from vclust_py.site.session import Session
 from vclust_py.site.store import Store
@@ -120,6 +121,7 @@ class FakeNetworks:
         self.segments: dict[str, int] = {}
         self.doors: dict[str, Door] = {}
         self.admitted: list[gateway.Admitted] = []
+        self.left: list[Leftover] = []
 
     def check_free(self, network: IPv4Network) -> None:
         pass
@@ -151,6 +153,9 @@ class FakeNetworks:
     def admit(self, store: Store) -> tuple[str, ...]:
         self.admitted = gateway.admitted(store)
         return ()
+
+    def leftovers(self, store: Store) -> list[Leftover]:
+        return self.left
 
     def is_whole(self, segment: str) -> bool:
         return segment in self.segments
