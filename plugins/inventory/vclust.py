@@ -11,6 +11,8 @@ short_description: Nodes of virtual clusters
 description:
   - Reads the state of the site on this machine and yields the nodes that are ready, as C(NODE.CLUSTER).
   - The nodes of cluster C(hello-mpi) are in group C(cluster_hello_mpi).
+  - The variable C(vclust_python) of a node says whether C(/usr/bin/python3) came with it; where it did not, a warning
+    says that most modules do not work there.
   - Where there is no state there are no nodes; where the user may not read it there are none either, with a warning.
   - The configuration file is called C(vclust.yml), or ends in C(.vclust.yml).
 options:
@@ -58,6 +60,7 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 
 from vclust_py.access import full_name, ssh_options
 from vclust_py.errors import VclustError
+from vclust_py.lock import PYTHON, Lock
 from vclust_py.site import Site
 from vclust_py.site.describe import describe
 from vclust_py.site.store import Store
@@ -78,6 +81,10 @@ def connection(name: str, cluster: Mapping[str, Any], node: Mapping[str, Any]) -
     }
 
 
+def _group(cluster: str, site: str = "") -> str:
+    return f"cluster_{f'{site}_' if site else ''}{cluster}".replace("-", "_")
+
+
 class InventoryModule(BaseInventoryPlugin):
     """What Ansible asks an inventory plugin for."""
 
@@ -95,7 +102,20 @@ class InventoryModule(BaseInventoryPlugin):
         except VclustError as error:
             raise AnsibleParserError(f"{path}: {error}") from error
         for cluster in (one for one in clusters if one["ssh"]):  # others are not for this user
-            self._add(cluster, str(self.get_option("site_name")))
+            self._add(cluster, str(self.get_option("site_name")), python=self._has_python(site, cluster))
+
+    def _has_python(self, site: Site, cluster: Mapping[str, Any]) -> bool:
+        """Where the nodes have none a module would fail there with words about interpreters."""
+        try:
+            found = not cluster["lock"] or PYTHON in Lock.load(site, cluster["lock"]).installed()
+        except VclustError:  # the lock is gone: nothing is known
+            return True
+        if not found and any(node["state"] == "ready" for node in cluster["nodes"]):
+            self.display.warning(
+                f"vclust: {cluster['name']}: no python3 in its nodes: of Ansible's modules only raw works there; a"
+                " request with MetaPackages: ansible, or Packages: python3, has it"
+            )
+        return found
 
     def _clusters(self, site: Site) -> list[dict[str, Any]]:
         """What the site's state says; without it there are none."""
@@ -118,12 +138,12 @@ class InventoryModule(BaseInventoryPlugin):
         finally:
             store.close()
 
-    def _add(self, cluster: Mapping[str, Any], site: str) -> None:
-        words = [site, cluster["name"]] if site else [cluster["name"]]
-        group = self.inventory.add_group(f"cluster_{'_'.join(words).replace('-', '_')}")
+    def _add(self, cluster: Mapping[str, Any], site: str, *, python: bool) -> None:
+        group = self.inventory.add_group(_group(cluster["name"], site))
         for node in cluster["nodes"]:
             if node["state"] == "ready":
                 name = full_name(cluster["name"], node["name"], site)
                 self.inventory.add_host(name, group=group)
+                self.inventory.set_variable(name, "vclust_python", python)
                 for variable, value in connection(name, cluster, node).items():
                     self.inventory.set_variable(name, variable, value)

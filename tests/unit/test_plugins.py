@@ -8,12 +8,14 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
 
 from vclust_py import access
+from vclust_py.lock import Lock, Package
 from vclust_py.site import PROJECT, Site
 from vclust_py.site.store import Store
 
@@ -221,12 +223,34 @@ def test_inventory_of_ready_nodes(site: str, expected_group: str, expected: str)
 
     module = plugin["InventoryModule"]()
     module.inventory = Inventory()
-    module._add(CLUSTER, site)
+    module._add(CLUSTER, site, python=False)
     assert list(added) == [expected]
     variables = added[expected]
     assert variables["ansible_host"] == expected
+    assert variables["vclust_python"] is False
     assert variables["ansible_ssh_private_key_file"] == "/k/admin"
     assert "ip netns exec vc7 nc 192.168.77.1 22" in variables["ansible_ssh_common_args"]
+
+
+@pytest.mark.parametrize("package", ["python3-minimal", "gcc"])
+def test_nodes_without_python_are_told_of(tmp_path: Path, package: str) -> None:
+    """Before a module fails there, with words about interpreters that do not help."""
+    plugin = runpy.run_path(str(PROJECT / "plugins/inventory/vclust.py"))
+    site, own = Site(root=tmp_path / "site"), Package(package, "1", "amd64", 1, "a" * 64)
+    lock = Lock("bookworm", "amd64", "linux", (), (own,), (package,))
+    lock.save(site)
+    warnings: list[str] = []
+    module = plugin["InventoryModule"]()
+    module.display = SimpleNamespace(warning=warnings.append)
+    cluster = {**CLUSTER, "lock": lock.digest}
+    assert module._has_python(site, cluster) is (package != "gcc")
+    if package == "gcc":
+        (warning,) = warnings
+        assert warning.startswith("vclust: hello-mpi: no python3 in its nodes")
+        assert "MetaPackages: ansible" in warning
+    else:
+        assert warnings == []
+    assert module._has_python(site, {**cluster, "lock": "0" * 64})
 
 
 def test_ssh_options() -> None:
