@@ -97,6 +97,11 @@ def moment(value: object) -> float:
         raise Wrong("a time ago such as 8h or 2d, or a date such as 2026-01-31 or 2026-01-31T12:00") from None
 
 
+def duration(value: object) -> int:
+    """Seconds of a time such as 30m, 4h or 2d."""
+    return values.lease(_text(value))
+
+
 def digest(value: object) -> str:
     """As `cache`; empty for all."""
     return "" if value == "" else cache(value)
@@ -172,6 +177,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "login": login,
     "key_file": key_file,
     "moment": moment,
+    "duration": duration,
     "hosts": hosts,
     "cache": cache,
     "digest": digest,

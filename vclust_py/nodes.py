@@ -88,8 +88,12 @@ def facts_of(nodes: int, strategy: str, accelerators: Iterable[str], hosts: int)
 
 @contextlib.contextmanager
 def placed_cluster(session: Session, name: str) -> Iterator[Cluster]:
-    """The cluster, locked.  Raises VclustError when its nodes have no hosts yet."""
+    """The cluster, locked.
+
+    Raises VclustError when its nodes have no hosts yet, RequestError when it is somebody else's.
+    """
     with clusters.locked(session.store, name) as cluster:
+        clusters.require_access(session.store, cluster)
         if not cluster.nodes:
             raise VclustError(f"{name}: not placed", "run the phase `place` first")
         yield cluster

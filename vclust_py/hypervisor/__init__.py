@@ -221,6 +221,10 @@ class Hypervisor(Protocol):
         """Define and start; False when a domain of that name and UUID runs already."""
         ...
 
+    def shutdown(self, uuid: str) -> bool:
+        """Ask the domain's system to end, which takes a while; False when the domain does not run."""
+        ...
+
     def remove(self, uuid: str) -> bool:
         """Stop at once and forget the domain; False when there is none."""
         ...

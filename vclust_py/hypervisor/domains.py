@@ -78,6 +78,17 @@ class Domains:
 
         return self._connection.call("versions", work)
 
+    def shutdown(self, uuid: str) -> bool:
+        def work(connection: Any) -> bool:
+            found = _lookup(connection.lookupByUUIDString, uuid)
+            if found is None or not found.isActive():
+                return False
+            with absent(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):  # it has just ended
+                found.shutdown()
+            return True
+
+        return self._connection.call(f"shut down domain {uuid}", work)
+
     def remove(self, uuid: str) -> bool:
         def work(connection: Any) -> bool:
             found = _lookup(connection.lookupByUUIDString, uuid)

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
 from vclust_py import egress, ingress, metapackages, network, seed, timing
@@ -9,7 +10,7 @@ from vclust_py.access import user_key
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk, fat, trust
-from vclust_py.hypervisor import Disk, Domain, Files, Segment
+from vclust_py.hypervisor import Disk, Domain, Files, Hypervisor, Segment
 from vclust_py.image import Image, installer
 from vclust_py.image.space import naming_full_disk
 from vclust_py.lock import Lock
@@ -58,79 +59,97 @@ def run(session: Session, inputs: Inputs) -> Result:
         )
         if inputs.check:
             return Result(change)
-        tunnels, out = segments(cluster), way_out(session.site, cluster)
         # A run that was killed may have started nodes and not written that down.
         unnoted = [node.name for node in nodes if node.name in up and node.state is NodeState.PLACED]
         clusters.observe_nodes(session.store, cluster, dict.fromkeys(unnoted, NodeState.STARTED))
         if not change.changed:
-            session.networks.protect(cluster.segment, tunnels.get(None))
-            warnings = session.networks.let_out(cluster.segment, out)
-            warnings += session.networks.let_in(cluster.segment, door(session.site, cluster))
-            warnings += session.networks.admit(session.store)
+            session.networks.protect(cluster.segment, segments(cluster).get(None))
+            warnings = open_ways(session, cluster)
             if cluster.state is ClusterState.IMAGES:
                 clusters.update(session.store, cluster, state=ClusterState.CREATED)
             return Result(change, warnings=warnings)
         with timing.phase(session.store, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
-            images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
-            folder = clusters.folder(session.store, cluster)
-            asked = cluster.request
-            session.networks.ensure(
-                cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
-            )
-            warnings = session.networks.let_out(cluster.segment, out)
-            warnings += session.networks.let_in(cluster.segment, door(session.site, cluster))
-            warnings += session.networks.admit(session.store)
-            _identities(session, cluster, _mtu(tunnels), out)
             for node in cluster.nodes:
                 if node.host in errors:  # MinNodes allows it
                     now, why = time.time(), str(errors[node.host])
                     record.node(node.name, now, now, why, state=NodeState.FAILED)
-            if tunnels:
-                ends = {node.host: tunnels[node.machine] for node in nodes}
-                session.side_by_side(lambda host: drivers[host].ensure_segment(ends[host]), list(ends))
-            # What does not change with the node is asked, and sent, once for each host.
-            files = {host: driver.files(folder.name) for host, driver in drivers.items()}
-            waiting = in_turns(node for node in nodes if node.name not in up)
-            shared, started = folder / cluster_disk.FILE_NAME, list[str]()
-
-            def prepare(host: str) -> None:
-                driver, own = drivers[host], files[host]
-                stopped = [node for node in waiting if node.host == host]
-                for node in stopped:
-                    if node.state is NodeState.FAILED:
-                        driver.remove(node.uuid)
-                if own.allocated():  # else none of its nodes was ever started there
-                    if cluster.ready is None:  # later a disk may hold a user's work
-                        fresh = (NodeState.PLACED, NodeState.FAILED)
-                        own.discard(*(overlay(node.name) for node in stopped if node.state in fresh))
-                    # What an earlier start wrote must not pass for this one's report.
-                    driver.clear_consoles(folder.name, [domain_name(cluster, node) for node in stopped])
-                if shared.exists():
-                    own.put(shared)
-
-            session.side_by_side(prepare, sorted({node.host for node in waiting}))
-
-            def start(node: Node) -> None:
-                begun, driver, own = time.time(), drivers[node.host], files[node.host]
-                root = images["root"]
-                # Larger only where an earlier version has placed the node.
-                size = max(node.disk, root.manifest.virtual_size)
-                own.overlay(overlay(node.name), root.path.name, size)
-                identity = identity_disks(folder, node.name)
-                own.put(folder / identity[0])
-                driver.start(
-                    _domain(
-                        session.site, cluster, node, images, identity, own, folder.name, driver.accelerator
-                    )
-                )
-                record.node(node.name, begun, time.time(), state=NodeState.STARTED)
-                started.append(node.name)
-                record.report("start", len(started), len(waiting))
-
-            session.side_by_side(start, waiting, hosts=len(drivers))
+            waiting = [node for node in nodes if node.name not in up]
+            warnings = start_nodes(session, cluster, waiting, drivers, record)
             clusters.update(session.store, cluster, state=ClusterState.CREATED)
     return Result(change, warnings=warnings)
+
+
+def start_nodes(
+    session: Session,
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    drivers: Mapping[str, Hypervisor],
+    record: timing.Recorder,
+) -> tuple[str, ...]:
+    """Make the cluster's network, and start these nodes of it, on their disks where they have some; warnings.
+
+    `drivers` are those of the hosts, by name, that answer: all nodes are on some of them.
+    """
+    tunnels, out = segments(cluster), way_out(session.site, cluster)
+    images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
+    folder = clusters.folder(session.store, cluster)
+    asked = cluster.request
+    session.networks.ensure(
+        cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
+    )
+    warnings = open_ways(session, cluster)
+    _identities(session, cluster, _mtu(tunnels), out)
+    if tunnels:
+        ends = {node.host: tunnels[node.machine] for node in cluster.nodes if node.host in drivers}
+        session.side_by_side(lambda host: drivers[host].ensure_segment(ends[host]), list(ends))
+    # What does not change with the node is asked, and sent, once for each host.
+    waiting = in_turns(nodes)
+    files = {host: drivers[host].files(folder.name) for host in {node.host for node in waiting}}
+    shared, started = folder / cluster_disk.FILE_NAME, list[str]()
+
+    def prepare(host: str) -> None:
+        driver, own = drivers[host], files[host]
+        stopped = [node for node in waiting if node.host == host]
+        for node in stopped:
+            if node.state in (NodeState.FAILED, NodeState.STOPPED):
+                driver.remove(node.uuid)
+        if own.allocated():  # else none of its nodes was ever started there
+            if cluster.ready is None:  # later a disk may hold a user's work
+                fresh = (NodeState.PLACED, NodeState.FAILED)
+                own.discard(*(overlay(node.name) for node in stopped if node.state in fresh))
+            # What an earlier start wrote must not pass for this one's report.
+            driver.clear_consoles(folder.name, [domain_name(cluster, node) for node in stopped])
+        if shared.exists():
+            own.put(shared)
+
+    session.side_by_side(prepare, sorted(files))
+
+    def start(node: Node) -> None:
+        begun, driver, own = time.time(), drivers[node.host], files[node.host]
+        root = images["root"]
+        # Larger only where an earlier version has placed the node.
+        size = max(node.disk, root.manifest.virtual_size)
+        own.overlay(overlay(node.name), root.path.name, size)
+        identity = identity_disks(folder, node.name)
+        own.put(folder / identity[0])
+        driver.start(
+            _domain(session.site, cluster, node, images, identity, own, folder.name, driver.accelerator)
+        )
+        record.node(node.name, begun, time.time(), state=NodeState.STARTED)
+        started.append(node.name)
+        record.report("start", len(started), len(waiting))
+
+    session.side_by_side(start, waiting, hosts=len(drivers))
+    return warnings
+
+
+def open_ways(session: Session, cluster: Cluster) -> tuple[str, ...]:
+    """The ways out of the cluster's network, which is there, and into it; warnings."""
+    networks, site = session.networks, session.site
+    warnings = networks.let_out(cluster.segment, way_out(site, cluster))
+    warnings += networks.let_in(cluster.segment, door(site, cluster))
+    return warnings + networks.admit(session.store)
 
 
 def segments(cluster: Cluster) -> dict[str | None, Segment]:

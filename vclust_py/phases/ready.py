@@ -12,6 +12,7 @@ from vclust_py import metapackages, report, timing
 from vclust_py.access import ssh_options
 from vclust_py.cache import background
 from vclust_py.guest import console, proof
+from vclust_py.life import lease
 from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
@@ -48,7 +49,10 @@ def run(session: Session, inputs: Inputs) -> Result:
             record.facts |= _prove(session, cluster, nodes) | {"proof_seconds": time.time() - begun}
         lost = _lost(cluster)
         detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
-        clusters.update(store, cluster, state=ClusterState.READY, ready=time.time(), detail=detail)
+        now = time.time()
+        clusters.update(
+            store, cluster, state=ClusterState.READY, ready=now, detail=detail, **lease.begun(cluster, now)
+        )
         with contextlib.suppress(OSError):  # the cluster works, with or without a page
             report.write(store, cluster)
     background.start_if_due(session)

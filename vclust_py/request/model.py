@@ -170,8 +170,17 @@ class Software:
         Key(
             "Lease",
             values.lease,
-            "how long the cluster may live, such as `8h`; kept with the cluster, nothing ends by it yet",
+            "how long the cluster lives from when it is ready, such as `8h`; `vclust renew` prolongs it",
             unset="none",
+        ),
+    ]
+    heal: Annotated[
+        str | None,
+        Key(
+            "Heal",
+            values.choice("restart", "off"),
+            "what the site does with a node that ends by itself: `restart` it on its disk, or nothing (`off`)",
+            unset="`restart`",
         ),
     ]
     site: Annotated[

@@ -48,6 +48,10 @@ class Node:
     state: NodeState = NodeState.PLACED
     seen: float = 0.0
     """Unix time at which it was in that state."""
+    restarts: int = 0
+    """How often it was started again by itself, without an hour between two of these."""
+    restarted: float | None = None
+    """Unix time at which that was last."""
 
     @property
     def machine(self) -> str | None:
@@ -55,15 +59,16 @@ class Node:
         return urlsplit(self.uri).hostname
 
 
-_PLACED = tuple(one.name for one in fields(Node) if one.name not in ("state", "seen"))
+_OBSERVED = ("seen", "restarts", "restarted")
+_PLACED = tuple(one.name for one in fields(Node) if one.name not in ("state", *_OBSERVED))
 """The columns of a node's placement."""
 _NODE = ", ".join([f"nodes.{name}" for name in _PLACED if name != "position"])
-_NODE += ", position, observed_nodes.state, observed_nodes.seen"
+_NODE += ", position, observed_nodes.state, seen, restarts, restarted"
 """The columns of `Node`, of both tables."""
 
 
 def _node(row: sqlite3.Row) -> Node:
-    values = {name: row[name] for name in (*_PLACED, "seen")}
+    values = {name: row[name] for name in (*_PLACED, *_OBSERVED)}
     return Node(state=NodeState(row["state"]), **values)
 
 
@@ -98,6 +103,12 @@ class Cluster:
     """Who has created it."""
     project: str = ""
     """The project that the owner was in then; empty: none."""
+    ends: float | None = None
+    """Unix time at which its lease ends; None: it has none, or was never ready."""
+    ended: float | None = None
+    """Unix time at which it was found that its lease had ended, from which on the grace time counts."""
+    warned: float | None = None
+    """Seconds before the end of the lease at which its users were warned last."""
 
 
 def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
@@ -133,6 +144,9 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
             reason=row["reason"],
             owner=row["owner"],
             project=row["project"],
+            ends=row["ends"],
+            ended=row["ended"],
+            warned=row["warned"],
         )
         for row in rows
     ]
@@ -223,7 +237,7 @@ def _column(store: Store, column: str) -> list[tuple[str, str]]:
 def locked(store: Store, name: str, *, timeout: float = math.inf) -> Iterator[Cluster]:
     """The live cluster `name` as it is once nobody else works on it, and nobody else does until the end.
 
-    Raises RequestError when there is none, VclustError when somebody still works on it after `timeout` seconds.
+    Raises RequestError when there is none, BusyError when somebody still works on it after `timeout` seconds.
     """
     get(store, name)  # only names that are clusters become names of file locks
     with store.site.file_lock(_lock_name(name), timeout=timeout):
@@ -366,7 +380,7 @@ def place(store: Store, cluster: Cluster, nodes: Sequence[Node], **values: Any) 
             [(cluster.id, *(getattr(node, column) for column in _PLACED)) for node in nodes],
         )
         store.executemany(
-            "INSERT INTO observed_nodes VALUES (?, ?, ?, ?)",
+            "INSERT INTO observed_nodes (cluster, position, state, seen) VALUES (?, ?, ?, ?)",
             [(cluster.id, node.position, node.state, time.time()) for node in nodes],
         )
         update(store, cluster, state=ClusterState.PLACED, **values)
@@ -383,6 +397,29 @@ def placed(store: Store) -> dict[str, list[tuple[str, Node]]]:
         ):
             found.setdefault(row["host"], []).append((folder_name(row["owner"], row["cluster"]), _node(row)))
     return found
+
+
+@dataclass(frozen=True)
+class HostOfNodes:
+    """How a host is reached, as its nodes were placed."""
+
+    name: str
+    uri: str
+    guest: str
+
+
+def hosts_of(store: Store, states: Collection[NodeState], name: str | None = None) -> list[HostOfNodes]:
+    """Hosts with nodes in these states, of all live clusters or of the one called `name`; each host once."""
+    if not store.exists:
+        return []
+    rows = store.rows(
+        "SELECT host, min(uri) AS uri, min(nodes.guest) AS guest FROM nodes"
+        " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
+        " WHERE destroyed IS NULL AND (?1 IS NULL OR clusters.name = ?1)"
+        " AND observed_nodes.state IN (SELECT value FROM json_each(?2)) GROUP BY host ORDER BY host",
+        (name, json.dumps(list(states))),
+    )
+    return [HostOfNodes(row["host"], row["uri"], row["guest"]) for row in rows]
 
 
 def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState]) -> None:
@@ -404,6 +441,15 @@ def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState
                 for name, state in states.items()
             ],
         )
+
+
+def count_restarts(store: Store, cluster: Cluster, nodes: Mapping[str, int]) -> None:
+    """Write down that these nodes, by name, are started again now, and how often that was."""
+    positions = {node.name: node.position for node in cluster.nodes}
+    store.executemany(
+        "UPDATE observed_nodes SET restarts = ?, restarted = ? WHERE cluster = ? AND position = ?",
+        [(count, time.time(), cluster.id, positions[name]) for name, count in nodes.items()],
+    )
 
 
 def forget(store: Store, cluster: Cluster, written_off: Collection[str] = ()) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vclust_py.site.condition import Sighting
 from vclust_py.site.states import HostState
 from vclust_py.site.store import Store
 
@@ -57,6 +58,37 @@ def observe_hosts(store: Store, facts: Mapping[str, Mapping[str, Any]], errors: 
             "INSERT INTO observed_hosts (host, state, seen, error) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen, error = excluded.error",
             [(host, HostState.UNREACHABLE, now, error) for host, error in errors.items()],
+        )
+
+
+def sightings(store: Store) -> dict[str, Sighting]:
+    """By host what is written down of when it told last what runs there, and why it does not now."""
+    if not store.exists:
+        return {}
+    rows = store.rows("SELECT host, state, error, looked FROM observed_hosts")
+    return {
+        row["host"]: Sighting(
+            row["looked"] or 0.0,
+            error=(row["error"] or "no answer") if row["state"] == HostState.UNREACHABLE else "",
+        )
+        for row in rows
+    }
+
+
+def record_sightings(store: Store, seen: Mapping[str, Sighting]) -> None:
+    """Write down, by host, that it has told what runs there, or why it has not."""
+    now = time.time()
+    with store.transaction():
+        store.executemany(
+            "INSERT INTO observed_hosts (host, state, seen, error, looked) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen, error = excluded.error,"
+            " looked = coalesce(excluded.looked, looked)",
+            [
+                (host, HostState.UNREACHABLE, now, one.error, None)
+                if one.error
+                else (host, HostState.REACHABLE, now, "", one.time)
+                for host, one in seen.items()
+            ],
         )
 
 

@@ -241,6 +241,22 @@ def _owners(connection: sqlite3.Connection) -> None:
     )
 
 
+def _life(connection: sqlite3.Connection) -> None:
+    """When each host has told last what runs there; a cluster's lease, and how often nodes were started again."""
+    _run(
+        connection,
+        """
+        ALTER TABLE observed_hosts ADD COLUMN looked REAL;
+        ALTER TABLE clusters ADD COLUMN ends REAL;
+        ALTER TABLE clusters ADD COLUMN ended REAL;
+        ALTER TABLE clusters ADD COLUMN warned REAL;
+        ALTER TABLE observed_nodes ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE observed_nodes ADD COLUMN restarted REAL;
+        CREATE INDEX audit_clusters ON audit (cluster, time)
+        """,
+    )
+
+
 STEPS: tuple[Step, ...] = (
     _first,
     _xen,
@@ -250,5 +266,6 @@ STEPS: tuple[Step, ...] = (
     _age_of_facts,
     _time_models,
     _owners,
+    _life,
 )
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""

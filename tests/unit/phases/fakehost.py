@@ -53,7 +53,8 @@ class FakeFiles:
 class FakeHost:
     """Every node reports with the first look that it is installed, with the next that it is ready.
 
-    But those named in `silent`, which stop, and in `failing`.
+    But those named in `silent`, which stop, and in `failing`.  UUIDs in `stubborn` do not shut down, those named in
+    `mute` run and say nothing.
     """
 
     accelerator = "kvm"
@@ -64,6 +65,8 @@ class FakeHost:
         self.segments: dict[str, Segment] = {}
         self.silent: set[str] = set()
         self.failing: set[str] = set()
+        self.stubborn: set[str] = set()
+        self.mute: set[str] = set()
         self.looks: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
 
@@ -92,12 +95,18 @@ class FakeHost:
         self.domains[domain.uuid] = domain
         return True
 
+    def shutdown(self, uuid: str) -> bool:
+        self.calls["shutdown"] += 1
+        if uuid in self.stubborn:
+            return True
+        return self.domains.pop(uuid, None) is not None
+
     def remove(self, uuid: str) -> bool:
         return self.domains.pop(uuid, None) is not None
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
         node = domain.rpartition(".")[2]
-        if node in self.silent:
+        if node in self.silent or node in self.mute:
             text = b"kernel\n"
         elif node in self.failing:
             text = b"vclust: installer up=1\nvclust: failed disk: broken\n"

@@ -1,0 +1,131 @@
+"""The commands for the life of a cluster: stop and start, renew, heal."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vclust_py.arguments import typed
+from vclust_py.cli import playbooks, sites
+from vclust_py.cli.progress import Follow, cluster_progress
+from vclust_py.text import MESSAGE, plain, when
+
+if TYPE_CHECKING:
+    from vclust_py.cli.runner import Outcome
+
+
+def add_commands(
+    add: Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser],
+) -> None:
+    """Add them with `add`, which takes a name, the command and a text for people."""
+    stopping = add("stop", _stop, "shut the nodes of a cluster down; places, disks and keys stay")
+    starting = add("start", _start, "start a cluster again that was stopped")
+    renewing = add("renew", _renew, "prolong the lease of a cluster")
+    healing = add("heal", _heal, "start nodes of a cluster again that have ended")
+    for one in (stopping, starting, renewing, healing):
+        one.add_argument(
+            "cluster",
+            type=typed("reference"),
+            metavar="NAME",
+            help="name of the cluster; SITE/NAME where two sites have one",
+        )
+    renewing.add_argument(
+        "duration", type=_duration, metavar="TIME", help="how long from now it goes on at least, as 4h or 2d"
+    )
+    healing.add_argument("--check", action="store_true", help="only say which have ended")
+    for one in (stopping, starting, renewing, healing):
+        one.add_argument("--json", action="store_true", help="print JSON, of an error too")
+
+
+def _duration(text: str) -> str:
+    """As it was typed, where it is one."""
+    typed("duration")(text)
+    return text
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    outcome = _run("stop_vcluster.yml", arguments, ("stop",))
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=_name(arguments))
+    changed = outcome.results["vclust_cluster"]["changed"]
+    text = f"{_name(arguments)} is stopped: vclust start {_name(arguments)}"
+    return _done(
+        arguments, {"changed": changed}, text if changed else f"{_name(arguments)} was stopped already"
+    )
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    outcome = _run("start_vcluster.yml", arguments, ("create", "install", "ready"))
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=_name(arguments))
+    lost = outcome.results["vclust_ready"]["lost"]
+    without = f" without {', '.join(lost)}, which failed" if lost else ""
+    text = f"{_name(arguments)} is ready{without}: vclust ssh {_name(arguments)}"
+    return _done(arguments, {"lost": lost}, text)
+
+
+def _renew(arguments: argparse.Namespace) -> int:
+    outcome = _run("renew_vcluster.yml", arguments, ("renew",), {"duration": arguments.duration})
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=_name(arguments))
+    result = outcome.results["vclust_lease"]
+    told = {key: result[key] for key in ("changed", "ends", "state")}
+    text = f"the lease of {_name(arguments)} ends {when(result['ends'])}"
+    if not result["changed"]:
+        text += ", as before"
+    if result["state"] == "stopped":
+        text += f"; it is stopped: vclust start {_name(arguments)}"
+    return _done(arguments, told, text)
+
+
+def _heal(arguments: argparse.Namespace) -> int:
+    outcome = _run("heal_vcluster.yml", arguments, ("heal",), check=arguments.check)
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=_name(arguments))
+    result = outcome.results["vclust_heal"]
+    playbooks.warn(result)
+    started, failed = result["started"], result["failed"]
+    would = "would be " if arguments.check else ""
+    lines = [f"{would}started again: {', '.join(started)}"] if started else []
+    if failed:
+        lines.append(f"started again, and not ready: {', '.join(failed)}; vclust show {_name(arguments)}")
+    text = "; ".join(lines) or "all its nodes run, as far as its hosts tell"
+    code = _done(arguments, {"started": started, "failed": failed}, f"{_name(arguments)}: {text}")
+    return 4 if failed else code
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    """As it was typed."""
+    site, name = arguments.cluster["site"], arguments.cluster["name"]
+    return name if site == "any" else f"{site}/{name}"
+
+
+def _run(
+    playbook: str,
+    arguments: argparse.Namespace,
+    phases: Sequence[str],
+    variables: Mapping[str, Any] | None = None,
+    *,
+    check: bool = False,
+) -> "Outcome":
+    name = arguments.cluster["name"]
+    where = name
+    if arguments.cluster["site"] != "any" or len(sites.known_sites(arguments)) != 1:
+        site, _ = sites.cluster(arguments)
+        where = f"{site}/{name}"
+    return playbooks.run(
+        playbook,
+        {"name": where, **(variables or {})},
+        arguments,
+        phases=phases,
+        follow=Follow(cluster_progress(name)),
+        check=check,
+    )
+
+
+def _done(arguments: argparse.Namespace, told: Mapping[str, Any], text: str) -> int:
+    if arguments.json:
+        print(json.dumps({"exit_code": 0, "name": arguments.cluster["name"], **told}, indent=2))
+    else:
+        print(plain(text, MESSAGE))
+    return 0

@@ -1,0 +1,287 @@
+"""The keeper: one process on the site manager that keeps its clusters as they should be.
+
+Each few seconds it asks the hosts what runs there and writes that down, starts nodes again that have ended, brings
+networks back that a restart of the machine has taken, and ends clusters whose lease is over.  It waits for nothing: a
+host that hangs, a cluster that somebody works on, and nodes that take their time to boot are for the next round.
+
+The roll-out has systemd run `python -m vclust_py.life.keeper`, with the site's settings (JSON) on standard input.
+"""
+
+import contextlib
+import json
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+
+from vclust_py import repair, timing
+from vclust_py.errors import BusyError, VclustError
+from vclust_py.guest import console as console_
+from vclust_py.hypervisor import Host
+from vclust_py.life import heal, hook, lease, message, stop
+from vclust_py.life.look import NEVER, Questions, told
+from vclust_py.nodes import domain_name
+from vclust_py.phases import Inputs, destroy
+from vclust_py.quotas import ROOT
+from vclust_py.site import Site, clusters, hosts
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.condition import Sighting
+from vclust_py.site.session import Session
+from vclust_py.site.states import SHOULD_RUN, ClusterState, NodeState
+from vclust_py.site.store import audit
+from vclust_py.site.users import User
+
+PERIOD = 5.0
+"""Seconds from one round to the next."""
+_ANSWER = 3.0
+"""Seconds of a round in which hosts may answer."""
+_HUNG = 20.0
+"""Seconds after which a host that is still being asked counts as one that does not answer."""
+LOCK = "keeper"
+_AT_ONCE = 8
+"""Clusters that something is done with side by side."""
+
+
+class Keeper:
+    """`make` gives a new session; one is kept for looking, and what changes something has one of its own."""
+
+    def __init__(self, make: Callable[[], Session]) -> None:
+        self._make = make
+        self._session = make()
+        self._questions = Questions(self._running)
+        self._pool = ThreadPoolExecutor(_AT_ONCE)
+        self._jobs: dict[str, Future[None]] = {}
+        """Clusters that something is being done with."""
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._last: dict[str, str] = {}
+        """What was last said to be wrong with a cluster: each round finds it again."""
+
+    def round(self, *, answer: float = _ANSWER, work: float = 0.0) -> list[str]:
+        """Look once, and begin what is due; what was done since the last round, and what is newly wrong, a line each.
+
+        Hosts may take `answer` seconds to tell; `work` seconds are waited for what was begun.
+        """
+        store = self._session.store
+        if store.exists:
+            known = self._look(answer)
+            for cluster in clusters.live(store):
+                if cluster.name not in self._jobs and not self._is_well(cluster, known):
+                    self._jobs[cluster.name] = self._pool.submit(self._keep, cluster.name, known)
+            wait(self._jobs.values(), work)
+            for name, job in [(name, job) for name, job in self._jobs.items() if job.done()]:
+                del self._jobs[name]
+                self._judge(name, job)
+        lines = []
+        while not self._lines.empty():
+            lines.append(self._lines.get())
+        return lines
+
+    def _judge(self, name: str, job: Future[None]) -> None:
+        try:
+            job.result()
+            self._last.pop(name, None)
+        except VclustError as error:
+            if self._last.get(name) != str(error):
+                self._last[name] = str(error)
+                self._lines.put(f"{name}: {error}")
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._session.close()
+
+    def _running(self, host: Host) -> set[str]:
+        drivers, errors = self._session.drivers([host])
+        if host.name in errors:
+            raise errors[host.name]
+        return drivers[host.name].running()
+
+    def _look(self, within: float) -> dict[str, Sighting]:
+        """What hosts tell now, by name; those still being asked are left out until they count as hung."""
+        store = self._session.store
+        known = hosts.sightings(store)
+        self._questions.put(clusters.hosts_of(store, (*SHOULD_RUN, NodeState.FAILED)))
+        seen = {
+            host: told(known, host, sighting) for host, sighting in self._questions.answers(within).items()
+        }
+        for host, since in self._questions.waiting.items():
+            if time.monotonic() - since > _HUNG:
+                before = known.get(host, NEVER).time
+                seen[host] = Sighting(before, error=f"{host}: no answer for {_HUNG:g} s")
+        hosts.record_sightings(store, seen)
+        return seen
+
+    # One cluster --------------------------------------------------------------------------------------------------
+
+    def _keep(self, name: str, known: Mapping[str, Sighting]) -> None:
+        """Do what is due with one cluster, unless somebody works on it."""
+        what = ""
+        with contextlib.suppress(BusyError):
+            with clusters.locked(self._session.store, name, timeout=0.0) as cluster, self._make() as session:
+                due = lease.due(session.site, cluster, time.time())
+                what = due.what
+                if what in ("end", "warn"):
+                    self._lease(session, cluster, due)
+                elif not what and cluster.state is ClusterState.READY:
+                    self._heal(session, cluster, known)
+            if what == "remove":
+                self._remove(name)
+
+    def _is_well(self, cluster: Cluster, known: Mapping[str, Sighting]) -> bool:
+        if lease.due(self._session.site, cluster, time.time()).what:
+            return False
+        if cluster.state is not ClusterState.READY:
+            return True
+        settled = all(node.state is NodeState.READY for node in cluster.nodes)
+        return settled and self._session.networks.is_whole(cluster.segment) and not _down(cluster, known)
+
+    def _note(self, session: Session, cluster: Cluster, event: str, text: str, **facts: object) -> None:
+        self._lines.put(f"{cluster.name}: {text}")
+        hook.tell(session.run, session.site, event, cluster, **facts)
+
+    # Its lease ----------------------------------------------------------------------------------------------------
+
+    def _lease(self, session: Session, cluster: Cluster, due: lease.Due) -> None:
+        store = session.store
+        if due.what == "warn":
+            # Before it is said: who cannot be told must not be told again and again.
+            clusters.update(store, cluster, warned=due.left)
+            left = max(int((cluster.ends or 0) - time.time()), 0)
+            text = f"the lease of {cluster.name} ends in {left // 60} min; vclust renew prolongs it"
+            message.say(session, cluster, f"vclust: {text}")
+            self._note(session, cluster, "lease-warning", text, left=left)
+            return
+        removed = time.time() + session.site.lease_grace
+        if cluster.state is ClusterState.STOPPED:
+            clusters.update(store, cluster, ended=time.time())
+        else:
+            stop.stop(session, cluster, ended=time.time())
+        audit(store, "lease-end", cluster.name)
+        self._note(session, cluster, "lease-ended", "its lease has ended, it is stopped", removed=removed)
+
+    def _remove(self, name: str) -> None:
+        """Without the cluster's file lock, which this takes itself; a renewal that came first is left alone."""
+        with self._make() as session:
+            cluster = clusters.get(session.store, name)
+            if lease.due(session.site, cluster, time.time()).what != "remove":
+                return
+            destroy.run(session, Inputs(name))
+            self._note(session, cluster, "lease-removed", "the time after its lease is over, it is removed")
+
+    # Its nodes ----------------------------------------------------------------------------------------------------
+
+    def _heal(self, session: Session, cluster: Cluster, known: Mapping[str, Sighting]) -> None:
+        if not session.networks.is_whole(cluster.segment):
+            repair.repair(session, cluster)
+            session.networks.admit(session.store)
+            audit(session.store, "repair", cluster.name, "its network")
+            self._note(session, cluster, "network-repaired", "its network is made again")
+            cluster = clusters.get(session.store, cluster.name)
+        self._follow(session, cluster, known)
+        now = time.time()
+        down = _down(cluster, known)
+        crashed = [node.name for node in down if node.state is not NodeState.FAILED]
+        if crashed:
+            clusters.observe_nodes(session.store, cluster, dict.fromkeys(crashed, NodeState.FAILED))
+            self._note(
+                session, cluster, "node-failed", f"does not run any more: {', '.join(crashed)}", nodes=crashed
+            )
+        if cluster.request.software.heal == "off":
+            return
+        if hopeless := [node.name for node in down if node.name in crashed and heal.given_up(node, now)]:
+            text = f"left as they are, crashed too often (vclust heal {cluster.name}): {', '.join(hopeless)}"
+            self._note(session, cluster, "node-given-up", text, nodes=hopeless)
+        self._restart(session, cluster, [node for node in down if heal.may_restart(node, now)], now)
+
+    def _restart(self, session: Session, cluster: Cluster, nodes: Sequence[Node], now: float) -> None:
+        drivers, _ = session.drivers(Host(node.host, node.uri, node.guest) for node in nodes)
+        nodes = [node for node in nodes if node.host in drivers]
+        if not nodes:
+            return
+        names = [node.name for node in nodes]
+        counts = {node.name: heal.restarts(node, now) for node in nodes}
+        clusters.count_restarts(session.store, cluster, counts)
+        with timing.phase(session.store, cluster, "heal") as record:
+            heal.restart(session, cluster, nodes, drivers, record)
+        self._note(session, cluster, "node-restarted", f"started again: {', '.join(names)}", nodes=names)
+
+    def _follow(self, session: Session, cluster: Cluster, known: Mapping[str, Sighting]) -> None:
+        """What nodes that were started again have said since; who says nothing for too long has failed."""
+        coming = [
+            node
+            for node in cluster.nodes
+            if node.state in _COMING and node.host in known and not known[node.host].error
+        ]
+        drivers, _ = session.drivers(Host(node.host, node.uri, node.guest) for node in coming)
+        states: dict[str, NodeState] = {}
+        for node in coming:
+            if node.host not in drivers:
+                continue
+            driver, folder = drivers[node.host], clusters.folder(session.store, cluster).name
+            state = _said(node, partial(driver.console, folder, domain_name(cluster, node)))
+            if state is not NodeState.READY and time.time() - node.seen > session.site.ready_timeout:
+                state = NodeState.FAILED
+            if state is NodeState.FAILED:
+                driver.remove(node.uuid)
+            if state in (NodeState.READY, NodeState.FAILED):
+                states[node.name] = state
+        clusters.observe_nodes(session.store, cluster, states)
+        ready = [name for name, state in states.items() if state is NodeState.READY]
+        if ready:
+            self._lines.put(f"{cluster.name}: ready again: {', '.join(ready)}")
+
+
+_COMING = (NodeState.STARTED, NodeState.INSTALLER, NodeState.INSTALLED)
+
+
+def _down(cluster: Cluster, known: Mapping[str, Sighting]) -> list[Node]:
+    """Nodes that should run and do not, on hosts that have told just now; not those started after they did."""
+    return [
+        node
+        for node in cluster.nodes
+        if (sighting := known.get(node.host)) is not None
+        and sighting.running is not None
+        and (
+            node.state is NodeState.FAILED
+            or (node.state in SHOULD_RUN and node.uuid not in sighting.running and sighting.time >= node.seen)
+        )
+    ]
+
+
+def _said(node: Node, console: Callable[[int], bytes]) -> NodeState:
+    """What a node's console has reported since its start; a console has at most 1 MiB at once."""
+    watch = console_.Watch(node, console, node.seen, node.state)
+    while lines := watch.read():
+        for word, rest in lines:
+            console_.take(watch, word, rest)
+    return watch.state
+
+
+def main() -> None:
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())  # after the round: nothing is left half done
+    try:
+        site = Site.from_mapping(json.load(sys.stdin))
+
+        def make() -> Session:
+            session = Session(site)
+            session.store.user = User(ROOT, administrator=True, via="keeper")
+            return session
+
+        with site.file_lock(LOCK, timeout=0.0):
+            keeper = Keeper(make)
+            while not ended.is_set():
+                for line in keeper.round():
+                    print(line, flush=True)
+                ended.wait(PERIOD)
+            keeper.close()
+    except (ValueError, VclustError) as error:
+        sys.exit(f"vclust: {error}")
+
+
+if __name__ == "__main__":
+    main()
