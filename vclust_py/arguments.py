@@ -49,6 +49,19 @@ def node(value: object) -> str:
     return _matching(value, r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "the name of a node")
 
 
+def nodes(value: object) -> list[str]:
+    """Nodes by their names: a list, or text with commas."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not 0 < len(words) <= values.MAX_NODES:
+        raise Wrong("a list of nodes")
+    return [node(word) for word in words]
+
+
+def count(value: object) -> int:
+    """How many nodes."""
+    return values.whole(1, values.MAX_NODES)(_text(value))
+
+
 def site(value: object) -> str:
     return values.site(_text(value))
 
@@ -171,6 +184,8 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "cluster": cluster,
     "reference": reference,
     "node": node,
+    "nodes": nodes,
+    "count": count,
     "site": site,
     "machines": machines,
     "person": person,

@@ -54,7 +54,14 @@ def in_turns(nodes: Iterable[Node]) -> list[Node]:
 
 def drivers_of(session: Session, cluster: Cluster) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:
     """The drivers of the cluster's hosts that answer, and why the others do not; by the hosts' names."""
-    return session.drivers(Host(node.host, node.uri, node.guest) for node in cluster.nodes)
+    return drivers_for(session, cluster.nodes)
+
+
+def drivers_for(
+    session: Session, nodes: Iterable[Node]
+) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:
+    """`drivers_of` the hosts of these nodes."""
+    return session.drivers(Host(node.host, node.uri, node.guest) for node in nodes)
 
 
 def require_min_nodes(cluster: Cluster, errors: Mapping[str, VclustError]) -> None:
@@ -65,8 +72,8 @@ def require_min_nodes(cluster: Cluster, errors: Mapping[str, VclustError]) -> No
 
 
 def require_started(cluster: Cluster) -> None:
-    """Raises VclustError where no node was ever started: to wait for them would take them for failed."""
-    if all(node.state is NodeState.PLACED for node in cluster.nodes):
+    """Raises VclustError where no node is started: to wait for them would take them for failed."""
+    if all(node.state in (NodeState.PLACED, NodeState.STOPPED) for node in cluster.nodes):
         raise VclustError(f"{cluster.name}: got no node that was started", "run the phase `create` first")
 
 

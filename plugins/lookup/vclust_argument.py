@@ -22,7 +22,22 @@ options:
   type:
     description: What it must be.
     type: str
-    choices: [digest, duration, files, flag, hosts, lock, machines, moment, path, person, reference, request, site]
+    choices:
+      - count
+      - digest
+      - duration
+      - files
+      - flag
+      - hosts
+      - lock
+      - machines
+      - moment
+      - nodes
+      - path
+      - person
+      - reference
+      - request
+      - site
     required: true
   default:
     description: The value where none of the variables is given; without it that is an error.

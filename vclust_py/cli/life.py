@@ -1,13 +1,14 @@
-"""The commands for the life of a cluster: stop and start, renew, heal."""
+"""The commands for the life of a cluster: apply and resize, stop and start, renew, heal."""
 
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vclust_py.arguments import typed
-from vclust_py.cli import playbooks, sites
+from vclust_py.arguments import file, reference, typed
+from vclust_py.cli import messages, playbooks, sites
 from vclust_py.cli.progress import Follow, cluster_progress
+from vclust_py.errors import RequestError
 from vclust_py.text import MESSAGE, plain, when
 
 if TYPE_CHECKING:
@@ -18,11 +19,15 @@ def add_commands(
     add: Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser],
 ) -> None:
     """Add them with `add`, which takes a name, the command and a text for people."""
+    applying = add("apply", _apply, "make a cluster as its request says now")
+    applying.add_argument("request", type=file, metavar="REQUEST", help="request file, INI or YAML")
+    applying.set_defaults(locked=None)
+    resizing = add("resize", _resize, "give a cluster more or fewer nodes")
     stopping = add("stop", _stop, "shut the nodes of a cluster down; places, disks and keys stay")
     starting = add("start", _start, "start a cluster again that was stopped")
     renewing = add("renew", _renew, "prolong the lease of a cluster")
     healing = add("heal", _heal, "start nodes of a cluster again that have ended")
-    for one in (stopping, starting, renewing, healing):
+    for one in (resizing, stopping, starting, renewing, healing):
         one.add_argument(
             "cluster",
             type=typed("reference"),
@@ -32,8 +37,17 @@ def add_commands(
     renewing.add_argument(
         "duration", type=_duration, metavar="TIME", help="how long from now it goes on at least, as 4h or 2d"
     )
+    resizing.add_argument("number", type=typed("count"), metavar="N", help="how many nodes it is to have")
+    for one in (applying, resizing):
+        one.add_argument(
+            "--nodes",
+            type=typed("nodes"),
+            metavar="NODE,...",
+            help="these go where there are to be fewer (default: those with the highest numbers)",
+        )
+        one.add_argument("--check", action="store_true", help="only say what would change")
     healing.add_argument("--check", action="store_true", help="only say which have ended")
-    for one in (stopping, starting, renewing, healing):
+    for one in (applying, resizing, stopping, starting, renewing, healing):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
 
 
@@ -41,6 +55,65 @@ def _duration(text: str) -> str:
     """As it was typed, where it is one."""
     typed("duration")(text)
     return text
+
+
+_CHANGE = ("image", "distribute", "create", "teach", "install", "ready")
+"""Phases that do what a change of the spec asks of nodes."""
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    name, variables = playbooks.request(arguments)
+    arguments.cluster = reference(name)
+    return _changed("apply", variables, arguments)
+
+
+def _resize(arguments: argparse.Namespace) -> int:
+    return _changed("resize", {"name": _where(arguments), "number": arguments.number}, arguments)
+
+
+def _changed(word: str, variables: Mapping[str, Any], arguments: argparse.Namespace) -> int:
+    """Say what changes, which takes a run of its own, then do it."""
+    name, playbook, module = _name(arguments), f"{word}_vcluster.yml", f"vclust_{word}"
+    if arguments.nodes:
+        variables = {**variables, "nodes": arguments.nodes}
+    follow = Follow(cluster_progress(arguments.cluster["name"]))
+    outcome = playbooks.run(
+        playbook, variables, arguments, phases=(word,), follow=follow, check=True, tags=(word,)
+    )
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=name)
+    if module not in outcome.results:
+        raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
+    plan = {key: outcome.results[module][key] for key in ("add", "remove", "differences")}
+    if not arguments.json:
+        for line in _plan(plan):
+            print(plain(f"{name}: {line}", MESSAGE), flush=True)
+    if arguments.check:
+        return _done(
+            arguments,
+            plan,
+            f"{name}: that would change" if any(plan.values()) else f"{name}: as it should be",
+        )
+    follow = Follow(cluster_progress(arguments.cluster["name"]))
+    outcome = playbooks.run(playbook, variables, arguments, phases=(word, *_CHANGE), follow=follow)
+    playbooks.warn(outcome.results.get("vclust_teach", {}))
+    if outcome.exit_code:
+        again = "say it again to go on where it was left"
+        messages.note(again)
+        return playbooks.failed(outcome, arguments, name=name)
+    late = outcome.results.get("vclust_teach", {}).get("late", [])
+    code = _done(arguments, {**plan, "late": late}, f"{name} is as its request says")
+    return 4 if late else code
+
+
+def _plan(plan: Mapping[str, Any]) -> list[str]:
+    """What changes, in sentences."""
+    lines = list(plan["differences"])
+    if plan["remove"]:
+        lines.append(f"these nodes go: {', '.join(plan['remove'])}")
+    if plan["add"]:
+        lines.append(f"new nodes: {', '.join(f'{node} on {host}' for node, host in plan['add'].items())}")
+    return lines
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -108,19 +181,23 @@ def _run(
     *,
     check: bool = False,
 ) -> "Outcome":
-    name = arguments.cluster["name"]
-    where = name
-    if arguments.cluster["site"] != "any" or len(sites.known_sites(arguments)) != 1:
-        site, _ = sites.cluster(arguments)
-        where = f"{site}/{name}"
     return playbooks.run(
         playbook,
-        {"name": where, **(variables or {})},
+        {"name": _where(arguments), **(variables or {})},
         arguments,
         phases=phases,
-        follow=Follow(cluster_progress(name)),
+        follow=Follow(cluster_progress(arguments.cluster["name"])),
         check=check,
     )
+
+
+def _where(arguments: argparse.Namespace) -> str:
+    """The cluster with its site, where the inventory may have several."""
+    name: str = arguments.cluster["name"]
+    if arguments.cluster["site"] == "any" and len(sites.known_sites(arguments)) == 1:
+        return name
+    site, _ = sites.cluster(arguments)
+    return f"{site}/{name}"
 
 
 def _done(arguments: argparse.Namespace, told: Mapping[str, Any], text: str) -> int:

@@ -2,6 +2,8 @@
 
 look        what runs on hosts now, asked within a bounded time
 terminal    what a node's console says
+apply       another request for a cluster that is made: its spec and places, nodes that go
+teach       nodes that run told of their cluster's generation
 stop        nodes shut down on purpose, with what they stand on kept
 lease       when a cluster's time is over, whom that is told before, and how it is prolonged
 message     words on the terminals of those who are logged in

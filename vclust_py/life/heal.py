@@ -8,6 +8,7 @@ from vclust_py.change import Change
 from vclust_py.errors import RequestError
 from vclust_py.guest import console
 from vclust_py.hypervisor import Hypervisor
+from vclust_py.life import teach
 from vclust_py.nodes import drivers_of
 from vclust_py.phases import Inputs, Result
 from vclust_py.phases.create import start_nodes
@@ -59,6 +60,11 @@ def run(session: Session, inputs: Inputs) -> Result:
             cluster = clusters.get(store, cluster.name)
             there = replace(cluster, nodes=tuple(node for node in cluster.nodes if node.host in drivers))
             console.follow(session, there, NodeState.READY, drivers, errors, record, least=0)
+            cluster = clusters.get(store, cluster.name)
+            behind = [node for node in teach.late(cluster) if node.name in before]
+            warnings += (
+                [str(error) for error in teach.teach(session, cluster, behind).values()] if behind else []
+            )
         cluster = clusters.get(store, cluster.name)
     after = {node.name: str(node.state) for node in cluster.nodes if node.name in before}
     failed = [name for name, state in after.items() if state != NodeState.READY]

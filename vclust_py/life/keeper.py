@@ -22,7 +22,8 @@ from vclust_py import repair, timing
 from vclust_py.errors import BusyError, VclustError
 from vclust_py.guest import console as console_
 from vclust_py.hypervisor import Host
-from vclust_py.life import heal, hook, lease, message, stop
+from vclust_py.life import heal, hook, lease, message, stop, teach
+from vclust_py.life.apply import remove_leaving
 from vclust_py.life.look import NEVER, Questions, told
 from vclust_py.nodes import domain_name
 from vclust_py.phases import Inputs, destroy
@@ -103,7 +104,7 @@ class Keeper:
         """What hosts tell now, by name; those still being asked are left out until they count as hung."""
         store = self._session.store
         known = hosts.sightings(store)
-        self._questions.put(clusters.hosts_of(store, (*SHOULD_RUN, NodeState.FAILED)))
+        self._questions.put(hosts.with_nodes(store, (*SHOULD_RUN, NodeState.FAILED, NodeState.LEAVING)))
         seen = {
             host: told(known, host, sighting) for host, sighting in self._questions.answers(within).items()
         }
@@ -135,7 +136,7 @@ class Keeper:
             return False
         if cluster.state is not ClusterState.READY:
             return True
-        settled = all(node.state is NodeState.READY for node in cluster.nodes)
+        settled = all(node.state is NodeState.READY for node in cluster.nodes) and not cluster.leaving
         return settled and self._session.networks.is_whole(cluster.segment) and not _down(cluster, known)
 
     def _note(self, session: Session, cluster: Cluster, event: str, text: str, **facts: object) -> None:
@@ -180,6 +181,8 @@ class Keeper:
             audit(session.store, "repair", cluster.name, "its network")
             self._note(session, cluster, "network-repaired", "its network is made again")
             cluster = clusters.get(session.store, cluster.name)
+        if any(node.host in known and not known[node.host].error for node in cluster.leaving):
+            remove_leaving(session, cluster)
         self._follow(session, cluster, known)
         now = time.time()
         down = _down(cluster, known)
@@ -230,8 +233,14 @@ class Keeper:
                 states[node.name] = state
         clusters.observe_nodes(session.store, cluster, states)
         ready = [name for name, state in states.items() if state is NodeState.READY]
-        if ready:
-            self._lines.put(f"{cluster.name}: ready again: {', '.join(ready)}")
+        if not ready:
+            return
+        self._lines.put(f"{cluster.name}: ready again: {', '.join(ready)}")
+        # What it was not told while it did not run.
+        cluster = clusters.get(session.store, cluster.name)
+        if behind := [node for node in teach.late(cluster) if node.name in ready]:
+            for name, error in teach.teach(session, cluster, behind).items():
+                self._lines.put(f"{cluster.name}: {name}: {error}")
 
 
 _COMING = (NodeState.STARTED, NodeState.INSTALLER, NodeState.INSTALLED)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vclust_py.errors import VclustError
-from vclust_py.site import clusters, hosts
-from vclust_py.site.clusters import HostOfNodes
+from vclust_py.site import hosts
 from vclust_py.site.condition import Sighting
+from vclust_py.site.hosts import HostOfNodes
 from vclust_py.site.states import SHOULD_RUN
 from vclust_py.site.store import Store
 
@@ -67,7 +66,7 @@ class Questions:
         begun = time.time()  # what was started since may be missing from the answer
         try:
             sighting = Sighting(begun, frozenset(self._ask(Host(host.name, host.uri, host.guest))))
-        except VclustError as error:
+        except Exception as error:  # whatever it is, somebody waits for a word
             sighting = Sighting(0.0, error=str(error))
         self._told.put((host.name, sighting))
 
@@ -99,7 +98,7 @@ def look(
     questions = Questions(ask)
     questions.put(
         one
-        for one in clusters.hosts_of(store, SHOULD_RUN, name)
+        for one in hosts.with_nodes(store, SHOULD_RUN, name)
         if not now - FRESH <= known.get(one.name, NEVER).time <= now
     )
     for host, sighting in questions.answers(within).items():

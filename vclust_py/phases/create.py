@@ -1,19 +1,14 @@
 """Phase `create`: overlays, seeds, the cluster's network, and running domains."""
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address
 
-from vclust_py import egress, ingress, metapackages, network, seed, timing
-from vclust_py.access import user_key
+from vclust_py import egress, identities, ingress, network, timing
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
-from vclust_py.guest import cluster_disk, fat, trust
+from vclust_py.guest import cluster_disk
 from vclust_py.hypervisor import Disk, Domain, Files, Hypervisor, Segment
 from vclust_py.image import Image, installer
-from vclust_py.image.space import naming_full_disk
-from vclust_py.lock import Lock
 from vclust_py.nodes import (
     domain_name,
     drivers_of,
@@ -23,7 +18,6 @@ from vclust_py.nodes import (
     overlay,
     placed_cluster,
     require_min_nodes,
-    seed_disk,
 )
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
@@ -68,6 +62,8 @@ def run(session: Session, inputs: Inputs) -> Result:
             if cluster.state is ClusterState.IMAGES:
                 clusters.update(session.store, cluster, state=ClusterState.CREATED)
             return Result(change, warnings=warnings)
+        if cluster.state is ClusterState.STOPPED:  # not once a node of it runs again
+            clusters.update(session.store, cluster, state=ClusterState.CREATED)
         with timing.phase(session.store, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
             for node in cluster.nodes:
@@ -99,7 +95,7 @@ def start_nodes(
         cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
     )
     warnings = open_ways(session, cluster)
-    _identities(session, cluster, _mtu(tunnels), out)
+    identities.ensure(session, cluster, mtu(tunnels), out.files)
     if tunnels:
         ends = {node.host: tunnels[node.machine] for node in cluster.nodes if node.host in drivers}
         session.side_by_side(lambda host: drivers[host].ensure_segment(ends[host]), list(ends))
@@ -171,7 +167,7 @@ def door(site: Site, cluster: Cluster) -> ingress.Door:
     return ingress.door(site, cluster.owner, cluster.project, nodes)
 
 
-def _mtu(tunnels: dict[str | None, Segment]) -> int:
+def mtu(tunnels: dict[str | None, Segment]) -> int:
     return next((end.mtu for end in tunnels.values()), network.MTU)
 
 
@@ -215,45 +211,3 @@ def _domain(
         folder=folder,
         guest=node.guest,
     )
-
-
-def _identities(session: Session, cluster: Cluster, mtu: int, out: egress.Way) -> None:
-    """Keys, seeds and the cluster's disk, made once; `keys/known_hosts`, written last, says that they are whole."""
-    folder, site = clusters.folder(session.store, cluster), session.site
-    known_hosts = folder / "keys" / "known_hosts"
-    if known_hosts.exists():
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # nothing can have started without whole seeds
-    folder.mkdir()
-    folder.chmod(0o711)  # whatever the umask: hypervisor processes walk through it as a user of their own
-    known_hosts.parent.mkdir(mode=0o700)
-    lock, bundles = Lock.load(site, cluster.lock), metapackages.expand(cluster.request, site)
-    authority, admin_key = trust.Authority(), trust.new_key()
-    users = cluster_disk.logins(cluster.request)
-    addresses = {node.name: IPv4Address(node.address) for node in cluster.nodes}
-    shared = cluster_disk.ClusterIdentity(
-        generation=cluster.generation,
-        request=cluster.request,
-        nodes=addresses,
-        authority=authority,
-        user_keys={user: authority.new_user_key(user) for user in users},
-        admin_key=admin_key.public,
-        # A package of the base that the closure upgrades is there in its newer version only.
-        packages=tuple(f"{name}={version}" for name, version in lock.installed().items()),
-        meta_packages=bundles,
-        secrets=cluster_disk.new_secrets(bundles),
-        files=out.files,
-    )
-    disks = {cluster_disk.FILE_NAME: cluster_disk.build(shared)}
-    for name, address in addresses.items():
-        disks[seed_disk(name)] = seed.build(seed.new_node(name, address, authority), cluster.request, mtu)
-    # Signs for nodes and users that come later.
-    keys = {"authority": authority.key.private, "admin": admin_key.private}
-    for user in users:
-        name, key = user_key(cluster.request, user), shared.user_keys[user]
-        keys |= {name: key.private, f"{name}-cert.pub": f"{key.certificate}\n"}
-    files = {folder / name: data for name, data in disks.items()}
-    files |= {known_hosts.with_name(name): text.encode() for name, text in keys.items()}
-    with naming_full_disk(folder):
-        fat.write_all(files)
-        fat.write_all({known_hosts: authority.known_hosts.encode()})

@@ -52,6 +52,8 @@ class Node:
     """How often it was started again by itself, without an hour between two of these."""
     restarted: float | None = None
     """Unix time at which that was last."""
+    generation: int = 1
+    """Of the cluster's spec, that it was told of."""
 
     @property
     def machine(self) -> str | None:
@@ -59,11 +61,11 @@ class Node:
         return urlsplit(self.uri).hostname
 
 
-_OBSERVED = ("seen", "restarts", "restarted")
+_OBSERVED = ("seen", "restarts", "restarted", "generation")
 _PLACED = tuple(one.name for one in fields(Node) if one.name not in ("state", *_OBSERVED))
 """The columns of a node's placement."""
 _NODE = ", ".join([f"nodes.{name}" for name in _PLACED if name != "position"])
-_NODE += ", position, observed_nodes.state, seen, restarts, restarted"
+_NODE += ", position, observed_nodes.state, seen, restarts, restarted, observed_nodes.generation"
 """The columns of `Node`, of both tables."""
 
 
@@ -107,8 +109,15 @@ class Cluster:
     """Unix time at which its lease ends; None: it has none, or was never ready."""
     ended: float | None = None
     """Unix time at which it was found that its lease had ended, from which on the grace time counts."""
+    leaving: tuple[Node, ...] = ()
+    """Nodes that it is not to have any more, and that may yet be there; none of `nodes`."""
     warned: float | None = None
     """Seconds before the end of the lease at which its users were warned last."""
+
+    @property
+    def all_nodes(self) -> tuple[Node, ...]:
+        """With those that are leaving."""
+        return (*self.nodes, *self.leaving)
 
 
 def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
@@ -138,7 +147,8 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
             detail=row["detail"],
             created=row["created"],
             ready=row["ready"],
-            nodes=tuple(nodes[row["id"]]),
+            nodes=tuple(node for node in nodes[row["id"]] if node.state is not NodeState.LEAVING),
+            leaving=tuple(node for node in nodes[row["id"]] if node.state is NodeState.LEAVING),
             cache=json.loads(row["cache"]),
             estimate=json.loads(row["estimate"]),
             reason=row["reason"],
@@ -373,17 +383,65 @@ def update(store: Store, cluster: Cluster, *, state: ClusterState | None = None,
 
 def place(store: Store, cluster: Cluster, nodes: Sequence[Node], **values: Any) -> None:
     """Write down where all nodes of a cluster are to run, and more columns of its row, in one transaction."""
-    columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
     with store.transaction():
-        store.executemany(
-            f"INSERT INTO nodes (cluster, {columns}) VALUES (?, {marks})",  # noqa: S608 - Node's own fields
-            [(cluster.id, *(getattr(node, column) for column in _PLACED)) for node in nodes],
-        )
-        store.executemany(
-            "INSERT INTO observed_nodes (cluster, position, state, seen) VALUES (?, ?, ?, ?)",
-            [(cluster.id, node.position, node.state, time.time()) for node in nodes],
-        )
+        _insert_nodes(store, cluster, nodes, cluster.generation)
         update(store, cluster, state=ClusterState.PLACED, **values)
+
+
+def _insert_nodes(store: Store, cluster: Cluster, nodes: Sequence[Node], generation: int) -> None:
+    columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
+    store.executemany(
+        f"INSERT INTO nodes (cluster, {columns}) VALUES (?, {marks})",  # noqa: S608 - Node's own fields
+        [(cluster.id, *(getattr(node, column) for column in _PLACED)) for node in nodes],
+    )
+    store.executemany(
+        "INSERT INTO observed_nodes (cluster, position, state, seen, generation) VALUES (?, ?, ?, ?, ?)",
+        [(cluster.id, node.position, node.state, time.time(), generation) for node in nodes],
+    )
+
+
+def change(
+    store: Store,
+    cluster: Cluster,
+    request: Request,
+    *,
+    add: Sequence[Node] = (),
+    leave: Collection[str] = (),
+    detail: str = "",
+    **values: Any,
+) -> None:
+    """Give a cluster that is made another request, and so its next generation, with nodes more and, by name, fewer.
+
+    With more columns of its row, in one transaction; `detail` says in the audit what is different.
+    """
+    generation = cluster.generation + 1
+    with store.transaction():
+        observe_nodes(store, cluster, dict.fromkeys(leave, NodeState.LEAVING))
+        _insert_nodes(store, cluster, add, generation)
+        spec: dict[str, Any] = {
+            "spec": requests.stored(request),
+            "digest": request.digest,
+            "generation": generation,
+        }
+        update(store, cluster, **spec, **values)
+        audit(store, "apply", cluster.name, detail)
+
+
+def drop(store: Store, cluster: Cluster, nodes: Collection[Node]) -> None:
+    """These nodes, which were leaving, are gone."""
+    store.executemany(
+        "DELETE FROM nodes WHERE cluster = ? AND position = ?",
+        [(cluster.id, node.position) for node in nodes],
+    )
+
+
+def told(store: Store, cluster: Cluster, nodes: Collection[str]) -> None:
+    """Write down that these nodes, by name, have been told of the cluster's generation."""
+    positions = {node.name: node.position for node in cluster.nodes}
+    store.executemany(
+        "UPDATE observed_nodes SET generation = ? WHERE cluster = ? AND position = ?",
+        [(cluster.generation, cluster.id, positions[name]) for name in nodes],
+    )
 
 
 def placed(store: Store) -> dict[str, list[tuple[str, Node]]]:
@@ -397,29 +455,6 @@ def placed(store: Store) -> dict[str, list[tuple[str, Node]]]:
         ):
             found.setdefault(row["host"], []).append((folder_name(row["owner"], row["cluster"]), _node(row)))
     return found
-
-
-@dataclass(frozen=True)
-class HostOfNodes:
-    """How a host is reached, as its nodes were placed."""
-
-    name: str
-    uri: str
-    guest: str
-
-
-def hosts_of(store: Store, states: Collection[NodeState], name: str | None = None) -> list[HostOfNodes]:
-    """Hosts with nodes in these states, of all live clusters or of the one called `name`; each host once."""
-    if not store.exists:
-        return []
-    rows = store.rows(
-        "SELECT host, min(uri) AS uri, min(nodes.guest) AS guest FROM nodes"
-        " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
-        " WHERE destroyed IS NULL AND (?1 IS NULL OR clusters.name = ?1)"
-        " AND observed_nodes.state IN (SELECT value FROM json_each(?2)) GROUP BY host ORDER BY host",
-        (name, json.dumps(list(states))),
-    )
-    return [HostOfNodes(row["host"], row["uri"], row["guest"]) for row in rows]
 
 
 def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState]) -> None:
@@ -494,7 +529,7 @@ class Part:
 def parts(cluster: Cluster) -> list[Part]:
     """Of a live cluster, one for each host with nodes of it."""
     found: dict[str, list[Node]] = {}
-    for node in cluster.nodes:
+    for node in cluster.all_nodes:
         found.setdefault(node.host, []).append(node)
     folder = folder_name(cluster.name, cluster.id)
     return [

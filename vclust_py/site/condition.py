@@ -49,7 +49,9 @@ def condition(cluster: Cluster, sightings: Mapping[str, Sighting]) -> Condition:
     ready = states.count(NodeState.READY)
     seen = min((node.seen for node in nodes), default=cluster.created)
     state: str = cluster.state
-    if cluster.state is ClusterState.READY and ready < len(nodes):
+    # A stop, or a destroy, that has not come to its end leaves nodes that may run.
+    half = cluster.state is ClusterState.STOPPED and any(node.state in SHOULD_RUN for node in cluster.nodes)
+    if half or (cluster.state is ClusterState.READY and ready < len(nodes)):
         if set(states) == {UNKNOWN}:
             state = UNKNOWN
         else:

@@ -5,12 +5,12 @@ What a host said last stays when it does not answer any more.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vclust_py.site.condition import Sighting
-from vclust_py.site.states import HostState
+from vclust_py.site.states import HostState, NodeState
 from vclust_py.site.store import Store
 
 
@@ -59,6 +59,29 @@ def observe_hosts(store: Store, facts: Mapping[str, Mapping[str, Any]], errors: 
             " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen, error = excluded.error",
             [(host, HostState.UNREACHABLE, now, error) for host, error in errors.items()],
         )
+
+
+@dataclass(frozen=True)
+class HostOfNodes:
+    """How a host is reached, as its nodes were placed."""
+
+    name: str
+    uri: str
+    guest: str
+
+
+def with_nodes(store: Store, states: Collection[NodeState], name: str | None = None) -> list[HostOfNodes]:
+    """Hosts with nodes in these states, of all live clusters or of the one called `name`; each host once."""
+    if not store.exists:
+        return []
+    rows = store.rows(
+        "SELECT host, min(uri) AS uri, min(nodes.guest) AS guest FROM nodes"
+        " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
+        " WHERE destroyed IS NULL AND (?1 IS NULL OR clusters.name = ?1)"
+        " AND observed_nodes.state IN (SELECT value FROM json_each(?2)) GROUP BY host ORDER BY host",
+        (name, json.dumps(list(states))),
+    )
+    return [HostOfNodes(row["host"], row["uri"], row["guest"]) for row in rows]
 
 
 def sightings(store: Store) -> dict[str, Sighting]:

@@ -242,7 +242,9 @@ def _owners(connection: sqlite3.Connection) -> None:
 
 
 def _life(connection: sqlite3.Connection) -> None:
-    """When each host has told last what runs there; a cluster's lease, and how often nodes were started again."""
+    """When each host has told last what runs there; a cluster's lease; how often nodes were started again, and which
+    generation of their cluster's spec they have been told of.
+    """
     _run(
         connection,
         """
@@ -252,6 +254,7 @@ def _life(connection: sqlite3.Connection) -> None:
         ALTER TABLE clusters ADD COLUMN warned REAL;
         ALTER TABLE observed_nodes ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE observed_nodes ADD COLUMN restarted REAL;
+        ALTER TABLE observed_nodes ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;
         CREATE INDEX audit_clusters ON audit (cluster, time)
         """,
     )

@@ -34,7 +34,7 @@ class FakeFiles:
         self._host.calls["put"] += 1
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
-        self._files[name] = 1
+        self._files.setdefault(name, 1)
 
     def length(self, name: str) -> int:
         return self._files.get(name, 0)

@@ -57,6 +57,14 @@ def test_none_runs() -> None:
     assert (found.state, found.nodes[0]) == ("stopped", NodeCondition("stopped", 10.0))
 
 
+def test_a_stop_that_has_not_come_to_its_end() -> None:
+    told = {"a": Sighting(50.0, frozenset()), "b": Sighting(30.0, error="no route")}
+    found = seen("stopped", "stopped", "ready", sightings=told, cluster="stopped")
+    assert (found.state, found.nodes[2]) == ("degraded", NodeCondition("unknown", 30.0))
+    back = {**told, "b": Sighting(50.0, RUNS)}
+    assert seen("stopped", "stopped", "ready", sightings=back, cluster="stopped").state == "degraded"
+
+
 def test_hosts_that_do_not_answer() -> None:
     away = Sighting(30.0, error="no route")
     found = seen("ready", "ready", "ready", sightings={"a": away, "b": away})
