@@ -16,6 +16,16 @@ description:
 extends_documentation_fragment:
   - vclust
   - vclust.name
+  - vclust.hosts
+options:
+  forget_hosts:
+    description:
+      - Hosts that are off for good, or for long. Whoever names one knows that it is off.
+      - The nodes there are made anew on other hosts, with the same names and addresses, on new disks.
+      - Refused for a host that answers. For administrators of the site only.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -30,10 +40,18 @@ EXAMPLES = """
   vclust_heal:
     site: "{{ vclust_site }}"
     name: hello-mpi
+    hosts: "{{ vclust_hosts }}"
+
+- name: Without a host whose power supply has burnt
+  vclust_heal:
+    name: hello-mpi
+    hosts: "{{ vclust_hosts }}"
+    forget_hosts: [kvm3]
 
 - name: See what has ended
   vclust_heal:
     name: hello-mpi
+    hosts: "{{ vclust_hosts }}"
   check_mode: true
   diff: true
 """
@@ -43,6 +61,10 @@ started:
   description: Nodes that were started again and are ready.
   type: list
   elements: str
+  returned: success
+moved:
+  description: Nodes that were on hosts to forget, by name the host of each now.
+  type: dict
   returned: success
 failed:
   description: Nodes that were started again and did not become ready.
@@ -61,12 +83,13 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.life import heal
-from vclust_py.module import Outcome, cluster_options, run_module, run_phase
+from vclust_py.module import Outcome, cluster_options, host_options, run_module, run_phase
 from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
-    return cluster_options()
+    forget_hosts = {"type": "list", "elements": "str", "default": []}
+    return {**cluster_options(), **host_options(), "forget_hosts": forget_hosts}
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:

@@ -24,7 +24,7 @@ from vclust_py.guest.tar import File
 from vclust_py.guest.trust import Authority, KeyPair
 from vclust_py.image.space import naming_full_disk
 from vclust_py.lock import Lock
-from vclust_py.nodes import seed_disk
+from vclust_py.nodes import identity_disks, seed_disk
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.session import Session
@@ -59,8 +59,11 @@ def ensure(session: Session, cluster: Cluster, mtu: int, files: tuple[File, ...]
         folder.chmod(0o711)  # whatever the umask: hypervisor processes walk through it as a user of their own
         known_hosts.parent.mkdir(mode=0o700)
         keys = _Keys(trust.Authority(), trust.new_key(), {}, {}, {})
-    elif _generation(folder) == cluster.generation:
-        return  # with all seeds: a node more is another generation
+    elif _generation(folder) == cluster.generation and all(
+        any((folder / name).exists() for name in identity_disks(folder, node.name)[:1])
+        for node in cluster.nodes
+    ):
+        return
     else:
         keys = _kept(folder, cluster)
     keys, identity = _identity(session, cluster, keys, files)

@@ -81,7 +81,7 @@ def keeper(site: Site, hook: Path) -> Iterator[subprocess.Popen[str]]:
         text=True,
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(settings))
+    process.stdin.write(json.dumps({"site": settings}))
     process.stdin.close()
     yield process
     process.send_signal(signal.SIGTERM)

@@ -46,6 +46,14 @@ def add_commands(
             help="these go where there are to be fewer (default: those with the highest numbers)",
         )
         one.add_argument("--check", action="store_true", help="only say what would change")
+    healing.add_argument(
+        "--forget-host",
+        action="append",
+        default=[],
+        type=typed("machines"),
+        metavar="HOST",
+        help="this host is off: make its nodes anew on others; may be repeated",
+    )
     healing.add_argument("--check", action="store_true", help="only say which have ended")
     for one in (applying, resizing, stopping, starting, renewing, healing):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
@@ -152,18 +160,24 @@ def _renew(arguments: argparse.Namespace) -> int:
 
 
 def _heal(arguments: argparse.Namespace) -> int:
-    outcome = _run("heal_vcluster.yml", arguments, ("heal",), check=arguments.check)
+    lost = {"vclust_forget_hosts": arguments.forget_host} if arguments.forget_host else {}
+    outcome = _run("heal_vcluster.yml", arguments, ("heal",), lost, check=arguments.check)
     if outcome.exit_code:
         return playbooks.failed(outcome, arguments, name=_name(arguments))
     result = outcome.results["vclust_heal"]
     playbooks.warn(result)
     started, failed = result["started"], result["failed"]
     would = "would be " if arguments.check else ""
-    lines = [f"{would}started again: {', '.join(started)}"] if started else []
+    lines = [f"{node} {would}moved to {host}" for node, host in result["moved"].items()]
+    lines += [f"{would}started again: {', '.join(started)}"] if started else []
     if failed:
         lines.append(f"started again, and not ready: {', '.join(failed)}; vclust show {_name(arguments)}")
     text = "; ".join(lines) or "all its nodes run, as far as its hosts tell"
-    code = _done(arguments, {"started": started, "failed": failed}, f"{_name(arguments)}: {text}")
+    code = _done(
+        arguments,
+        {"started": started, "failed": failed, "moved": result["moved"]},
+        f"{_name(arguments)}: {text}",
+    )
     return 4 if failed else code
 
 

@@ -8,6 +8,7 @@ stop        nodes shut down on purpose, with what they stand on kept
 lease       when a cluster's time is over, whom that is told before, and how it is prolonged
 message     words on the terminals of those who are logged in
 hook        the site's own program that is told what happens by itself
+replace     other places for nodes whose host is dead
 heal        nodes that do not run, though they should, started again
 keeper      the process on the site manager that does all this by itself
 """

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import IPv4Address
 from typing import Any
 
 from vclust_py import metapackages
@@ -156,7 +157,9 @@ def _leaving(cluster: Cluster, number: int, named: Sequence[str]) -> tuple[Node,
 
 def _coming(cluster: Cluster, request: Request, count: int) -> dict[int, str]:
     """The smallest numbers that no node has."""
-    used = {node.position for node in cluster.all_nodes}
+    first = int(request.software.network.network_address) + 1
+    # Not those of nodes that may yet be there: nobody knows that they do not run.
+    used = {int(IPv4Address(node.address)) - first for node in cluster.all_nodes}
     free = [position for position in range(len(used) + max(count, 0)) if position not in used]
     return {position: request.software.hostname % (position + 1) for position in free[: max(count, 0)]}
 
@@ -190,12 +193,17 @@ def remove_leaving(session: Session, cluster: Cluster) -> list[str]:
     folder = clusters.folder(session.store, cluster)
     going = [node for node in cluster.leaving if node.host in drivers]
 
+    there = {(node.host, node.name) for node in cluster.nodes}
+    names = {node.name for node in cluster.nodes}
+
     def remove(node: Node) -> None:
         driver = drivers[node.host]
         driver.remove(node.uuid)
-        driver.clear_consoles(folder.name, [domain_name(cluster, node)])
-        driver.files(folder.name).discard(overlay(node.name), seed_disk(node.name))
-        (folder / seed_disk(node.name)).unlink(missing_ok=True)
+        if (node.host, node.name) not in there:  # else the disk is another node's of that name
+            driver.clear_consoles(folder.name, [domain_name(cluster, node)])
+            driver.files(folder.name).discard(overlay(node.name), seed_disk(node.name))
+        if node.name not in names:
+            (folder / seed_disk(node.name)).unlink(missing_ok=True)
 
     session.side_by_side(remove, going, hosts=len(drivers))
     tunnels, asked = segments(cluster), cluster.request

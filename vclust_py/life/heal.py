@@ -1,16 +1,16 @@
 """What has ended, though it should run, is started again: nodes, on their disks."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 from vclust_py import timing
 from vclust_py.change import Change
 from vclust_py.errors import RequestError
 from vclust_py.guest import console
 from vclust_py.hypervisor import Hypervisor
-from vclust_py.life import teach
+from vclust_py.life import replace, teach
 from vclust_py.nodes import drivers_of
-from vclust_py.phases import Inputs, Result
+from vclust_py.phases import Inputs, Result, distribute
 from vclust_py.phases.create import start_nodes
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
@@ -29,18 +29,16 @@ def run(session: Session, inputs: Inputs) -> Result:
     """Start each node of a ready cluster that does not run, and wait until it is ready; the others are not touched.
 
     Also those that were given up, and whatever `Heal` of the request says.  A node on a host that does not answer may
-    run: the result warns of it.  Raises RequestError when there is no such cluster, it is somebody else's, stopped or
-    was never ready.
+    run: the result warns of it, but for hosts that `inputs.forget` names: whoever does knows that they are off, and
+    their nodes are made anew on others of `inputs.hosts`.  Raises RequestError when there is no such cluster, it is
+    somebody else's, stopped or was never ready; for a host to forget that answers; and where somebody else than an
+    administrator forgets one.  Raises CapacityError when there is no space for new ones.
     """
     store = session.store
     clusters.require_access(store, clusters.get(store, inputs.name))
+    moved = _replace(session, inputs) if inputs.forget else {}
     with clusters.locked(store, inputs.name, timeout=_LOCK_TIMEOUT) as cluster:
-        if cluster.state is not ClusterState.READY:
-            hint = f"vclust start {cluster.name}" if cluster.state is ClusterState.STOPPED else None
-            raise RequestError(
-                [f"{cluster.name}: got the state {cluster.state}, expected a cluster that was ready"],
-                hint or "create with its request takes it up",
-            )
+        require_ready(cluster)
         drivers, errors = drivers_of(session, cluster)
         hosts = list(drivers)
         up = dict(zip(hosts, session.side_by_side(lambda host: drivers[host].running(), hosts), strict=True))
@@ -48,17 +46,22 @@ def run(session: Session, inputs: Inputs) -> Result:
         warnings = [
             f"{error}: what is there stays as it is: {', '.join(_on(cluster, host))}"
             for host, error in errors.items()
+            if host not in inputs.forget
         ]
+        if inputs.check:
+            down += [node for node in replace.lost_nodes(cluster, inputs.forget) if node not in down]
         before = {node.name: str(NodeState.FAILED) for node in down}
         change = Change(before, dict.fromkeys(before, str(NodeState.READY)))
         if inputs.check:
-            return Result(change, {"started": list(before), "failed": []}, tuple(warnings))
+            return Result(change, {"started": list(before), "failed": [], "moved": moved}, tuple(warnings))
         # By hand: what the site has tried before does not count.
         clusters.count_restarts(store, cluster, dict.fromkeys(before, 0))
         with timing.phase(store, cluster, "heal") as record:
             warnings += restart(session, cluster, down, drivers, record)
             cluster = clusters.get(store, cluster.name)
-            there = replace(cluster, nodes=tuple(node for node in cluster.nodes if node.host in drivers))
+            there = dataclasses.replace(
+                cluster, nodes=tuple(node for node in cluster.nodes if node.host in drivers)
+            )
             console.follow(session, there, NodeState.READY, drivers, errors, record, least=0)
             cluster = clusters.get(store, cluster.name)
             behind = [node for node in teach.late(cluster) if node.name in before]
@@ -70,9 +73,31 @@ def run(session: Session, inputs: Inputs) -> Result:
     failed = [name for name, state in after.items() if state != NodeState.READY]
     return Result(
         Change(before, after),
-        {"started": [name for name in before if name not in failed], "failed": failed},
+        {"started": [name for name in before if name not in failed], "failed": failed, "moved": moved},
         tuple(warnings),
     )
+
+
+def _replace(session: Session, inputs: Inputs) -> dict[str, str]:
+    """Other places for the nodes on hosts that are given up, with the images they need; by name the new host."""
+    if not session.store.user.administrator:
+        raise RequestError(["forget_hosts: only administrators of the site may say that a host is off"])
+    with clusters.locked(session.store, inputs.name, timeout=_LOCK_TIMEOUT) as cluster:
+        require_ready(cluster)
+        moved = replace.give_places(session, cluster, inputs.forget, inputs.hosts, check=inputs.check)
+    if moved and not inputs.check:
+        distribute.run(session, Inputs(inputs.name, hosts=inputs.hosts))
+    return {node.name: node.host for node in moved}
+
+
+def require_ready(cluster: Cluster) -> None:
+    """Raises RequestError unless the cluster is one that should run."""
+    if cluster.state is not ClusterState.READY:
+        hint = f"vclust start {cluster.name}" if cluster.state is ClusterState.STOPPED else None
+        raise RequestError(
+            [f"{cluster.name}: got the state {cluster.state}, expected a cluster that was ready"],
+            hint or "create with its request takes it up",
+        )
 
 
 def not_running(cluster: Cluster, running: Mapping[str, Collection[str]]) -> list[Node]:
@@ -81,8 +106,8 @@ def not_running(cluster: Cluster, running: Mapping[str, Collection[str]]) -> lis
         node
         for node in cluster.nodes
         if node.host in running
-        and node.state in (*SHOULD_RUN, NodeState.FAILED)
-        and (node.state is NodeState.FAILED or node.uuid not in running[node.host])
+        and node.state in (*SHOULD_RUN, NodeState.PLACED, NodeState.FAILED)
+        and (node.state not in SHOULD_RUN or node.uuid not in running[node.host])
     ]
 
 

@@ -4,11 +4,13 @@ Each few seconds it asks the hosts what runs there and writes that down, starts 
 networks back that a restart of the machine has taken, and ends clusters whose lease is over.  It waits for nothing: a
 host that hangs, a cluster that somebody works on, and nodes that take their time to boot are for the next round.
 
-The roll-out has systemd run `python -m vclust_py.life.keeper`, with the site's settings (JSON) on standard input.
+The roll-out has systemd run `python -m vclust_py.life.keeper`, with JSON on standard input: the site's settings
+(`site`) and `hosts`.
 """
 
 import contextlib
 import json
+import math
 import queue
 import signal
 import sys
@@ -17,16 +19,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
+from pathlib import Path
 
 from vclust_py import repair, timing
 from vclust_py.errors import BusyError, VclustError
 from vclust_py.guest import console as console_
 from vclust_py.hypervisor import Host
-from vclust_py.life import heal, hook, lease, message, stop, teach
+from vclust_py.life import heal, hook, lease, message, replace, stop, teach
 from vclust_py.life.apply import remove_leaving
 from vclust_py.life.look import NEVER, Questions, told
 from vclust_py.nodes import domain_name
-from vclust_py.phases import Inputs, destroy
+from vclust_py.phases import Inputs, destroy, distribute
 from vclust_py.quotas import ROOT
 from vclust_py.site import Site, clusters, hosts
 from vclust_py.site.clusters import Cluster, Node
@@ -43,6 +46,10 @@ _ANSWER = 3.0
 _HUNG = 20.0
 """Seconds after which a host that is still being asked counts as one that does not answer."""
 LOCK = "keeper"
+_ASKED = (*SHOULD_RUN, NodeState.PLACED, NodeState.FAILED)
+"""States of nodes whose hosts are asked what runs there."""
+_FENCE = 120.0
+"""Seconds that it may take to switch a host off."""
 _AT_ONCE = 8
 """Clusters that something is done with side by side."""
 
@@ -50,8 +57,13 @@ _AT_ONCE = 8
 class Keeper:
     """`make` gives a new session; one is kept for looking, and what changes something has one of its own."""
 
-    def __init__(self, make: Callable[[], Session]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Session], hosts: Sequence[Host] = ()) -> None:
+        """`hosts` are those of the site, to which nodes can go whose own is dead."""
+        self._make, self._hosts = make, tuple(hosts)
+        self._off: set[str] = set()
+        """Hosts that are surely off."""
+        self._tries: dict[str, float] = {}
+        """When it was last tried to switch a host off (monotonic)."""
         self._session = make()
         self._questions = Questions(self._running)
         self._pool = ThreadPoolExecutor(_AT_ONCE)
@@ -69,7 +81,9 @@ class Keeper:
         store = self._session.store
         if store.exists:
             known = self._look(answer)
-            for cluster in clusters.live(store):
+            live = clusters.live(store)
+            self._fence(live, known)
+            for cluster in live:
                 if cluster.name not in self._jobs and not self._is_well(cluster, known):
                     self._jobs[cluster.name] = self._pool.submit(self._keep, cluster.name, known)
             wait(self._jobs.values(), work)
@@ -104,7 +118,7 @@ class Keeper:
         """What hosts tell now, by name; those still being asked are left out until they count as hung."""
         store = self._session.store
         known = hosts.sightings(store)
-        self._questions.put(hosts.with_nodes(store, (*SHOULD_RUN, NodeState.FAILED, NodeState.LEAVING)))
+        self._questions.put(hosts.with_nodes(store, _ASKED, leaving=True))
         seen = {
             host: told(known, host, sighting) for host, sighting in self._questions.answers(within).items()
         }
@@ -115,11 +129,43 @@ class Keeper:
         hosts.record_sightings(store, seen)
         return seen
 
+    # Hosts that are dead -------------------------------------------------------------------------------------------
+
+    def _fence(self, live: Sequence[Cluster], known: Mapping[str, Sighting]) -> None:
+        """Begin to switch off hosts that have not answered for long, where that helps a cluster."""
+        self._off -= {host for host, sighting in known.items() if not sighting.error}
+        site = self._session.site
+        if site.fence is None:
+            return
+        wanted = {
+            node.host
+            for one in live
+            if _replaces(one) and one.state is ClusterState.READY
+            for node in one.nodes
+        }
+        for host in wanted & known.keys() - self._off:
+            sighting, now = known[host], time.monotonic()
+            job = f"host {host}"
+            silent = bool(sighting.error) and time.time() - sighting.time > site.fence_after
+            if silent and job not in self._jobs and now - self._tries.get(host, -math.inf) > site.fence_after:
+                self._tries[host] = now
+                self._jobs[job] = self._pool.submit(self._switch_off, host, site.fence)
+
+    def _switch_off(self, host: str, program: Path) -> None:
+        with self._make() as session:
+            try:
+                session.run([str(program), host], timeout=_FENCE)
+            except VclustError as error:
+                raise VclustError(f"is not surely off: {error}") from error
+            audit(session.store, "fence", "", host)
+        self._off.add(host)
+        self._lines.put(f"{host}: is switched off: it has not answered for too long")
+
     # One cluster --------------------------------------------------------------------------------------------------
 
     def _keep(self, name: str, known: Mapping[str, Sighting]) -> None:
         """Do what is due with one cluster, unless somebody works on it."""
-        what = ""
+        what, moved = "", list[Node]()
         with contextlib.suppress(BusyError):
             with clusters.locked(self._session.store, name, timeout=0.0) as cluster, self._make() as session:
                 due = lease.due(session.site, cluster, time.time())
@@ -128,6 +174,10 @@ class Keeper:
                     self._lease(session, cluster, due)
                 elif not what and cluster.state is ClusterState.READY:
                     self._heal(session, cluster, known)
+                    moved = self._replace(session, clusters.get(session.store, name))
+            if moved:
+                with self._make() as session:
+                    distribute.run(session, Inputs(name, hosts=self._hosts))
             if what == "remove":
                 self._remove(name)
 
@@ -137,6 +187,7 @@ class Keeper:
         if cluster.state is not ClusterState.READY:
             return True
         settled = all(node.state is NodeState.READY for node in cluster.nodes) and not cluster.leaving
+        settled &= not (_replaces(cluster) and replace.lost_nodes(cluster, self._off))
         return settled and self._session.networks.is_whole(cluster.segment) and not _down(cluster, known)
 
     def _note(self, session: Session, cluster: Cluster, event: str, text: str, **facts: object) -> None:
@@ -186,7 +237,7 @@ class Keeper:
         self._follow(session, cluster, known)
         now = time.time()
         down = _down(cluster, known)
-        crashed = [node.name for node in down if node.state is not NodeState.FAILED]
+        crashed = [node.name for node in down if node.state in SHOULD_RUN]
         if crashed:
             clusters.observe_nodes(session.store, cluster, dict.fromkeys(crashed, NodeState.FAILED))
             self._note(
@@ -198,6 +249,17 @@ class Keeper:
             text = f"left as they are, crashed too often (vclust heal {cluster.name}): {', '.join(hopeless)}"
             self._note(session, cluster, "node-given-up", text, nodes=hopeless)
         self._restart(session, cluster, [node for node in down if heal.may_restart(node, now)], now)
+
+    def _replace(self, session: Session, cluster: Cluster) -> list[Node]:
+        """Other places for nodes on hosts that are off; the next round starts them."""
+        lost = self._off & {node.host for node in cluster.nodes}
+        if not (_replaces(cluster) and lost):
+            return []
+        moved = replace.give_places(session, cluster, lost, self._hosts)
+        names = {node.name: node.host for node in moved}
+        text = f"{', '.join(sorted(lost))} is dead, other places: {', '.join(f'{a} on {b}' for a, b in names.items())}"
+        self._note(session, cluster, "node-replaced", text, nodes=list(names))
+        return moved
 
     def _restart(self, session: Session, cluster: Cluster, nodes: Sequence[Node], now: float) -> None:
         drivers, _ = session.drivers(Host(node.host, node.uri, node.guest) for node in nodes)
@@ -243,6 +305,10 @@ class Keeper:
                 self._lines.put(f"{cluster.name}: {name}: {error}")
 
 
+def _replaces(cluster: Cluster) -> bool:
+    return cluster.request.software.heal == "replace"
+
+
 _COMING = (NodeState.STARTED, NodeState.INSTALLER, NodeState.INSTALLED)
 
 
@@ -254,7 +320,7 @@ def _down(cluster: Cluster, known: Mapping[str, Sighting]) -> list[Node]:
         if (sighting := known.get(node.host)) is not None
         and sighting.running is not None
         and (
-            node.state is NodeState.FAILED
+            node.state in (NodeState.PLACED, NodeState.FAILED)
             or (node.state in SHOULD_RUN and node.uuid not in sighting.running and sighting.time >= node.seen)
         )
     ]
@@ -274,7 +340,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())  # after the round: nothing is left half done
     try:
-        site = Site.from_mapping(json.load(sys.stdin))
+        given = json.load(sys.stdin)
+        site = Site.from_mapping(given.get("site") or {})
+        known = [Host.from_mapping(host) for host in given.get("hosts") or ()]
 
         def make() -> Session:
             session = Session(site)
@@ -282,13 +350,13 @@ def main() -> None:
             return session
 
         with site.file_lock(LOCK, timeout=0.0):
-            keeper = Keeper(make)
+            keeper = Keeper(make, known)
             while not ended.is_set():
                 for line in keeper.round():
                     print(line, flush=True)
                 ended.wait(PERIOD)
             keeper.close()
-    except (ValueError, VclustError) as error:
+    except (ValueError, AttributeError, VclustError) as error:
         sys.exit(f"vclust: {error}")
 
 

@@ -178,8 +178,9 @@ class Software:
         str | None,
         Key(
             "Heal",
-            values.choice("restart", "off"),
-            "what the site does with a node that ends by itself: `restart` it on its disk, or nothing (`off`)",
+            values.choice("restart", "replace", "off"),
+            "what the site does by itself: `restart` a node that has ended, on its disk; `replace` also one whose host "
+            "is dead, on a new disk elsewhere; or nothing (`off`)",
             unset="`restart`",
         ),
     ]

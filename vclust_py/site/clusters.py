@@ -11,7 +11,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -110,7 +110,9 @@ class Cluster:
     ended: float | None = None
     """Unix time at which it was found that its lease had ended, from which on the grace time counts."""
     leaving: tuple[Node, ...] = ()
-    """Nodes that it is not to have any more, and that may yet be there; none of `nodes`."""
+    """Nodes that it is not to have any more, and that may yet be there; none of `nodes`, and their positions are below
+    zero.
+    """
     warned: float | None = None
     """Seconds before the end of the lease at which its users were warned last."""
 
@@ -147,8 +149,8 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
             detail=row["detail"],
             created=row["created"],
             ready=row["ready"],
-            nodes=tuple(node for node in nodes[row["id"]] if node.state is not NodeState.LEAVING),
-            leaving=tuple(node for node in nodes[row["id"]] if node.state is NodeState.LEAVING),
+            nodes=tuple(node for node in nodes[row["id"]] if node.position >= 0),
+            leaving=tuple(node for node in nodes[row["id"]] if node.position < 0),
             cache=json.loads(row["cache"]),
             estimate=json.loads(row["estimate"]),
             reason=row["reason"],
@@ -388,16 +390,35 @@ def place(store: Store, cluster: Cluster, nodes: Sequence[Node], **values: Any) 
         update(store, cluster, state=ClusterState.PLACED, **values)
 
 
-def _insert_nodes(store: Store, cluster: Cluster, nodes: Sequence[Node], generation: int) -> None:
+def _insert_nodes(
+    store: Store, cluster: Cluster, nodes: Sequence[Node], generation: int, *, leaving: bool = False
+) -> None:
     columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
     store.executemany(
-        f"INSERT INTO nodes (cluster, {columns}) VALUES (?, {marks})",  # noqa: S608 - Node's own fields
-        [(cluster.id, *(getattr(node, column) for column in _PLACED)) for node in nodes],
+        f"INSERT INTO nodes (cluster, leaving, {columns}) VALUES (?, ?, {marks})",  # noqa: S608 - Node's own fields
+        [(cluster.id, leaving, *(getattr(node, column) for column in _PLACED)) for node in nodes],
     )
     store.executemany(
         "INSERT INTO observed_nodes (cluster, position, state, seen, generation) VALUES (?, ?, ?, ?, ?)",
         [(cluster.id, node.position, node.state, time.time(), generation) for node in nodes],
     )
+
+
+def _leave(store: Store, cluster: Cluster, names: Collection[str]) -> None:
+    """Nodes of these names are none of the cluster's any more, and are yet to be taken away."""
+    going = [node for node in cluster.nodes if node.name in names]
+    last = min((node.position for node in cluster.leaving), default=0)
+    drop(store, cluster, going)
+    left = [replace(node, position=last - count) for count, node in enumerate(going, 1)]
+    _insert_nodes(store, cluster, left, cluster.generation, leaving=True)
+
+
+def replace_nodes(store: Store, cluster: Cluster, nodes: Sequence[Node], detail: str) -> None:
+    """Give nodes other places, in one transaction: what is at the old ones, under the same names, is leaving."""
+    with store.transaction():
+        _leave(store, cluster, [node.name for node in nodes])
+        _insert_nodes(store, cluster, nodes, cluster.generation)
+        audit(store, "replace", cluster.name, detail)
 
 
 def change(
@@ -416,7 +437,7 @@ def change(
     """
     generation = cluster.generation + 1
     with store.transaction():
-        observe_nodes(store, cluster, dict.fromkeys(leave, NodeState.LEAVING))
+        _leave(store, cluster, leave)
         _insert_nodes(store, cluster, add, generation)
         spec: dict[str, Any] = {
             "spec": requests.stored(request),
@@ -428,7 +449,7 @@ def change(
 
 
 def drop(store: Store, cluster: Cluster, nodes: Collection[Node]) -> None:
-    """These nodes, which were leaving, are gone."""
+    """These nodes are gone."""
     store.executemany(
         "DELETE FROM nodes WHERE cluster = ? AND position = ?",
         [(cluster.id, node.position) for node in nodes],

@@ -70,16 +70,21 @@ class HostOfNodes:
     guest: str
 
 
-def with_nodes(store: Store, states: Collection[NodeState], name: str | None = None) -> list[HostOfNodes]:
-    """Hosts with nodes in these states, of all live clusters or of the one called `name`; each host once."""
+def with_nodes(
+    store: Store, states: Collection[NodeState], name: str | None = None, *, leaving: bool = False
+) -> list[HostOfNodes]:
+    """Hosts with nodes in these states, of all live clusters or of the one called `name`; each host once.
+
+    With `leaving` also those with nodes that are yet to be taken away.
+    """
     if not store.exists:
         return []
     rows = store.rows(
         "SELECT host, min(uri) AS uri, min(nodes.guest) AS guest FROM nodes"
         " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
-        " WHERE destroyed IS NULL AND (?1 IS NULL OR clusters.name = ?1)"
-        " AND observed_nodes.state IN (SELECT value FROM json_each(?2)) GROUP BY host ORDER BY host",
-        (name, json.dumps(list(states))),
+        " WHERE destroyed IS NULL AND (?1 IS NULL OR clusters.name = ?1) AND CASE WHEN leaving THEN ?3"
+        " ELSE observed_nodes.state IN (SELECT value FROM json_each(?2)) END GROUP BY host ORDER BY host",
+        (name, json.dumps(list(states)), leaving),
     )
     return [HostOfNodes(row["host"], row["uri"], row["guest"]) for row in rows]
 

@@ -34,6 +34,7 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
     "layer_space": requested.size(0, 10**15, "5GB"),
     "egress": requested.choice("proxy", "none", "nat"),
     "lease_grace": requested.lease,
+    "fence_after": requested.lease,
 }
 """Settings that are checked as those of a request are."""
 
@@ -135,6 +136,10 @@ class Site:
     """From the end of a lease, when nodes are shut down, to the removal of their disks."""
     lease_warnings: tuple[int, ...] = (3600, 600)
     """How long before the end of a lease users are warned."""
+    fence: Path | None = None
+    """A program that switches a host off, whose name is its argument: 0 when the host is surely off."""
+    fence_after: int = 300
+    """How long a host does not answer before it is switched off, for clusters with `Heal: replace`."""
     hook: Path | None = None
     """A program of the site's own that is told, by JSON on standard input, what happens to clusters by itself."""
     administrators: tuple[str, ...] = ()
@@ -180,10 +185,11 @@ class Site:
             values["base_packages"] = _packages(values["base_packages"])
         if "lease_warnings" in values:
             values["lease_warnings"] = _times("vclust_site: lease_warnings", values["lease_warnings"])
-        if "hook" in values:
-            values["hook"] = Path(values["hook"])
-            if not values["hook"].is_absolute():
-                raise VclustError(f"vclust_site: hook: got '{values['hook']}', expected an absolute path")
+        for name in ("hook", "fence"):
+            if name in values:
+                values[name] = Path(values[name])
+                if not values[name].is_absolute():
+                    raise VclustError(f"vclust_site: {name}: got '{values[name]}', expected an absolute path")
         if "administrators" in values:
             values["administrators"] = users_from("vclust_site: administrators", values["administrators"])
         if "projects" in values:
@@ -205,7 +211,9 @@ class Site:
         mapping["base_packages"] = list(self.base_packages)
         mapping["lease_grace"] = requested.lease.write(self.lease_grace)
         mapping["lease_warnings"] = [requested.lease.write(one) for one in self.lease_warnings]
-        mapping["hook"] = None if self.hook is None else str(self.hook)
+        for name in ("hook", "fence"):
+            mapping[name] = None if mapping[name] is None else str(mapping[name])
+        mapping["fence_after"] = requested.lease.write(self.fence_after)
         mapping["administrators"] = list(self.administrators)
         mapping["projects"], mapping["user_quota"] = projects_to(self.projects), self.user_quota.to_mapping()
         return mapping

@@ -27,7 +27,6 @@ class NodeState(StrEnum):
     INSTALLER = "installer"
     INSTALLED = "installed"
     READY = "ready"
-    LEAVING = "leaving"
     FAILED = "failed"
 
 
@@ -55,14 +54,13 @@ TRANSITIONS: dict[type[StrEnum], dict[str, frozenset[str]]] = {
         _C.DESTROYED: frozenset(),
     },
     NodeState: {
-        _N.PLACED: frozenset({_N.STARTED, _N.LEAVING, _N.FAILED}),
-        _N.STARTED: frozenset({_N.INSTALLER, _N.INSTALLED, _N.READY, _N.STOPPED, _N.LEAVING, _N.FAILED}),
-        _N.INSTALLER: frozenset({_N.STARTED, _N.INSTALLED, _N.READY, _N.STOPPED, _N.LEAVING, _N.FAILED}),
-        _N.INSTALLED: frozenset({_N.STARTED, _N.READY, _N.STOPPED, _N.LEAVING, _N.FAILED}),
-        _N.READY: frozenset({_N.STARTED, _N.STOPPED, _N.LEAVING, _N.FAILED}),
-        _N.STOPPED: frozenset({_N.STARTED, _N.LEAVING, _N.FAILED}),
-        _N.FAILED: frozenset({_N.STARTED, _N.STOPPED, _N.LEAVING}),
-        _N.LEAVING: frozenset(),  # its cluster is to have fewer
+        _N.PLACED: frozenset({_N.STARTED, _N.FAILED}),
+        _N.STARTED: frozenset({_N.INSTALLER, _N.INSTALLED, _N.READY, _N.STOPPED, _N.FAILED}),
+        _N.INSTALLER: frozenset({_N.STARTED, _N.INSTALLED, _N.READY, _N.STOPPED, _N.FAILED}),
+        _N.INSTALLED: frozenset({_N.STARTED, _N.READY, _N.STOPPED, _N.FAILED}),
+        _N.READY: frozenset({_N.STARTED, _N.STOPPED, _N.FAILED}),
+        _N.STOPPED: frozenset({_N.STARTED, _N.FAILED}),
+        _N.FAILED: frozenset({_N.STARTED, _N.STOPPED}),
     },
     HostState: {
         _H.REACHABLE: frozenset({_H.UNREACHABLE}),

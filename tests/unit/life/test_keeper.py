@@ -298,7 +298,7 @@ def test_what_goes_wrong_is_said_once(kept: Kept) -> None:
 def test_as_systemd_runs_it(kept: Kept) -> None:
     """One keeper a site; it ends when it is told to."""
     site = kept.session.site
-    settings = json.dumps({"root": str(site.root)})
+    settings = json.dumps({"site": {"root": str(site.root)}})
     argv = [sys.executable, "-m", "vclust_py.life.keeper"]
     environment = {"PYTHONPATH": str(PROJECT), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     with site.file_lock(LOCK):

@@ -56,19 +56,25 @@ class Lives:
         session.hosts = self.hosts  # type: ignore[assignment]
         self.marks = itertools.count(1000)
         self.work: dict[tuple[int, str], int] = {}
-        """By number of the cluster and name of the node what a user has left on its disk."""
+        """By number of the cluster and UUID of the node what a user has left on its disk."""
         self.given_up: set[int] = set()
         self.done: list[str] = []
-        self.keeper = Keeper(self.make)
+        self.keeper = Keeper(self.make, HOSTS)
 
     def make(self) -> FakeSession:
         new = another(self.session)
-        new.site = replace(new.site, lease_grace=GRACE, lease_warnings=())
+        new.site = replace(new.site, lease_grace=GRACE, lease_warnings=(), fence=Path("/fence"))
         new.run = self.log_in  # type: ignore[method-assign]
         return new
 
-    def log_in(self, argv: list[str], *, stdin: str, **options: object) -> str:
-        """Nodes are told only where they run, and may be out of reach."""
+    def log_in(self, argv: list[str], *, stdin: str = "", **options: object) -> str:
+        """Nodes are told only where they run, and may be out of reach; a host that is off can be switched off."""
+        if argv[0] == "/fence":
+            host = self.hosts[argv[1]]
+            if not host.off:
+                raise VclustError("fence: it is on")
+            host.domains.clear()
+            return ""
         found = re.search(r"^generation=(\d+)$", stdin, re.MULTILINE)
         if found is None:
             return self.session._log_in(argv, stdin=stdin, **options)
@@ -87,13 +93,20 @@ class Lives:
     def create(self, name: str) -> None:
         with self.make() as session:
             present = clusters.find(session.store, name)
-            request = present.request if present else a_request(name, self.random.randint(1, 3), lease="8h")
+            request = (
+                present.request
+                if present
+                else a_request(name, self.random.randint(1, 3), lease="8h", **self.heals())
+            )
             lock = ""
             for word in ORDER:
                 if word != "distribute":
                     result = phase(word)(session, Inputs(name, request=request, lock=lock, hosts=HOSTS))
                     lock = result.facts["lock"] if word == "resolve" else lock
                     self.perhaps_killed()
+
+    def heals(self) -> dict[str, str]:
+        return {"heal": "replace"} if self.random.random() < 0.5 else {}
 
     def apply(self, name: str) -> None:
         with self.make() as session:
@@ -152,6 +165,8 @@ class Lives:
         store = self.session.store
         store.execute("UPDATE clusters SET ended = ended - ? WHERE name = ?", (GRACE, name))
         store.execute("UPDATE observed_nodes SET restarted = restarted - 4000")
+        store.execute("UPDATE observed_hosts SET looked = looked - 4000")
+        self.keeper._tries.clear()
 
     def keep(self, name: str) -> None:
         self.keeper.round(answer=10, work=60)
@@ -181,12 +196,12 @@ class Lives:
         for cluster in clusters.live(self.session.store):
             folder = clusters.folder(self.session.store, cluster).name
             for node in cluster.nodes:
-                known.add((cluster.id, node.name))
+                known.add((cluster.id, node.uuid))
                 disks = self.hosts[node.host].folders.get(folder, {})
                 if cluster.id in self.given_up:
-                    self.work.pop((cluster.id, node.name), None)
-                elif node.state == "ready" and (cluster.id, node.name) not in self.work:
-                    disks[overlay(node.name)] = self.work[cluster.id, node.name] = next(self.marks)
+                    self.work.pop((cluster.id, node.uuid), None)
+                elif node.state == "ready" and (cluster.id, node.uuid) not in self.work:
+                    disks[overlay(node.name)] = self.work[cluster.id, node.uuid] = next(self.marks)
         self.work = {key: mark for key, mark in self.work.items() if key in known}
 
     def wrong(self) -> list[str]:
@@ -212,7 +227,7 @@ class Lives:
         for cluster in found:
             folder = clusters.folder(self.session.store, cluster).name
             for node in cluster.nodes:
-                mark = self.work.get((cluster.id, node.name))
+                mark = self.work.get((cluster.id, node.uuid))
                 if mark is not None and self.hosts[node.host].folders[folder].get(overlay(node.name)) != mark:
                     told.append(f"{node.name}: lost the work on its disk")
             if runs(cluster):
