@@ -206,17 +206,18 @@ def remove_leaving(session: Session, cluster: Cluster) -> list[str]:
             (folder / seed_disk(node.name)).unlink(missing_ok=True)
 
     session.side_by_side(remove, going, hosts=len(drivers))
-    tunnels, asked = segments(cluster), cluster.request
-    session.networks.ensure(
-        cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
-    )
     members = {node.host: node.machine for node in cluster.nodes}
     for host in {node.host for node in going} - members.keys():
         drivers[host].remove_segment(cluster.segment)
         drivers[host].files(folder.name).remove()
-    for host, machine in members.items():
-        if host in drivers and machine in tunnels:
-            drivers[host].ensure_segment(tunnels[machine])
+    if cluster.state is not ClusterState.STOPPED:  # which has no network
+        tunnels, asked = segments(cluster), cluster.request
+        session.networks.ensure(
+            cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
+        )
+        for host, machine in members.items():
+            if host in drivers and machine in tunnels:
+                drivers[host].ensure_segment(tunnels[machine])
     clusters.drop(session.store, cluster, going)
     return [
         f"{node.name}: {errors[node.host]}; it is removed when its host answers"

@@ -16,7 +16,7 @@ from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import SHOULD_RUN, ClusterState, NodeState
-from vclust_py.site.store import audit
+from vclust_py.site.store import Store, audit
 
 DELAYS = (0.0, 30.0, 120.0, 600.0)
 """Seconds from one start of a node that crashes again and again to the next; then it is given up."""
@@ -42,6 +42,8 @@ def run(session: Session, inputs: Inputs) -> Result:
         drivers, errors = drivers_of(session, cluster)
         hosts = list(drivers)
         up = dict(zip(hosts, session.side_by_side(lambda host: drivers[host].running(), hosts), strict=True))
+        if not inputs.check:
+            note_started(store, cluster, up)
         down = not_running(cluster, up)
         warnings = [
             f"{error}: what is there stays as it is: {', '.join(_on(cluster, host))}"
@@ -107,8 +109,18 @@ def not_running(cluster: Cluster, running: Mapping[str, Collection[str]]) -> lis
         for node in cluster.nodes
         if node.host in running
         and node.state in (*SHOULD_RUN, NodeState.PLACED, NodeState.FAILED)
-        and (node.state not in SHOULD_RUN or node.uuid not in running[node.host])
+        and (node.state is NodeState.FAILED or node.uuid not in running[node.host])
     ]
+
+
+def note_started(store: Store, cluster: Cluster, running: Mapping[str, Collection[str]]) -> None:
+    """Write down that nodes run which somebody has started, who was killed before that was written down."""
+    unnoted = [
+        node.name
+        for node in cluster.nodes
+        if node.state is NodeState.PLACED and node.uuid in running.get(node.host, ())
+    ]
+    clusters.observe_nodes(store, cluster, dict.fromkeys(unnoted, NodeState.STARTED))
 
 
 def _on(cluster: Cluster, host: str) -> list[str]:
@@ -127,7 +139,8 @@ def restart(
     They are written down as failed before, so that whoever is interrupted here leaves the truth.
     """
     store, names = session.store, [node.name for node in nodes]
-    clusters.observe_nodes(store, cluster, dict.fromkeys(names, NodeState.FAILED))
+    ended = [node.name for node in nodes if node.state is not NodeState.PLACED]
+    clusters.observe_nodes(store, cluster, dict.fromkeys(ended, NodeState.FAILED))
     fresh = clusters.get(store, cluster.name)
     failed = [node for node in fresh.nodes if node.name in names]
     warnings = start_nodes(session, fresh, failed, drivers, record)

@@ -168,6 +168,8 @@ class Keeper:
         what, moved = "", list[Node]()
         with contextlib.suppress(BusyError):
             with clusters.locked(self._session.store, name, timeout=0.0) as cluster, self._make() as session:
+                if _gone(cluster, known):
+                    remove_leaving(session, cluster)
                 due = lease.due(session.site, cluster, time.time())
                 what = due.what
                 if what in ("end", "warn"):
@@ -182,11 +184,11 @@ class Keeper:
                 self._remove(name)
 
     def _is_well(self, cluster: Cluster, known: Mapping[str, Sighting]) -> bool:
-        if lease.due(self._session.site, cluster, time.time()).what:
+        if lease.due(self._session.site, cluster, time.time()).what or _gone(cluster, known):
             return False
         if cluster.state is not ClusterState.READY:
             return True
-        settled = all(node.state is NodeState.READY for node in cluster.nodes) and not cluster.leaving
+        settled = all(node.state is NodeState.READY for node in cluster.nodes)
         settled &= not (_replaces(cluster) and replace.lost_nodes(cluster, self._off))
         return settled and self._session.networks.is_whole(cluster.segment) and not _down(cluster, known)
 
@@ -232,9 +234,8 @@ class Keeper:
             audit(session.store, "repair", cluster.name, "its network")
             self._note(session, cluster, "network-repaired", "its network is made again")
             cluster = clusters.get(session.store, cluster.name)
-        if any(node.host in known and not known[node.host].error for node in cluster.leaving):
-            remove_leaving(session, cluster)
         self._follow(session, cluster, known)
+        heal.note_started(session.store, cluster, {host: one.running or () for host, one in known.items()})
         now = time.time()
         down = _down(cluster, known)
         crashed = [node.name for node in down if node.state in SHOULD_RUN]
@@ -314,16 +315,21 @@ _COMING = (NodeState.STARTED, NodeState.INSTALLER, NodeState.INSTALLED)
 
 def _down(cluster: Cluster, known: Mapping[str, Sighting]) -> list[Node]:
     """Nodes that should run and do not, on hosts that have told just now; not those started after they did."""
+    running = {host: one.running for host, one in known.items() if one.running is not None}
     return [
         node
-        for node in cluster.nodes
-        if (sighting := known.get(node.host)) is not None
-        and sighting.running is not None
-        and (
-            node.state in (NodeState.PLACED, NodeState.FAILED)
-            or (node.state in SHOULD_RUN and node.uuid not in sighting.running and sighting.time >= node.seen)
-        )
+        for node in heal.not_running(cluster, running)
+        if known[node.host].time >= node.seen or _idle(node)
     ]
+
+
+def _gone(cluster: Cluster, known: Mapping[str, Sighting]) -> list[Node]:
+    """Nodes that it is not to have any more, on hosts that answer."""
+    return [node for node in cluster.leaving if node.host in known and not known[node.host].error]
+
+
+def _idle(node: Node) -> bool:
+    return node.state in (NodeState.PLACED, NodeState.FAILED)
 
 
 def _said(node: Node, console: Callable[[int], bytes]) -> NodeState:

@@ -111,9 +111,9 @@ def start_nodes(
             if node.state in (NodeState.FAILED, NodeState.STOPPED):
                 driver.remove(node.uuid)
         if own.allocated():  # else none of its nodes was ever started there
-            if cluster.ready is None:  # later a disk may hold a user's work
-                fresh = (NodeState.PLACED, NodeState.FAILED)
-                own.discard(*(overlay(node.name) for node in stopped if node.state in fresh))
+            # Later the disk of a node that was ever started may hold a user's work.
+            fresh = (NodeState.PLACED, NodeState.FAILED) if cluster.ready is None else (NodeState.PLACED,)
+            own.discard(*(overlay(node.name) for node in stopped if node.state in fresh))
             # What an earlier start wrote must not pass for this one's report.
             driver.clear_consoles(folder.name, [domain_name(cluster, node) for node in stopped])
         if shared.exists():

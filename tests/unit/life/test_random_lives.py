@@ -16,16 +16,17 @@ from pathlib import Path
 
 import pytest
 from fakehost import FakeSession
-from life.living import HOSTS, a_request, a_site, another
+from life.living import a_request, a_site, another
 from repository import Repository
 from test_chaos import FaultyHost, Killed
 
 from vclust_py.errors import CapacityError, VclustError
+from vclust_py.hypervisor import Host
 from vclust_py.life import apply, heal, lease, stop, teach
 from vclust_py.life.keeper import Keeper
 from vclust_py.nodes import overlay
 from vclust_py.phases import ORDER, Inputs, phase
-from vclust_py.site import clusters
+from vclust_py.site import Site, clusters
 from vclust_py.site.clusters import Cluster
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
@@ -34,6 +35,7 @@ SEED = os.environ.get("VCLUST_LIVES_SEED", "7")
 STEPS = int(os.environ.get("VCLUST_LIVES_STEPS", "150"))
 NAMES = ("one", "two", "three")
 GRACE = 1000
+HOSTS = (Host("a"), Host("b"), Host("c"))
 
 
 class LivesHost(FaultyHost):
@@ -63,9 +65,14 @@ class Lives:
 
     def make(self) -> FakeSession:
         new = another(self.session)
+        new._connect = self.connect
         new.site = replace(new.site, lease_grace=GRACE, lease_warnings=(), fence=Path("/fence"))
         new.run = self.log_in  # type: ignore[method-assign]
         return new
+
+    def connect(self, site: Site, host: Host) -> LivesHost:
+        self.hosts[host.name].fault()
+        return self.hosts[host.name]
 
     def log_in(self, argv: list[str], *, stdin: str = "", **options: object) -> str:
         """Nodes are told only where they run, and may be out of reach; a host that is off can be switched off."""
@@ -155,6 +162,14 @@ class Lives:
         if not host.off and self.random.random() < 0.5:
             host.domains.clear()  # it was restarted
 
+    def lose(self, name: str) -> None:
+        """A host goes off and stays so for long."""
+        host = self.hosts[self.random.choice(sorted(self.hosts))]
+        host.off = True
+        for _ in range(5):
+            self.pass_by("")
+            self.keep("")
+
     def expire(self, name: str) -> None:
         self.session.store.execute(
             "UPDATE clusters SET ends = 5 WHERE name = ? AND ends IS NOT NULL", (name,)
@@ -178,7 +193,8 @@ class Lives:
     def step(self) -> None:
         deeds = (
             *[self.create] * 4, *[self.apply] * 4, *[self.keep] * 8, *[self.crash] * 3,
-            self.stop, self.start, self.heal, self.renew, self.destroy, self.switch, self.expire, self.pass_by,
+            self.stop, self.start, self.heal, self.renew, self.destroy, *[self.switch] * 3, self.lose,
+            self.expire, self.pass_by,
         )  # fmt: skip
         deed, name = self.random.choice(deeds), self.random.choice(NAMES)
         self.done.append(f"{deed.__name__} {name}")
@@ -200,7 +216,7 @@ class Lives:
                 disks = self.hosts[node.host].folders.get(folder, {})
                 if cluster.id in self.given_up:
                     self.work.pop((cluster.id, node.uuid), None)
-                elif node.state == "ready" and (cluster.id, node.uuid) not in self.work:
+                elif cluster.ready and node.state == "ready" and (cluster.id, node.uuid) not in self.work:
                     disks[overlay(node.name)] = self.work[cluster.id, node.uuid] = next(self.marks)
         self.work = {key: mark for key, mark in self.work.items() if key in known}
 
