@@ -171,6 +171,44 @@ def test_stopped_and_started_on_its_disks(vclust: Vclust, site: Site) -> None:
     assert rows(site, "SELECT ends FROM clusters WHERE name = 'life' AND destroyed IS NULL") == ends
 
 
+def cpu_seconds(domain: str) -> float:
+    """What the node's processors have used since its start."""
+    found = output("virsh", "-q", "domstats", "--cpu-total", domain)
+    return int(next(line for line in found.splitlines() if "cpu.time=" in line).partition("=")[2]) / 1e9
+
+
+def test_a_node_more_and_users_in_place(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
+    """Others learn of it without a restart."""
+    before = domains()
+    used = cpu_seconds("life.life02")
+    begun = time.monotonic()
+    done = vclust.json("resize", "life", "3")
+    print(f"\nLIFE a node more after {time.monotonic() - begun:.1f} s")
+    print(f"LIFE which has cost another node {cpu_seconds('life.life02') - used:.2f} CPU-s")
+    assert (list(done["add"]), done["late"]) == (["life03"], [])
+    after = domains()
+    assert {name: after[name] for name in before} == before
+    assert "life03\n" in vclust("ssh", "life", "2", "--", "ssh life03 hostname")
+    assert "life01\nlife02\nlife03\n" in vclust("ssh", "life", "2", "--", "cat /etc/vclust/hostfile")
+    assert state(vclust) == "ready"
+    changed = REQUEST.replace("NumberOfNodes: 2", "NumberOfNodes: 3").replace(
+        "User: alice:*", "User: alice:*\nUser: bob:*"
+    )
+    (vclust.folder / "life.ini").write_text(changed)
+    done = vclust.json("apply", str(vclust.folder / "life.ini"))
+    assert [line.partition(":")[0] for line in done["differences"]] == ["User"]
+    for node in ("1", "2", "3"):
+        assert "uid=1001(bob)" in vclust("ssh", "life", node, "--", "id bob")
+    assert "life03\n" in vclust("ssh", "life", "2", "--user", "bob", "--", "ssh life03 hostname")
+    (vclust.folder / "life.ini").write_text(REQUEST)
+    done = vclust.json("apply", str(vclust.folder / "life.ini"))
+    assert done["remove"] == ["life03"]
+    assert domains() == before
+    assert not list(site.clusters.glob("life.*/life03.*"))
+    assert "no such user" in vclust("ssh", "life", "2", "--", "id bob", code=1)
+    assert "life02\n" in vclust("ssh", "life", "--", "ssh life02 hostname")
+
+
 def test_a_lease_from_its_warning_to_its_removal(vclust: Vclust, site: Site, hook: Path) -> None:
     def told(event: str) -> bool:
         path = Path(f"{hook}.told")
