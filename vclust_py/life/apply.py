@@ -21,7 +21,7 @@ from vclust_py.phases.place import more_nodes
 from vclust_py.request import Request
 from vclust_py.request.differences import differences
 from vclust_py.request.model import KEYS
-from vclust_py.site import clusters
+from vclust_py.site import changes, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState
@@ -177,7 +177,7 @@ def _change(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[S
     with store.transaction():
         add = _placed(session, cluster, plan, surveys)
         leave, detail = [node.name for node in plan.remove], "; ".join(plan.differences)
-        clusters.change(store, cluster, plan.request, add=add, leave=leave, detail=detail, **values)
+        changes.change(store, cluster, plan.request, add=add, leave=leave, detail=detail, **values)
     return add
 
 
@@ -218,7 +218,7 @@ def remove_leaving(session: Session, cluster: Cluster) -> list[str]:
         for host, machine in members.items():
             if host in drivers and machine in tunnels:
                 drivers[host].ensure_segment(tunnels[machine])
-    clusters.drop(session.store, cluster, going)
+    changes.drop(session.store, cluster, going)
     return [
         f"{node.name}: {errors[node.host]}; it is removed when its host answers"
         for node in cluster.leaving

@@ -12,7 +12,7 @@ from vclust_py.life import replace, teach
 from vclust_py.nodes import drivers_of
 from vclust_py.phases import Inputs, Result, distribute
 from vclust_py.phases.create import start_nodes
-from vclust_py.site import clusters
+from vclust_py.site import changes, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import SHOULD_RUN, ClusterState, NodeState
@@ -57,7 +57,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         if inputs.check:
             return Result(change, {"started": list(before), "failed": [], "moved": moved}, tuple(warnings))
         # By hand: what the site has tried before does not count.
-        clusters.count_restarts(store, cluster, dict.fromkeys(before, 0))
+        changes.count_restarts(store, cluster, dict.fromkeys(before, 0))
         with timing.phase(store, cluster, "heal") as record:
             warnings += restart(session, cluster, down, drivers, record)
             cluster = clusters.get(store, cluster.name)

@@ -31,7 +31,7 @@ from vclust_py.life.look import NEVER, Questions, told
 from vclust_py.nodes import domain_name
 from vclust_py.phases import Inputs, destroy, distribute
 from vclust_py.quotas import ROOT
-from vclust_py.site import Site, clusters, hosts
+from vclust_py.site import Site, changes, clusters, hosts
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.condition import Sighting
 from vclust_py.site.session import Session
@@ -269,7 +269,7 @@ class Keeper:
             return
         names = [node.name for node in nodes]
         counts = {node.name: heal.restarts(node, now) for node in nodes}
-        clusters.count_restarts(session.store, cluster, counts)
+        changes.count_restarts(session.store, cluster, counts)
         with timing.phase(session.store, cluster, "heal") as record:
             heal.restart(session, cluster, nodes, drivers, record)
         self._note(session, cluster, "node-restarted", f"started again: {', '.join(names)}", nodes=names)

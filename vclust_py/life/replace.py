@@ -11,7 +11,7 @@ from vclust_py.hypervisor import Host
 from vclust_py.monitor import survey
 from vclust_py.nodes import drivers_for, seed_disk
 from vclust_py.phases.place import more_nodes
-from vclust_py.site import clusters
+from vclust_py.site import changes, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 
@@ -48,7 +48,7 @@ def give_places(
         moved = ", ".join(
             f"{new.name} from {old.host} to {new.host}" for old, new in zip(nodes, placed, strict=True)
         )
-        clusters.replace_nodes(session.store, cluster, placed, moved)
+        changes.replace_nodes(session.store, cluster, placed, moved)
     folder = clusters.folder(session.store, cluster)
     for node in placed:  # who it was to others ends with the old one
         (folder / seed_disk(node.name)).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from vclust_py.guest import cluster_disk, update
 from vclust_py.guest.proof import KEY_EXCHANGE
 from vclust_py.phases import Inputs, Result
 from vclust_py.phases.create import mtu, segments, way_out
-from vclust_py.site import clusters
+from vclust_py.site import changes, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
 from vclust_py.site.session import Session
@@ -70,5 +70,5 @@ def teach(session: Session, cluster: Cluster, nodes: list[Node]) -> dict[str, Vc
 
     found = session.side_by_side(tell, nodes, hosts=len({node.host for node in nodes}))
     failures = {node.name: error for node, error in zip(nodes, found, strict=True) if error is not None}
-    clusters.told(session.store, cluster, [node.name for node in nodes if node.name not in failures])
+    changes.told(session.store, cluster, [node.name for node in nodes if node.name not in failures])
     return failures

@@ -11,7 +11,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -386,13 +386,14 @@ def update(store: Store, cluster: Cluster, *, state: ClusterState | None = None,
 def place(store: Store, cluster: Cluster, nodes: Sequence[Node], **values: Any) -> None:
     """Write down where all nodes of a cluster are to run, and more columns of its row, in one transaction."""
     with store.transaction():
-        _insert_nodes(store, cluster, nodes, cluster.generation)
+        insert_nodes(store, cluster, nodes, cluster.generation)
         update(store, cluster, state=ClusterState.PLACED, **values)
 
 
-def _insert_nodes(
+def insert_nodes(
     store: Store, cluster: Cluster, nodes: Sequence[Node], generation: int, *, leaving: bool = False
 ) -> None:
+    """Write rows of nodes that are told of that generation; part of the transaction that gives them their places."""
     columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
     store.executemany(
         f"INSERT INTO nodes (cluster, leaving, {columns}) VALUES (?, ?, {marks})",  # noqa: S608 - Node's own fields
@@ -401,67 +402,6 @@ def _insert_nodes(
     store.executemany(
         "INSERT INTO observed_nodes (cluster, position, state, seen, generation) VALUES (?, ?, ?, ?, ?)",
         [(cluster.id, node.position, node.state, time.time(), generation) for node in nodes],
-    )
-
-
-def _leave(store: Store, cluster: Cluster, names: Collection[str]) -> None:
-    """Nodes of these names are none of the cluster's any more, and are yet to be taken away."""
-    going = [node for node in cluster.nodes if node.name in names]
-    last = min((node.position for node in cluster.leaving), default=0)
-    drop(store, cluster, going)
-    left = [replace(node, position=last - count) for count, node in enumerate(going, 1)]
-    _insert_nodes(store, cluster, left, cluster.generation, leaving=True)
-
-
-def replace_nodes(store: Store, cluster: Cluster, nodes: Sequence[Node], detail: str) -> None:
-    """Give nodes other places, in one transaction: what is at the old ones, under the same names, is leaving."""
-    with store.transaction():
-        _leave(store, cluster, [node.name for node in nodes])
-        _insert_nodes(store, cluster, nodes, cluster.generation)
-        audit(store, "replace", cluster.name, detail)
-
-
-def change(
-    store: Store,
-    cluster: Cluster,
-    request: Request,
-    *,
-    add: Sequence[Node] = (),
-    leave: Collection[str] = (),
-    detail: str = "",
-    **values: Any,
-) -> None:
-    """Give a cluster that is made another request, and so its next generation, with nodes more and, by name, fewer.
-
-    With more columns of its row, in one transaction; `detail` says in the audit what is different.
-    """
-    generation = cluster.generation + 1
-    with store.transaction():
-        _leave(store, cluster, leave)
-        _insert_nodes(store, cluster, add, generation)
-        spec: dict[str, Any] = {
-            "spec": requests.stored(request),
-            "digest": request.digest,
-            "generation": generation,
-        }
-        update(store, cluster, **spec, **values)
-        audit(store, "apply", cluster.name, detail)
-
-
-def drop(store: Store, cluster: Cluster, nodes: Collection[Node]) -> None:
-    """These nodes are gone."""
-    store.executemany(
-        "DELETE FROM nodes WHERE cluster = ? AND position = ?",
-        [(cluster.id, node.position) for node in nodes],
-    )
-
-
-def told(store: Store, cluster: Cluster, nodes: Collection[str]) -> None:
-    """Write down that these nodes, by name, have been told of the cluster's generation."""
-    positions = {node.name: node.position for node in cluster.nodes}
-    store.executemany(
-        "UPDATE observed_nodes SET generation = ? WHERE cluster = ? AND position = ?",
-        [(cluster.generation, cluster.id, positions[name]) for name in nodes],
     )
 
 
@@ -497,15 +437,6 @@ def observe_nodes(store: Store, cluster: Cluster, states: Mapping[str, NodeState
                 for name, state in states.items()
             ],
         )
-
-
-def count_restarts(store: Store, cluster: Cluster, nodes: Mapping[str, int]) -> None:
-    """Write down that these nodes, by name, are started again now, and how often that was."""
-    positions = {node.name: node.position for node in cluster.nodes}
-    store.executemany(
-        "UPDATE observed_nodes SET restarts = ?, restarted = ? WHERE cluster = ? AND position = ?",
-        [(count, time.time(), cluster.id, positions[name]) for name, count in nodes.items()],
-    )
 
 
 def forget(store: Store, cluster: Cluster, written_off: Collection[str] = ()) -> None:
