@@ -281,7 +281,8 @@ def register(store: Store, request: Request, *, reason: str = "", check: bool = 
                 f"{request.name}: a cluster of that name exists with a different request",
                 *(f"  {line}" for line in requests.differences(present.request, request)),
             ],
-            f"choose another name, or first: vclust destroy {request.name}",
+            "vclust apply changes it in place where it can; else choose another name, or first: vclust destroy"
+            f" {request.name}",
         )
     if check or (present is not None and present.request.digest == request.digest):
         before = {} if present is None else {"name": present.name, "digest": present.request.digest}
