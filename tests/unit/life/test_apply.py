@@ -5,17 +5,19 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakehost import FakeSession
-from life.living import HOSTS, a_request, a_site, created, states
+from life.living import HOSTS, a_request, a_site, another, created, states
 from repository import Repository
 
 from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.life import apply, heal, stop, teach
 from vclust_py.life.apply import resized
+from vclust_py.life.keeper import Keeper
 from vclust_py.phases import Inputs, Result, phase
 from vclust_py.quotas import Quota
 from vclust_py.request import Request
@@ -317,3 +319,39 @@ def test_a_resize_while_a_node_is_down(session: FakeSession, told: Told) -> None
     assert set(states(session)) == {"ready"}
     assert not heal.run(session, Inputs("one")).change.changed
     assert len(running(session)) == 3
+
+
+def test_a_lease_that_ends_meanwhile(session: FakeSession, told: Told) -> None:
+    """The keeper comes between two phases; who is at work begins another lease."""
+    created(session, a_request(nodes=2, lease="1h"))
+    inputs = Inputs("one", hosts=HOSTS)
+    apply.run(session, inputs, number=3)
+    session.store.execute("UPDATE clusters SET ends = 5")
+    with another(session) as other:
+        keeper = Keeper(lambda: other, HOSTS)
+        assert keeper.round(answer=10, work=60) == ["one: its lease has ended, it is stopped"]
+        for word in ("image", "create"):
+            phase(word)(session, inputs)
+        teach.run(session, inputs)
+        for word in ("install", "ready"):
+            phase(word)(session, inputs)
+        assert keeper.round(answer=10, work=60) == []
+        keeper.close()
+    cluster = found(session)
+    assert (states(session), cluster.ended) == (["ready"] * 3, None)
+    assert cluster.ends is not None
+    assert cluster.ends > time.time()
+    assert [node.generation for node in cluster.nodes] == [2] * 3
+
+
+def test_two_at_once(session: FakeSession, told: Told) -> None:
+    """One after the other: what the later one says is what is."""
+    created(session, a_request(nodes=2))
+    inputs = Inputs("one", hosts=HOSTS)
+    with another(session) as other, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda one: apply.run(one[0], inputs, number=one[1]), ((session, 3), (other, 4))))
+    applied(session, found(session).request)
+    cluster = found(session)
+    assert len(cluster.nodes) == cluster.request.hardware.number_of_nodes
+    assert (cluster.generation, set(states(session))) == (3, {"ready"})
+    assert sum(running(session).values()) == len(cluster.nodes)
