@@ -62,6 +62,8 @@ class Keeper:
         self._make, self._hosts = make, tuple(hosts)
         self._off: set[str] = set()
         """Hosts that are surely off."""
+        self._silent: dict[str, float] = {}
+        """Hosts that do not answer, and since when that is known (monotonic): clocks may be set."""
         self._tries: dict[str, float] = {}
         """When it was last tried to switch a host off (monotonic)."""
         self._session = make()
@@ -99,10 +101,11 @@ class Keeper:
         try:
             job.result()
             self._last.pop(name, None)
-        except VclustError as error:
-            if self._last.get(name) != str(error):
-                self._last[name] = str(error)
-                self._lines.put(f"{name}: {error}")
+        except Exception as error:  # nothing that is wrong with one cluster ends the keeping of the others
+            text = str(error) if isinstance(error, VclustError) else repr(error)
+            if self._last.get(name) != text:
+                self._last[name] = text
+                self._lines.put(f"{name}: {text}")
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -132,10 +135,18 @@ class Keeper:
     # Hosts that are dead -------------------------------------------------------------------------------------------
 
     def _fence(self, live: Sequence[Cluster], known: Mapping[str, Sighting]) -> None:
-        """Begin to switch off hosts that have not answered for long, where that helps a cluster."""
-        self._off -= {host for host, sighting in known.items() if not sighting.error}
+        """Begin to switch off hosts that have not answered for long, where that helps a cluster.
+
+        Not while more hosts are silent than answer: then it is rather this machine that is cut off.
+        """
+        now = time.monotonic()
+        answering = {host for host, sighting in known.items() if not sighting.error}
+        self._off -= answering
+        self._silent = {
+            host: self._silent.get(host, now) for host in (known.keys() | self._silent.keys()) - answering
+        }
         site = self._session.site
-        if site.fence is None:
+        if site.fence is None or len(self._silent) > len(answering):
             return
         wanted = {
             node.host
@@ -143,11 +154,9 @@ class Keeper:
             if _replaces(one) and one.state is ClusterState.READY
             for node in one.nodes
         }
-        for host in wanted & known.keys() - self._off:
-            sighting, now = known[host], time.monotonic()
-            job = f"host {host}"
-            silent = bool(sighting.error) and time.time() - sighting.time > site.fence_after
-            if silent and job not in self._jobs and now - self._tries.get(host, -math.inf) > site.fence_after:
+        for host in (wanted & self._silent.keys()) - self._off:
+            job, tried = f"host {host}", max(self._silent[host], self._tries.get(host, -math.inf))
+            if job not in self._jobs and now - tried > site.fence_after:
                 self._tries[host] = now
                 self._jobs[job] = self._pool.submit(self._switch_off, host, site.fence)
 
@@ -175,8 +184,10 @@ class Keeper:
                 if what in ("end", "warn"):
                     self._lease(session, cluster, due)
                 elif not what and cluster.state is ClusterState.READY:
-                    self._heal(session, cluster, known)
-                    moved = self._replace(session, clusters.get(session.store, name))
+                    try:
+                        self._heal(session, cluster, known)
+                    finally:  # one has nothing to do with the other
+                        moved = self._replace(session, clusters.get(session.store, name))
             if moved:
                 with self._make() as session:
                     distribute.run(session, Inputs(name, hosts=self._hosts))
@@ -316,10 +327,11 @@ _COMING = (NodeState.STARTED, NodeState.INSTALLER, NodeState.INSTALLED)
 def _down(cluster: Cluster, known: Mapping[str, Sighting]) -> list[Node]:
     """Nodes that should run and do not, on hosts that have told just now; not those started after they did."""
     running = {host: one.running for host, one in known.items() if one.running is not None}
+    now = time.time()  # what was seen later than now was seen before the clock was set back
     return [
         node
         for node in heal.not_running(cluster, running)
-        if known[node.host].time >= node.seen or _idle(node)
+        if _idle(node) or not known[node.host].time < node.seen <= now
     ]
 
 

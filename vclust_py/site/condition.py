@@ -1,5 +1,6 @@
 """What a cluster is now, in a word: from what its nodes were last seen to be, and how old that is."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,9 +43,9 @@ class Condition:
     nodes: tuple[NodeCondition, ...]
 
 
-def condition(cluster: Cluster, sightings: Mapping[str, Sighting]) -> Condition:
-    """The cluster's condition by what its hosts have told, by their names."""
-    nodes = tuple(_node(node, sightings.get(node.host)) for node in cluster.nodes)
+def condition(cluster: Cluster, sightings: Mapping[str, Sighting], now: float = math.inf) -> Condition:
+    """The cluster's condition by what its hosts have told, by their names; `now` is a Unix time."""
+    nodes = tuple(_node(node, sightings.get(node.host), now) for node in cluster.nodes)
     states = [node.state for node in nodes]
     ready = states.count(NodeState.READY)
     seen = min((node.seen for node in nodes), default=cluster.created)
@@ -59,12 +60,13 @@ def condition(cluster: Cluster, sightings: Mapping[str, Sighting]) -> Condition:
     return Condition(state, ready, seen, nodes)
 
 
-def _node(node: Node, sighting: Sighting | None) -> NodeCondition:
-    # What was seen of the node itself may be newer than the look at its host.
+def _node(node: Node, sighting: Sighting | None, now: float) -> NodeCondition:
+    # What was seen of the node itself may be newer than the look at its host; not where the clock was set back since.
     if node.state not in SHOULD_RUN or sighting is None:
         return NodeCondition(node.state, node.seen)
+    seen = node.seen if node.seen <= now else 0.0
     if sighting.error:
-        return NodeCondition(UNKNOWN, max(sighting.time, node.seen))
-    if sighting.running is None or sighting.time < node.seen or node.uuid in sighting.running:
-        return NodeCondition(node.state, max(sighting.time, node.seen))
+        return NodeCondition(UNKNOWN, max(sighting.time, seen))
+    if sighting.running is None or sighting.time < seen or node.uuid in sighting.running:
+        return NodeCondition(node.state, max(sighting.time, seen))
     return NodeCondition(NodeState.FAILED, sighting.time)

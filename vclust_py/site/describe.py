@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def _gateway(site: Site) -> dict[str, Any]:
 
 
 def _describe(store: Store, cluster: Cluster, sightings: Mapping[str, Sighting]) -> dict[str, Any]:
-    now = condition(cluster, sightings)
+    now = condition(cluster, sightings, time.time())
     rows = records.phases(store, cluster.id)
     per_node = [row for row in rows if row["node"]]
     mapping = requests.to_mapping(cluster.request)

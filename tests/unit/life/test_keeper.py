@@ -208,11 +208,13 @@ def test_what_somebody_works_on_or_has_stopped_is_left_alone(kept: Kept) -> None
 
 def test_a_node_that_was_started_while_its_host_was_asked_is_not_taken_for_a_crashed_one(kept: Kept) -> None:
     cluster = created(kept.session)
-    known = kept.keeper._look(10)
-    kept.session.store.execute("UPDATE observed_nodes SET seen = ?", (time.time() + 1,))
+    known = {host: replace(one, running=frozenset()) for host, one in kept.keeper._look(10).items()}
+    kept.session.store.execute("UPDATE observed_nodes SET seen = ?", (time.time(),))
     crash(kept.session, cluster, 0, 1)
-    known = {host: replace(one, running=frozenset()) for host, one in known.items()}
     assert keeper_module._down(clusters.get(kept.session.store, "one"), known) == []
+    # Of the future: the clock was set back, and the look of now counts.
+    kept.session.store.execute("UPDATE observed_nodes SET seen = seen + 7200")
+    assert len(keeper_module._down(clusters.get(kept.session.store, "one"), known)) == 2
 
 
 def test_a_lease_from_its_warning_to_its_removal(kept: Kept) -> None:

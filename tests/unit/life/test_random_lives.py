@@ -180,7 +180,7 @@ class Lives:
         store = self.session.store
         store.execute("UPDATE clusters SET ended = ended - ? WHERE name = ?", (GRACE, name))
         store.execute("UPDATE observed_nodes SET restarted = restarted - 4000")
-        store.execute("UPDATE observed_hosts SET looked = looked - 4000")
+        self.keeper._silent = {host: since - 4000 for host, since in self.keeper._silent.items()}
         self.keeper._tries.clear()
 
     def keep(self, name: str) -> None:

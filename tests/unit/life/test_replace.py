@@ -136,7 +136,7 @@ def test_the_keeper_switches_a_host_off_first(session: FakeSession) -> None:
     keeper._session.close()  # its connections break
     (lost,) = (node for node in cluster.nodes if node.host == "b")
     assert (go(), power.calls) == ([], [])  # it may come back at once
-    session.store.execute("UPDATE observed_hosts SET looked = looked - 200 WHERE host = 'b'")
+    keeper._silent["b"] -= 200
     (line,) = go()
     assert line.startswith("host b: is not surely off: /fence: exit status 1")
     assert (go(), power.calls) == ([], ["b"])  # not again and again
@@ -164,12 +164,31 @@ def test_the_keeper_switches_a_host_off_first(session: FakeSession) -> None:
     assert power.calls == ["b", "b"]
 
 
+def test_when_all_are_silent_it_is_this_machine_that_is_cut_off(session: FakeSession) -> None:
+    created(session, a_request(heal="replace"))
+    power = Power()
+
+    def make() -> FakeSession:
+        new = another(session)
+        new.site = replace(new.site, fence=Path("/fence"), fence_after=100)
+        new.run = power  # type: ignore[method-assign]
+        return new
+
+    session.gone |= {"a", "b"}
+    keeper = Keeper(make, HOSTS)
+    for _ in range(3):
+        keeper.round(answer=10, work=60)
+        keeper._silent = dict.fromkeys(keeper._silent, -100000.0)
+    keeper.close()
+    assert (len(keeper._silent), power.calls) == (2, [])
+
+
 def test_without_a_way_to_switch_it_off_nothing_is_made_twice(session: FakeSession) -> None:
     created(session, a_request(heal="replace"))
     session.gone.add("b")
     keeper = Keeper(lambda: another(session), HOSTS)
     keeper.round(answer=10, work=60)
-    session.store.execute("UPDATE observed_hosts SET looked = looked - 100000 WHERE host = 'b'")
+    keeper._silent = dict.fromkeys(keeper._silent, -100000.0)
     for _ in range(3):
         assert keeper.round(answer=10, work=60) == []
     keeper.close()

@@ -1,5 +1,6 @@
 """What a cluster is now, by what its hosts have told."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +16,11 @@ RUNS = frozenset({"u0", "u1", "u2"})
 
 
 def seen(
-    *states: str, sightings: dict[str, Sighting], cluster: str = "ready", hosts: str = "aab"
+    *states: str,
+    sightings: dict[str, Sighting],
+    cluster: str = "ready",
+    hosts: str = "aab",
+    now: float = math.inf,
 ) -> Condition:
     """Of a cluster with nodes in these states, last seen at 10, on one host each."""
     nodes = tuple(
@@ -25,7 +30,7 @@ def seen(
         for at, state in enumerate(states)
     )
     one = SimpleNamespace(nodes=nodes, state=ClusterState(cluster), created=1.0)
-    return condition(one, sightings)  # type: ignore[arg-type]
+    return condition(one, sightings, now)  # type: ignore[arg-type]
 
 
 def test_all_run() -> None:
@@ -36,6 +41,14 @@ def test_all_run() -> None:
     written = seen("ready", "ready", "ready", sightings={"a": Sighting(50.0), "b": Sighting(5.0)})
     assert (written.state, written.seen) == ("ready", 10.0)
     assert seen("ready", "ready", "ready", sightings={}).state == "ready"
+
+
+def test_a_clock_that_was_set_back() -> None:
+    """What was seen of a node is of the future: the look of now counts."""
+    told = {"a": Sighting(5.0, frozenset({"u0"})), "b": Sighting(5.0, RUNS)}
+    assert seen("ready", "ready", "ready", sightings=told).state == "ready"
+    found = seen("ready", "ready", "ready", sightings=told, now=6.0)
+    assert (found.state, found.seen, found.nodes[1].state) == ("degraded", 5.0, "failed")
 
 
 def test_some_do_not_run() -> None:
