@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vclust_py.errors import VclustError
 from vclust_py.site import hosts
 from vclust_py.site.condition import Sighting
 from vclust_py.site.hosts import HostOfNodes
@@ -28,19 +29,19 @@ Ask = Callable[["Host"], set[str]]
 
 
 def ask(host: "Host") -> set[str]:
-    """By a connection of its own, which changes nothing: no daemon is started, no emulator tried."""
-    from vclust_py.hypervisor.connection import Connection
-    from vclust_py.hypervisor.domains import Domains
+    """By a connection of its own that may only read: no daemon is started, no emulator tried, nothing tried again."""
+    import libvirt
 
-    class Looker(Domains):
-        def __init__(self) -> None:
-            self._host, self._connection = host, Connection(host)
-
-    looker = Looker()
+    libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised as well
     try:
-        return looker.running()
-    finally:
-        looker.close()
+        connection = libvirt.openReadOnly(host.uri)
+        try:
+            found = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return {domain.UUIDString() for domain in found}
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        raise VclustError(f"{host.name}: libvirt: {error}") from error
 
 
 class Questions:
