@@ -129,7 +129,9 @@ def test_a_crash_is_seen_at_once_and_healed_by_hand(vclust: Vclust) -> None:
     shown = vclust.json("show", "life")
     assert (shown["state"], shown["ready_nodes"]) == ("degraded", 1)
     assert [node["state"] for node in shown["nodes"]] == ["ready", "failed"]
+    begun = time.monotonic()
     assert "degraded (1 of 2 nodes)" in vclust("list")
+    print(f"\nLIFE a warm list takes {time.monotonic() - begun:.2f} s")
     done = vclust.json("heal", "life")
     assert (done["started"], done["failed"]) == (["life02"], [])
     after = domains()
