@@ -202,6 +202,10 @@ class Hypervisor(Protocol):
         """UUIDs of the domains that run."""
         ...
 
+    def processor_seconds(self) -> dict[str, float]:
+        """By UUID of each domain that runs what it has used of processors since its start."""
+        ...
+
     def files(self, folder: str) -> Files:
         """The files of the cluster whose folder is called `folder`."""
         ...

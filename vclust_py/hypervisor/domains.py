@@ -69,6 +69,18 @@ class Domains:
 
         return self._connection.call("list domains", work)
 
+    def processor_seconds(self) -> dict[str, float]:
+        def work(connection: Any) -> dict[str, float]:
+            seconds = dict[str, float]()
+            for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                with absent(
+                    libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN
+                ):  # it has just ended
+                    seconds[domain.UUIDString()] = domain.info()[4] / 1e9
+            return seconds
+
+        return self._connection.call("processor time", work)
+
     def versions(self) -> dict[str, str]:
         def work(connection: Any) -> dict[str, str]:
             return {

@@ -26,7 +26,7 @@ from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState
 
-IN_PLACE = ("number_of_nodes", "min_nodes", "users", "ssh_keys", "lease", "heal")
+IN_PLACE = ("number_of_nodes", "min_nodes", "users", "ssh_keys", "lease", "idle", "heal")
 """Keys of a request, by their YAML names, that can change while nodes run."""
 _LOCK_TIMEOUT = 30.0
 

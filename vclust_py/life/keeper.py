@@ -27,6 +27,7 @@ from vclust_py.guest import console as console_
 from vclust_py.hypervisor import Host
 from vclust_py.life import heal, hook, lease, message, replace, stop, teach
 from vclust_py.life.apply import remove_leaving
+from vclust_py.life.idle import Use, after, is_deserted
 from vclust_py.life.look import NEVER, Questions, told
 from vclust_py.nodes import domain_name
 from vclust_py.phases import Inputs, destroy, distribute
@@ -38,6 +39,7 @@ from vclust_py.site.session import Session
 from vclust_py.site.states import SHOULD_RUN, ClusterState, NodeState
 from vclust_py.site.store import audit
 from vclust_py.site.users import User
+from vclust_py.text import age
 
 PERIOD = 5.0
 """Seconds from one round to the next."""
@@ -48,6 +50,8 @@ _HUNG = 20.0
 LOCK = "keeper"
 _ASKED = (*SHOULD_RUN, NodeState.PLACED, NodeState.FAILED)
 """States of nodes whose hosts are asked what runs there."""
+_MEASURE = 60.0
+"""Seconds from one look at what clusters do to the next."""
 _FENCE = 120.0
 """Seconds that it may take to switch a host off."""
 _AT_ONCE = 8
@@ -66,6 +70,8 @@ class Keeper:
         """Hosts that do not answer, and since when that is known (monotonic): clocks may be set."""
         self._tries: dict[str, float] = {}
         """When it was last tried to switch a host off (monotonic)."""
+        self._uses: dict[int, Use] = {}
+        """Of clusters that end when nobody uses them, by their numbers."""
         self._session = make()
         self._questions = Questions(self._running)
         self._pool = ThreadPoolExecutor(_AT_ONCE)
@@ -85,6 +91,7 @@ class Keeper:
             known = self._look(answer)
             live = clusters.live(store)
             self._fence(live, known)
+            self._measure(live)
             for cluster in live:
                 if cluster.name not in self._jobs and not self._is_well(cluster, known):
                     self._jobs[cluster.name] = self._pool.submit(self._keep, cluster.name, known)
@@ -169,6 +176,47 @@ class Keeper:
             audit(session.store, "fence", "", host)
         self._off.add(host)
         self._lines.put(f"{host}: is switched off: it has not answered for too long")
+
+    # Clusters that nobody uses -------------------------------------------------------------------------------------
+
+    def _measure(self, live: Sequence[Cluster]) -> None:
+        """Begin to look, once a minute, what clusters do that end when nobody uses them."""
+        now = time.monotonic()
+        kept = {one.id: one for one in live if one.request.software.idle and one.state is ClusterState.READY}
+        self._uses = {number: use for number, use in self._uses.items() if number in kept}
+        for number, cluster in kept.items():
+            use = self._uses.get(number)
+            if cluster.name not in self._jobs and (use is None or now - use.measured >= _MEASURE):
+                self._jobs[cluster.name] = self._pool.submit(self._use, cluster)
+
+    def _use(self, cluster: Cluster) -> None:
+        """What the cluster has done; it ends where that was nothing for long enough."""
+        drivers, errors = self._session.drivers(
+            Host(node.host, node.uri, node.guest) for node in cluster.nodes
+        )
+        found = {
+            uuid: used for driver in drivers.values() for uuid, used in driver.processor_seconds().items()
+        }
+        now, idle = time.monotonic(), cluster.request.software.idle or 0
+        if errors or any(node.uuid not in found for node in cluster.nodes):
+            self._uses.pop(cluster.id, None)
+            return
+        used = {node.uuid: found[node.uuid] for node in cluster.nodes}
+        use = self._uses[cluster.id] = after(self._uses.get(cluster.id), now, used)
+        if use.since is None or now - use.since < idle:
+            return
+        with contextlib.suppress(BusyError), self._make() as session:
+            if not is_deserted(session, cluster):
+                self._uses[cluster.id] = Use(now, used)
+                return
+            with clusters.locked(session.store, cluster.name, timeout=0.0) as locked:
+                if locked.state is ClusterState.READY:
+                    ended = time.time()
+                    stop.stop(session, locked, ends=min(locked.ends or ended, ended), ended=ended)
+                    audit(session.store, "idle-end", locked.name)
+                    text = f"nobody has used it for {age(now - use.since)}, it is stopped"
+                    removed = ended + session.site.lease_grace
+                    self._note(session, locked, "idle-ended", text, removed=removed)
 
     # One cluster --------------------------------------------------------------------------------------------------
 

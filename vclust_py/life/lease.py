@@ -46,7 +46,9 @@ def due(site: Site, cluster: Cluster, now: float) -> Due:
 def begun(cluster: Cluster, now: float) -> dict[str, Any]:
     """Columns of a cluster's row when it has become ready; a lease that has not ended goes on."""
     lease = cluster.request.software.lease
-    if lease is None or (cluster.ends is not None and cluster.ends > now):
+    if lease is None:
+        return {"ends": None, "ended": None, "warned": None}  # it may have ended idle
+    if cluster.ends is not None and cluster.ends > now:
         return {}
     return _until(now, lease)
 

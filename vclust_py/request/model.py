@@ -174,6 +174,15 @@ class Software:
             unset="none",
         ),
     ]
+    idle: Annotated[
+        int | None,
+        Key(
+            "Idle",
+            values.lease,
+            "a cluster that nobody has used for so long ends as its lease does, such as `2h`",
+            unset="never",
+        ),
+    ]
     heal: Annotated[
         str | None,
         Key(

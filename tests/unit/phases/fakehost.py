@@ -67,6 +67,7 @@ class FakeHost:
         self.failing: set[str] = set()
         self.stubborn: set[str] = set()
         self.mute: set[str] = set()
+        self.used: dict[str, float] = {}
         self.looks: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
 
@@ -80,6 +81,9 @@ class FakeHost:
         return {
             uuid for uuid, domain in self.domains.items() if domain.name.rpartition(".")[2] not in self.silent
         }
+
+    def processor_seconds(self) -> dict[str, float]:
+        return {uuid: self.used.get(uuid, 0.0) for uuid in self.domains}
 
     def files(self, folder: str) -> FakeFiles:
         return FakeFiles(self, folder)
