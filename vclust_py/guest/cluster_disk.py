@@ -125,6 +125,25 @@ def _environment(cluster: ClusterIdentity) -> str:
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
+def changes(cluster: ClusterIdentity) -> dict[str, str]:
+    """Scripts that a node which runs is to run, in this order, when its cluster has other nodes: by name the text.
+
+    The steps of meta packages that have a `change`, and then that.
+    """
+    again = {meta.name for meta in cluster.meta_packages if meta.change is not None}
+    found = {name: text for name, text in _steps(cluster).items() if _owner(name) in again}
+    return found | {
+        f"change-{meta.name}": f"set -eu\n{meta.change}"
+        for meta in cluster.meta_packages
+        if meta.change is not None
+    }
+
+
+def _owner(step: str) -> str:
+    """The meta package of a step by the name of its file."""
+    return step.split("-", 2)[2].removesuffix(".first")
+
+
 def _steps(cluster: ClusterIdentity) -> dict[str, str]:
     steps = [(meta.name, step) for meta in cluster.meta_packages for step in meta.steps]
     return {

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from vclust_py.errors import VclustError
 from vclust_py.guest.tar import File, packed
 
-_PARTS = ("files.tar.gz", "passwd", "shadow", "group", "groups")
+_PARTS = ("files.tar.gz", "passwd", "shadow", "group", "groups", "environment")
 """Files of the disk that it goes by; the others are for nodes that are being made."""
 
 # $root is for tests: in a node it is empty.  A handful of processes: each costs some 0.05 s when emulated.
@@ -32,6 +32,10 @@ generation=@GENERATION@
 old=$root/var/lib/vclust/expected new=$work/expected
 [ "$(cat "$root/etc/vclust/generation")" -lt $generation ] || { echo "vclust: generation $generation"; exit 0; }
 tar -x -z -O -f "$work/files.tar.gz" var/lib/vclust/expected > "$new"
+
+others=$(awk 'FILENAME == ARGV[1] { if ($1 == "host") before[$2]; next }
+    $1 == "host" { if (!($2 in before)) { print "yes"; exit } delete before[$2] }
+    END { for (name in before) { print "yes"; exit } }' "$old" "$new")
 
 # added, gone: users that only one of the two knows; same: those whose keys the request has not changed.
 awk -v work="$work" '
@@ -105,6 +109,14 @@ while read -r user uid; do
         [ ! -e "$file" ] || [ -e "$target" ] || { cp "$file" "$target"; chown "$uid:$uid" "$target"; }
     done
 done < "$work/added"
+# Services are told of other nodes, in the order of the scripts' names' file.
+[ -z "$others" ] || while read -r script; do
+    . "$work/environment"
+    case $script in *.first) [ "$(cat "$root/etc/hostname")" = "$VCLUST_FIRST" ] || continue ;; esac
+    output=$(env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 VCLUST_ROOT="$root" sh -c "set -a; . '$work/environment'
+        VCLUST_NODE=$(cat "$root/etc/hostname"); set +a; exec sh -e '$work/$script'" 2>&1 < /dev/null) ||
+        fail "$script: $(printf '%s' "$output" | tail -n 1)"
+done < "$work/scripts"
 echo $generation > "$root/etc/vclust/generation.new"
 chmod 0644 "$root/etc/vclust/generation.new"
 mv "$root/etc/vclust/generation.new" "$root/etc/vclust/generation"
@@ -112,10 +124,16 @@ echo "vclust: generation $generation"
 """
 
 
-def script(parts: Mapping[str, bytes], generation: int) -> str:
-    """What root's `sh -s` in a node is given; `parts` are those of `cluster_disk.parts`."""
-    archive = packed(File(name, parts[name], 0o600) for name in _PARTS)
-    text = base64.encodebytes(archive).decode("ascii").rstrip("\n")
+def script(parts: Mapping[str, bytes], changes: Mapping[str, str], generation: int) -> str:
+    """What root's `sh -s` in a node is given.
+
+    `parts` are those of `cluster_disk.parts`, `changes` those of `cluster_disk.changes`: scripts that run where the
+    cluster has other nodes than the node was told of.
+    """
+    files = [File(name, parts[name], 0o600) for name in _PARTS]
+    files += [File(name, text.encode(), 0o600) for name, text in changes.items()]
+    files.append(File("scripts", "".join(f"{name}\n" for name in changes).encode(), 0o600))
+    text = base64.encodebytes(packed(files)).decode("ascii").rstrip("\n")
     return _SCRIPT.replace("@PARTS@", text).replace("@GENERATION@", str(generation))
 
 

@@ -3,6 +3,7 @@
 Nodes more or fewer, users and their keys, lease and healing change in place; what else differs is refused.
 """
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from vclust_py import metapackages
+from vclust_py.access import ssh_options
 from vclust_py.change import Change
 from vclust_py.errors import RequestError
 from vclust_py.monitor import Survey, survey
@@ -23,12 +25,15 @@ from vclust_py.request.differences import differences
 from vclust_py.request.model import KEYS
 from vclust_py.site import changes, clusters
 from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.describe import way_in
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState
 
 IN_PLACE = ("number_of_nodes", "min_nodes", "users", "ssh_keys", "lease", "idle", "heal")
 """Keys of a request, by their YAML names, that can change while nodes run."""
 _LOCK_TIMEOUT = 30.0
+_DRAIN = 900.0
+"""Seconds that nodes may take to be free of what they are at."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ def _plan(session: Session, cluster: Cluster, request: Request, remove: Sequence
             f"nodes: got {len(remove)} to remove, expected {max(there - number, 0)}:"
             f" {there} are there, {number} are to stay"
         )
-    steps = [bundle.name for bundle in metapackages.expand(request, session.site) if bundle.steps]
+    bundles = metapackages.expand(request, session.site)
+    steps = [bundle.name for bundle in bundles if bundle.steps and bundle.change is None]
     if number != there and steps:
         problems.append(
             f"NumberOfNodes: is {there}, the request says {number}: the meta package {steps[0]} has told the nodes of"
@@ -174,11 +180,32 @@ def _change(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[S
     if lease != cluster.request.software.lease:
         ends = None if lease is None else time.time() + lease
         values = {"ends": ends, "ended": None, "warned": lease}
+    if plan.remove:
+        _announce(session, cluster, plan.remove)
     with store.transaction():
         add = _placed(session, cluster, plan, surveys)
         leave, detail = [node.name for node in plan.remove], "; ".join(plan.differences)
         changes.change(store, cluster, plan.request, add=add, leave=leave, detail=detail, **values)
     return add
+
+
+def _announce(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> None:
+    """Let the first node know, by the meta packages' `leave`, that these nodes go; wait until they may."""
+    scripts = [
+        bundle.leave
+        for bundle in metapackages.expand(cluster.request, session.site)
+        if bundle.leave is not None
+    ]
+    if not scripts:
+        return
+    first, access = cluster.nodes[0], way_in(session.store, cluster)
+    reached = ssh_options({"ssh": access}, {"name": first.name, "address": first.address})
+    argv = ["ssh", "-F", "/dev/null", *reached, "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]
+    argv += ["-i", access["admin_key"], f"root@{first.name}", "sh", "-s"]
+    names = ",".join(node.name for node in nodes)
+    for script in scripts:
+        text = f"set -eu\nexport VCLUST_LEAVING={shlex.quote(names)}\n{script}\n"
+        session.run(argv, stdin=text, timeout=_DRAIN)
 
 
 def remove_leaving(session: Session, cluster: Cluster) -> list[str]:

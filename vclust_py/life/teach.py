@@ -15,7 +15,7 @@ from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
 
 _LOCK_TIMEOUT = 30.0
-_TIMEOUT = 120.0
+_TIMEOUT = 300.0
 
 
 def run(session: Session, inputs: Inputs) -> Result:
@@ -54,8 +54,9 @@ def teach(session: Session, cluster: Cluster, nodes: list[Node]) -> dict[str, Vc
     """Tell these nodes of a cluster that the caller has locked; by name why some could not be."""
     out = way_out(session.site, cluster)
     identities.ensure(session, cluster, mtu(segments(cluster)), out.files)
-    parts = cluster_disk.parts(identities.shared(session, cluster, out.files))
-    script, access = update.script(parts, cluster.generation), way_in(session.store, cluster)
+    shared = identities.shared(session, cluster, out.files)
+    script = update.script(cluster_disk.parts(shared), cluster_disk.changes(shared), cluster.generation)
+    access = way_in(session.store, cluster)
 
     def tell(node: Node) -> VclustError | None:
         reached = ssh_options({"ssh": access}, {"name": node.name, "address": node.address})

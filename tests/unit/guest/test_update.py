@@ -13,6 +13,7 @@ from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk, update
 from vclust_py.guest.cluster_disk import ClusterIdentity
 from vclust_py.guest.trust import Authority
+from vclust_py.metapackages import MetaPackage, Step
 from vclust_py.request import SSHKey, User
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
@@ -34,7 +35,7 @@ def a_generation(
 class Tree:
     """What a node has: accounts of its packages, and those of its first generation."""
 
-    def __init__(self, path: Path, cluster: ClusterIdentity) -> None:
+    def __init__(self, path: Path, cluster: ClusterIdentity, host: str = "n2") -> None:
         self.path = path
         for folder in ("etc/skel", "var/lib/vclust", "etc/vclust"):
             (path / folder).mkdir(parents=True)
@@ -48,13 +49,16 @@ class Tree:
             (path / "etc" / file).write_text(text)
         os.chmod(path / "etc/shadow", 0o640)
         (path / "etc/vclust/generation").write_text("0\n")
+        (path / "etc/hostname").write_text(f"{host}\n")
         (path / "var/lib/vclust/expected").write_text("")
         self.take(cluster)
 
     def take(self, cluster: ClusterIdentity, code: int = 0) -> str:
         done = subprocess.run(
             ["sh", "-s"],
-            input=update.script(cluster_disk.parts(cluster), cluster.generation),
+            input=update.script(
+                cluster_disk.parts(cluster), cluster_disk.changes(cluster), cluster.generation
+            ),
             env={"PATH": os.environ["PATH"], "VCLUST_ROOT": str(self.path)},
             capture_output=True,
             text=True,
@@ -146,6 +150,41 @@ def test_an_account_of_the_node_is_never_taken(tree: Tree) -> None:
     tree.path.joinpath("etc/passwd").write_text(tree.read("etc/passwd").rpartition("daemon2")[0])
     tree.path.joinpath("var/lib/vclust/update.lock").touch()
     assert digest(tree) == before
+
+
+def a_bundle(change: str | None) -> MetaPackage:
+    steps = (
+        Step("all", 'echo "$VCLUST_NODE_NAMES" > "$VCLUST_ROOT/etc/nodes"'),
+        Step("first", 'touch "$VCLUST_ROOT/etc/leads"'),
+    )
+    return MetaPackage("some-thing", "a test", (), steps=steps, change=change)
+
+
+@pytest.mark.parametrize("host", ["n1", "n2"])
+def test_services_are_told_of_other_nodes(tmp_path: Path, host: str) -> None:
+    bundle = a_bundle('echo "restarted $VCLUST_NODE of $VCLUST_NODES" >> "$VCLUST_ROOT/etc/said"')
+
+    def made(number: int, nodes: int, users: tuple[User, ...] = (ANN,)) -> ClusterIdentity:
+        return replace(a_generation(number, users, nodes=nodes), meta_packages=(bundle,), secrets={})
+
+    tree = Tree(tmp_path, made(1, 2), host)
+    said = tree.path / "etc/said"
+    said.unlink()
+    tree.take(made(2, 2, (ANN, EVE)))
+    assert not said.exists()  # the nodes are the same
+    tree.take(made(3, 3))
+    assert tree.read("etc/nodes") == "n1 n2 n3\n"
+    assert said.read_text() == f"restarted {host} of 3\n"
+    tree.take(made(4, 2))
+    assert said.read_text() == f"restarted {host} of 3\nrestarted {host} of 2\n"
+    assert (tree.path / "etc/leads").exists() == (host == "n1")
+
+
+def test_a_service_that_does_not_bear_it_is_said_and_tried_again(tree: Tree) -> None:
+    broken = a_bundle("echo no such service; exit 3")
+    wanted = replace(a_generation(2, (ANN, BOB), nodes=3), meta_packages=(broken,), secrets={})
+    assert tree.take(wanted, code=1) == "vclust: failed change-some-thing: no such service\n"
+    assert tree.read("etc/vclust/generation") == "1\n"
 
 
 def test_what_the_script_has_said() -> None:

@@ -21,6 +21,7 @@ from vclust_py.life.keeper import Keeper
 from vclust_py.phases import Inputs, Result, phase
 from vclust_py.quotas import Quota
 from vclust_py.request import Request
+from vclust_py.run import CommandError
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.describe import describe
@@ -355,3 +356,59 @@ def test_two_at_once(session: FakeSession, told: Told) -> None:
     assert len(cluster.nodes) == cluster.request.hardware.number_of_nodes
     assert (cluster.generation, set(states(session))) == (3, {"ready"})
     assert sum(running(session).values()) == len(cluster.nodes)
+
+
+BUNDLE = """
+description: a test
+packages: []
+steps: [{nodes: all, run: "true"}]
+"""
+CHANGES = """change: systemctl restart thing
+leave: |
+  drain "$VCLUST_LEAVING"
+"""
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_meta_packages_that_have_told_nodes_of_each_other(
+    toy: Repository, tmp_path: Path, changes: bool
+) -> None:
+    folder = tmp_path / "metapackages"
+    folder.mkdir()
+    (folder / "thing.yml").write_text(BUNDLE + (CHANGES if changes else ""))
+    site = toy.site(tmp_path / "site", cache_every=0, metapackages=(folder,))
+    with a_site(toy, site) as session:
+        told, asked = Told(session), list[str]()
+        real = session.run
+
+        def run(argv: list[str], *, stdin: str, **options: object) -> str:
+            if "VCLUST_LEAVING" in stdin:
+                assert argv[-3] == "root@one-01"
+                asked.append(stdin)
+                return ""
+            return real(argv, stdin=stdin, **options)
+
+        session.run = run  # type: ignore[method-assign]
+        created(session, a_request(nodes=3, meta_packages="thing"))
+        inputs = Inputs("one", hosts=HOSTS)
+        if not changes:
+            with pytest.raises(RequestError, match="the meta package thing has told the nodes of each other"):
+                apply.run(session, inputs, number=4)
+            return
+        applied(session, number=4)
+        assert asked == []
+        applied(session, number=2)
+        (text,) = asked
+        assert text == 'set -eu\nexport VCLUST_LEAVING=one-03,one-04\ndrain "$VCLUST_LEAVING"\n'
+        assert names(session) == ["one-01", "one-02"]
+        assert told.nodes[-2:] == [("one-01", 3), ("one-02", 3)]
+
+        def refuse(argv: list[str], *, stdin: str, **options: object) -> str:
+            if "VCLUST_LEAVING" in stdin:
+                raise CommandError(argv, "exit status 1", "jobs still run on one-02")
+            return real(argv, stdin=stdin, **options)
+
+        session.run = refuse  # type: ignore[method-assign]
+        with pytest.raises(VclustError, match="jobs still run on one-02"):
+            apply.run(session, inputs, number=1)
+        assert names(session) == ["one-01", "one-02"]
