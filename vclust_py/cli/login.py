@@ -109,6 +109,8 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
             f"{cluster['name']}: {node['name']} was not started yet",
             "`vclust create` with its request goes on",
         )
+    if cluster["state"] == "stopped":
+        raise VclustError(f"{cluster['name']}: is stopped", f"vclust start {cluster['name']}")
     if not Path("/run/netns", access["netns"]).exists():
         raise VclustError(
             f"{cluster['name']}: its network is not there; was this machine restarted?",
