@@ -219,6 +219,7 @@ def test_a_lease_from_its_warning_to_its_removal(vclust: Vclust, site: Site, hoo
         ]
 
     terminal = vclust.folder / "terminal"
+    terminal.touch()
     command = shlex.join([str(BIN / "vclust"), "-i", str(vclust.inventory), "ssh", "life"])
     login = subprocess.Popen(["script", "-qfec", command, terminal], stdin=subprocess.PIPE)
     try:
