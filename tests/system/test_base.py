@@ -237,3 +237,34 @@ def test_a_lock_with_other_versions_is_refused(site: Site, images: BaseImages, t
     other = dataclasses.replace(lock, base=(first, *lock.base[1:]))
     with pytest.raises(VclustError, match=f"other versions than the lock: {first.name}=0.0"):
         ensure_base(site, other, quiet)
+
+
+def test_what_the_site_adds_is_in_its_base(site: Site, images: BaseImages, tmp_path: Path) -> None:
+    """A base of its own, with the tools, and nobody's request has to bring them."""
+    own = dataclasses.replace(site, base_packages=("nano", "rsync"))
+    lock = lock_of(own)
+    made = ensure_base(own, lock, quiet)
+    try:
+        assert made.base.path != images.base.path
+        assert made.installer.path == images.installer.path
+        disk = tmp_path / "disk"
+        subprocess.run(["qemu-img", "convert", "-O", "raw", made.base.path, disk], check=True)
+
+        def debugfs(command: str) -> str:
+            done = subprocess.run(
+                ["debugfs", "-R", command, disk], capture_output=True, text=True, check=True
+            )
+            return done.stdout
+
+        for program in ("/usr/bin/rsync", "/bin/nano"):
+            assert "Type: regular" in debugfs(f"stat {program}")
+        entries = debugfs("cat /var/lib/dpkg/status").split("\n\n")
+        states = {entry.split("\n")[0]: "Status: install ok installed" in entry for entry in entries}
+        assert states["Package: rsync"]
+        assert states["Package: nano"]
+        assert lock_of(own, "rsync").packages == ()
+        assert "rsync" in [package.name for package in lock_of(site, "rsync").packages]
+        assert ensure_base(own, lock, quiet).base == made.base
+    finally:
+        for path in own.images.glob(f"{made.base.path.stem}*"):
+            path.unlink()
