@@ -321,6 +321,7 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "phases": [{"phase": text, "seconds": 1.0, "bytes": 1, "outcome": text}],
         "slowest_node": text,
         "node_phases": [{"phase": text, "node": text, "seconds": 1.0}],
+        "logs": [{"name": text, "path": text, "time": 0.0}],
     }
     plan = {
         "site": text,
@@ -365,6 +366,9 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "detail": text,
     }
     tables.show_audit([row], sites=True)
+    left = {"told": text}
+    told = {"site": text, "manager": text, "hosts": [], "leftovers": [left], "authority": {}}
+    tables.show_hosts(told, title=True, first=True)
     tables.show_rank([{"rank": 1, "frequency": 1, "size": 1, "score": 1, "packages": [text]}])
     made = out.getvalue()
     assert not set(made) & set("\x07\x7f\b\r\x9b\x9d\u202e\u200b\0")

@@ -19,6 +19,7 @@ from vclust_py.guest.cluster_disk import ClusterIdentity
 from vclust_py.guest.trust import Authority, KeyPair, new_key
 from vclust_py.image.base import BaseImages, ensure_base
 from vclust_py.image.builder import ensure_bundle
+from vclust_py.metapackages import MetaPackage, Step
 from vclust_py.request import from_mapping
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
@@ -187,6 +188,22 @@ def test_a_wrong_version_is_named(prepared: Callable[..., Node]) -> None:
         assert node.wait_for_report().startswith("vclust: failed package: dash: expected 99, is 0.5")
 
 
+def test_a_step_that_fails_leaves_its_log_on_the_console(prepared: Callable[..., Node]) -> None:
+    """The disk that the log is on goes with the node; the console is what the site manager keeps."""
+    bundle = MetaPackage(
+        "bad", "", (), steps=(Step("all", "echo first; echo 'vclust: ready'; echo oops >&2; exit 3"),)
+    )
+
+    with prepared(change=lambda cluster: dataclasses.replace(cluster, meta_packages=(bundle,))) as node:
+        deadline = time.monotonic() + 600
+        while node.running and time.monotonic() < deadline:
+            time.sleep(0.1)
+        lines = [line.strip() for line in node.console.read_text(errors="replace").splitlines()]
+    (failed,) = [number for number, line in enumerate(lines) if line.startswith("vclust: failed step-")]
+    assert lines[failed].endswith("bad: oops")
+    assert lines[failed - 2 : failed] == ["log: first", "log: oops"]
+
+
 def test_a_missing_interface_is_named_and_the_node_stops(prepared: Callable[..., Node]) -> None:
     with prepared(mac="52:54:00:00:00:99") as node:
         said = node.wait_for_report()
@@ -237,3 +254,34 @@ def test_a_lock_with_other_versions_is_refused(site: Site, images: BaseImages, t
     other = dataclasses.replace(lock, base=(first, *lock.base[1:]))
     with pytest.raises(VclustError, match=f"other versions than the lock: {first.name}=0.0"):
         ensure_base(site, other, quiet)
+
+
+def test_what_the_site_adds_is_in_its_base(site: Site, images: BaseImages, tmp_path: Path) -> None:
+    """A base of its own, with the tools, and nobody's request has to bring them."""
+    own = dataclasses.replace(site, base_packages=("nano", "rsync"))
+    lock = lock_of(own)
+    made = ensure_base(own, lock, quiet)
+    try:
+        assert made.base.path != images.base.path
+        assert made.installer.path == images.installer.path
+        disk = tmp_path / "disk"
+        subprocess.run(["qemu-img", "convert", "-O", "raw", made.base.path, disk], check=True)
+
+        def debugfs(command: str) -> str:
+            done = subprocess.run(
+                ["debugfs", "-R", command, disk], capture_output=True, text=True, check=True
+            )
+            return done.stdout
+
+        for program in ("/usr/bin/rsync", "/bin/nano"):
+            assert "Type: regular" in debugfs(f"stat {program}")
+        entries = debugfs("cat /var/lib/dpkg/status").split("\n\n")
+        states = {entry.split("\n")[0]: "Status: install ok installed" in entry for entry in entries}
+        assert states["Package: rsync"]
+        assert states["Package: nano"]
+        assert lock_of(own, "rsync").packages == ()
+        assert "rsync" in [package.name for package in lock_of(site, "rsync").packages]
+        assert ensure_base(own, lock, quiet).base == made.base
+    finally:
+        for path in own.images.glob(f"{made.base.path.stem}*"):
+            path.unlink()

@@ -4,7 +4,9 @@ import argparse
 import io
 import json
 import os
+import pwd
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -75,10 +77,31 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _as_root(argv: Sequence[str]) -> NoReturn:
-    """Start again by sudo: the embedded site's state, disks and networks are root's."""
+    """Start again by sudo: the embedded site's state, disks and networks are root's.
+
+    Who is asked for a password, or will be refused, reads why first: after that it is sudo that speaks.
+    """
+    why = f"this machine's site is root's: got user {_user()}, expected root"
+    who = (
+        "an administrator can allow you these commands: docs/operations.md, Without root on the site manager"
+    )
     if shutil.which("sudo") is None:
-        raise VclustError("this needs root, and there is no sudo", "run it as root, or name a site with -i")
-    os.execvp("sudo", ["sudo", "--", str(Path(argv[0]).resolve()), *argv[1:]])  # noqa: S606 - a list, no shell
+        raise VclustError(f"{why} or sudo, which is not installed", f"{who}; another site: -i INVENTORY")
+    command = [str(Path(argv[0]).resolve()), *argv[1:]]
+    asked = subprocess.run(
+        ["sudo", "-n", "-l", "--", *command], stdin=subprocess.DEVNULL, capture_output=True
+    )
+    if asked.returncode:
+        messages.note(f"vclust: {why}; asking sudo.  If it refuses: {who}")
+        sys.stderr.flush()
+    os.execvp("sudo", ["sudo", "--", *command])  # noqa: S606 - a list, no shell
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vclust_py.arguments import Reference, checked
-from vclust_py.cli import sites
+from vclust_py.cli import messages, sites
 from vclust_py.cli.liveness import require_running
 from vclust_py.errors import RequestError, VclustError
 
@@ -120,6 +120,12 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
             "`vclust create` with its request starts its nodes again",
         )
     require_running(arguments, site, cluster, node)
+    if node["state"] != "ready":
+        # Until its sshd listens ssh has words about ports and keys, and none of this.
+        messages.warning(
+            f"{cluster['name']}: {node['name']} is not ready, its state is {node['state']}, so it may refuse logins;"
+            " `vclust create` with its request goes on"
+        )
     user, key = login_of(cluster, arguments.user, root=arguments.as_root)
     # It runs: what is left is a node that starts, or is very busy.
     options = ["-F", "/dev/null", "-o", "ConnectTimeout=60", *ssh_options(cluster, node)]

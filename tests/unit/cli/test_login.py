@@ -111,6 +111,18 @@ def test_a_node_by_its_full_name(login: Login, name: str) -> None:
     assert error.endswith("argument NAME: got 'a.b.demo', expected the name of a node")
 
 
+def test_a_node_that_is_not_ready_is_told_of(login: Login) -> None:
+    """Its sshd may not listen yet, of which ssh has words that say nothing."""
+    (login.folder / "ssh").write_text(f"{RECORD}exit 7\n")
+    login.cluster["nodes"][1]["state"] = "installed"
+    (warning,) = login("ssh", "demo", "2", code=7)
+    assert warning.startswith(
+        "vclust: warning: demo: 2 is not ready, its state is installed, so it may refuse"
+    )
+    login.cluster["nodes"][1]["state"] = "ready"
+    assert login("ssh", "demo", "2", code=7) == []
+
+
 def test_another_user_and_root(login: Login) -> None:
     messages.call(Path("unread"))  # as PROGRAM does
     for words in (["ssh", "demo"], ["scp", "a", "demo:"]):

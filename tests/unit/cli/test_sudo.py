@@ -3,6 +3,9 @@
 import argparse
 import os
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -126,3 +129,40 @@ def test_a_request_is_read_with_the_callers_rights(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("SUDO_UID")
     with pytest.raises(RequestError, match="secret"):
         playbooks.request(argparse.Namespace(request=secret, locked=None))
+
+
+SUDO = """#!/bin/sh
+printf '%s\\n' "$*" >> "$LOG"
+case "$1" in -n) exit "$ALLOWED" ;; esac
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up rights")
+@pytest.mark.parametrize("allowed", ["0", "1", "no sudo"])
+def test_who_is_not_root_reads_why_sudo_is_asked(allowed: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are root's
+        folder = Path(name)
+        folder.chmod(0o777)
+        if allowed != "no sudo":
+            (folder / "sudo").write_text(SUDO)
+            (folder / "sudo").chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", "from vclust_py import cli; cli.main()", "list"],
+            env={"PATH": name, "LOG": str(folder / "log"), "ALLOWED": allowed, "PYTHONPATH": str(PROJECT)},
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+        )
+        calls = (folder / "log").read_text().splitlines() if (folder / "log").exists() else []
+    if allowed == "no sudo":
+        assert done.returncode == 4
+        assert "got user nobody, expected root or sudo, which is not installed" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert [call.split()[:2] for call in calls] == [["-n", "-l"], ["--", calls[1].split()[1]]]
+        assert ("got user nobody, expected root; asking sudo" in done.stderr) == (allowed == "1")
+    assert ("docs/operations.md" in done.stderr) == (allowed != "0")
