@@ -5,4 +5,4 @@ from vclust_py.action import action
 
 # Each of the next four phases connects to hosts, too; a controller whose site manager is another machine need not be
 # able to.
-ActionModule = action(__file__, "vclust_py.hypervisor.qemu", "vclust_py.hypervisor.xen")
+ActionModule = action(__file__, "vclust_py.network", "vclust_py.hypervisor.qemu", "vclust_py.hypervisor.xen")

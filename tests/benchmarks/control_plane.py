@@ -3,7 +3,7 @@
 
     .venv/bin/python tests/benchmarks/control_plane.py [--hosts 64] [--nodes 64,250,1000] [--driver qemu|xen]
         [--start 0] [--runs 1] [--json]
-    .venv/bin/python tests/benchmarks/control_plane.py --creates 32 --room 20 [--runs 1] [--json]
+    .venv/bin/python tests/benchmarks/control_plane.py --creates 32 --room 20 [--start 0] [--runs 1] [--json]
 
 Every host is a real libvirtd behind TLS, in which libvirt's test driver only keeps books (tests/testbed/control).
 A run is `ansible-playbook create_vcluster.yml` up to and with the phase `create`, then `destroy_vcluster.yml`;
@@ -23,7 +23,7 @@ rss_mib     the most that the playbook and all below it held at once, shared pag
 
 With --creates instead: as many `vclust create` at once, each of one node, on a site with room for --room of them: a
 host each.  Exactly so many must succeed, the others end with exit code 3; then all are destroyed.  These run all
-phases: a node's console says at once that it is up, and a program in the place of ssh proves it.
+phases: a node's console says that it is up once its domain has started, and a program in the place of ssh proves it.
 
 one        seconds and CPU seconds of one create alone, and of one alone for which there is no room
 seconds    from the start of the first to the end of the last
@@ -175,7 +175,7 @@ def check_left(members: Sequence[ControlHost]) -> None:
         sys.exit("left behind: " + ", ".join(left))
 
 
-def at_once(inventory: Path, *commands: Sequence[str | Path]) -> tuple[Row, dict[int, str]]:
+def at_once(inventory: Path, start: float, *commands: Sequence[str | Path]) -> tuple[Row, dict[int, str]]:
     """Run `vclust` with the words of each at the same time; their figures, and exit code → what one that ended with it
     has said, with `counts` of each.
     """
@@ -184,7 +184,10 @@ def at_once(inventory: Path, *commands: Sequence[str | Path]) -> tuple[Row, dict
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in commands]
         running = [
             subprocess.Popen(
-                [BIN / "vclust", "-i", inventory, *words], env=environment(), stdout=output, stderr=output
+                [BIN / "vclust", "-i", inventory, *words],
+                env=environment(start),
+                stdout=output,
+                stderr=output,
             )
             for words, output in zip(commands, outputs, strict=True)
         ]
@@ -205,14 +208,16 @@ def expect(found: Row, said: dict[int, str], counts: dict[int, int]) -> Row:
     return found
 
 
-def creates_at_once(folder: Path, inventory: Path, members: Sequence[ControlHost], creates: int) -> Row:
+def creates_at_once(
+    folder: Path, inventory: Path, members: Sequence[ControlHost], creates: int, start: float
+) -> Row:
     """One alone, then all; room is for as many as there are hosts."""
     room = len(members)
     names = [f"c{number:02}" for number in range(creates)]
     requests = [a_request(folder, 1, name, RAM) for name in names]
 
     def create(paths: Sequence[Path], made: int) -> Row:
-        ended = at_once(inventory, *(("create", path) for path in paths))
+        ended = at_once(inventory, start, *(("create", path) for path in paths))
         return expect(*ended, {0: made, NO_ROOM: len(paths) - made})
 
     def destroy() -> None:
@@ -220,7 +225,7 @@ def creates_at_once(folder: Path, inventory: Path, members: Sequence[ControlHost
             [BIN / "vclust", "-i", inventory, "list", "--json"], capture_output=True, check=True
         )
         for cluster in json.loads(listed.stdout):
-            expect(*at_once(inventory, ("destroy", cluster["name"])), {0: 1})
+            expect(*at_once(inventory, 0.0, ("destroy", cluster["name"])), {0: 1})
         check_running(members, 0)
         check_left(members)
 
@@ -281,7 +286,8 @@ def main() -> None:
         run(folder, site, inventory, members, 1, arguments.start)
         if arguments.creates:
             runs = range(arguments.runs)
-            rows = [median([creates_at_once(folder, inventory, members, arguments.creates) for _ in runs])]
+            creates, start = arguments.creates, arguments.start
+            rows = [median([creates_at_once(folder, inventory, members, creates, start) for _ in runs])]
         else:
             rows = [
                 median(

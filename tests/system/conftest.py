@@ -14,7 +14,7 @@ import machine
 import pytest
 from emulated import bed
 from emulated.host import Host
-from emulated.kinds import KVM, XEN, Kind
+from emulated.kinds import DEBIAN_13, KVM, XEN, Kind
 from emulatedhost import Meter, RollOut, roll_out
 from shared import inventory
 
@@ -78,6 +78,13 @@ def kvm_hosts(site: Site) -> Iterator[list[Host]]:
 def kvm_host(site: Site) -> Iterator[Host]:
     """One KVM host, for tests that need no second."""
     with _up(KVM, 1, site) as hosts:
+        yield hosts[0]
+
+
+@pytest.fixture(scope="module")
+def trixie_host(site: Site) -> Iterator[Host]:
+    """One KVM host of Debian 13."""
+    with _up(DEBIAN_13, 1, site) as hosts:
         yield hosts[0]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulated.host import Host
-from emulated.kinds import KVM, XEN
+from emulated.kinds import DEBIAN_13, KVM, XEN
 from machine import BIN
 
 from vclust_py.site import PROJECT
@@ -105,6 +105,7 @@ HELD = {
         "state": "ls /etc/libvirt/qemu /run/libvirt/qemu | grep -E '[.]xml'",
     },
 }
+HELD[DEBIAN_13] = HELD[KVM]
 """By kind of host: commands that list what vclust could leave behind, but for pools of the site's own."""
 
 

@@ -1,4 +1,8 @@
-"""The benchmark of the control plane, on a small site: it checks itself what runs and what is left on the hosts."""
+"""The benchmark of the control plane, on a small site: it checks itself what runs and what is left on the hosts; and
+two controllers at random on such hosts.
+
+Environment variables of the latter: VCLUST_CHAOS_SECONDS (default 30; hours are fine) and VCLUST_CHAOS_SEED.
+"""
 
 import json
 import os
@@ -38,6 +42,14 @@ def test_of_creates_at_once_as_many_succeed_as_there_is_room_for() -> None:
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]
     assert (row["creates"], row["room"]) == (4, 2)
+
+
+def test_two_controllers_at_once_on_many_hosts() -> None:
+    seconds, seed = os.environ.get("VCLUST_CHAOS_SECONDS", "30"), os.environ.get("VCLUST_CHAOS_SEED", "11")
+    program = PROJECT / "tests/testbed/control/chaos.py"
+    argv = [sys.executable, program, "--seconds", seconds, "--seed", seed]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _phases(row: dict[str, Any]) -> list[str]:

@@ -27,8 +27,7 @@ Network: 192.168.79.0/24
 Packages: gcc mpich python3
 """
 RUN = {
-    "Make the host's key, which stays there",
-    "Make the key of the host's hop, which stays there",
+    "Make the host's keys, which stay there",
     "Admit the host with its new keys",
     "Put the new keys in their places",
     "Load it now",

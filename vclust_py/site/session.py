@@ -7,18 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from vclust_py import hypervisor, network
-from vclust_py.egress import Way
+from vclust_py import hypervisor
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor, Segment, daemon
 from vclust_py.image import Catalogue
-from vclust_py.ingress import Door
-from vclust_py.leftover_networks import Leftover
 from vclust_py.run import run
 from vclust_py.site.settings import Site
 from vclust_py.site.store import Store
+
+if TYPE_CHECKING:
+    from vclust_py.egress import Way
+    from vclust_py.ingress import Door
+    from vclust_py.leftover_networks import Leftover
 
 _FAN_OUT = 128
 _FAN_OUT_A_HOST = 8
@@ -48,10 +50,10 @@ class Networks(Protocol):
         tunnel: Segment | None = None,
     ) -> bool: ...
     def protect(self, segment: str, tunnel: Segment | None = None) -> None: ...
-    def let_out(self, segment: str, way: Way) -> tuple[str, ...]: ...
-    def let_in(self, segment: str, door: Door) -> tuple[str, ...]: ...
+    def let_out(self, segment: str, way: "Way") -> tuple[str, ...]: ...
+    def let_in(self, segment: str, door: "Door") -> tuple[str, ...]: ...
     def admit(self, store: Store) -> tuple[str, ...]: ...
-    def leftovers(self, store: Store) -> list[Leftover]: ...
+    def leftovers(self, store: Store) -> "list[Leftover]": ...
     def is_whole(self, segment: str) -> bool: ...
     def remove(self, segment: str, number: int) -> bool: ...
 
@@ -68,14 +70,14 @@ class Session:
         site: Site,
         *,
         connect: Connect = hypervisor.connect,
-        networks: Networks = network,
+        networks: Networks | None = None,
         run: Callable[..., str] = run,
         stop_daemons: Callable[[], None] = daemon.stop,
         who: str = "",
     ) -> None:
-        self.site, self.networks, self.run, self.stop_daemons = site, networks, run, stop_daemons
+        self.site, self.run, self.stop_daemons = site, run, stop_daemons
         self.store = Store(site, who)
-        self._connect = connect
+        self._connect, self._networks = connect, networks
         self._drivers: dict[Host, Hypervisor] = {}
         self._mutex = threading.Lock()
 
@@ -94,6 +96,15 @@ class Session:
             with contextlib.suppress(VclustError):  # a host that has gone closes by itself
                 driver.close()
         self.store.close()
+
+    @cached_property
+    def networks(self) -> Networks:
+        if self._networks is not None:
+            return self._networks
+        # With what it stands on, a third of all that a command that only reads would wait for.
+        from vclust_py import network
+
+        return network
 
     @cached_property
     def images(self) -> Catalogue:

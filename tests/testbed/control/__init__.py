@@ -1,6 +1,7 @@
 """Hosts for tests of the control plane: all that a site manager says to its hosts, and no machines behind it.
 
 hosts       real libvirtds on loopback, one a host, that serve libvirt's test driver over TLS
+chaos       two controllers at random on such hosts
 stand_in    what leads the product's programs there, for PYTHONPATH and PATH; `environment` has both
 """
 

@@ -250,7 +250,12 @@ def test_reading_imports_little() -> None:
     """What only reads must not wait for what computes, draws or runs playbooks."""
     import subprocess
 
-    heavy = ("ansible", "ansible_runner", "numpy", "libvirt", "cryptography", "rich.live")
-    code = f"import sys, vclust_py.cli, vclust_py.site.store; print([m for m in {heavy} if m in sys.modules])"
+    heavy = (
+        *("ansible", "ansible_runner", "asyncio", "numpy", "libvirt", "cryptography", "rich.live"),
+        "vclust_py.network",
+    )
+    code = (
+        f"import sys, vclust_py.cli, vclust_py.site.session; print([m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
