@@ -31,7 +31,8 @@ from vclust_py.site.states import ClusterState, NodeState
 def run(session: Session, inputs: Inputs) -> Result:
     """Overlays, seeds, network and running domains for every node; what is there already stays.
 
-    Raises RequestError for a stopped cluster that is due to be removed (`vclust_py.life.lease`).  Raises VclustError naming host and node; what was made until then goes with `destroy`.
+    Raises RequestError for a stopped cluster that is due to be removed (`vclust_py.life.lease`); VclustError naming
+    host and node: what was made until then goes with `destroy`.
     """
     with placed_cluster(session, inputs.name) as cluster:
         drivers, errors = drivers_of(session, cluster)
