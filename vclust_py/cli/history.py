@@ -44,7 +44,9 @@ def _events(arguments: argparse.Namespace) -> int:
 def _logs(arguments: argparse.Namespace) -> int:
     _, cluster = sites.cluster(arguments)
     if arguments.json:
-        print(json.dumps({key: cluster[key] for key in ("phases", "node_phases", "consoles", "logs")}, indent=2))
+        print(
+            json.dumps({key: cluster[key] for key in ("phases", "node_phases", "consoles", "logs")}, indent=2)
+        )
     else:
         from vclust_py.cli.tables import show_logs
 
