@@ -31,7 +31,7 @@ class Console:
         self.text, self.later = text, list(later)
 
     def __call__(self, folder: str, domain: str, position: int = 0) -> bytes:
-        assert (folder, domain) == ("one.1", "one.one-01")
+        assert (folder, domain) == ("one.1", "one-01.one")
         found = self.text[position : position + 7]
         if not found and self.later and position == len(self.text):
             new = self.later.pop(0)
