@@ -1,4 +1,4 @@
-"""The commands for the life of a cluster: apply and resize, stop and start, renew, heal."""
+"""The commands for the life of a cluster: apply and resize, stop and start, renew, heal, snapshot and restore."""
 
 import argparse
 import json
@@ -27,7 +27,13 @@ def add_commands(
     starting = add("start", _start, "start a cluster again that was stopped")
     renewing = add("renew", _renew, "prolong the lease of a cluster")
     healing = add("heal", _heal, "start nodes of a cluster again that have ended")
-    for one in (resizing, stopping, starting, renewing, healing):
+    keeping = add(
+        "snapshot", _snapshot, "keep copies of a cluster's disks under a tag, or list those there are"
+    )
+    restoring = add(
+        "restore", _restore, "give a cluster the disks of a snapshot; what was on them since is lost"
+    )
+    for one in (resizing, stopping, starting, renewing, healing, keeping, restoring):
         one.add_argument(
             "cluster",
             type=typed("reference"),
@@ -55,7 +61,18 @@ def add_commands(
         help="this host is off: make its nodes anew on others; may be repeated",
     )
     healing.add_argument("--check", action="store_true", help="only say which have ended")
-    for one in (applying, resizing, stopping, starting, renewing, healing):
+    keeping.add_argument(
+        "tag",
+        nargs="?",
+        type=typed("tag"),
+        metavar="TAG",
+        help="what the copies are called (default: list them)",
+    )
+    keeping.add_argument("--remove", action="store_true", help="remove those of that tag")
+    restoring.add_argument("tag", type=typed("tag"), metavar="TAG", help="of the snapshot")
+    for one in (keeping, restoring):
+        one.add_argument("--check", action="store_true", help="only say whether it can be done")
+    for one in (applying, resizing, stopping, starting, renewing, healing, keeping, restoring):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
 
 
@@ -179,6 +196,59 @@ def _heal(arguments: argparse.Namespace) -> int:
         f"{_name(arguments)}: {text}",
     )
     return 4 if failed else code
+
+
+def _snapshot(arguments: argparse.Namespace) -> int:
+    if arguments.tag is None:
+        if arguments.remove:
+            raise RequestError(["--remove: got no TAG"], f"vclust snapshot {_name(arguments)} lists them")
+        return _list_snapshots(arguments)
+    removed = {"vclust_remove": True} if arguments.remove else {}
+    word = "is removed" if arguments.remove else "is there"
+    again = f"vclust restore {_name(arguments)} {arguments.tag} goes back to it"
+    return _on_disks(
+        "snapshot_vcluster.yml", arguments, removed, word, "" if arguments.remove else again, "was not there"
+    )
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    return _on_disks("restore_vcluster.yml", arguments, {}, "is restored", "", "")
+
+
+def _on_disks(
+    playbook: str,
+    arguments: argparse.Namespace,
+    variables: Mapping[str, Any],
+    done: str,
+    then: str,
+    unchanged: str,
+) -> int:
+    """Run a playbook of snapshots, and say what has become of this one."""
+    name, tag = _name(arguments), arguments.tag
+    outcome = _run(playbook, arguments, ("snapshot",), {"tag": tag, **variables}, check=arguments.check)
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=name, tag=tag)
+    result = outcome.results["vclust_snapshot"]
+    told = {"tag": tag, "changed": result["changed"], "restarted": result["restarted"]}
+    if arguments.check and result["changed"]:
+        shut = ", and its nodes would be shut down for it" if result["restarted"] else ""
+        return _done(arguments, told, f"{name}: snapshot {tag}: that can be done{shut}")
+    words = [f"snapshot {tag} {done if result['changed'] else unchanged}"]
+    if result["changed"]:
+        words += [then] if then else []
+        words += ["its nodes run again"] if result["restarted"] else []
+    return _done(arguments, told, f"{name}: {'; '.join(words)}")
+
+
+def _list_snapshots(arguments: argparse.Namespace) -> int:
+    _, cluster = sites.cluster(arguments)
+    if arguments.json:
+        print(json.dumps(cluster["snapshots"], indent=2))
+    else:
+        from vclust_py.cli.tables import show_snapshots
+
+        show_snapshots(cluster)
+    return 0
 
 
 def _name(arguments: argparse.Namespace) -> str:

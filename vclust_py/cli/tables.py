@@ -166,6 +166,15 @@ def show_events(cluster: Mapping[str, Any]) -> None:
     _print(table)
 
 
+def show_snapshots(cluster: Mapping[str, Any]) -> None:
+    """The snapshots of a cluster, oldest first."""
+    table = _table("TAG", "TAKEN", "SIZE", "NODES")
+    for one in cluster["snapshots"]:
+        bytes_ = "interrupted" if one["bytes"] is None else size(one["bytes"])
+        table.add(one["tag"], when(one["created"]), bytes_, str(len(one["nodes"])))
+    _print(table)
+
+
 def show_logs(cluster: Mapping[str, Any]) -> None:
     """What each phase and node has said of itself, oldest first, and how the consoles of failed nodes ended."""
     for row in sorted([*cluster["phases"], *cluster["node_phases"]], key=lambda row: float(row["start"])):

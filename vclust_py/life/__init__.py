@@ -5,6 +5,7 @@ terminal    what a node's console says
 apply       another request for a cluster that is made: its spec and places, nodes that go
 teach       nodes that run told of their cluster's generation
 stop        nodes shut down on purpose, with what they stand on kept
+snapshot    copies of all nodes' disks, and back to one of them
 lease       when a cluster's time is over, whom that is told before, and how it is prolonged
 idle        whether anybody uses a cluster
 message     words on the terminals of those who are logged in
