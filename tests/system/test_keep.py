@@ -98,3 +98,27 @@ def test_back_to_a_snapshot(vclust: Vclust, site: Site) -> None:
     assert not list(folder.glob("*@*"))
     with sqlite3.connect(site.database, timeout=30) as connection:
         assert connection.execute("SELECT count(*) FROM snapshots").fetchone() == (0,)
+
+
+def test_a_cluster_as_a_request(vclust: Vclust, site: Site) -> None:
+    """With what somebody has installed in it."""
+    if not vclust.json("list"):
+        vclust("create", str(vclust.folder / "keep.ini"))
+    before = vclust.json("capture", "keep")
+    assert (before["added"], before["removed"]) == ([], [])
+    package = vclust.folder / "own"
+    (package / "DEBIAN").mkdir(parents=True)
+    (package / "DEBIAN/control").write_text(
+        "Package: own-tool\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.org>\n"
+        "Depends: libc6\nDescription: what nobody else has\n"
+    )
+    output("dpkg-deb", "--root-owner-group", "-b", str(package), f"{package}.deb")
+    vclust("scp", "--root", f"{package}.deb", "1.keep:/tmp/own.deb")
+    vclust("ssh", "--root", "keep", "1", "--", "dpkg -i /tmp/own.deb")
+    captured = vclust.json("capture", "keep")
+    assert (captured["added"], captured["node"]) == (["own-tool"], "keep01")
+    text = vclust("capture", "keep")  # with a warning: no archive has it
+    assert "package 'own-tool': not in" in text
+    assert "Packages: own-tool\n" in text
+    assert "User: alice:*\n" in text
+    assert "own-tool" in vclust("capture", "keep", "--meta")

@@ -121,6 +121,12 @@ TEMPLATES = (
         (_NAME, _TAG),
     ),
     Template(
+        "vclust capture",
+        "capture_vcluster.yml",
+        "Show a request for what packages a running cluster has",
+        (_NAME,),
+    ),
+    Template(
         "vclust clusters",
         "status.yml",
         "Show the virtual clusters and the caches of all sites",

@@ -1,7 +1,10 @@
-"""The commands for the life of a cluster: apply and resize, stop and start, renew, heal, snapshot and restore."""
+"""The commands for the life of a cluster: apply and resize, stop and start, renew, heal, snapshot,
+restore, capture.
+"""
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +12,7 @@ from vclust_py.arguments import file, reference, typed
 from vclust_py.cli import messages, playbooks, sites
 from vclust_py.cli.progress import Follow, cluster_progress
 from vclust_py.errors import RequestError
+from vclust_py.request.ini_form import written
 from vclust_py.text import MESSAGE, plain, when
 
 if TYPE_CHECKING:
@@ -33,7 +37,9 @@ def add_commands(
     restoring = add(
         "restore", _restore, "give a cluster the disks of a snapshot; what was on them since is lost"
     )
-    for one in (resizing, stopping, starting, renewing, healing, keeping, restoring):
+    capturing = add("capture", _capture, "print a request for what packages a running cluster has")
+    capturing.add_argument("--meta", action="store_true", help="print a meta package with them instead")
+    for one in (resizing, stopping, starting, renewing, healing, keeping, restoring, capturing):
         one.add_argument(
             "cluster",
             type=typed("reference"),
@@ -72,7 +78,7 @@ def add_commands(
     restoring.add_argument("tag", type=typed("tag"), metavar="TAG", help="of the snapshot")
     for one in (keeping, restoring):
         one.add_argument("--check", action="store_true", help="only say whether it can be done")
-    for one in (applying, resizing, stopping, starting, renewing, healing, keeping, restoring):
+    for one in (applying, resizing, stopping, starting, renewing, healing, keeping, restoring, capturing):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
 
 
@@ -248,6 +254,29 @@ def _list_snapshots(arguments: argparse.Namespace) -> int:
         from vclust_py.cli.tables import show_snapshots
 
         show_snapshots(cluster)
+    return 0
+
+
+def _capture(arguments: argparse.Namespace) -> int:
+    outcome = _run("capture_vcluster.yml", arguments, ("capture",))
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=_name(arguments))
+    result = outcome.results["vclust_capture"]
+    playbooks.warn(result)
+    if arguments.json:
+        keys = ("request", "node", "added", "removed", "without_hash")
+        return _done(arguments, {key: result[key] for key in keys}, "")
+    packages = result["request"]["software"].get("packages", [])
+    if arguments.meta:
+        print(f"description: As in {_name(arguments)}\npackages: {json.dumps(packages)}")
+        return 0
+    print(f"# What {result['node']} of {_name(arguments)} has, on {when(time.time())}")
+    for what in ("added", "removed"):
+        if result[what]:
+            print(f"# {what} since it was made: {' '.join(result[what])}")
+    if result["without_hash"]:
+        print(f"# without the password hashes of: {' '.join(result['without_hash'])}")
+    print(written(result["request"]), end="")
     return 0
 
 

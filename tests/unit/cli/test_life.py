@@ -120,6 +120,35 @@ def test_the_list_of_snapshots(
         run("snapshot", "one", "--remove")
 
 
+def test_capture(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    software = {"name": "one", "users": [{"name": "ann", "password_hash": "*"}], "packages": ["gcc", "vim"]}
+    result = {
+        "request": {"hardware": {"number_of_nodes": 3}, "software": software},
+        "node": "n1",
+        "added": ["vim"],
+        "removed": [],
+        "without_hash": ["ann"],
+    }
+    assert run("capture", "one", vclust_capture=result) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("# What n1 of one has, on 20")
+    assert lines[1:] == [
+        "# added since it was made: vim",
+        "# without the password hashes of: ann",
+        "[Hardware]",
+        "NumberOfNodes: 3",
+        "",
+        "[Software]",
+        "User: ann:*",
+        "Packages: gcc vim",
+    ]
+    assert run("capture", "one", "--meta", vclust_capture=result) == 0
+    assert capsys.readouterr().out == 'description: As in one\npackages: ["gcc", "vim"]\n'
+    assert run("capture", "one", "--json", vclust_capture=result) == 0
+    assert json.loads(capsys.readouterr().out)["added"] == ["vim"]
+    assert run("capture", "one", code=4) == 4
+
+
 CHANGE = {
     "add": {"n3": "a", "n4": "b"},
     "remove": [],
