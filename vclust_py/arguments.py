@@ -63,6 +63,24 @@ def node(value: object) -> str:
     return _matching(value, r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "the name of a node")
 
 
+def nodes(value: object) -> list[str]:
+    """Nodes by their names: a list, or text with commas."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not 0 < len(words) <= values.MAX_NODES:
+        raise Wrong("a list of nodes")
+    return [node(word) for word in words]
+
+
+def tag(value: object) -> str:
+    """What a snapshot is called."""
+    return _matching(value, r"[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?", "a tag: a-z, 0-9, - and _, 32 at most")
+
+
+def count(value: object) -> int:
+    """How many nodes."""
+    return values.whole(1, values.MAX_NODES)(_text(value))
+
+
 def site(value: object) -> str:
     return values.site(_text(value))
 
@@ -109,6 +127,11 @@ def moment(value: object) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (Wrong, ValueError, OverflowError):
         raise Wrong("a time ago such as 8h or 2d, or a date such as 2026-01-31 or 2026-01-31T12:00") from None
+
+
+def duration(value: object) -> int:
+    """Seconds of a time such as 30m, 4h or 2d."""
+    return values.lease(_text(value))
 
 
 def digest(value: object) -> str:
@@ -181,12 +204,16 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "reference": reference,
     "node_reference": node_reference,
     "node": node,
+    "nodes": nodes,
+    "tag": tag,
+    "count": count,
     "site": site,
     "machines": machines,
     "person": person,
     "login": login,
     "key_file": key_file,
     "moment": moment,
+    "duration": duration,
     "hosts": hosts,
     "cache": cache,
     "digest": digest,

@@ -163,6 +163,13 @@ class Files(Protocol):
         """
         ...
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy the cluster's qcow2 file `source`, that nobody writes, to `target`; what is there already is replaced.
+
+        On the site manager the copy stands on the same image, elsewhere it has all that is in it.
+        """
+        ...
+
     def length(self, name: str) -> int:
         """Bytes of a file of the cluster; 0 when it is not there."""
         ...
@@ -202,6 +209,10 @@ class Hypervisor(Protocol):
         """UUIDs of the domains that run."""
         ...
 
+    def processor_seconds(self) -> dict[str, float]:
+        """By UUID of each domain that runs what it has used of processors since its start."""
+        ...
+
     def files(self, folder: str) -> Files:
         """The files of the cluster whose folder is called `folder`."""
         ...
@@ -219,6 +230,10 @@ class Hypervisor(Protocol):
 
     def start(self, domain: Domain) -> bool:
         """Define and start; False when a domain of that name and UUID runs already."""
+        ...
+
+    def shutdown(self, uuid: str) -> bool:
+        """Ask the domain's system to end, which takes a while; False when the domain does not run."""
         ...
 
     def remove(self, uuid: str) -> bool:

@@ -241,6 +241,51 @@ def _owners(connection: sqlite3.Connection) -> None:
     )
 
 
+def _life(connection: sqlite3.Connection) -> None:
+    """When each host has told last what runs there; a cluster's lease; how often nodes were started again, and which
+    generation of their cluster's spec they have been told of.  Nodes that leave: another may have their names.
+    """
+    _run(
+        connection,
+        """
+        ALTER TABLE observed_hosts ADD COLUMN looked REAL;
+        ALTER TABLE clusters ADD COLUMN ends REAL;
+        ALTER TABLE clusters ADD COLUMN ended REAL;
+        ALTER TABLE clusters ADD COLUMN warned REAL;
+        ALTER TABLE observed_nodes ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE observed_nodes ADD COLUMN restarted REAL;
+        ALTER TABLE observed_nodes ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;
+        ALTER TABLE nodes ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
+        DROP INDEX node_names;
+        DROP INDEX node_addresses;
+        DROP INDEX node_macs;
+        CREATE UNIQUE INDEX node_names ON nodes (cluster, name) WHERE leaving = 0;
+        CREATE UNIQUE INDEX node_addresses ON nodes (cluster, address) WHERE leaving = 0;
+        CREATE UNIQUE INDEX node_macs ON nodes (cluster, mac) WHERE leaving = 0;
+        CREATE INDEX audit_clusters ON audit (cluster, time)
+        """,
+    )
+
+
+def _snapshots(connection: sqlite3.Connection) -> None:
+    """Copies of clusters' disks; which of them a cluster's disks are being made from."""
+    _run(
+        connection,
+        """
+        CREATE TABLE snapshots (
+            cluster INTEGER NOT NULL REFERENCES clusters (id),
+            tag TEXT NOT NULL,
+            created REAL NOT NULL,
+            lock TEXT NOT NULL,
+            nodes TEXT NOT NULL,
+            written INTEGER,
+            PRIMARY KEY (cluster, tag)
+        );
+        ALTER TABLE clusters ADD COLUMN restoring TEXT NOT NULL DEFAULT ''
+        """,
+    )
+
+
 def _domain_names(connection: sqlite3.Connection) -> None:
     """Domains were called CLUSTER.NODE; those that are there go on being found by that name."""
     _run(
@@ -261,6 +306,8 @@ STEPS: tuple[Step, ...] = (
     _age_of_facts,
     _time_models,
     _owners,
+    _life,
+    _snapshots,
     _domain_names,
 )
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""
