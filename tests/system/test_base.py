@@ -19,6 +19,7 @@ from vclust_py.guest.cluster_disk import ClusterIdentity
 from vclust_py.guest.trust import Authority, KeyPair, new_key
 from vclust_py.image.base import BaseImages, ensure_base
 from vclust_py.image.builder import ensure_bundle
+from vclust_py.metapackages import MetaPackage, Step
 from vclust_py.request import from_mapping
 from vclust_py.resolve import Lock, closure
 from vclust_py.site import Site
@@ -185,6 +186,22 @@ def test_a_wrong_version_is_named(prepared: Callable[..., Node]) -> None:
 
     with prepared(change=other) as node:
         assert node.wait_for_report().startswith("vclust: failed package: dash: expected 99, is 0.5")
+
+
+def test_a_step_that_fails_leaves_its_log_on_the_console(prepared: Callable[..., Node]) -> None:
+    """The disk that the log is on goes with the node; the console is what the site manager keeps."""
+    bundle = MetaPackage(
+        "bad", "", (), steps=(Step("all", "echo first; echo 'vclust: ready'; echo oops >&2; exit 3"),)
+    )
+
+    with prepared(change=lambda cluster: dataclasses.replace(cluster, meta_packages=(bundle,))) as node:
+        deadline = time.monotonic() + 600
+        while node.running and time.monotonic() < deadline:
+            time.sleep(0.1)
+        lines = [line.strip() for line in node.console.read_text(errors="replace").splitlines()]
+    (failed,) = [number for number, line in enumerate(lines) if line.startswith("vclust: failed step-")]
+    assert lines[failed].endswith("bad: oops")
+    assert lines[failed - 2 : failed] == ["log: first", "log: oops"]
 
 
 def test_a_missing_interface_is_named_and_the_node_stops(prepared: Callable[..., Node]) -> None:
