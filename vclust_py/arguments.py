@@ -71,6 +71,11 @@ def nodes(value: object) -> list[str]:
     return [node(word) for word in words]
 
 
+def tag(value: object) -> str:
+    """What a snapshot is called."""
+    return _matching(value, r"[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?", "a tag: a-z, 0-9, - and _, 32 at most")
+
+
 def count(value: object) -> int:
     """How many nodes."""
     return values.whole(1, values.MAX_NODES)(_text(value))
@@ -200,6 +205,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "node_reference": node_reference,
     "node": node,
     "nodes": nodes,
+    "tag": tag,
     "count": count,
     "site": site,
     "machines": machines,

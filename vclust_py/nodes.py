@@ -35,6 +35,11 @@ def overlay(node: str) -> str:
     return f"{node}.qcow2"
 
 
+def snapshot_file(node: str, tag: str) -> str:
+    """The copy of a node's overlay; no node's name has that sign."""
+    return f"{node}@{tag}.qcow2"
+
+
 def seed_disk(node: str) -> str:
     return f"{node}.img"
 

@@ -38,6 +38,7 @@ options:
       - reference
       - request
       - site
+      - tag
     required: true
   default:
     description: The value where none of the variables is given; without it that is an error.

@@ -3,6 +3,7 @@
 The guest is no node: the installer's kernel, busybox and modules with an init that says, again and again, what it has.
 """
 
+import json
 import re
 import subprocess
 import time
@@ -227,6 +228,29 @@ def test_files_through_libvirt(remote: Callable[[], RemoteFiles], tmp_path: Path
     files.remove()
     files.remove()
     assert not files.path("").exists()
+
+
+def test_copies_of_disks_have_all_that_these_have(remote: Callable[[], RemoteFiles]) -> None:
+    files, names = remote(), ["n1", "n2"]
+    files.images()
+    output("qemu-io", "-c", "write -P 3 8M 1M", str(files.image("base.qcow2")))
+    for name in names:
+        files.overlay(f"{name}.qcow2", "base.qcow2", 4 << 30)
+        output("qemu-io", "-c", "write -P 7 1M 3M", str(files.path(f"{name}.qcow2")))
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda name: files.copy(f"{name}.qcow2", f"{name}@a.qcow2"), names))
+            assert f"{names[0]}@a.qcow2" in files.allocated()
+        for name in names:
+            copy, disk = files.path(f"{name}@a.qcow2"), files.path(f"{name}.qcow2")
+            info = json.loads(output("qemu-img", "info", "--output=json", str(copy)))
+            assert (info["virtual-size"], "backing-filename" in info) == (4 << 30, False)
+            assert 4 << 20 <= info["actual-size"] < 6 << 20
+            output("qemu-img", "compare", str(copy), str(disk))
+            assert copy.stat().st_mode & 0o777 == 0o600
+            output("qemu-io", "-c", "write -P 9 1M 64k", str(disk))
+    files.discard("n1@a.qcow2", "n2@a.qcow2")
+    assert set(files.allocated()) == {"n1.qcow2", "n2.qcow2"}
 
 
 def test_many_at_once_on_two_connections(remote: Callable[[], RemoteFiles], tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ _NODES = surveys.text(
     "Nodes that go",
     "Where there are to be fewer: names with commas between; blank: those with the highest numbers",
 )
+_TAG = surveys.text("tag", "Tag", "What the snapshot is called, within its cluster", required=True)
 
 TEMPLATES = (
     Template("vclust create", "create_vcluster.yml", "Create a virtual cluster", surveys.of_request()),
@@ -106,6 +107,24 @@ TEMPLATES = (
                 "Names with commas between: nodes there are made anew on others; blank: none",
             ),
         ),
+    ),
+    Template(
+        "vclust snapshot",
+        "snapshot_vcluster.yml",
+        "Keep copies of a cluster's disks; nodes that run are shut down for it, and started again",
+        (_NAME, _TAG, surveys.yes_or_no("vclust_remove", "Remove it", "That snapshot, instead")),
+    ),
+    Template(
+        "vclust restore",
+        "restore_vcluster.yml",
+        "Give a cluster the disks of a snapshot; what was on them since is lost",
+        (_NAME, _TAG),
+    ),
+    Template(
+        "vclust capture",
+        "capture_vcluster.yml",
+        "Show a request for what packages a running cluster has",
+        (_NAME,),
     ),
     Template(
         "vclust clusters",

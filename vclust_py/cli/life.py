@@ -1,7 +1,10 @@
-"""The commands for the life of a cluster: apply and resize, stop and start, renew, heal."""
+"""The commands for the life of a cluster: apply and resize, stop and start, renew, heal, snapshot,
+restore, capture.
+"""
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +12,7 @@ from vclust_py.arguments import file, reference, typed
 from vclust_py.cli import messages, playbooks, sites
 from vclust_py.cli.progress import Follow, cluster_progress
 from vclust_py.errors import RequestError
+from vclust_py.request.ini_form import written
 from vclust_py.text import MESSAGE, plain, when
 
 if TYPE_CHECKING:
@@ -27,7 +31,15 @@ def add_commands(
     starting = add("start", _start, "start a cluster again that was stopped")
     renewing = add("renew", _renew, "prolong the lease of a cluster")
     healing = add("heal", _heal, "start nodes of a cluster again that have ended")
-    for one in (resizing, stopping, starting, renewing, healing):
+    keeping = add(
+        "snapshot", _snapshot, "keep copies of a cluster's disks under a tag, or list those there are"
+    )
+    restoring = add(
+        "restore", _restore, "give a cluster the disks of a snapshot; what was on them since is lost"
+    )
+    capturing = add("capture", _capture, "print a request for what packages a running cluster has")
+    capturing.add_argument("--meta", action="store_true", help="print a meta package with them instead")
+    for one in (resizing, stopping, starting, renewing, healing, keeping, restoring, capturing):
         one.add_argument(
             "cluster",
             type=typed("reference"),
@@ -55,7 +67,18 @@ def add_commands(
         help="this host is off: make its nodes anew on others; may be repeated",
     )
     healing.add_argument("--check", action="store_true", help="only say which have ended")
-    for one in (applying, resizing, stopping, starting, renewing, healing):
+    keeping.add_argument(
+        "tag",
+        nargs="?",
+        type=typed("tag"),
+        metavar="TAG",
+        help="what the copies are called (default: list them)",
+    )
+    keeping.add_argument("--remove", action="store_true", help="remove those of that tag")
+    restoring.add_argument("tag", type=typed("tag"), metavar="TAG", help="of the snapshot")
+    for one in (keeping, restoring):
+        one.add_argument("--check", action="store_true", help="only say whether it can be done")
+    for one in (applying, resizing, stopping, starting, renewing, healing, keeping, restoring, capturing):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
 
 
@@ -183,6 +206,82 @@ def _heal(arguments: argparse.Namespace) -> int:
         f"{_name(arguments)}: {text}",
     )
     return 4 if failed else code
+
+
+def _snapshot(arguments: argparse.Namespace) -> int:
+    if arguments.tag is None:
+        if arguments.remove:
+            raise RequestError(["--remove: got no TAG"], f"vclust snapshot {_name(arguments)} lists them")
+        return _list_snapshots(arguments)
+    removed = {"vclust_remove": True} if arguments.remove else {}
+    word = "is removed" if arguments.remove else "is there"
+    again = f"vclust restore {_name(arguments)} {arguments.tag} goes back to it"
+    return _on_disks(
+        "snapshot_vcluster.yml", arguments, removed, word, "" if arguments.remove else again, "was not there"
+    )
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    return _on_disks("restore_vcluster.yml", arguments, {}, "is restored", "", "")
+
+
+def _on_disks(
+    playbook: str,
+    arguments: argparse.Namespace,
+    variables: Mapping[str, Any],
+    done: str,
+    then: str,
+    unchanged: str,
+) -> int:
+    """Run a playbook of snapshots, and say what has become of this one."""
+    name, tag = _name(arguments), arguments.tag
+    outcome = _run(playbook, arguments, ("snapshot",), {"tag": tag, **variables}, check=arguments.check)
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=name, tag=tag)
+    result = outcome.results["vclust_snapshot"]
+    told = {"tag": tag, "changed": result["changed"], "restarted": result["restarted"]}
+    if arguments.check and result["changed"]:
+        shut = ", and its nodes would be shut down for it" if result["restarted"] else ""
+        return _done(arguments, told, f"{name}: snapshot {tag}: that can be done{shut}")
+    words = [f"snapshot {tag} {done if result['changed'] else unchanged}"]
+    if result["changed"]:
+        words += [then] if then else []
+        words += ["its nodes run again"] if result["restarted"] else []
+    return _done(arguments, told, f"{name}: {'; '.join(words)}")
+
+
+def _list_snapshots(arguments: argparse.Namespace) -> int:
+    _, cluster = sites.cluster(arguments)
+    if arguments.json:
+        print(json.dumps(cluster["snapshots"], indent=2))
+    else:
+        from vclust_py.cli.tables import show_snapshots
+
+        show_snapshots(cluster)
+    return 0
+
+
+def _capture(arguments: argparse.Namespace) -> int:
+    outcome = _run("capture_vcluster.yml", arguments, ("capture",))
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=_name(arguments))
+    result = outcome.results["vclust_capture"]
+    playbooks.warn(result)
+    if arguments.json:
+        keys = ("request", "node", "added", "removed", "without_hash")
+        return _done(arguments, {key: result[key] for key in keys}, "")
+    packages = result["request"]["software"].get("packages", [])
+    if arguments.meta:
+        print(f"description: As in {_name(arguments)}\npackages: {json.dumps(packages)}")
+        return 0
+    print(f"# What {result['node']} of {_name(arguments)} has, on {when(time.time())}")
+    for what in ("added", "removed"):
+        if result[what]:
+            print(f"# {what} since it was made: {' '.join(result[what])}")
+    if result["without_hash"]:
+        print(f"# without the password hashes of: {' '.join(result['without_hash'])}")
+    print(written(result["request"]), end="")
+    return 0
 
 
 def _name(arguments: argparse.Namespace) -> str:

@@ -181,13 +181,31 @@ def _take(
             pass
         case "runner_on_failed" | "runner_on_unreachable":
             result = data.get("res") or {}
-            error = _plain(str(result.get("msg") or "the task failed without a word"))
+            error = _plain(_failure(data["host"], result))
             outcome.failures.setdefault(data["host"], error)
             if outcome.exit_code == 0:
                 outcome.exit_code = int(result.get("exit_code") or 4)
                 # The choice among sites is no one site's failure.
                 outcome.host = "" if data["task_action"] == _CHOICE else data["host"]
                 outcome.error = error
+
+
+_WITHOUT_US = "No module named 'vclust_py'"
+
+
+def _failure(host: str, result: Mapping[str, Any]) -> str:
+    """Why a task has failed: a module's own error, else what came of it instead of an answer."""
+    error = str(result.get("msg") or "the task failed without a word")
+    printed = [line for line in str(result.get("module_stderr") or "").splitlines() if line.strip()]
+    if "exit_code" in result or (not printed and _WITHOUT_US not in error):
+        return error
+    if _WITHOUT_US in error or any("not found" in line or _WITHOUT_US in line for line in printed):
+        why = plain(_WITHOUT_US if _WITHOUT_US in error else printed[0], 400)
+        return (
+            f"{host}: the module did not run: {why}\n  hint: in the inventory set ansible_python_interpreter of"
+            f" {host} to a Python that has vclust_py; on this machine: {sys.executable}"
+        )
+    return f"{error}: {plain(printed[-1], 400)}\n  hint: -v shows all that was printed"
 
 
 def _reason(text: str, tasks: int, inventory: str) -> str:

@@ -170,17 +170,32 @@ def show_events(cluster: Mapping[str, Any]) -> None:
     _print(table)
 
 
+def show_snapshots(cluster: Mapping[str, Any]) -> None:
+    """The snapshots of a cluster, oldest first."""
+    table = _table("TAG", "TAKEN", "SIZE", "NODES")
+    for one in cluster["snapshots"]:
+        bytes_ = "interrupted" if one["bytes"] is None else size(one["bytes"])
+        table.add(one["tag"], when(one["created"]), bytes_, str(len(one["nodes"])))
+    _print(table)
+
+
 def show_logs(cluster: Mapping[str, Any]) -> None:
     """What each phase and node has said of itself, oldest first, and the logs of what has failed, kept or at hand."""
     for row in sorted([*cluster["phases"], *cluster["node_phases"]], key=lambda row: float(row["start"])):
         what = f"{row['phase']}: {row['node']}" if row["node"] else row["phase"]
         say(f"{_clock(row['start'])} {what}: {row['outcome']} ({row['seconds']:.1f} s)")
-    kept = {log["name"]: (log["path"], log["text"]) for log in cluster["logs"]}
-    at_hand = {node: (f"console of {node}, its end", text) for node, text in cluster["consoles"].items()}
-    for title, text in (at_hand | kept).values():
-        say(f"\n{title}:")
-        for line in text.splitlines():
-            say(f"  {line}")
+    kept = {log["name"]: log["text"] for log in cluster["logs"]}
+    for node, text in cluster["consoles"].items():
+        if node not in kept:  # what is kept has its end, and more of it
+            _show_log(f"console of {node}, its end:", text)
+    for log in reversed(cluster["logs"]):
+        _show_log(f"log of {log['name']}, which failed {when(log['time'])}: {log['path']}", log["text"])
+
+
+def _show_log(title: str, text: str) -> None:
+    say(f"\n{title}")
+    for line in text.splitlines():
+        say(f"  {line}")
 
 
 def _clock(moment: float) -> str:

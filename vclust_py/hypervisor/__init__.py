@@ -163,6 +163,13 @@ class Files(Protocol):
         """
         ...
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy the cluster's qcow2 file `source`, that nobody writes, to `target`; what is there already is replaced.
+
+        On the site manager the copy stands on the same image, elsewhere it has all that is in it.
+        """
+        ...
+
     def length(self, name: str) -> int:
         """Bytes of a file of the cluster; 0 when it is not there."""
         ...

@@ -19,7 +19,7 @@ from vclust_py.image.builder import disk_size
 from vclust_py.life import packages
 from vclust_py.lock import Lock
 from vclust_py.monitor import Survey, survey
-from vclust_py.nodes import domain_name, drivers_for, overlay, seed_disk
+from vclust_py.nodes import domain_name, drivers_for, overlay, seed_disk, snapshot_file
 from vclust_py.phases import Inputs, Phase, Result
 from vclust_py.phases.create import segments
 from vclust_py.phases.place import more_nodes
@@ -29,7 +29,7 @@ from vclust_py.request import Request
 from vclust_py.request.differences import differences
 from vclust_py.request.model import KEYS
 from vclust_py.request.values import size_text
-from vclust_py.site import changes, clusters
+from vclust_py.site import changes, clusters, snapshots
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
 from vclust_py.site.session import Session
@@ -267,6 +267,7 @@ def remove_leaving(session: Session, cluster: Cluster) -> list[str]:
     folder = clusters.folder(session.store, cluster)
     going = [node for node in cluster.leaving if node.host in drivers]
 
+    kept = snapshots.of(session.store, cluster)
     there = {(node.host, node.name) for node in cluster.nodes}
     names = {node.name for node in cluster.nodes}
 
@@ -275,7 +276,8 @@ def remove_leaving(session: Session, cluster: Cluster) -> list[str]:
         driver.remove(node.uuid)
         if (node.host, node.name) not in there:  # else the disk is another node's of that name
             driver.clear_consoles(folder.name, [domain_name(cluster, node)])
-            driver.files(folder.name).discard(overlay(node.name), seed_disk(node.name))
+            copies = [snapshot_file(node.name, one.tag) for one in kept]
+            driver.files(folder.name).discard(overlay(node.name), seed_disk(node.name), *copies)
         if node.name not in names:
             (folder / seed_disk(node.name)).unlink(missing_ok=True)
 

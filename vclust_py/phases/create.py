@@ -37,6 +37,11 @@ def run(session: Session, inputs: Inputs) -> Result:
     with placed_cluster(session, inputs.name) as cluster:
         drivers, errors = drivers_of(session, cluster)
         require_min_nodes(cluster, errors)
+        if cluster.restoring:
+            raise VclustError(
+                f"{inputs.name}: its snapshot {cluster.restoring} is half restored",
+                f"vclust restore {inputs.name} {cluster.restoring}",
+            )
         if not cluster.images:
             raise VclustError(f"{inputs.name}: its images are not made", "run the phase `image` first")
         hosts = list(drivers)

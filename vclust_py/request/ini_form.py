@@ -1,6 +1,8 @@
 """The INI form of a request, as in the paper's Figure 4, read into a `Reading`."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from vclust_py.request.model import KEYS, SECTIONS
 from vclust_py.request.reading import Entry, Reading, nearest
@@ -30,6 +32,22 @@ def read(text: str, source: str) -> Reading:
             continue
         _add(reading, section, number, match[1].strip(), match[2].strip(" \t"))
     return reading
+
+
+def written(mapping: Mapping[str, Any]) -> str:
+    """The INI form of a request's canonical mapping, but for its name, which the file's is."""
+    lines = list[str]()
+    for section, keys in SECTIONS.items():
+        lines += ["", f"[{section.title()}]"] if lines else [f"[{section.title()}]"]
+        for key in keys:
+            form = mapping[section].get(key.yaml)
+            if form in (None, []) or key.yaml == "name":
+                continue
+            if key.repeated:
+                lines += [f"{key.ini}: {':'.join(item[part] for part in key.kind.parts)}" for item in form]
+            else:
+                lines.append(f"{key.ini}: {' '.join(form) if key.words else form}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _section(reading: Reading, number: int, line: str) -> str | None:

@@ -117,6 +117,8 @@ class Cluster:
     """
     warned: float | None = None
     """Seconds before the end of the lease at which its users were warned last."""
+    restoring: str = ""
+    """The snapshot that its disks are being made from: until that is done they are not to be started."""
 
     @property
     def all_nodes(self) -> tuple[Node, ...]:
@@ -161,6 +163,7 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
             ends=row["ends"],
             ended=row["ended"],
             warned=row["warned"],
+            restoring=row["restoring"],
         )
         for row in rows
     ]
@@ -473,7 +476,8 @@ def forget(store: Store, cluster: Cluster, written_off: Collection[str] = ()) ->
         update(store, cluster, state=ClusterState.DESTROYED)
         # The request holds password hashes, which nobody needs any more.
         store.execute("UPDATE clusters SET destroyed = ?, spec = '' WHERE id = ?", (time.time(), cluster.id))
-        store.execute("DELETE FROM progress WHERE cluster = ?", (cluster.id,))
+        for table in ("progress", "snapshots"):
+            store.execute(f"DELETE FROM {table} WHERE cluster = ?", (cluster.id,))  # noqa: S608
         store.execute(
             "DELETE FROM nodes WHERE cluster = ? AND host NOT IN (SELECT value FROM json_each(?))",
             (cluster.id, json.dumps(sorted(written_off))),

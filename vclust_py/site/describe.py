@@ -9,7 +9,7 @@ from typing import Any
 
 from vclust_py import request as requests
 from vclust_py.access import SOCKETS, user_key
-from vclust_py.site import clusters, hosts, kept_logs, records
+from vclust_py.site import clusters, hosts, kept_logs, records, snapshots
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.condition import Sighting, condition
 from vclust_py.site.settings import Site
@@ -133,6 +133,15 @@ def _describe(
                 "mac": node.mac,
             }
             for node, known in zip(cluster.nodes, now.nodes, strict=True)
+        ],
+        "snapshots": [
+            {
+                "tag": one.tag,
+                "created": one.created,
+                "nodes": list(one.nodes),
+                "bytes": one.written,
+            }
+            for one in snapshots.of(store, cluster)
         ],
         "phases": [row for row in rows if not row["node"]],
         "node_phases": per_node,

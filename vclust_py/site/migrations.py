@@ -267,6 +267,25 @@ def _life(connection: sqlite3.Connection) -> None:
     )
 
 
+def _snapshots(connection: sqlite3.Connection) -> None:
+    """Copies of clusters' disks; which of them a cluster's disks are being made from."""
+    _run(
+        connection,
+        """
+        CREATE TABLE snapshots (
+            cluster INTEGER NOT NULL REFERENCES clusters (id),
+            tag TEXT NOT NULL,
+            created REAL NOT NULL,
+            lock TEXT NOT NULL,
+            nodes TEXT NOT NULL,
+            written INTEGER,
+            PRIMARY KEY (cluster, tag)
+        );
+        ALTER TABLE clusters ADD COLUMN restoring TEXT NOT NULL DEFAULT ''
+        """,
+    )
+
+
 def _domain_names(connection: sqlite3.Connection) -> None:
     """Domains were called CLUSTER.NODE; those that are there go on being found by that name."""
     _run(
@@ -288,6 +307,7 @@ STEPS: tuple[Step, ...] = (
     _time_models,
     _owners,
     _life,
+    _snapshots,
     _domain_names,
 )
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""

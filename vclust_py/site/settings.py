@@ -35,6 +35,7 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
     "egress": requested.choice("proxy", "none", "nat"),
     "lease_grace": requested.lease,
     "fence_after": requested.lease,
+    "snapshots": requested.whole(0, 100),
 }
 """Settings that are checked as those of a request are."""
 
@@ -142,6 +143,8 @@ class Site:
     """How long a host does not answer before it is switched off, for clusters with `Heal: replace`."""
     hook: Path | None = None
     """A program of the site's own that is told, by JSON on standard input, what happens to clusters by itself."""
+    snapshots: int = 4
+    """Snapshots that a cluster may have."""
     administrators: tuple[str, ...] = ()
     """Users who may do with each cluster what its owner may, and act for others; root without sudo always may."""
     projects: tuple[Project, ...] = ()

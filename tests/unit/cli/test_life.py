@@ -10,6 +10,7 @@ import pytest
 
 from vclust_py.cli import parse, playbooks
 from vclust_py.cli.runner import Outcome
+from vclust_py.errors import RequestError
 
 Run = Callable[..., int]
 
@@ -75,6 +76,77 @@ def test_heal(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     calls = run.calls  # type: ignore[attr-defined]
     assert [call["check"] for call in calls] == [False, True, False]
     assert calls[2]["variables"] == {"name": "one", "vclust_forget_hosts": ["a"]}
+
+
+def test_snapshot_and_restore(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = {"changed": True, "restarted": True}
+    assert run("snapshot", "one", "a", vclust_snapshot=ran) == 0
+    assert run("snapshot", "one", "a", "--check", vclust_snapshot=ran) == 0
+    assert run("snapshot", "one", "a", "--remove", vclust_snapshot={**ran, "restarted": False}) == 0
+    assert (
+        run("snapshot", "one", "a", "--remove", vclust_snapshot={"changed": False, "restarted": False}) == 0
+    )
+    assert run("restore", "one", "a", vclust_snapshot=ran) == 0
+    assert run("restore", "one", "a", code=4) == 4
+    assert capsys.readouterr().out.splitlines() == [
+        "one: snapshot a is there; vclust restore one a goes back to it; its nodes run again",
+        "one: snapshot a: that can be done, and its nodes would be shut down for it",
+        "one: snapshot a is removed",
+        "one: snapshot a was not there",
+        "one: snapshot a is restored; its nodes run again",
+    ]
+    calls = run.calls  # type: ignore[attr-defined]
+    assert [call["check"] for call in calls] == [False, True, False, False, False, False]
+    assert calls[0]["variables"] == {"name": "one", "tag": "a"}
+    assert calls[2]["variables"] == {"name": "one", "tag": "a", "vclust_remove": True}
+    assert calls[4]["playbook"] == "restore_vcluster.yml"
+
+
+def test_the_list_of_snapshots(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"tag": "a", "created": 0.0, "nodes": ["n1", "n2"], "bytes": 3_000_000}
+    listed = [whole, {**whole, "tag": "b", "bytes": None}]
+    monkeypatch.setattr(
+        "vclust_py.cli.life.sites.cluster", lambda arguments: ("local", {"snapshots": listed})
+    )
+    assert run("snapshot", "one") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["TAG", "a", "b"]
+    assert ("3.0 MB" in lines[1], "interrupted" in lines[2]) == (True, True)
+    assert run("snapshot", "one", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == listed
+    with pytest.raises(RequestError, match="--remove: got no TAG"):
+        run("snapshot", "one", "--remove")
+
+
+def test_capture(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    software = {"name": "one", "users": [{"name": "ann", "password_hash": "*"}], "packages": ["gcc", "vim"]}
+    result = {
+        "request": {"hardware": {"number_of_nodes": 3}, "software": software},
+        "node": "n1",
+        "added": ["vim"],
+        "removed": [],
+        "without_hash": ["ann"],
+    }
+    assert run("capture", "one", vclust_capture=result) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("# What n1 of one has, on 20")
+    assert lines[1:] == [
+        "# added since it was made: vim",
+        "# without the password hashes of: ann",
+        "[Hardware]",
+        "NumberOfNodes: 3",
+        "",
+        "[Software]",
+        "User: ann:*",
+        "Packages: gcc vim",
+    ]
+    assert run("capture", "one", "--meta", vclust_capture=result) == 0
+    assert capsys.readouterr().out == 'description: As in one\npackages: ["gcc", "vim"]\n'
+    assert run("capture", "one", "--json", vclust_capture=result) == 0
+    assert json.loads(capsys.readouterr().out)["added"] == ["vim"]
+    assert run("capture", "one", code=4) == 4
 
 
 CHANGE = {

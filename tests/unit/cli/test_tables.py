@@ -167,11 +167,14 @@ def test_what_has_happened(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"phase": "install", "node": "", "start": 5.0, "seconds": 2.0, "outcome": "failed: n2: no disk"}
     node = row | {"node": "n2", "start": 6.0, "outcome": "seed: no\ndisk"}
-    consoles = {"n2": "a\n\x1b[2Jb", "n3": "now"}
-    log = {"name": "n3", "path": "logs/n3.log", "text": "then\n\x1bc"}
-    tables.show_logs({"phases": [row], "node_phases": [node], "consoles": consoles, "logs": [log]})
+    tables.show_logs({"phases": [row], "node_phases": [node], "consoles": {"n2": "a\n\x1b[2Jb"}, "logs": []})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(" install: failed: n2: no disk (2.0 s)")
     assert lines[1].endswith(" install: n2: seed: no")
-    assert lines[2:7] == ["disk (2.0 s)", "", "console of n2, its end:", "  a", "  \\x1b[2Jb"]
-    assert lines[7:] == ["", "logs/n3.log:", "  then", "  \\x1bc"]
+    assert lines[2:] == ["disk (2.0 s)", "", "console of n2, its end:", "  a", "  \\x1b[2Jb"]
+    log = {"name": "n2", "path": "/x/n2.log", "time": 0.0, "text": "dpkg: error\na\n\x1b[2Jb"}
+    tables.show_logs({"phases": [], "node_phases": [], "consoles": {"n2": "a\n\x1b[2Jb"}, "logs": [log]})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("log of n2, which failed ")
+    assert lines[1].endswith(": /x/n2.log")
+    assert lines[2:] == ["  dpkg: error", "  a", "  \\x1b[2Jb"]

@@ -46,6 +46,22 @@ def test_local_overlay(local: LocalFiles) -> None:
     assert path.read_text() == "somebody's work"
 
 
+def test_local_copy_stands_on_the_same_image(local: LocalFiles) -> None:
+    local.overlay("n1.qcow2", "base-1.qcow2", 4 * GB)
+    for pattern in ("7", "9"):
+        write = ["qemu-io", "-c", f"write -P {pattern} 1M 1M", local.path("n1.qcow2")]
+        subprocess.run(write, check=True, capture_output=True)
+        local.copy("n1.qcow2", "n1@a.qcow2")
+        copy = local.path("n1@a.qcow2")
+        info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", copy]))
+        assert info["backing-filename"] == str(local.image("base-1.qcow2"))
+        subprocess.run(["qemu-img", "compare", "-q", copy, local.path("n1.qcow2")], check=True)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    with pytest.raises(VclustError, match=r"n2.qcow2"):
+        local.copy("n2.qcow2", "n2@a.qcow2")
+    assert sorted(local.allocated()) == ["n1.qcow2", "n1@a.qcow2"]
+
+
 def test_local_overlay_without_its_image(local: LocalFiles) -> None:
     with pytest.raises(VclustError, match=r"base-9.qcow2"):
         local.overlay("n1.qcow2", "base-9.qcow2", GB)

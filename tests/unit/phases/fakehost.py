@@ -37,6 +37,11 @@ class FakeFiles:
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         self._files.setdefault(name, 1)
 
+    def copy(self, source: str, target: str) -> None:
+        if target in self._host.full:
+            raise VclustError(f"{target}: no space left on its file system")
+        self._files[target] = self._files[source]
+
     def length(self, name: str) -> int:
         return self._files.get(name, 0)
 
@@ -55,7 +60,7 @@ class FakeHost:
     """Every node reports with the first look that it is installed, with the next that it is ready.
 
     But those named in `silent`, which stop, and in `failing`.  UUIDs in `stubborn` do not shut down, those named in
-    `mute` run and say nothing.
+    `mute` run and say nothing.  Copies named in `full` do not fit on the disk.
     """
 
     accelerator = "kvm"
@@ -69,11 +74,13 @@ class FakeHost:
         self.stubborn: set[str] = set()
         self.mute: set[str] = set()
         self.used: dict[str, float] = {}
+        self.full: set[str] = set()
+        self.disk_free = 1 << 50
         self.looks: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
 
     def capacity(self) -> Capacity:
-        return Capacity("amd64", 4096, 3 * 10**9, 1 << 44, 1 << 44, {}, 1 << 50, "kvm")
+        return Capacity("amd64", 4096, 3 * 10**9, 1 << 44, 1 << 44, {}, self.disk_free, "kvm")
 
     def versions(self) -> dict[str, str]:
         return {"libvirt": "9.0.0", "hypervisor": "QEMU 7.2.0"}

@@ -1,0 +1,124 @@
+"""The work of a cluster kept, with real nodes: snapshots of its disks."""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from checker import check
+from machine import Vclust, output
+
+from vclust_py.site import PROJECT, Site
+
+pytestmark = pytest.mark.system
+
+REQUEST = """\
+[Hardware]
+NumberOfNodes: 2
+RAM: 512MB
+[Software]
+User: alice:*
+Hostname: keep%02d
+Network: 192.168.84.0/24
+"""
+
+
+@pytest.fixture(scope="module")
+def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
+    folder = tmp_path_factory.mktemp("keep")
+    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
+    variables = folder / "inventory/group_vars/site_local.yml"
+    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, snapshots: 1}}"
+    text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
+    assert count == 1
+    variables.write_text(text)
+    with open(folder / "inventory/vclust.yml", "a") as plugin:
+        plugin.write(f"site: {{root: {site.root}}}\n")
+    (folder / "keep.ini").write_text(REQUEST)
+    command = Vclust(folder / "inventory", folder)
+    for cluster in command.json("list"):  # of a test run that was killed
+        command("destroy", cluster["name"])
+    yield command
+    for cluster in command.json("list"):
+        command("destroy", cluster["name"])
+    assert check(site.root) == []
+
+
+def domains() -> set[str]:
+    listed = subprocess.run(["virsh", "-q", "list", "--name"], capture_output=True, text=True)
+    return {line for line in listed.stdout.split() if line.endswith(".keep")}
+
+
+def test_back_to_a_snapshot(vclust: Vclust, site: Site) -> None:
+    vclust("create", str(vclust.folder / "keep.ini"))
+    vclust("ssh", "keep", "2", "--", "echo before > ~/work")
+    assert vclust.json("snapshot", "keep", "first", "--check")["restarted"]
+    assert vclust.json("snapshot", "keep") == []
+    done = vclust.json("snapshot", "keep", "first")
+    assert (done["changed"], done["restarted"]) == (True, True)
+    assert domains() == {"keep01.keep", "keep02.keep"}
+    (folder,) = site.clusters.glob("keep.*")
+    for node in ("keep01", "keep02"):
+        copy, disk = folder / f"{node}@first.qcow2", folder / f"{node}.qcow2"
+        # Nothing stands on a copy, and it stands on what the disk stands on.
+        chains = [
+            [
+                line
+                for line in output("qemu-img", "info", "-U", str(path)).splitlines()
+                if "backing file:" in line
+            ]
+            for path in (copy, disk)
+        ]
+        assert chains[0] == chains[1] != []
+        console = (folder / f"{node}.keep.console").read_text(errors="replace")
+        assert "vclust: ready" in console
+        assert "recovery" not in console  # its file system was left in order
+    (listed,) = vclust.json("snapshot", "keep")
+    assert (listed["tag"], listed["nodes"]) == ("first", ["keep01", "keep02"])
+    written = sum(path.stat().st_blocks * 512 for path in folder.glob("*@first.qcow2"))
+    assert listed["bytes"] == written
+    assert "is there since" in vclust("snapshot", "keep", "first", code=2)
+    assert "expected fewer than 1" in vclust("snapshot", "keep", "second", code=2)
+    assert "no snapshot other; there are: first" in vclust("restore", "keep", "other", code=2)
+    assert check(site.root) == []
+
+    vclust("ssh", "keep", "2", "--", "echo after > ~/work; sync")
+    request = REQUEST.replace("User: alice:*", "User: alice:*\nUser: bob:*")
+    (vclust.folder / "keep.ini").write_text(request)
+    vclust("apply", str(vclust.folder / "keep.ini"))
+    vclust("restore", "keep", "first")
+    assert "before\n" in vclust("ssh", "keep", "2", "--", "cat work")
+    # What the cluster is now, its old disks have been told of.
+    assert "uid=1001(bob)" in vclust("ssh", "keep", "2", "--", "id bob")
+    assert "keep01\n" in vclust("ssh", "keep", "2", "--", "ssh keep01 hostname")
+    assert vclust.json("show", "keep")["state"] == "ready"
+    vclust("snapshot", "keep", "first", "--remove")
+    assert not list(folder.glob("*@*"))
+    with sqlite3.connect(site.database, timeout=30) as connection:
+        assert connection.execute("SELECT count(*) FROM snapshots").fetchone() == (0,)
+
+
+def test_a_cluster_as_a_request(vclust: Vclust, site: Site) -> None:
+    """With what somebody has installed in it."""
+    if not vclust.json("list"):
+        vclust("create", str(vclust.folder / "keep.ini"))
+    before = vclust.json("capture", "keep")
+    assert (before["added"], before["removed"]) == ([], [])
+    package = vclust.folder / "own"
+    (package / "DEBIAN").mkdir(parents=True)
+    (package / "DEBIAN/control").write_text(
+        "Package: own-tool\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.org>\n"
+        "Depends: libc6\nDescription: what nobody else has\n"
+    )
+    output("dpkg-deb", "--root-owner-group", "-b", str(package), f"{package}.deb")
+    vclust("scp", "--root", f"{package}.deb", "1.keep:/tmp/own.deb")
+    vclust("ssh", "--root", "keep", "1", "--", "dpkg -i /tmp/own.deb")
+    captured = vclust.json("capture", "keep")
+    assert (captured["added"], captured["node"]) == (["own-tool"], "keep01")
+    text = vclust("capture", "keep")  # with a warning: no archive has it
+    assert "package 'own-tool': not in" in text
+    assert "Packages: own-tool\n" in text
+    assert "User: alice:*\n" in text
+    assert "own-tool" in vclust("capture", "keep", "--meta")
