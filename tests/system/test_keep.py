@@ -1,4 +1,4 @@
-"""The work of a cluster kept, with real nodes: snapshots of its disks."""
+"""The work of a cluster kept, with real nodes: snapshots of its disks, its packages, a volume."""
 
 import re
 import shutil
@@ -122,3 +122,35 @@ def test_a_cluster_as_a_request(vclust: Vclust, site: Site) -> None:
     assert "Packages: own-tool\n" in text
     assert "User: alice:*\n" in text
     assert "own-tool" in vclust("capture", "keep", "--meta")
+
+
+def test_a_volume_outlives_its_cluster(vclust: Vclust, site: Site) -> None:
+    for cluster in vclust.json("list"):
+        vclust("destroy", cluster["name"])
+    request = REQUEST.replace("NumberOfNodes: 2", "NumberOfNodes: 1\nVolume: data 1GB keep")
+    (vclust.folder / "keep.ini").write_text(request)
+    vclust("create", str(vclust.folder / "keep.ini"))
+    assert "1777 ext4\n" in vclust(
+        "ssh", "keep", "--", "stat -c %a /srv/data; findmnt -n -o FSTYPE /srv/data"
+    )
+    vclust("ssh", "keep", "--", "echo mine > /srv/data/work")
+    vclust("stop", "keep")
+    vclust("start", "keep")
+    assert "mine\n" in vclust("ssh", "keep", "--", "cat /srv/data/work")
+    assert "in use by the cluster keep" in vclust("volume", "remove", "data", code=2)
+    assert check(site.root) == []
+    vclust("destroy", "keep")
+    assert check(site.root) == []
+    (kept,) = vclust.json("volume", "list")
+    assert (kept["name"], kept["size"], kept["cluster"]) == ("data", 10**9, "")
+    other = request.replace("Hostname: keep", "Hostname: other").replace(" keep\n", "\n")
+    (vclust.folder / "other.ini").write_text(other)
+    vclust("create", str(vclust.folder / "other.ini"))
+    assert "mine\n" in vclust("ssh", "other", "--", "cat /srv/data/work")
+    vclust("ssh", "other", "--", "echo more >> /srv/data/work")
+    vclust("destroy", "other")
+    assert "would be removed" in vclust("volume", "remove", "data", "--check")
+    assert len(list(site.clusters.glob("data.volume.*/volume.qcow2"))) == 1
+    assert "is removed" in vclust("volume", "remove", "data")
+    assert vclust.json("volume", "list") == []
+    assert not list(site.clusters.glob("*"))

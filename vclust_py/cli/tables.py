@@ -175,6 +175,16 @@ def show_snapshots(cluster: Mapping[str, Any]) -> None:
     _print(table)
 
 
+def show_volumes(volumes: Sequence[Mapping[str, Any]], *, several: bool) -> None:
+    """Volumes, with their sites where there are several."""
+    first = ["SITE"] if several else []
+    table = _table(*first, "VOLUME", "OWNER", "SIZE", "HOST", "CLUSTER", "KEPT")
+    for one in volumes:
+        row = [one["name"], one["owner"], size(one["size"]), one["host"], one["cluster"] or "-"]
+        table.add(*([one["site"]] if several else []), *row, "yes" if one["keep"] else "no")
+    _print(table)
+
+
 def show_logs(cluster: Mapping[str, Any]) -> None:
     """What each phase and node has said of itself, oldest first, and how the consoles of failed nodes ended."""
     for row in sorted([*cluster["phases"], *cluster["node_phases"]], key=lambda row: float(row["start"])):

@@ -163,6 +163,10 @@ class Files(Protocol):
         """
         ...
 
+    def blank(self, name: str, size: int) -> None:
+        """Make the empty qcow2 file `name`, for root only; no change when it is there."""
+        ...
+
     def copy(self, source: str, target: str) -> None:
         """Copy the cluster's qcow2 file `source`, that nobody writes, to `target`; what is there already is replaced.
 

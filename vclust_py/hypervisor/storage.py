@@ -122,6 +122,18 @@ class LocalFiles:
             draft.chmod(0o600)  # it will hold keys and hashes; libvirt changes its owner, not its mode
             draft.rename(path)
 
+    def blank(self, name: str, size: int) -> None:
+        path = self.path(name)
+        if path.exists():
+            return
+        with naming_full_disk(self._folder.parent):
+            self._folder.mkdir(exist_ok=True)
+            self._folder.chmod(0o711)  # hypervisor processes walk through it as a user of their own
+            draft = path.with_name(f"{name}.tmp")
+            run(["qemu-img", "create", "-q", "-f", "qcow2", draft, str(size)])
+            draft.chmod(0o600)
+            draft.rename(path)
+
     def copy(self, source: str, target: str) -> None:
         draft = self.path(f"{target}.tmp")
         with naming_full_disk(self._folder):
@@ -378,6 +390,13 @@ class Pool:
         store = add(xml, "backingStore")
         add(store, "path", backing)
         add(store, "format", type=backing_format)
+        self._make(name, xml)
+
+    def make_blank(self, name: str, size: int) -> None:
+        """Make the empty qcow2 file `name`, for root only; no change when it is there."""
+        self._make(name, self._volume_xml(name, size, "qcow2"))
+
+    def _make(self, name: str, xml: ElementTree.Element) -> None:
 
         def work(pool: Any) -> None:
             with self._naming_full_disk(pool, name):
@@ -576,6 +595,9 @@ class RemoteFiles:
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         self._cluster.make_overlay(name, self.image(backing), size, backing_format)
+
+    def blank(self, name: str, size: int) -> None:
+        self._cluster.make_blank(name, size)
 
     def copy(self, source: str, target: str) -> None:
         self._cluster.copy(source, target)

@@ -7,6 +7,7 @@ teach       nodes that run told of their cluster's generation
 stop        nodes shut down on purpose, with what they stand on kept
 snapshot    copies of all nodes' disks, and back to one of them
 capture     the packages that a cluster has now, as a request
+volume      the end of a data disk
 lease       when a cluster's time is over, whom that is told before, and how it is prolonged
 idle        whether anybody uses a cluster
 message     words on the terminals of those who are logged in
