@@ -133,6 +133,8 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
     say(f"{nodes_of} of {counted(hardware['cpus'], 'CPU')}, {hardware['ram']}{strategy}")
     if cluster["ends"] is not None:
         say(f"lease: {_lease(cluster)}, until {when(cluster['ends'])}")
+    if cluster["updates"]:
+        say(_updates(cluster["updates"]))
     say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
     nodes = _table("NODE", "ADDRESS", "HOST", "RUNS BY", "STATE", "SEEN")
     for node in cluster["nodes"]:
@@ -155,6 +157,15 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
         latest = {record["phase"]: record for record in cluster["node_phases"] if record["node"] == slowest}
         times = ", ".join(f"{phase} {record['seconds']:.1f} s" for phase, record in latest.items())
         say(f"\nslowest node: {slowest} ({times})")
+
+
+def _updates(known: Mapping[str, Any]) -> str:
+    """How many updates a cluster lacks."""
+    asked = f"(as of {_since(known['time'])})"
+    if not known["updates"]:
+        return f"updates: none lacks {asked}"
+    said = f"updates: {counted(len(known['updates']), 'package')} older than in the archives"
+    return f"{said}, {len(known['security'])} of them for security {asked}"
 
 
 def show_events(cluster: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ apply       another request for a cluster that is made: its spec and places, nod
 teach       nodes that run told of their cluster's generation
 stop        nodes shut down on purpose, with what they stand on kept
 snapshot    copies of all nodes' disks, and back to one of them
+updates     newer versions of what clusters were made of
 capture     the packages that a cluster has now, as a request
 volume      the end of a data disk
 lease       when a cluster's time is over, whom that is told before, and how it is prolonged

@@ -131,6 +131,7 @@ def _describe(store: Store, cluster: Cluster, sightings: Mapping[str, Sighting])
             }
             for node, known in zip(cluster.nodes, now.nodes, strict=True)
         ],
+        "updates": cluster.updates,
         "volume": _volume(volumes.of(store, cluster)),
         "snapshots": [
             {

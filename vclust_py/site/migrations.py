@@ -268,7 +268,9 @@ def _life(connection: sqlite3.Connection) -> None:
 
 
 def _keep(connection: sqlite3.Connection) -> None:
-    """Copies of clusters' disks; which of them a cluster's disks are being made from.  Volumes, and who has them."""
+    """Copies of clusters' disks; which of them a cluster's disks are being made from.  Volumes, and who has them.
+    Which updates clusters lack.
+    """
     _run(
         connection,
         """
@@ -295,7 +297,8 @@ def _keep(connection: sqlite3.Connection) -> None:
         );
         CREATE UNIQUE INDEX volume_names ON volumes (owner, name);
         CREATE UNIQUE INDEX volume_clusters ON volumes (cluster);
-        ALTER TABLE clusters ADD COLUMN restoring TEXT NOT NULL DEFAULT ''
+        ALTER TABLE clusters ADD COLUMN restoring TEXT NOT NULL DEFAULT '';
+        ALTER TABLE clusters ADD COLUMN updates TEXT NOT NULL DEFAULT '{}'
         """,
     )
 
