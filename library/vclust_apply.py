@@ -14,8 +14,8 @@ description:
   - Gives new nodes their places, and takes nodes away that are too many.
   - The phases C(image), C(distribute), C(create), C(install) and C(ready) make new nodes.
   - C(vclust_teach) tells the others.
-  - Nodes more or fewer, users and their keys, lease and healing can change; for other differences it fails, and changes
-    nothing.
+  - Nodes more or fewer, packages, users and their keys, lease and healing can change; for other differences it
+    fails, and changes nothing.
 extends_documentation_fragment:
   - vclust
   - vclust.request
@@ -64,6 +64,14 @@ differences:
   description: What the cluster had otherwise, a sentence for each key of the request.
   type: list
   elements: str
+  returned: success
+packages:
+  description: What nodes install, with versions (C(install)), and what goes (C(remove)); empty where nothing does.
+  type: dict
+  returned: success
+prove:
+  description: Whether a meta package is new that says how to see that it works.
+  type: bool
   returned: success
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.

@@ -66,7 +66,7 @@ moved:
   description: Nodes that were on hosts to forget, by name the host of each now.
   type: dict
   returned: success
-failed:
+not_ready:
   description: Nodes that were started again and did not become ready.
   type: list
   elements: str

@@ -65,6 +65,14 @@ differences:
   type: list
   elements: str
   returned: success
+packages:
+  description: What nodes install, with versions (C(install)), and what goes (C(remove)); empty where nothing does.
+  type: dict
+  returned: success
+prove:
+  description: Whether a meta package is new that says how to see that it works.
+  type: bool
+  returned: success
 exit_code:
   description: On failure, the exit status that the C(vclust) command ends with.
   type: int

@@ -101,7 +101,7 @@ def _identity(
         keys.admin,
         {name: keys.users.get(name) or keys.authority.new_user_key(name) for name in logins},
         cluster_disk.new_uids(request, keys.uids),
-        keys.secrets or cluster_disk.new_secrets(bundles),
+        {**cluster_disk.new_secrets(bundles), **keys.secrets},
     )
     return keys, ClusterIdentity(
         generation=cluster.generation,

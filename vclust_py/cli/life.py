@@ -115,7 +115,7 @@ def _changed(word: str, variables: Mapping[str, Any], arguments: argparse.Namesp
         return playbooks.failed(outcome, arguments, name=name)
     if module not in outcome.results:
         raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
-    plan = {key: outcome.results[module][key] for key in ("add", "remove", "differences")}
+    plan = {key: outcome.results[module][key] for key in ("add", "remove", "differences", "packages")}
     if not arguments.json:
         for line in _plan(plan):
             print(plain(f"{name}: {line}", MESSAGE), flush=True)
@@ -140,6 +140,10 @@ def _changed(word: str, variables: Mapping[str, Any], arguments: argparse.Namesp
 def _plan(plan: Mapping[str, Any]) -> list[str]:
     """What changes, in sentences."""
     lines = list(plan["differences"])
+    packages = plan["packages"]
+    for key, text in (("install", "packages that come"), ("remove", "packages that go")):
+        if packages.get(key):
+            lines.append(f"{text}: {', '.join(packages[key])}")
     if plan["remove"]:
         lines.append(f"these nodes go: {', '.join(plan['remove'])}")
     if plan["add"]:
@@ -189,7 +193,7 @@ def _heal(arguments: argparse.Namespace) -> int:
         return playbooks.failed(outcome, arguments, name=_name(arguments))
     result = outcome.results["vclust_heal"]
     playbooks.warn(result)
-    started, failed = result["started"], result["failed"]
+    started, failed = result["started"], result["not_ready"]
     would = "would be " if arguments.check else ""
     lines = [f"{node} {would}moved to {host}" for node, host in result["moved"].items()]
     lines += [f"{would}started again: {', '.join(started)}"] if started else []
@@ -198,7 +202,7 @@ def _heal(arguments: argparse.Namespace) -> int:
     text = "; ".join(lines) or "all its nodes run, as far as its hosts tell"
     code = _done(
         arguments,
-        {"started": started, "failed": failed, "moved": result["moved"]},
+        {"started": started, "not_ready": failed, "moved": result["moved"]},
         f"{_name(arguments)}: {text}",
     )
     return 4 if failed else code

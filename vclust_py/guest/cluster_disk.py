@@ -139,6 +139,12 @@ def changes(cluster: ClusterIdentity) -> dict[str, str]:
     }
 
 
+def steps_of(cluster: ClusterIdentity, meta_packages: Iterable[str]) -> dict[str, str]:
+    """The steps of these meta packages, by name the text: for a node that has not been told of them."""
+    names = set(meta_packages)
+    return {name: text for name, text in _steps(cluster).items() if _owner(name) in names}
+
+
 def _owner(step: str) -> str:
     """The meta package of a step by the name of its file."""
     return step.split("-", 2)[2].removesuffix(".first")

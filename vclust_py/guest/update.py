@@ -7,6 +7,7 @@ again at any time: what says that a node has the generation is written last.
 
 import base64
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from vclust_py.errors import VclustError
 from vclust_py.guest.tar import File, packed
@@ -20,7 +21,8 @@ set -eu
 umask 077
 root=${VCLUST_ROOT:-}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+packages=${VCLUST_PACKAGES:-}
+trap 'rm -rf "$work" $packages' EXIT
 fail() { echo "vclust: failed $*"; exit 1; }
 base64 -d > "$work/parts.tar.gz" << 'END'
 @PARTS@
@@ -32,6 +34,20 @@ generation=@GENERATION@
 old=$root/var/lib/vclust/expected new=$work/expected
 [ "$(cat "$root/etc/vclust/generation")" -lt $generation ] || { echo "vclust: generation $generation"; exit 0; }
 tar -x -z -O -f "$work/files.tar.gz" var/lib/vclust/expected > "$new"
+
+wants() { # units that something starts at boot
+    for unit in "$root"/etc/systemd/system/*.wants/*; do echo "${unit##*/}"; done
+}
+wanted=$root/var/lib/vclust/wanted # as before the first try to come to this generation
+if [ -n "$packages" ] || [ -s "$work/new" ]; then
+    [ -e "$wanted" ] || { wants > "$wanted.new" && mv "$wanted.new" "$wanted"; }
+fi
+if [ -n "$packages" ]; then
+    output=$(sh "$root/usr/libexec/vclust/install-packages" "$packages" 2>&1 < /dev/null) ||
+        fail "packages: $(printf '%s' "$output" | tail -n 1)"
+    output=$(DEBIAN_FRONTEND=noninteractive xargs -r dpkg --root="$root/" --purge < "$packages/remove" 2>&1) ||
+        fail "packages: $(printf '%s' "$output" | tail -n 1)"
+fi
 
 others=$(awk 'FILENAME == ARGV[1] { if ($1 == "host") before[$2]; next }
     $1 == "host" { if (!($2 in before)) { print "yes"; exit } delete before[$2] }
@@ -109,14 +125,24 @@ while read -r user uid; do
         [ ! -e "$file" ] || [ -e "$target" ] || { cp "$file" "$target"; chown "$uid:$uid" "$target"; }
     done
 done < "$work/added"
-# Services are told of other nodes, in the order of the scripts' names' file.
-[ -z "$others" ] || while read -r script; do
-    . "$work/environment"
-    case $script in *.first) [ "$(cat "$root/etc/hostname")" = "$VCLUST_FIRST" ] || continue ;; esac
-    output=$(env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 VCLUST_ROOT="$root" sh -c "set -a; . '$work/environment'
-        VCLUST_NODE=$(cat "$root/etc/hostname"); set +a; exec sh -e '$work/$script'" 2>&1 < /dev/null) ||
-        fail "$script: $(printf '%s' "$output" | tail -n 1)"
-done < "$work/scripts"
+run_scripts() { # FILE: names of scripts, which are run in this order
+    while read -r script; do
+        . "$work/environment"
+        case $script in *.first) [ "$(cat "$root/etc/hostname")" = "$VCLUST_FIRST" ] || continue ;; esac
+        output=$(env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 VCLUST_ROOT="$root" sh -c "set -a; . '$work/environment'
+            VCLUST_NODE=$(cat "$root/etc/hostname"); set +a; exec sh -e '$work/$script'" 2>&1 < /dev/null) ||
+            fail "$script: $(printf '%s' "$output" | tail -n 1)"
+    done < "$1"
+}
+run_scripts "$work/new"
+if [ -e "$wanted" ]; then # what has come starts as it will at the next boot
+    units=$(wants | grep -vxF -f "$wanted" | sort -u) || :
+    [ -n "$root" ] || systemctl daemon-reload
+    [ -n "$root" ] || [ -z "$units" ] || systemctl start --no-block $units || :
+    rm "$wanted"
+fi
+# Services are told of other nodes.
+[ -z "$others" ] || run_scripts "$work/scripts"
 echo $generation > "$root/etc/vclust/generation.new"
 chmod 0644 "$root/etc/vclust/generation.new"
 mv "$root/etc/vclust/generation.new" "$root/etc/vclust/generation"
@@ -124,17 +150,34 @@ echo "vclust: generation $generation"
 """
 
 
-def script(parts: Mapping[str, bytes], changes: Mapping[str, str], generation: int) -> str:
+def script(
+    parts: Mapping[str, bytes],
+    changes: Mapping[str, str],
+    generation: int,
+    new: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """What root's `sh -s` in a node is given.
 
     `parts` are those of `cluster_disk.parts`, `changes` those of `cluster_disk.changes`: scripts that run where the
-    cluster has other nodes than the node was told of.
+    cluster has other nodes than the node was told of.  `new` are scripts that run in any case.
     """
     files = [File(name, parts[name], 0o600) for name in _PARTS]
-    files += [File(name, text.encode(), 0o600) for name, text in changes.items()]
-    files.append(File("scripts", "".join(f"{name}\n" for name in changes).encode(), 0o600))
+    files += [File(name, text.encode(), 0o600) for name, text in {**changes, **new}.items()]
+    for name, scripts in (("scripts", changes), ("new", new)):
+        files.append(File(name, "".join(f"{one}\n" for one in scripts).encode(), 0o600))
     text = base64.encodebytes(packed(files)).decode("ascii").rstrip("\n")
     return _SCRIPT.replace("@PARTS@", text).replace("@GENERATION@", str(generation))
+
+
+def unpack(size: int) -> str:
+    """What a node's shell does first where packages come: a tar file of `size` bytes, and then the script.
+
+    The packages are where VCLUST_PACKAGES says.  They are on the disk: /tmp may be memory.
+    """
+    return (
+        "umask 077; VCLUST_PACKAGES=$(mktemp -d -p /var/tmp) && export VCLUST_PACKAGES &&"
+        f' head -c {size} | tar -x -C "$VCLUST_PACKAGES" && exec'
+    )
 
 
 def judge(node: str, output: str, generation: int) -> None:

@@ -1,6 +1,6 @@
 """A cluster that is made gets another request: its spec and its places first, then phases do what that asks of nodes.
 
-Nodes more or fewer, users and their keys, lease and healing change in place; what else differs is refused.
+Nodes more or fewer, packages, users and their keys, lease and healing change in place; what else differs is refused.
 """
 
 import shlex
@@ -15,21 +15,29 @@ from vclust_py import metapackages
 from vclust_py.access import ssh_options
 from vclust_py.change import Change
 from vclust_py.errors import RequestError
+from vclust_py.image.builder import disk_size
+from vclust_py.life import packages
+from vclust_py.lock import Lock
 from vclust_py.monitor import Survey, survey
 from vclust_py.nodes import domain_name, drivers_for, overlay, seed_disk, snapshot_file
 from vclust_py.phases import Inputs, Phase, Result
 from vclust_py.phases.create import segments
 from vclust_py.phases.place import more_nodes
+from vclust_py.phases.resolve import package_names
+from vclust_py.relock import relock
 from vclust_py.request import Request
 from vclust_py.request.differences import differences
 from vclust_py.request.model import KEYS
+from vclust_py.request.values import size_text
 from vclust_py.site import changes, clusters, snapshots
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState
 
-IN_PLACE = ("number_of_nodes", "min_nodes", "users", "ssh_keys", "lease", "idle", "heal")
+IN_PLACE = (
+    "number_of_nodes", "min_nodes", "users", "ssh_keys", "packages", "meta_packages", "lease", "idle", "heal",
+)  # fmt: skip
 """Keys of a request, by their YAML names, that can change while nodes run."""
 _LOCK_TIMEOUT = 30.0
 _DRAIN = 900.0
@@ -45,6 +53,10 @@ class _Plan:
     remove: tuple[Node, ...]
     add: Mapping[int, str]
     """Names of new nodes by their positions."""
+    lock: Lock
+    """What nodes are to hold."""
+    packages: dict[str, list[str]]
+    """`install`, with versions, and `remove`: the difference to what they hold."""
 
 
 def resized(request: Request, number: int) -> Request:
@@ -75,13 +87,14 @@ def run(session: Session, inputs: Inputs, *, number: int | None = None, remove: 
         plan = _plan(session, cluster, request, remove)
         surveys = survey(session, inputs.hosts, write=not inputs.check) if plan.add else []
         change = Change(
-            {"nodes": [node.name for node in cluster.nodes], "differences": []},
+            {"nodes": [node.name for node in cluster.nodes], "differences": [], "packages": {}},
             {
                 "nodes": [
                     *(node.name for node in cluster.nodes if node not in plan.remove),
                     *plan.add.values(),
                 ],
                 "differences": list(plan.differences),
+                "packages": plan.packages,
             },
         )
         warnings = list[str]()
@@ -94,6 +107,8 @@ def run(session: Session, inputs: Inputs, *, number: int | None = None, remove: 
         "add": {node.name: node.host for node in add},
         "remove": [node.name for node in plan.remove],
         "differences": list(plan.differences),
+        "packages": plan.packages,
+        "prove": _has_new_checks(session, cluster.request, request),
     }
     return Result(change, facts, tuple(warnings))
 
@@ -123,6 +138,11 @@ def _plan(session: Session, cluster: Cluster, request: Request, remove: Sequence
             f"NumberOfNodes: is {there}, the request says {number}: the meta package {steps[0]} has told the nodes of"
             " each other when they were made"
         )
+    lost = [
+        name for name in cluster.request.software.meta_packages if name not in request.software.meta_packages
+    ]
+    if lost:
+        problems.append(f"MetaPackages: {lost[0]} has set the nodes up; that cannot be undone in place")
     usable = request.software.network.num_addresses - 2
     if usable < number + 2:
         problems.append(f"Network: {request.software.network} has {usable} addresses, expected {number + 2}")
@@ -131,11 +151,33 @@ def _plan(session: Session, cluster: Cluster, request: Request, remove: Sequence
             [f"{cluster.name}: {problem}" for problem in problems],
             f"for these: vclust destroy {cluster.name}, then create",
         )
+    present = Lock.load(session.site, cluster.lock)
+    lock = relock(present, package_names(request, bundles), session.site, lambda *_: None)
+    if (size := disk_size(lock)) > cluster.nodes[0].disk:
+        raise RequestError(
+            [
+                f"{cluster.name}: Packages: need disks of {size_text(size)},"
+                f" its nodes have {size_text(cluster.nodes[0].disk)}"
+            ],
+            f"vclust destroy {cluster.name}, then create",
+        )
+    install, gone = packages.between(present, lock)
+    changed = {"install": [package.pinned for package in install], "remove": list(gone)}
     return _Plan(
         request,
         tuple(differences(cluster.request, request)),
         _leaving(cluster, number, remove),
         _coming(cluster, request, number - there),
+        lock,
+        changed if install or gone else {},
+    )
+
+
+def _has_new_checks(session: Session, present: Request, asked: Request) -> bool:
+    """Whether a meta package is new that says how to see that it works."""
+    return any(
+        bundle.check and bundle.name not in present.software.meta_packages
+        for bundle in metapackages.expand(asked, session.site)
     )
 
 
@@ -182,6 +224,11 @@ def _change(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[S
         values = {"ends": ends, "ended": None, "warned": lease}
     if plan.remove:
         _announce(session, cluster, plan.remove)
+    if plan.packages:
+        plan.lock.save(session.site)
+        values["lock"] = plan.lock.digest
+    meta_packages = plan.request.software.meta_packages
+    packages.note(session, cluster, cluster.generation + 1, plan.lock.digest, meta_packages)
     with store.transaction():
         add = _placed(session, cluster, plan, surveys)
         leave, detail = [node.name for node in plan.remove], "; ".join(plan.differences)

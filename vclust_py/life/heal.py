@@ -7,10 +7,10 @@ from vclust_py import timing
 from vclust_py.change import Change
 from vclust_py.errors import RequestError
 from vclust_py.guest import console
-from vclust_py.hypervisor import Hypervisor
+from vclust_py.hypervisor import Host, Hypervisor
 from vclust_py.life import replace, teach
 from vclust_py.nodes import drivers_of
-from vclust_py.phases import Inputs, Result, distribute
+from vclust_py.phases import Inputs, Result, distribute, image
 from vclust_py.phases.create import start_nodes
 from vclust_py.site import changes, clusters
 from vclust_py.site.clusters import Cluster, Node
@@ -55,7 +55,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         before = {node.name: str(NodeState.FAILED) for node in down}
         change = Change(before, dict.fromkeys(before, str(NodeState.READY)))
         if inputs.check:
-            return Result(change, {"started": list(before), "failed": [], "moved": moved}, tuple(warnings))
+            return Result(change, {"started": list(before), "not_ready": [], "moved": moved}, tuple(warnings))
         # By hand: what the site has tried before does not count.
         changes.count_restarts(store, cluster, dict.fromkeys(before, 0))
         with timing.phase(store, cluster, "heal") as record:
@@ -75,7 +75,7 @@ def run(session: Session, inputs: Inputs) -> Result:
     failed = [name for name, state in after.items() if state != NodeState.READY]
     return Result(
         Change(before, after),
-        {"started": [name for name in before if name not in failed], "failed": failed, "moved": moved},
+        {"started": [name for name in before if name not in failed], "not_ready": failed, "moved": moved},
         tuple(warnings),
     )
 
@@ -88,8 +88,14 @@ def _replace(session: Session, inputs: Inputs) -> dict[str, str]:
         require_ready(cluster)
         moved = replace.give_places(session, cluster, inputs.forget, inputs.hosts, check=inputs.check)
     if moved and not inputs.check:
-        distribute.run(session, Inputs(inputs.name, hosts=inputs.hosts))
+        bring_images(session, inputs.name, inputs.hosts)
     return {node.name: node.host for node in moved}
+
+
+def bring_images(session: Session, name: str, hosts: Sequence[Host]) -> None:
+    """What new nodes of the cluster start from, to the hosts where they are."""
+    image.run(session, Inputs(name))
+    distribute.run(session, Inputs(name, hosts=tuple(hosts)))
 
 
 def require_ready(cluster: Cluster) -> None:

@@ -30,7 +30,7 @@ from vclust_py.life.apply import remove_leaving
 from vclust_py.life.idle import Use, after, is_deserted
 from vclust_py.life.look import NEVER, Questions, told
 from vclust_py.nodes import domain_name
-from vclust_py.phases import Inputs, destroy, distribute
+from vclust_py.phases import Inputs, destroy, image
 from vclust_py.quotas import ROOT
 from vclust_py.site import Site, changes, clusters, hosts
 from vclust_py.site.clusters import Cluster, Node
@@ -222,7 +222,7 @@ class Keeper:
 
     def _keep(self, name: str, known: Mapping[str, Sighting]) -> None:
         """Do what is due with one cluster, unless somebody works on it."""
-        what, moved = "", list[Node]()
+        what, waiting = "", False
         with contextlib.suppress(BusyError):
             with clusters.locked(self._session.store, name, timeout=0.0) as cluster, self._make() as session:
                 if _gone(cluster, known):
@@ -233,12 +233,12 @@ class Keeper:
                     self._lease(session, cluster, due)
                 elif not what and cluster.state is ClusterState.READY:
                     try:
-                        self._heal(session, cluster, known)
+                        waiting = self._heal(session, cluster, known)
                     finally:  # one has nothing to do with the other
-                        moved = self._replace(session, clusters.get(session.store, name))
-            if moved:
+                        waiting |= self._replace(session, clusters.get(session.store, name))
+            if waiting:
                 with self._make() as session:
-                    distribute.run(session, Inputs(name, hosts=self._hosts))
+                    heal.bring_images(session, name, self._hosts)
             if what == "remove":
                 self._remove(name)
 
@@ -286,7 +286,8 @@ class Keeper:
 
     # Its nodes ----------------------------------------------------------------------------------------------------
 
-    def _heal(self, session: Session, cluster: Cluster, known: Mapping[str, Sighting]) -> None:
+    def _heal(self, session: Session, cluster: Cluster, known: Mapping[str, Sighting]) -> bool:
+        """Whether new nodes wait for images; the next round starts them."""
         if not session.networks.is_whole(cluster.segment):
             repair.repair(session, cluster)
             session.networks.admit(session.store)
@@ -304,22 +305,26 @@ class Keeper:
                 session, cluster, "node-failed", f"does not run any more: {', '.join(crashed)}", nodes=crashed
             )
         if cluster.request.software.heal == "off":
-            return
+            return False
         if hopeless := [node.name for node in down if node.name in crashed and heal.given_up(node, now)]:
             text = f"left as they are, crashed too often (vclust heal {cluster.name}): {', '.join(hopeless)}"
             self._note(session, cluster, "node-given-up", text, nodes=hopeless)
-        self._restart(session, cluster, [node for node in down if heal.may_restart(node, now)], now)
+        may = [node for node in down if heal.may_restart(node, now)]
+        new = [node for node in may if node.state is NodeState.PLACED]
+        waiting = bool(new) and image.is_outdated(session, cluster)
+        self._restart(session, cluster, [node for node in may if not waiting or node not in new], now)
+        return waiting
 
-    def _replace(self, session: Session, cluster: Cluster) -> list[Node]:
-        """Other places for nodes on hosts that are off; the next round starts them."""
+    def _replace(self, session: Session, cluster: Cluster) -> bool:
+        """Other places for nodes on hosts that are off; the next round starts them, once they have images."""
         lost = self._off & {node.host for node in cluster.nodes}
         if not (_replaces(cluster) and lost):
-            return []
+            return False
         moved = replace.give_places(session, cluster, lost, self._hosts)
         names = {node.name: node.host for node in moved}
         text = f"{', '.join(sorted(lost))} is dead, other places: {', '.join(f'{a} on {b}' for a, b in names.items())}"
         self._note(session, cluster, "node-replaced", text, nodes=list(names))
-        return moved
+        return bool(moved)
 
     def _restart(self, session: Session, cluster: Cluster, nodes: Sequence[Node], now: float) -> None:
         drivers, _ = session.drivers(Host(node.host, node.uri, node.guest) for node in nodes)

@@ -34,13 +34,29 @@ def due(site: Site, cluster: Cluster, now: float) -> Due:
     if cluster.ends is None:
         return Due()
     if cluster.ended is not None:
-        # Not from `ends` on: nobody loses the grace time because the site manager was off.
-        return Due("remove" if now >= cluster.ended + site.lease_grace else "")
+        if not _grace_is_over(site, cluster, now):
+            return Due()
+        # Who brought it back did not come to the end: it has its grace time once more.
+        return Due("remove" if cluster.state is ClusterState.STOPPED else "end")
     left = cluster.ends - now
     if left <= 0:
         return Due("end")
     reached = [one for one in site.lease_warnings if left <= one < (cluster.warned or left + one)]
     return Due("warn", min(reached)) if reached and cluster.state is ClusterState.READY else Due()
+
+
+def _grace_is_over(site: Site, cluster: Cluster, now: float) -> bool:
+    """Not from `ends` on: nobody loses the grace time because the site manager was off."""
+    return cluster.ended is not None and now >= cluster.ended + site.lease_grace
+
+
+def require_kept(site: Site, cluster: Cluster, now: float) -> None:
+    """Raises RequestError once the cluster's grace time is over: some of its disks may be gone already."""
+    if _grace_is_over(site, cluster, now):
+        raise RequestError(
+            [f"{cluster.name}: its lease has ended, and so has the time for which its disks were kept"],
+            f"vclust destroy {cluster.name}, then create",
+        )
 
 
 def begun(cluster: Cluster, now: float) -> dict[str, Any]:
@@ -61,8 +77,8 @@ def _until(now: float, seconds: float) -> dict[str, Any]:
 def renew(session: Session, inputs: Inputs, seconds: int) -> Result:
     """Let the cluster's lease end `seconds` from now, or later if it does already.
 
-    Raises RequestError when there is no such cluster, it is somebody else's or has no lease that runs; CapacityError
-    when that is longer than a quota of its owner allows.
+    Raises RequestError when there is no such cluster, it is somebody else's, has no lease that runs or is due to be
+    removed; CapacityError when that is longer than a quota of its owner allows.
     """
     store = session.store
     clusters.require_access(store, clusters.get(store, inputs.name))
@@ -70,8 +86,9 @@ def renew(session: Session, inputs: Inputs, seconds: int) -> Result:
         if cluster.ends is None:
             why = "was not ready yet" if cluster.request.software.lease else "has none: nothing ends it"
             raise RequestError([f"{cluster.name}: Lease: {why}"])
-        _require_quota(session.site, cluster, seconds)
         now = time.time()
+        require_kept(session.site, cluster, now)
+        _require_quota(session.site, cluster, seconds)
         values_ = _until(now, seconds) if now + seconds > cluster.ends else {}
         change = Change({"ends": cluster.ends}, {"ends": values_.get("ends", cluster.ends)})
         if change.changed and not inputs.check:

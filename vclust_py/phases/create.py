@@ -10,6 +10,7 @@ from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk
 from vclust_py.hypervisor import Disk, Domain, Files, Hypervisor, Segment
 from vclust_py.image import Image, installer
+from vclust_py.life import lease
 from vclust_py.nodes import (
     domain_name,
     drivers_of,
@@ -31,7 +32,8 @@ from vclust_py.site.states import ClusterState, NodeState
 def run(session: Session, inputs: Inputs) -> Result:
     """Overlays, seeds, network and running domains for every node; what is there already stays.
 
-    Raises VclustError naming host and node; what was made until then goes with `destroy`.
+    Raises RequestError for a stopped cluster that is due to be removed (`vclust_py.life.lease`); VclustError naming
+    host and node: what was made until then goes with `destroy`.
     """
     with placed_cluster(session, inputs.name) as cluster:
         drivers, errors = drivers_of(session, cluster)
@@ -69,7 +71,11 @@ def run(session: Session, inputs: Inputs) -> Result:
                 clusters.update(session.store, cluster, state=ClusterState.CREATED)
             return Result(change, warnings=warnings)
         if cluster.state is ClusterState.STOPPED:  # not once a node of it runs again
-            clusters.update(session.store, cluster, state=ClusterState.CREATED)
+            now = time.time()
+            lease.require_kept(session.site, cluster, now)
+            # Its grace time counts anew until it is ready: nobody is to take away what somebody is bringing back.
+            ended = None if cluster.ended is None else now
+            clusters.update(session.store, cluster, state=ClusterState.CREATED, ended=ended)
         with timing.phase(session.store, cluster, "create") as record:
             record.facts = facts(cluster, drivers)
             for node in cluster.nodes:

@@ -63,10 +63,10 @@ def test_renew(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_heal(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    well = {"started": [], "failed": [], "moved": {}}
+    well = {"started": [], "not_ready": [], "moved": {}}
     assert run("heal", "one", vclust_heal=well) == 0
     assert run("heal", "one", "--check", vclust_heal=well | {"started": ["n1"]}) == 0
-    some = {"started": ["n1"], "failed": ["n2"], "moved": {"n1": "b"}}
+    some = {"started": ["n1"], "not_ready": ["n2"], "moved": {"n1": "b"}}
     assert run("heal", "one", "--forget-host", "a", vclust_heal=some) == 4
     assert capsys.readouterr().out.splitlines() == [
         "one: all its nodes run, as far as its hosts tell",
@@ -153,6 +153,7 @@ CHANGE = {
     "add": {"n3": "a", "n4": "b"},
     "remove": [],
     "differences": ["NumberOfNodes: is 2, the request says 4"],
+    "packages": {"install": ["full=1.0", "hello=2"], "remove": ["old"]},
 }
 
 
@@ -160,6 +161,8 @@ def test_what_changes_is_said_before_it_is_done(run: Run, capsys: pytest.Capture
     assert run("resize", "one", "4", vclust_resize=CHANGE, vclust_teach={"late": []}) == 0
     assert capsys.readouterr().out.splitlines() == [
         "one: NumberOfNodes: is 2, the request says 4",
+        "one: packages that come: full=1.0, hello=2",
+        "one: packages that go: old",
         "one: new nodes: n3 on a, n4 on b",
         "one is as its request says",
     ]
@@ -179,7 +182,7 @@ def test_apply(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     (call,) = run.calls  # type: ignore[attr-defined]
     assert call["variables"]["nodes"] == ["n3", "n5"]
     assert call["variables"]["vclust_request"]["software"]["name"] == "one"
-    nothing = {"add": {}, "remove": [], "differences": []}
+    nothing = {"add": {}, "remove": [], "differences": [], "packages": {}}
     assert run("apply", "one.ini", "--check", vclust_apply=nothing) == 0
     assert capsys.readouterr().out == "one: as it should be\n"
     late = {"late": ["n2"], "warnings": ["ssh: n2: no route; it is told when it can be"]}

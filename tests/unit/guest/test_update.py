@@ -1,8 +1,10 @@
 """A running node's files become those of a later generation; with real tools, on a tree that stands for a node."""
 
 import hashlib
+import io
 import os
 import subprocess
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,19 +55,41 @@ class Tree:
         (path / "var/lib/vclust/expected").write_text("")
         self.take(cluster)
 
-    def take(self, cluster: ClusterIdentity, code: int = 0) -> str:
+    def take(
+        self, cluster: ClusterIdentity, code: int = 0, packages: bytes = b"", new: tuple[str, ...] = ()
+    ) -> str:
+        script = update.script(
+            cluster_disk.parts(cluster),
+            cluster_disk.changes(cluster),
+            cluster.generation,
+            cluster_disk.steps_of(cluster, new),
+        )
+        # As sshd has it done: the words with blanks between, by a shell.
+        command = f"{update.unpack(len(packages))} sh -s" if packages else "sh -s"
         done = subprocess.run(
-            ["sh", "-s"],
-            input=update.script(
-                cluster_disk.parts(cluster), cluster_disk.changes(cluster), cluster.generation
-            ),
+            ["sh", "-c", command],
+            input=packages + script.encode(),
             env={"PATH": os.environ["PATH"], "VCLUST_ROOT": str(self.path)},
             capture_output=True,
-            text=True,
             check=False,
         )
-        assert (done.returncode, done.stderr) == (code, ""), done
-        return done.stdout
+        assert (done.returncode, done.stderr) == (code, b""), done
+        return done.stdout.decode()
+
+    def has_packages(self, installer: str) -> None:
+        """The package `old`, and in place of what installs packages these lines of sh."""
+        dpkg = self.path / "var/lib/dpkg"
+        (dpkg / "info").mkdir(parents=True)
+        (dpkg / "updates").mkdir()
+        (dpkg / "info/old.list").write_text("/.\n/etc\n/etc/old\n")
+        (dpkg / "status").write_text(
+            "Package: old\nStatus: install ok installed\nVersion: 1\nArchitecture: all\nMaintainer: x\n"
+            "Description: x\n\n"
+        )
+        (self.path / "etc/old").write_text("x\n")
+        script = self.path / "usr/libexec/vclust/install-packages"
+        script.parent.mkdir(parents=True)
+        script.write_text(installer)
 
     def read(self, name: str) -> str:
         return (self.path / name).read_text()
@@ -185,6 +209,58 @@ def test_a_service_that_does_not_bear_it_is_said_and_tried_again(tree: Tree) -> 
     wanted = replace(a_generation(2, (ANN, BOB), nodes=3), meta_packages=(broken,), secrets={})
     assert tree.take(wanted, code=1) == "vclust: failed change-some-thing: no such service\n"
     assert tree.read("etc/vclust/generation") == "1\n"
+
+
+def archive(**files: str) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, text in {"debconf": "", "remove": "", **files}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return data.getvalue()
+
+
+INSTALLER = """
+    cat "$1"/*.deb >> "$VCLUST_ROOT/etc/installed"
+    mkdir -p "$VCLUST_ROOT/etc/systemd/system/multi-user.target.wants"
+    touch "$VCLUST_ROOT/etc/systemd/system/multi-user.target.wants/new.service"
+"""
+
+
+def test_packages_come_and_go(tree: Tree) -> None:
+    tree.has_packages(INSTALLER)
+    bundle = replace(
+        a_bundle(None), steps=(Step("all", 'cp "$VCLUST_ROOT/etc/installed" "$VCLUST_ROOT/etc/seen"'),)
+    )
+    wanted = replace(a_generation(2, (ANN, BOB)), meta_packages=(bundle,), secrets={})
+    before = set(Path("/var/tmp").iterdir())
+    packages = archive(**{"some_all.deb": "some\n" * 50000, "remove": "old\n"})
+    assert tree.take(wanted, packages=packages, new=("some-thing",)) == "vclust: generation 2\n"
+    assert tree.read("etc/installed") == "some\n" * 50000
+    assert tree.read("etc/seen") == "some\n" * 50000  # a meta package is set up after it has come
+    assert not (tree.path / "etc/old").exists()
+    assert "old" not in tree.read("var/lib/dpkg/status")
+    assert not (tree.path / "var/lib/vclust/wanted").exists()
+    assert set(Path("/var/tmp").iterdir()) == before
+    # Who has the generation installs nothing again.
+    assert tree.take(wanted, packages=packages, new=("some-thing",)) == "vclust: generation 2\n"
+    assert tree.read("etc/installed") == "some\n" * 50000
+    assert set(Path("/var/tmp").iterdir()) == before
+
+
+def test_packages_that_do_not_install_are_told_and_tried_again(tree: Tree) -> None:
+    wants = tree.path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "mine.service").touch()
+    tree.has_packages(f"{INSTALLER}\necho dpkg: no space left >&2; exit 1\n")
+    wanted, packages = a_generation(2, (ANN, BOB)), archive(**{"some_all.deb": "some\n"})
+    assert tree.take(wanted, code=1, packages=packages) == "vclust: failed packages: dpkg: no space left\n"
+    assert tree.read("etc/vclust/generation") == "1\n"
+    # What was to be started before that try: the next one starts what both have brought.
+    assert tree.read("var/lib/vclust/wanted") == "mine.service\n"
+    (tree.path / "usr/libexec/vclust/install-packages").write_text(INSTALLER)
+    assert tree.take(wanted, packages=packages) == "vclust: generation 2\n"
 
 
 def test_what_the_script_has_said() -> None:

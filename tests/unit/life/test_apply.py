@@ -1,7 +1,9 @@
 """Another request for a cluster that is made, on hosts that only keep books."""
 
+import json
 import os
 import re
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.life import apply, heal, stop, teach
 from vclust_py.life.apply import resized
 from vclust_py.life.keeper import Keeper
+from vclust_py.lock import Lock
 from vclust_py.phases import Inputs, Result, phase
 from vclust_py.quotas import Quota
 from vclust_py.request import Request
@@ -40,9 +43,15 @@ class Told:
         self.nodes: list[tuple[str, int]] = []
         self.away: set[str] = set()
         self.proved: list[str] = []
+        self.packages: list[list[str]] = []
+        """Names in the archives that came with it."""
         session.run = self  # type: ignore[assignment]
 
-    def __call__(self, argv: list[str], *, stdin: str, **options: object) -> str:
+    def __call__(self, argv: list[str], *, stdin: str | Path, **options: object) -> str:
+        if isinstance(stdin, Path):
+            with tarfile.open(stdin) as archive:
+                self.packages.append(archive.getnames())
+            stdin = stdin.read_bytes().decode(errors="replace")
         if found := re.search(r"^generation=(\d+)$", stdin, re.MULTILINE):
             node = argv[-3].removeprefix("root@")
             if node in self.away:
@@ -412,3 +421,116 @@ def test_meta_packages_that_have_told_nodes_of_each_other(
         with pytest.raises(VclustError, match="jobs still run on one-02"):
             apply.run(session, inputs, number=1)
         assert names(session) == ["one-01", "one-02"]
+
+
+def with_packages(*names: str, nodes: int = 2, **software: object) -> Request:
+    return a_request(nodes=nodes, packages=list(names), install="each", **software)
+
+
+def test_packages_in_place_four_ways(session: FakeSession, told: Told) -> None:
+    created(session, with_packages("hello"))
+    before = found(session)
+    asked = with_packages("full")
+    would = apply.run(session, Inputs("one", request=asked, hosts=HOSTS, check=True))
+    assert would.facts["packages"] == {"install": ["full=1.0"], "remove": ["hello", "libgreet"]}
+    assert found(session) == before
+    done = applied(session, asked)
+    assert done.change == would.change
+    # Once for each node, with what it lacks; nothing else of it was started or made.
+    assert told.packages == [["debconf", "remove", "full_all.deb"]] * 2
+    cluster = found(session)
+    assert (cluster.images, cluster.state, states(session)) == (before.images, "ready", ["ready"] * 2)
+    assert [node.generation for node in cluster.nodes] == [2, 2]
+    lock = Lock.load(session.site, cluster.lock)
+    assert ([package.name for package in lock.packages], lock.requested) == (["full"], ("full",))
+    assert starts(session) == 2
+    for check in (False, True):
+        again = apply.run(session, Inputs("one", request=asked, hosts=HOSTS, check=check))
+        assert not again.change.changed
+    # What is told next has nothing of that any more.
+    applied(session, with_packages("full", lease="2h"))
+    assert (len(told.packages), told.nodes[-1]) == (2, ("one-02", 3))
+
+
+def test_new_nodes_start_with_the_new_packages(session: FakeSession, told: Told) -> None:
+    created(session, with_packages("hello"))
+    old = found(session).images
+    applied(session, with_packages("hello", "full", nodes=3))
+    cluster = found(session)
+    assert cluster.images["bundle"] != old["bundle"]
+    assert set(session.images.get(cluster.images["bundle"]).manifest.pinned) == {
+        "full=1.0",
+        "hello=2:1.5-1",
+        "libgreet=1.5+dfsg~1",
+    }
+    assert len(told.packages) == 2  # the new node was not given any
+    assert states(session) == ["ready"] * 3
+    domain = next(one for host in session.hosts.values() for one in host.domains.values() if "03" in one.name)
+    assert session.images.get(cluster.images["bundle"]).path.name in str(domain.disks[-1].path)
+
+
+def test_a_node_that_was_away_gets_what_it_lacks_later(session: FakeSession, told: Told) -> None:
+    created(session, with_packages("hello"))
+    told.away = {"one-02"}
+    apply.run(session, Inputs("one", request=with_packages("hello", "full"), hosts=HOSTS))
+    assert teach.run(session, Inputs("one")).facts["late"] == ["one-02"]
+    apply.run(session, Inputs("one", request=with_packages("full"), hosts=HOSTS))
+    assert told.packages == [["debconf", "remove", "full_all.deb"]] * 2
+    told.away = set()
+    told.packages.clear()
+    assert teach.run(session, Inputs("one")).facts["late"] == []
+    # The one lacks what the other has been given already; neither is to keep what went.
+    assert sorted(told.packages) == [["debconf", "remove"], ["debconf", "remove", "full_all.deb"]]
+
+
+def test_meta_packages_in_place(session: FakeSession, told: Told, tmp_path: Path) -> None:
+    folder = tmp_path / "metapackages"
+    folder.mkdir()
+    (folder / "greeting.yml").write_text(
+        "description: greets\npackages: [hello]\nsecrets: [{name: word, bytes: 16}]\n"
+        "debconf: ['hello hello/loud boolean true']\nsteps: [{nodes: all, run: 'echo hi'}]\ncheck: hello\n"
+    )
+    session.site = replace(session.site, metapackages=(folder,))
+    created(session, with_packages())
+    asked = with_packages(meta_packages=["greeting"])
+    result = apply.run(session, Inputs("one", request=asked, hosts=HOSTS))
+    assert (result.facts["prove"], result.facts["packages"]["remove"]) == (True, [])
+    assert result.facts["packages"]["install"] == ["hello=2:1.5-1", "libgreet=1.5+dfsg~1"]
+    assert teach.run(session, Inputs("one")).facts["late"] == []
+    assert told.packages == [["debconf", "remove", "hello_all.deb", "libgreet_all.deb"]] * 2
+    # Its secrets are made, once.
+    keys = clusters.folder(session.store, found(session)) / "keys/identity.json"
+    secret = json.loads(keys.read_text())["secrets"]["word"]
+    result = apply.run(
+        session, Inputs("one", request=with_packages("full", meta_packages=["greeting"]), hosts=HOSTS)
+    )
+    assert not result.facts["prove"]
+    teach.run(session, Inputs("one"))
+    assert json.loads(keys.read_text())["secrets"]["word"] == secret
+    with pytest.raises(RequestError, match="MetaPackages: greeting has set the nodes up"):
+        apply.run(session, Inputs("one", request=with_packages("full"), hosts=HOSTS))
+
+
+def test_packages_that_cannot_come(session: FakeSession, told: Told) -> None:
+    created(session, with_packages("fight-b"))
+    before = found(session)
+    for asked, problem in (
+        (with_packages("fight-b", "fight-a"), "cannot be installed together"),
+        (with_packages("fight-b", "hallo"), "did you mean hello"),
+    ):
+        with pytest.raises(RequestError, match=problem):
+            apply.run(session, Inputs("one", request=asked, hosts=HOSTS))
+    assert (found(session), told.nodes) == (before, [])
+
+
+def test_a_new_node_after_a_crash_of_its_host_has_the_new_packages(session: FakeSession, told: Told) -> None:
+    """The keeper makes what it starts from."""
+    created(session, with_packages("hello"))
+    apply.run(session, Inputs("one", request=with_packages("hello", "full", nodes=3), hosts=HOSTS))
+    keeper = Keeper(lambda: another(session), HOSTS)
+    for _ in range(4):  # who applied was killed before images were made
+        keeper.round(answer=10, work=60)
+    keeper.close()
+    cluster = found(session)
+    assert states(session) == ["ready"] * 3
+    assert "full=1.0" in session.images.get(cluster.images["bundle"]).manifest.pinned

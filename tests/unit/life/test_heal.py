@@ -40,7 +40,7 @@ def test_only_what_does_not_run_is_started_four_ways(session: FakeSession) -> No
     assert states(session) == ["ready"] * 3
     done = heal.run(session, Inputs("one"))
     assert done.change == would.change
-    assert (done.facts, done.warnings) == ({"started": [name], "failed": [], "moved": {}}, ())
+    assert (done.facts, done.warnings) == ({"started": [name], "not_ready": [], "moved": {}}, ())
     assert (starts(session), states(session)) == (4, ["ready"] * 3)
     for check in (False, True):
         again = heal.run(session, Inputs("one", check=check))
@@ -66,7 +66,7 @@ def test_a_node_that_cannot_be_started_is_named(session: FakeSession) -> None:
         host.failing = {cluster.nodes[1].name}
     done = heal.run(session, Inputs("one"))
     assert done.facts["started"] == [cluster.nodes[0].name]
-    assert done.facts["failed"] == [cluster.nodes[1].name]
+    assert done.facts["not_ready"] == [cluster.nodes[1].name]
     assert describe(session.store)[0]["state"] == "degraded"
 
 

@@ -18,7 +18,7 @@ from repository import Repository
 from vclust_py.errors import CapacityError, RequestError
 from vclust_py.life import lease, stop
 from vclust_py.life.lease import Due
-from vclust_py.phases import Inputs
+from vclust_py.phases import Inputs, create
 from vclust_py.quotas import Quota
 from vclust_py.site import Site, clusters
 from vclust_py.site.states import ClusterState
@@ -51,8 +51,8 @@ def a_cluster(**values: object) -> Any:
         ({"ends": 5000.0}, 5000.0, Due("end")),
         ({"ends": 5000.0, "state": ClusterState.STOPPED}, 9000.0, Due("end")),
         # The site manager was off: the grace time is as long as for others.
-        ({"ends": 5000.0, "ended": 9000.0}, 9999.0, Due()),
-        ({"ends": 5000.0, "ended": 9000.0}, 10000.0, Due("remove")),
+        ({"ends": 5000.0, "ended": 9000.0, "state": ClusterState.STOPPED}, 9999.0, Due()),
+        ({"ends": 5000.0, "ended": 9000.0, "state": ClusterState.STOPPED}, 10000.0, Due("remove")),
         # The clock was set back by hours.
         ({"ends": 5000.0, "ended": 9000.0}, 100.0, Due()),
         ({"ends": 5000.0, "warned": 60}, 100.0, Due()),
@@ -109,7 +109,7 @@ def test_it_counts_from_ready_and_goes_on_while_stopped(session: FakeSession) ->
     assert created(session, a_request(lease="8h")).ends == cluster.ends
     # It ended meanwhile: what brings the cluster back begins another one.
     stop.run(session, Inputs("one"))
-    clusters.update(session.store, cluster, ends=5.0, ended=6.0)
+    clusters.update(session.store, cluster, ends=5.0, ended=time.time() - 60)
     again = created(session, a_request(lease="8h"))
     assert (again.ended, again.warned) == (None, 8 * 3600)
     assert again.ends is not None
@@ -138,10 +138,40 @@ def test_renewed_four_ways(session: FakeSession) -> None:
 def test_a_lease_that_has_ended_is_renewed(session: FakeSession) -> None:
     cluster = created(session, a_request(lease="1h"))
     stop.run(session, Inputs("one"))
-    clusters.update(session.store, cluster, ends=5.0, ended=6.0)
+    clusters.update(session.store, cluster, ends=5.0, ended=time.time() - 60)
     assert lease.renew(session, Inputs("one"), 600).facts["state"] == "stopped"
     renewed = clusters.get(session.store, "one")
     assert (renewed.ended, lease.due(session.site, renewed, time.time())) == (None, Due())
+
+
+@root
+def test_what_is_due_to_be_removed_is_not_brought_back(session: FakeSession) -> None:
+    """Some of its disks may be gone already."""
+    cluster = created(session, a_request(lease="1h"))
+    stop.run(session, Inputs("one"))
+    long_ago = time.time() - session.site.lease_grace - 60
+    clusters.update(session.store, cluster, ends=5.0, ended=long_ago)
+    for bring_back in (
+        lambda: lease.renew(session, Inputs("one"), 600),
+        lambda: create.run(session, Inputs("one")),
+    ):
+        with pytest.raises(RequestError, match="and so has the time for which its disks were kept"):
+            bring_back()
+    there = clusters.get(session.store, "one")
+    assert (there.state, lease.due(session.site, there, time.time()).what) == ("stopped", "remove")
+
+
+@root
+def test_who_is_bringing_it_back_has_the_grace_time_anew(session: FakeSession) -> None:
+    cluster = created(session, a_request(lease="1h"))
+    stop.run(session, Inputs("one"))
+    clusters.update(session.store, cluster, ends=5.0, ended=time.time() - session.site.lease_grace + 60)
+    create.run(session, Inputs("one"))
+    there = clusters.get(session.store, "one")
+    assert (there.state, lease.due(session.site, there, time.time()).what) == ("created", "")
+    # Who did that did not come to the end: it is shut down once more, and kept for as long.
+    later = time.time() + session.site.lease_grace
+    assert lease.due(session.site, there, later).what == "end"
 
 
 @root

@@ -24,6 +24,7 @@ from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.life import apply, heal, lease, stop, teach
 from vclust_py.life.keeper import Keeper
+from vclust_py.lock import Lock
 from vclust_py.nodes import overlay
 from vclust_py.phases import ORDER, Inputs, phase
 from vclust_py.site import Site, clusters
@@ -74,7 +75,7 @@ class Lives:
         self.hosts[host.name].fault()
         return self.hosts[host.name]
 
-    def log_in(self, argv: list[str], *, stdin: str = "", **options: object) -> str:
+    def log_in(self, argv: list[str], *, stdin: str | Path = "", **options: object) -> str:
         """Nodes are told only where they run, and may be out of reach; a host that is off can be switched off."""
         if argv[0] == "/fence":
             host = self.hosts[argv[1]]
@@ -82,6 +83,8 @@ class Lives:
                 raise VclustError("fence: it is on")
             host.domains.clear()
             return ""
+        if isinstance(stdin, Path):  # packages come with it
+            stdin = stdin.read_bytes().decode(errors="replace")
         found = re.search(r"^generation=(\d+)$", stdin, re.MULTILINE)
         if found is None:
             return self.session._log_in(argv, stdin=stdin, **options)
@@ -103,7 +106,7 @@ class Lives:
             request = (
                 present.request
                 if present
-                else a_request(name, self.random.randint(1, 3), lease="8h", **self.heals())
+                else a_request(name, self.random.randint(1, 3), lease="8h", install="each", **self.heals())
             )
             lock = ""
             for word in ORDER:
@@ -118,7 +121,11 @@ class Lives:
     def apply(self, name: str) -> None:
         with self.make() as session:
             number = self.random.randint(1, 4)
-            apply.run(session, Inputs(name, hosts=HOSTS), number=number)
+            request = apply.resized(clusters.get(session.store, name).request, number)
+            if self.random.random() < 0.3:
+                packages = ("hello",) * self.random.randint(0, 1) + ("full",)
+                request = replace(request, software=replace(request.software, packages=packages))
+            apply.run(session, Inputs(name, request=request, hosts=HOSTS))
             for word in ("image", "create", "teach", "install", "ready"):
                 self.perhaps_killed()
                 (teach.run if word == "teach" else phase(word))(session, Inputs(name))
@@ -253,6 +260,9 @@ class Lives:
                     for node in cluster.nodes
                     if node.generation != cluster.generation
                 ]
+                lock = Lock.load(self.session.site, cluster.lock)
+                if lock.requested != tuple(sorted(cluster.request.software.packages)):
+                    told.append(f"{cluster.name}: has the lock of {lock.requested}")
                 if len(cluster.nodes) != cluster.request.hardware.number_of_nodes:
                     told.append(f"{cluster.name}: has {len(cluster.nodes)} nodes")
         return told
@@ -288,7 +298,7 @@ def test_lives_at_random(toy: Repository, tmp_path: Path) -> None:
                         Inputs(cluster.name, hosts=HOSTS),
                         number=cluster.request.hardware.number_of_nodes,
                     )
-                    for word in ("create", "teach", "install", "ready"):
+                    for word in ("image", "create", "teach", "install", "ready"):
                         (teach.run if word == "teach" else phase(word))(own, Inputs(cluster.name))
         for _ in range(6):
             lives.pass_by("")

@@ -52,7 +52,7 @@ def test_made_anew_elsewhere_four_ways(session: FakeSession) -> None:
     assert found(session) == cluster
     done = heal.run(session, LOST)
     assert done.change == would.change
-    assert done.facts == {"started": [lost.name], "failed": [], "moved": {lost.name: "a"}}
+    assert done.facts == {"started": [lost.name], "not_ready": [], "moved": {lost.name: "a"}}
     (new,) = (node for node in found(session).nodes if node.name == lost.name)
     assert (new.host, new.state, new.address, new.mac) == ("a", "ready", lost.address, lost.mac)
     assert new.uuid != lost.uuid
