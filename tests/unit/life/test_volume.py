@@ -11,7 +11,6 @@ from life.living import HOSTS, a_request, a_site, another, created
 from repository import Repository
 
 from vclust_py.errors import CapacityError, RequestError, VclustError
-from vclust_py.guest import volume as guest_volume
 from vclust_py.hosts import remove as remove_host
 from vclust_py.life import volume
 from vclust_py.phases import Inputs, phase
@@ -171,12 +170,6 @@ def test_a_host_that_does_not_answer(session: FakeSession) -> None:
         f"{host} does not answer: there may still be the folder clusters/data.volume." in result.warnings[0]
     )
     assert volumes.every(session.store) == []
-
-
-def test_the_step_in_the_node(tmp_path: Path) -> None:
-    script = guest_volume.script("my-data")
-    assert "mount -o noatime,nodev LABEL=vclust-volume /srv/my-data" in script
-    assert "@" not in script
 
 
 def test_check_mode_takes_nothing(session: FakeSession) -> None:
