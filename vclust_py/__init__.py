@@ -7,6 +7,7 @@ phases       the phases of a cluster, a file each, and their order: request, res
 
 What phases stand on, in the same order:
 resolve      names of packages become their closure, by real apt; lock is what it comes to, the exact packages
+relock       the lock of nodes that run, once other packages are asked for
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
 cache        learning which sets of packages to keep installed, and which of them a request starts from
 monitor      the resource monitor: hosts asked what they have and what runs there, and that written down

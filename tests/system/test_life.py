@@ -212,6 +212,54 @@ def test_a_node_more_and_users_in_place(vclust: Vclust, site: Site, keeper: subp
     assert "life02\n" in vclust("ssh", "life", "--", "ssh life02 hostname")
 
 
+PACKAGES = REQUEST.replace("User:", "Packages: nmap ngircd\nUser:", 1)
+"""6 MB with what they need; the second is a daemon."""
+
+
+def holds(vclust: Vclust, node: str) -> str:
+    """What the node has of the packages, with versions, and whether the daemon runs."""
+    words = "dpkg-query -W nmap ngircd 2> /dev/null; systemctl is-active ngircd"
+    return vclust("ssh", "life", node, "--", f"({words}) || true")
+
+
+def test_packages_come_and_go_in_place(vclust: Vclust, site: Site) -> None:
+    before = domains()
+    used = {name: cpu_seconds(name) for name in before}
+    path = vclust.folder / "life.ini"
+    path.write_text(PACKAGES)
+    begun = time.monotonic()
+    done = vclust.json("apply", str(path))
+    print(f"\nLIFE packages in two nodes after {time.monotonic() - begun:.1f} s", end="")
+    print(f", CPU-s: {[round(cpu_seconds(name) - used[name], 1) for name in before]}")
+    (phase,) = rows(
+        site, """SELECT "end" - start FROM phases WHERE phase = 'teach' ORDER BY start DESC LIMIT 1"""
+    )
+    print(f"LIFE of these telling the nodes {phase[0]:.1f} s")
+    assert {one.partition("=")[0] for one in done["packages"]["install"]} >= {"nmap", "ngircd"}
+    assert domains() == before
+    there = [holds(vclust, node) for node in ("1", "2")]
+    assert there[0] == there[1]
+    assert re.search(r"ngircd\t\S+\nnmap\t\S+\nactive\n", there[0]), there[0]
+    # A node that comes later starts with them, on a layer of its own over that of the others.
+    path.write_text(PACKAGES.replace("NumberOfNodes: 2", "NumberOfNodes: 3"))
+    vclust("apply", str(path))
+    assert holds(vclust, "3") == there[0]
+    (folder,) = site.clusters.glob("life.*")
+    backing = [
+        json.loads(output("qemu-img", "info", "-U", "--output=json", str(folder / f"{name}.qcow2")))[
+            "backing-filename"
+        ]
+        for name in ("life01", "life02", "life03")
+    ]
+    assert backing[0] == backing[1] != backing[2]
+    path.write_text(REQUEST)
+    done = vclust.json("apply", str(path))
+    assert {"nmap", "ngircd"} <= set(done["packages"]["remove"])
+    assert "nmap" not in holds(vclust, "1")
+    assert "inactive" in holds(vclust, "2")
+    assert domains() == before
+
+
 def test_a_lease_from_its_warning_to_its_removal(vclust: Vclust, site: Site, hook: Path) -> None:
     def told(event: str) -> bool:
         path = Path(f"{hook}.told")

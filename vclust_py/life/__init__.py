@@ -3,6 +3,7 @@
 look        what runs on hosts now, asked within a bounded time
 terminal    what a node's console says
 apply       another request for a cluster that is made: its spec and places, nodes that go
+packages    what running nodes lack of their cluster's packages, and how that comes to them
 teach       nodes that run told of their cluster's generation
 stop        nodes shut down on purpose, with what they stand on kept
 snapshot    copies of all nodes' disks, and back to one of them
