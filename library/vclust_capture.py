@@ -30,10 +30,6 @@ EXAMPLES = """
     site: "{{ vclust_site }}"
     name: hello-mpi
   register: captured
-
-- name: Say which packages came since it was made
-  ansible.builtin.debug:
-    var: captured.added
 """
 
 RETURN = """

@@ -52,6 +52,11 @@ clusters:
   type: list
   elements: dict
   returned: success
+volumes:
+  description: Volumes that the caller may have, C(cluster) being the one that has it.
+  type: list
+  elements: dict
+  returned: success
 site_manager:
   description:
     - Where the state is (C(root)), and on which running machine (C(boot_id), C(mounts)).
@@ -66,7 +71,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.life.look import look
 from vclust_py.module import Outcome, run_module, site_manager, site_options
-from vclust_py.site.describe import describe
+from vclust_py.site.describe import describe, describe_volumes
 from vclust_py.site.session import Session
 
 
@@ -77,7 +82,8 @@ def argument_spec() -> dict[str, Any]:
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     sightings = look(session.store, params["name"], within=params["within"])
     found = describe(session.store, params["name"], sightings)
-    return {"changed": False, "clusters": found, **site_manager(session.site)}
+    volumes = describe_volumes(session.store)
+    return {"changed": False, "clusters": found, "volumes": volumes, **site_manager(session.site)}
 
 
 def main() -> None:

@@ -49,10 +49,10 @@ report       pages of what a site and its clusters did, and figures for Promethe
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
 steps        how far a phase on another machine is, line by line
-cli          the `vclust` command: clusters, life, history, login (liveness), caches, files, site, backup, report, audit
-             and more are its commands, init and completion among them, sites what it reads of the sites, playbooks and
-             runner run what changes something, progress, tables and messages are what it shows, manual its page for
-             man(1)
+cli          the `vclust` command: clusters, life, history, login (liveness), caches, volumes, files, site, backup,
+             report, audit and more are its commands, init and completion among them, sites what it reads of the sites,
+             playbooks and runner run what changes something, progress, tables and messages are what it shows, manual
+             its page for man(1)
 awx          what AWX is given of the project: a bundle of job templates, their surveys and what these need
 arguments    the types of what is typed, for the command and the playbooks
 """

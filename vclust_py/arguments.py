@@ -76,6 +76,11 @@ def tag(value: object) -> str:
     return _matching(value, r"[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?", "a tag: a-z, 0-9, - and _, 32 at most")
 
 
+def volume(value: object) -> str:
+    """A volume's name."""
+    return values.volume_name(_text(value))
+
+
 def count(value: object) -> int:
     """How many nodes."""
     return values.whole(1, values.MAX_NODES)(_text(value))
@@ -206,6 +211,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "node": node,
     "nodes": nodes,
     "tag": tag,
+    "volume": volume,
     "count": count,
     "site": site,
     "machines": machines,

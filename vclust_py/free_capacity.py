@@ -53,11 +53,13 @@ def free_capacity(
     *,
     foreign: Set[str] = frozenset(),
     lacks: int = 0,
+    volumes: Sequence[tuple[int, int]] = (),
 ) -> FreeCapacity:
     """What is left of a host when every node placed there, and every other domain, uses all it may.
 
     `placed` are its nodes now, each with the bytes that its disk took when `capacity` was asked for; those placed since
     then have taken nothing yet.  `foreign` are the UUIDs of domains that were not the site's then.
+    `volumes` are those there: the bytes of each, and what of them it took then.
     """
     overhead = OVERHEAD[capacity.accelerator]
     promised = {node.uuid: node.memory + overhead for node, _ in placed}
@@ -71,7 +73,9 @@ def free_capacity(
         capacity,
         cpus=capacity.cpus * cpu_overcommit - busy,
         memory=min(capacity.memory - sum(promised.values()), capacity.memory_free - untaken),
-        disk=capacity.disk_free - sum(max(node.disk - written, 0) for node, written in placed),
+        disk=capacity.disk_free
+        - sum(max(node.disk - written, 0) for node, written in placed)
+        - sum(max(size - written, 0) for size, written in volumes),
         busy=busy,
         lacks=lacks,
     )

@@ -15,7 +15,7 @@ from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.hypervisor.certificates import ROLL_OUT
-from vclust_py.site import clusters
+from vclust_py.site import clusters, volumes
 from vclust_py.site.clusters import Node
 from vclust_py.site.hosts import forget_host, known_hosts, knows_host
 from vclust_py.site.session import Session
@@ -172,6 +172,11 @@ def remove(session: Session, machine: pki.Machine, *, check: bool = False) -> Ch
             f"{name}: vclust_host_state: got absent, and nodes of live clusters are there: {listed(there)}",
             f"vclust destroy {next(iter(there))} removes them, with --forget-host {name} where the machine is gone for"
             " good; with vclust_host_state: drain it gets no new ones",
+        )
+    if kept := [f"{one.name} of {one.owner}" for one in volumes.on_hosts(store).get(name, ())]:
+        raise VclustError(
+            f"{name}: vclust_host_state: got absent, and volumes are there: {', '.join(kept)}",
+            "vclust volume remove, with --forget where the machine is gone for good",
         )
     change, listed_anywhere = pki.withdraw(session.site, machine, check=check)
     before, after = dict(change.before), dict(change.after)

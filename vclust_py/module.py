@@ -19,7 +19,7 @@ from vclust_py import request as requests
 from vclust_py.arguments import checked
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
-from vclust_py.phases import Inputs, Phase
+from vclust_py.phases import Inputs, Phase, Result
 from vclust_py.request.ansible import suboptions
 from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
@@ -112,9 +112,14 @@ def run_phase(phase: Phase, session: "Session", params: dict[str, Any], check: b
         forget=frozenset(params.get("forget_hosts", ())),
     )
     result = phase(session, inputs)
+    warn(result)
+    return {**changed(result.change), **result.facts}
+
+
+def warn(result: Result) -> None:
+    """Let the module tell what the result warns of."""
     for warning in result.warnings:
         _log.warning(warning)
-    return {**changed(result.change), **result.facts}
 
 
 def run_module(module: Module, work: Work) -> NoReturn:

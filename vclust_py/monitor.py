@@ -7,7 +7,7 @@ from typing import Any
 from vclust_py import leftovers
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Capacity, Host
-from vclust_py.site import clusters
+from vclust_py.site import clusters, volumes
 from vclust_py.site.clusters import Node
 from vclust_py.site.hosts import observe_hosts
 from vclust_py.site.session import Session
@@ -71,7 +71,7 @@ def look(
     write: bool = True,
 ) -> list[Survey]:
     """As `survey`; that no host answers, or that there is none, is no error."""
-    placed = clusters.placed(session.store)
+    placed, kept = clusters.placed(session.store), volumes.on_hosts(session.store)
     ours = frozenset(node.uuid for nodes in placed.values() for _, node in nodes)
     drivers, errors = session.drivers(hosts)
     if write:
@@ -84,10 +84,12 @@ def look(
         try:
             images = driver.files("").images() if host.machine else {}
             capacity, written = driver.capacity(), dict[tuple[str, str], int]()
-            if capacity.disk_free < disk_wanted(capacity) + sum(node.disk for _, node in nodes):
+            own = kept.get(host.name, [])
+            reserved = sum(node.disk for _, node in nodes) + sum(volume.size for volume in own)
+            if capacity.disk_free < disk_wanted(capacity) + reserved:
                 written = {
                     (folder, name): count
-                    for folder in _folders(nodes)
+                    for folder in [*_folders(nodes), *(volume.folder for volume in own)]
                     for name, count in driver.files(folder).allocated().items()
                 }
                 # Once more, and after it: what nodes write between the two must not count as free.

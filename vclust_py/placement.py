@@ -15,12 +15,12 @@ import heapq
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from vclust_py.addresses import mac_of
 from vclust_py.errors import CapacityError
-from vclust_py.free_capacity import MEMORY, FreeCapacity, unfit
+from vclust_py.free_capacity import CPUS, DISK, MEMORY, FreeCapacity, unfit
 from vclust_py.request import Request
 from vclust_py.shortage import advice, shortage
 from vclust_py.site.clusters import Node
@@ -100,6 +100,88 @@ def assign(
             zip(request.hostnames, request.addresses, fill(places, number), strict=True)
         )
     ]
+
+
+def assign_with_volume(
+    request: Request,
+    hosts: Sequence[FreeCapacity],
+    errors: Mapping[str, str] | None = None,
+    *,
+    least_disk: int = 0,
+    size: int,
+    there: str | None,
+) -> list[Node]:
+    """As `assign`, the first node with a volume of `size` bytes: on the host `there`, or where there is space for it.
+
+    The other nodes go where they like best after it.  Raises CapacityError only where they cannot be placed so.
+    """
+    name = request.software.name
+    if there is None:
+        open_to = [replace(one, disk=one.disk - size) for one in hosts]
+    else:
+        open_to = [one for one in hosts if one.host.name == there]
+    if not open_to:
+        why = (errors or {}).get(there or "", f"{there}: is no host of the site any more")
+        raise CapacityError(f"{name}: its volume is on {there}, and so must its first node be:\n{why}")
+    failure: CapacityError | None = None
+    while True:
+        try:
+            (first,) = assign(_of(request, 1), open_to, errors, least_disk=least_disk)
+        except CapacityError as error:
+            if failure is not None:
+                raise failure from error
+            if there is None:
+                raise
+            raise CapacityError(
+                f"{name}: its volume is on {there}, and so must its first node be:\n{error}"
+            ) from error
+        try:
+            others = _beside(first, request, hosts, errors, least_disk, size if there is None else 0)
+        except CapacityError as error:  # the volume takes places of nodes there, elsewhere perhaps fewer
+            failure = failure or error
+            open_to = [one for one in open_to if one.host.name != first.host]
+            continue
+        return [
+            replace(node, position=position, name=host_name, address=str(address), mac=mac_of(address))
+            for position, (node, host_name, address) in enumerate(
+                zip([first, *others], request.hostnames, request.addresses, strict=True)
+            )
+        ]
+
+
+def _beside(
+    first: Node,
+    request: Request,
+    hosts: Sequence[FreeCapacity],
+    errors: Mapping[str, str] | None,
+    least_disk: int,
+    volume: int,
+) -> list[Node]:
+    """All nodes but the first, which has its host, with a new volume of so many bytes."""
+    number = request.hardware.number_of_nodes - 1
+    rest = [
+        _with_node(one, request, first.disk, volume) if one.host.name == first.host else one
+        for one in hosts
+        if request.hardware.spread != "hosts" or one.host.name != first.host
+    ]
+    return assign(_of(request, number), rest, errors, least_disk=least_disk) if number else []
+
+
+def _of(request: Request, number: int) -> Request:
+    """The same for so many nodes."""
+    return replace(request, hardware=replace(request.hardware, number_of_nodes=number, min_nodes=number))
+
+
+def _with_node(free: FreeCapacity, request: Request, disk: int, volume: int) -> FreeCapacity:
+    """What is left of the host with a node of the request more, and a volume."""
+    takes = free.node_takes(request, disk)
+    return replace(
+        free,
+        cpus=free.cpus - takes[CPUS],
+        memory=free.memory - takes[MEMORY],
+        disk=free.disk - takes[DISK] - volume,
+        busy=free.busy + takes[CPUS],
+    )
 
 
 def _places(request: Request, free: FreeCapacity, index: int, disk: int) -> _Places:

@@ -190,7 +190,11 @@ def require(name: str, under: Sequence[Limit]) -> None:
     exceeded = [one for one in under if one.exceeded]
     if not exceeded:
         return
-    users = [f"vclust destroy {cluster}" for one in exceeded for cluster in one.clusters]
+    users = [
+        f"vclust {cluster.replace(' ', ' remove ') if cluster.startswith('volume ') else f'destroy {cluster}'}"
+        for one in exceeded
+        for cluster in one.clusters
+    ]
     smaller = "ask for less" if not users else f"ask for less, or first: {users[0]}"
     raise CapacityError(
         "\n  ".join([f"{name}: more than the quota allows:", *map(_sentence, exceeded)]),

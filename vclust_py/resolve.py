@@ -7,7 +7,7 @@ closure is just what the base lacks.
 import difflib
 import re
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vclust_py.image import Catalogue, Report, base_key
 from vclust_py.image.base import BASE_PACKAGES, find_base
 from vclust_py.image.store import control, signed_copy
 from vclust_py.lock import NAME, Lock, Package
-from vclust_py.run import CommandError
+from vclust_py.run import CommandError, run
 from vclust_py.site import Site
 
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
@@ -77,6 +77,45 @@ def current(
     if not words:
         return ()
     return _downloads(root, words)
+
+
+def newer(
+    packages: Mapping[str, str], *, suite: str, architecture: str, site: Site, report: Report
+) -> dict[str, bool]:
+    """Those of these packages, versions by their names, that the index has in a later one; whether for security."""
+    root = AptRoot(site, suite, architecture)
+    with root.file_lock():
+        root.ensure_index(report)
+    text = root.run("apt-cache", "policy", "--", *sorted(packages)) if packages else ""
+    return {
+        name: security
+        for name, (version, security) in candidates(text).items()
+        if name in packages and version != packages[name] and _is_later(version, packages[name])
+    }
+
+
+def candidates(text: str) -> dict[str, tuple[str, bool]]:
+    """What apt-cache(8) policy says: by name the version that apt would install, and whether an archive for security
+    updates has it.
+    """
+    found = {}
+    for name, block in re.findall(r"^(\S+):\n((?: .*\n?)+)", text, re.MULTILINE):
+        match = re.search(r"^  Candidate: (?!\(none\))(\S+)$", block, re.MULTILINE)
+        if match is not None:
+            table = re.search(
+                rf"^ (?:   |\*\*\*) {re.escape(match[1])} -?\d+\n((?:        .*\n?)*)", block, re.MULTILINE
+            )
+            # Debian's is called bookworm-security.
+            found[name] = (match[1], table is not None and "-security/" in table[1])
+    return found
+
+
+def _is_later(version: str, than: str) -> bool:
+    try:
+        run(["dpkg", "--compare-versions", version, "gt", than])
+    except CommandError:
+        return False
+    return True
 
 
 def complete(lock: Lock, site: Site, report: Report) -> Lock:

@@ -39,6 +39,7 @@ options:
       - request
       - site
       - tag
+      - volume
     required: true
   default:
     description: The value where none of the variables is given; without it that is an error.

@@ -311,6 +311,8 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "ready_nodes": 1,
         "ends": 1.0,
         "removed": None,
+        "updates": {"updates": [text], "security": [text], "time": 0.0},
+        "snapshots": [{"tag": text, "created": 0.0, "bytes": None, "nodes": [text]}],
         "strategy": text,
         "cache": {},
         "estimate": {"seconds": {text: 1.0}, "errors": {text: 1.0}},
@@ -369,6 +371,17 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
     left = {"told": text}
     told = {"site": text, "manager": text, "hosts": [], "leftovers": [left], "authority": {}}
     tables.show_hosts(told, title=True, first=True)
+    tables.show_snapshots(cluster)
+    volume = {
+        "site": text,
+        "name": text,
+        "owner": text,
+        "size": 1,
+        "host": text,
+        "cluster": text,
+        "keep": True,
+    }
+    tables.show_volumes([volume], several=True)
     tables.show_rank([{"rank": 1, "frequency": 1, "size": 1, "score": 1, "packages": [text]}])
     made = out.getvalue()
     assert not set(made) & set("\x07\x7f\b\r\x9b\x9d\u202e\u200b\0")

@@ -82,6 +82,8 @@ class Books:
     root: Path
     live: list[Cluster] = field(default_factory=list)
     written_off: dict[str, set[str]] = field(default_factory=dict)
+    volumes: dict[str, set[str]] = field(default_factory=dict)
+    """Their folders by the host's name; of the site manager itself by none."""
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -162,6 +164,9 @@ def read(root: Path) -> Books:
                 )
             for node in nodes if row["destroyed"] is not None else ():
                 books.written_off.setdefault(node.host, set()).update((folder, node.domain, row["segment"]))
+        for row in database.execute("SELECT * FROM volumes"):
+            host = row["host"] if urlsplit(row["uri"]).hostname else ""
+            books.volumes.setdefault(host, set()).add(f"{row['name']}.volume.{row['id']}")
     return books
 
 
@@ -203,7 +208,10 @@ def common(name: str, books: Books, host: str | None, seen: Seen) -> list[str]:
     ]
     left = seen.defined - {node.domain for node in nodes} - known
     said += [f"{name}: {domain} is defined, and no live cluster has it" for domain in sorted(left)]
-    folders = {one.folder for one in clusters}
+    volumes = books.volumes.get(host or "", set())
+    lost = sorted(volumes - seen.folders)
+    said += [f"{name}: clusters/{one} is a volume's, and is not there" for one in lost]
+    folders = {one.folder for one in clusters} | volumes
     said += [f"{name}: clusters/{one} is no live cluster's" for one in sorted(seen.folders - folders - known)]
     for one in clusters:
         for node in one.nodes:
@@ -441,7 +449,7 @@ def there(machine: Machine) -> Seen:
     seen.folders |= {
         pool.removeprefix("vclust-")
         for pool in parts["pools"]
-        if re.fullmatch(r"vclust-[a-z0-9-]+\.\d+", pool)
+        if re.fullmatch(r"vclust-[a-z0-9-]+(\.volume)?\.\d+", pool)
     }
     below = f"{_THERE}/clusters/"
     seen.files = {line.removeprefix(below) for line in parts["disks"]}

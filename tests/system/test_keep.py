@@ -1,4 +1,4 @@
-"""The work of a cluster kept, with real nodes: snapshots of its disks."""
+"""The work of a cluster kept, with real nodes: snapshots of its disks, its packages, a volume."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.system
 
 REQUEST = """\
 [Hardware]
-NumberOfNodes: 2
+NumberOfNodes: 1
 RAM: 512MB
 [Software]
 User: alice:*
@@ -51,59 +51,8 @@ def domains() -> set[str]:
     return {line for line in listed.stdout.split() if line.endswith(".keep")}
 
 
-def test_back_to_a_snapshot(vclust: Vclust, site: Site) -> None:
-    vclust("create", str(vclust.folder / "keep.ini"))
-    vclust("ssh", "keep", "2", "--", "echo before > ~/work")
-    assert vclust.json("snapshot", "keep", "first", "--check")["restarted"]
-    assert vclust.json("snapshot", "keep") == []
-    done = vclust.json("snapshot", "keep", "first")
-    assert (done["changed"], done["restarted"]) == (True, True)
-    assert domains() == {"keep01.keep", "keep02.keep"}
-    (folder,) = site.clusters.glob("keep.*")
-    for node in ("keep01", "keep02"):
-        copy, disk = folder / f"{node}@first.qcow2", folder / f"{node}.qcow2"
-        # Nothing stands on a copy, and it stands on what the disk stands on.
-        chains = [
-            [
-                line
-                for line in output("qemu-img", "info", "-U", str(path)).splitlines()
-                if "backing file:" in line
-            ]
-            for path in (copy, disk)
-        ]
-        assert chains[0] == chains[1] != []
-        console = (folder / f"{node}.keep.console").read_text(errors="replace")
-        assert "vclust: ready" in console
-        assert "recovery" not in console  # its file system was left in order
-    (listed,) = vclust.json("snapshot", "keep")
-    assert (listed["tag"], listed["nodes"]) == ("first", ["keep01", "keep02"])
-    written = sum(path.stat().st_blocks * 512 for path in folder.glob("*@first.qcow2"))
-    assert listed["bytes"] == written
-    assert "is there since" in vclust("snapshot", "keep", "first", code=2)
-    assert "expected fewer than 1" in vclust("snapshot", "keep", "second", code=2)
-    assert "no snapshot other; there are: first" in vclust("restore", "keep", "other", code=2)
-    assert check(site.root) == []
-
-    vclust("ssh", "keep", "2", "--", "echo after > ~/work; sync")
-    request = REQUEST.replace("User: alice:*", "User: alice:*\nUser: bob:*")
-    (vclust.folder / "keep.ini").write_text(request)
-    vclust("apply", str(vclust.folder / "keep.ini"))
-    vclust("restore", "keep", "first")
-    assert "before\n" in vclust("ssh", "keep", "2", "--", "cat work")
-    # What the cluster is now, its old disks have been told of.
-    assert "uid=1001(bob)" in vclust("ssh", "keep", "2", "--", "id bob")
-    assert "keep01\n" in vclust("ssh", "keep", "2", "--", "ssh keep01 hostname")
-    assert vclust.json("show", "keep")["state"] == "ready"
-    vclust("snapshot", "keep", "first", "--remove")
-    assert not list(folder.glob("*@*"))
-    with sqlite3.connect(site.database, timeout=30) as connection:
-        assert connection.execute("SELECT count(*) FROM snapshots").fetchone() == (0,)
-
-
-def test_a_cluster_as_a_request(vclust: Vclust, site: Site) -> None:
-    """With what somebody has installed in it."""
-    if not vclust.json("list"):
-        vclust("create", str(vclust.folder / "keep.ini"))
+def capture(vclust: Vclust) -> None:
+    """What somebody has installed in the cluster is in its captured request."""
     before = vclust.json("capture", "keep")
     assert (before["added"], before["removed"]) == ([], [])
     package = vclust.folder / "own"
@@ -122,3 +71,75 @@ def test_a_cluster_as_a_request(vclust: Vclust, site: Site) -> None:
     assert "Packages: own-tool\n" in text
     assert "User: alice:*\n" in text
     assert "own-tool" in vclust("capture", "keep", "--meta")
+
+
+def test_back_to_a_snapshot(vclust: Vclust, site: Site) -> None:
+    vclust("create", str(vclust.folder / "keep.ini"))
+    vclust("ssh", "keep", "--", "echo before > ~/work")
+    assert vclust.json("snapshot", "keep", "first", "--check")["restarted"]
+    assert vclust.json("snapshot", "keep") == []
+    done = vclust.json("snapshot", "keep", "first")
+    assert (done["changed"], done["restarted"]) == (True, True)
+    assert domains() == {"keep01.keep"}
+    (folder,) = site.clusters.glob("keep.*")
+    # Nothing stands on the copy, and it stands on what the disk stands on.
+    told = [
+        output("qemu-img", "info", "-U", str(folder / name))
+        for name in ("keep01@first.qcow2", "keep01.qcow2")
+    ]
+    chains = [[line for line in text.splitlines() if "backing file:" in line] for text in told]
+    assert chains[0] == chains[1] != []
+    console = (folder / "keep01.keep.console").read_text(errors="replace")
+    assert "vclust: ready" in console
+    assert "recovery" not in console  # its file system was left in order
+    (listed,) = vclust.json("snapshot", "keep")
+    assert (listed["tag"], listed["nodes"]) == ("first", ["keep01"])
+    assert listed["bytes"] == (folder / "keep01@first.qcow2").stat().st_blocks * 512
+    assert "is there since" in vclust("snapshot", "keep", "first", code=2)
+    assert "expected fewer than 1" in vclust("snapshot", "keep", "second", code=2)
+    assert "no snapshot other; there are: first" in vclust("restore", "keep", "other", code=2)
+    assert check(site.root) == []
+
+    vclust("ssh", "keep", "--", "echo after > ~/work; sync")
+    request = REQUEST.replace("User: alice:*", "User: alice:*\nUser: bob:*")
+    (vclust.folder / "keep.ini").write_text(request)
+    vclust("apply", str(vclust.folder / "keep.ini"))
+    vclust("restore", "keep", "first")
+    assert "before\n" in vclust("ssh", "keep", "--", "cat work")
+    # What the cluster is now, its old disk has been told of.
+    assert "uid=1001(bob)" in vclust("ssh", "keep", "--", "id bob")
+    assert vclust.json("show", "keep")["state"] == "ready"
+    vclust("snapshot", "keep", "first", "--remove")
+    assert not list(folder.glob("*@*"))
+    with sqlite3.connect(site.database, timeout=30) as connection:
+        assert connection.execute("SELECT count(*) FROM snapshots").fetchone() == (0,)
+
+
+def test_a_volume_outlives_its_cluster(vclust: Vclust, site: Site) -> None:
+    for cluster in vclust.json("list"):
+        vclust("destroy", cluster["name"])
+    request = REQUEST.replace("NumberOfNodes: 1", "NumberOfNodes: 1\nVolume: data 1GB keep")
+    (vclust.folder / "keep.ini").write_text(request)
+    vclust("create", str(vclust.folder / "keep.ini"))
+    assert "1777\next4\n" in vclust(
+        "ssh", "keep", "--", "stat -c %a /srv/data; findmnt -n -o FSTYPE /srv/data"
+    )
+    vclust("ssh", "keep", "--", "echo mine > /srv/data/work")
+    capture(vclust)
+    assert "in use by the cluster keep" in vclust("volume", "remove", "data", code=2)
+    assert check(site.root) == []
+    vclust("destroy", "keep")
+    assert check(site.root) == []
+    (kept,) = vclust.json("volume", "list")
+    assert (kept["name"], kept["size"], kept["cluster"]) == ("data", 10**9, "")
+    other = request.replace("Hostname: keep", "Hostname: other").replace(" keep\n", "\n")
+    (vclust.folder / "other.ini").write_text(other)
+    vclust("create", str(vclust.folder / "other.ini"))
+    assert "mine\n" in vclust("ssh", "other", "--", "cat /srv/data/work")
+    vclust("ssh", "other", "--", "echo more >> /srv/data/work")
+    vclust("destroy", "other")
+    assert "would be removed" in vclust("volume", "remove", "data", "--check")
+    assert len(list(site.clusters.glob("data.volume.*/volume.qcow2"))) == 1
+    assert "is removed" in vclust("volume", "remove", "data")
+    assert vclust.json("volume", "list") == []
+    assert not list(site.clusters.glob("*"))

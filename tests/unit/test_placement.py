@@ -12,7 +12,7 @@ from vclust_py import request as requests
 from vclust_py.errors import CapacityError
 from vclust_py.free_capacity import OVERHEAD, FreeCapacity
 from vclust_py.hypervisor import Capacity, Host
-from vclust_py.placement import assign
+from vclust_py.placement import assign, assign_with_volume
 from vclust_py.request import Request
 
 GB = 10**9
@@ -208,3 +208,43 @@ def test_among_equals_racks_are_few_and_loads_even(hosts: list[FreeCapacity], nu
 def test_kind_of_xen_guest(wanted: str, guests: tuple[str, ...], found: str) -> None:
     host = replace(free("a", accelerator="xen", guests=guests), host=Host("a", "xen:///system", wanted))
     assert assign(a_request(1), [host])[0].guest == found
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.integers(1, 12),
+    st.sampled_from(["any", "hosts", "racks", "pack"]),
+    st.sampled_from([None, 0, 9]),
+)
+def test_a_volume_and_all_nodes_fit_whenever_they_can(
+    hosts: list[tuple[int, int]], nodes: int, size: int, spread: str, there: int | None
+) -> None:
+    """Each host takes so many nodes by its memory, and has so many GB of disk, of which a node takes 4."""
+    free_hosts = [free(str(n), memory=count * NODE, disk=disk * GB) for n, (count, disk) in enumerate(hosts)]
+    request = a_request(nodes, spread=spread)
+
+    def places(n: int, disk: int) -> int:
+        return min(hosts[n][0], disk // 4, 1 if spread == "hosts" else nodes)
+
+    def possible(first: int) -> bool:
+        own = hosts[first][1] - (size if there is None else 0)
+        others = sum(places(n, disk) for n, (_, disk) in enumerate(hosts) if n != first)
+        return places(first, own) > 0 and places(first, own) + others >= nodes
+
+    firsts = range(len(hosts)) if there is None else [n for n in (there,) if n < len(hosts)]
+    host = None if there is None else str(there)
+    if not any(map(possible, firsts)):
+        with pytest.raises(CapacityError):
+            assign_with_volume(request, free_hosts, size=size * GB, there=host)
+        return
+    found = assign_with_volume(request, free_hosts, size=size * GB, there=host)
+    assert [(node.position, node.name) for node in found] == list(enumerate(request.hostnames))
+    assert [node.address for node in found] == [str(address) for address in request.addresses]
+    assert len({node.uuid for node in found}) == len({node.mac for node in found}) == nodes
+    assert there is None or found[0].host == host
+    taken = Counter(node.host for node in found)
+    for n, (count, disk) in enumerate(hosts):
+        volume = size if there is None and found[0].host == str(n) else 0
+        assert taken[str(n)] <= min(count, (disk - volume) // 4)
+        assert spread != "hosts" or taken[str(n)] <= 1

@@ -127,6 +127,16 @@ TEMPLATES = (
         (_NAME,),
     ),
     Template(
+        "vclust volume-remove",
+        "remove_volume.yml",
+        "Remove a data disk that outlives clusters, with all that is on it",
+        (
+            surveys.text("volume", "Volume", "Its name", required=True),
+            surveys.text("owner", "Owner", "Blank: your own, or the only one of that name"),
+            surveys.text("site", "Site", "Where the inventory has several; blank: the only one"),
+        ),
+    ),
+    Template(
         "vclust clusters",
         "status.yml",
         "Show the virtual clusters and the caches of all sites",

@@ -1,4 +1,5 @@
-"""What recurs on a site manager: VD caches chosen and time models fitted when that is due, images without a place gone.
+"""What recurs on a site manager: VD caches chosen and time models fitted when that is due, images without a place gone,
+updates that clusters lack looked for.
 
 The roll-out has systemd run `python -m vclust_py.cache.upkeep` each hour, and after it the same with the word `build`,
 each with the site's settings (JSON) on standard input.  They are two as neither needs all rights: the first one the
@@ -13,6 +14,7 @@ from vclust_py.cache import rebuild, retention, status
 from vclust_py.errors import VclustError
 from vclust_py.estimate import is_refit_due
 from vclust_py.image import Report
+from vclust_py.life import updates
 from vclust_py.run import keep_interruptions
 from vclust_py.site import Site
 from vclust_py.site.session import Session
@@ -29,6 +31,7 @@ def upkeep(session: Session, report: Report) -> list[str]:
     if is_refit_due(session.store):
         fitting.refit(session)
         done.append("fitted the time models")
+    done += updates.look(session, report)
     if _is_rebuild_due(session):
         failed = rebuild.fetch_packages(session, report)
         done += [f"not fetched: {label}: {why}" for label, why in failed.items()]

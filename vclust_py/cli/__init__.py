@@ -26,6 +26,7 @@ from vclust_py.cli import (
     messages,
     report,
     site,
+    volumes,
 )
 from vclust_py.errors import VclustError
 from vclust_py.run import keep_interruptions
@@ -254,6 +255,7 @@ def make_parser() -> argparse.ArgumentParser:
     shell.set_defaults(root=False)
     shell.add_argument("shell", choices=completion.SHELLS, help="as in: source <(vclust completion bash)")
     caches.add_parser(commands)
+    volumes.add_parser(commands)
     site.add_parser(commands)
     audit.add_parser(commands)
     report.add_parser(commands)

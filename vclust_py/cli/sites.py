@@ -83,6 +83,17 @@ def clusters(arguments: argparse.Namespace, name: str | None = None) -> Answers:
     return ask(arguments, "vclust_info", "clusters", {} if name is None else {"name": name}, read)
 
 
+def volumes(arguments: argparse.Namespace) -> Answers:
+    """The volumes of all sites that are for whom the command works for."""
+
+    def read(session: "Session") -> dict[str, Any]:
+        from vclust_py.site.describe import describe_volumes
+
+        return {"volumes": describe_volumes(session.store)}
+
+    return ask(arguments, "vclust_info", "clusters", {}, read)
+
+
 def caches(arguments: argparse.Namespace, digest: str = "", *, history: bool = False) -> Answers:
     """The VD caches of all sites, as `vclust_py.cache.describe` has them."""
 

@@ -133,6 +133,8 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
     say(f"{nodes_of} of {counted(hardware['cpus'], 'CPU')}, {hardware['ram']}{strategy}")
     if cluster["ends"] is not None:
         say(f"lease: {_lease(cluster)}, until {when(cluster['ends'])}")
+    if cluster["updates"]:
+        say(_updates(cluster["updates"]))
     say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
     nodes = _table("NODE", "ADDRESS", "HOST", "RUNS BY", "STATE", "SEEN")
     for node in cluster["nodes"]:
@@ -161,6 +163,15 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
         )
 
 
+def _updates(known: Mapping[str, Any]) -> str:
+    """How many updates a cluster lacks."""
+    asked = f"(as of {_since(known['time'])})"
+    if not known["updates"]:
+        return f"updates: none lacks {asked}"
+    said = f"updates: {counted(len(known['updates']), 'package')} older than in the archives"
+    return f"{said}, {len(known['security'])} of them for security {asked}"
+
+
 def show_events(cluster: Mapping[str, Any]) -> None:
     """What has happened to a cluster, oldest first."""
     table = _table("TIME", "WHO", "WHAT", "DETAIL")
@@ -176,6 +187,16 @@ def show_snapshots(cluster: Mapping[str, Any]) -> None:
     for one in cluster["snapshots"]:
         bytes_ = "interrupted" if one["bytes"] is None else size(one["bytes"])
         table.add(one["tag"], when(one["created"]), bytes_, str(len(one["nodes"])))
+    _print(table)
+
+
+def show_volumes(volumes: Sequence[Mapping[str, Any]], *, several: bool) -> None:
+    """Volumes, with their sites where there are several."""
+    first = ["SITE"] if several else []
+    table = _table(*first, "VOLUME", "OWNER", "SIZE", "HOST", "CLUSTER", "KEPT")
+    for one in volumes:
+        row = [one["name"], one["owner"], size(one["size"]), one["host"], one["cluster"] or "-"]
+        table.add(*([one["site"]] if several else []), *row, "yes" if one["keep"] else "no")
     _print(table)
 
 

@@ -3,6 +3,7 @@
 console       what nodes report on their consoles, and following it until all have come as far as they should
 fat           a small FAT file system in memory: what both disks are
 tar           an archive of files with owners and modes, for busybox
+volume        the step that makes the cluster's volume a file system, and has it mounted
 trust         the cluster's authority: ssh keys and certificates of nodes and users
 cluster_disk  the disk that all nodes of a cluster share: names, users, trust, packages, secrets, steps
 update        a later generation of that disk brought to a node that runs

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from vclust_py.guest import fat
+from vclust_py.guest import fat, volume
 from vclust_py.guest.tar import File, folder, packed, text
 from vclust_py.guest.trust import Authority, KeyPair
 from vclust_py.metapackages import MetaPackage
@@ -152,7 +152,10 @@ def _owner(step: str) -> str:
 
 def _steps(cluster: ClusterIdentity) -> dict[str, str]:
     steps = [(meta.name, step) for meta in cluster.meta_packages for step in meta.steps]
-    return {
+    asked = cluster.request.hardware.volume
+    # Before the others: they may want to have something on it.
+    first = {} if asked is None else {"step-00-volume.first": volume.script(asked.name)}
+    return first | {
         f"step-{number:02d}-{name}{'' if step.nodes == 'all' else '.first'}": f"#!/bin/sh\nset -eu\n{step.run}"
         for number, (name, step) in enumerate(steps, start=1)
     }

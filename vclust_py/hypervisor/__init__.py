@@ -5,7 +5,8 @@ xen         Xen, PV and PVH
 driver      what the drivers do alike with a host: the site manager itself, or another machine
 domains     what they do alike with a domain
 segments    a cluster's segment on another machine
-storage     files of a cluster on its host, which may be another machine
+local       files of a cluster on the site manager itself
+storage     and on a host that is another machine
 connection  libvirt calls that end: each in a bounded time, in an error that names the host
 certificates  why TLS to a host fails
 daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM works
@@ -161,6 +162,10 @@ class Files(Protocol):
         """Make the qcow2 overlay `name`, for root only, over the image `backing` or the file of that path; no change
         when it is there.
         """
+        ...
+
+    def blank(self, name: str, size: int) -> None:
+        """Make the empty qcow2 file `name`, for root only; no change when it is there."""
         ...
 
     def copy(self, source: str, target: str) -> None:

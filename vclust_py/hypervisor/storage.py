@@ -1,9 +1,8 @@
-"""Files of a cluster on a host: on the site manager itself, or on another machine through libvirt's storage pools."""
+"""Files of a cluster on a host that is another machine, through libvirt's storage pools."""
 
 import contextlib
 import errno
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +17,6 @@ from vclust_py.hypervisor import HOST_ROOT, Host
 from vclust_py.hypervisor.certificates import ROLL_OUT
 from vclust_py.hypervisor.connection import CALL_TIMEOUT, Connection
 from vclust_py.hypervisor.domains import absent, add, as_text
-from vclust_py.image.space import naming_full_disk
-from vclust_py.run import run
-from vclust_py.site import Site
 
 _T = TypeVar("_T")
 
@@ -36,7 +32,7 @@ _COPYING = "asynchronous jobs"
 """In libvirt's error while volumes are copied in a pool."""
 _FRESH = 1.0
 """Seconds for which a pool's list of files is taken as it is."""
-_DRAFTS = (".part", ".tmp")
+DRAFTS = (".part", ".tmp")
 _GONE = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_OPERATION_INVALID)
 """A pool that is not there any more, or stopped."""
 
@@ -62,98 +58,6 @@ def read_from(path: Path, position: int) -> bytes:
 
 def _start(position: int, length: int) -> int:
     return position if position >= 0 else max(length + position, 0)
-
-
-def _sizes(folder: Path) -> dict[str, os.stat_result]:
-    """The folder's files by name; others may be at work in it, or remove it."""
-    found = {}
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):
-                if entry.is_file():
-                    found[entry.name] = entry.stat()
-    return found
-
-
-class LocalFiles:
-    """`Files` on the site manager itself: image store and cluster folder are the site's own."""
-
-    def __init__(self, site: Site, folder: str) -> None:
-        self._site, self._folder = site, site.clusters / folder
-
-    def path(self, name: str) -> Path:
-        return self._folder / name
-
-    def image(self, name: str) -> Path:
-        return self._site.images / name
-
-    def images(self) -> dict[str, int]:
-        found = _sizes(self._site.images)
-        return {
-            name: status.st_size
-            for name, status in found.items()
-            if not name.endswith((*_DRAFTS, ".json", ".status"))
-        }
-
-    def discard_image(self, name: str) -> None:
-        self.image(name).unlink(missing_ok=True)
-
-    def put(self, source: Path) -> None:
-        target = self.path(source.name)
-        if target.exists() and target.samefile(source):
-            return
-        draft = target.with_name(f"{target.name}.tmp")
-        with naming_full_disk(self._folder):
-            draft.unlink(missing_ok=True)
-            draft.touch(mode=0o600)
-            shutil.copyfile(source, draft)
-            draft.rename(target)
-
-    def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
-        path = self.path(name)
-        if path.exists():
-            return
-        draft = path.with_name(f"{name}.tmp")
-        with naming_full_disk(self._folder):
-            # The format of the backing file is named so that it is never guessed; the size is in bytes.
-            run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", self.image(backing), "-F", backing_format,
-                 draft,
-                 str(size)])  # fmt: skip
-            draft.chmod(0o600)  # it will hold keys and hashes; libvirt changes its owner, not its mode
-            draft.rename(path)
-
-    def copy(self, source: str, target: str) -> None:
-        draft = self.path(f"{target}.tmp")
-        with naming_full_disk(self._folder):
-            try:
-                # Where the file system can, blocks are shared until one of both changes.
-                run(["cp", "--reflink=auto", "--sparse=always", self.path(source), draft])
-                draft.chmod(0o600)
-                draft.rename(self.path(target))
-            finally:
-                draft.unlink(missing_ok=True)
-
-    def length(self, name: str) -> int:
-        path = self.path(name)
-        return path.stat().st_size if path.exists() else 0
-
-    def read(self, name: str, position: int) -> bytes:
-        return read_from(self.path(name), position)
-
-    def allocated(self) -> dict[str, int]:
-        return {name: status.st_blocks * 512 for name, status in _sizes(self._folder).items()}
-
-    def discard(self, *names: str) -> None:
-        for name in names:
-            self.path(name).unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        try:
-            shutil.rmtree(self._folder)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise VclustError(f"{error.filename}: cannot be removed: {error.strerror}") from error
 
 
 class Pool:
@@ -378,6 +282,13 @@ class Pool:
         store = add(xml, "backingStore")
         add(store, "path", backing)
         add(store, "format", type=backing_format)
+        self._make(name, xml)
+
+    def make_blank(self, name: str, size: int) -> None:
+        """Make the empty qcow2 file `name`, for root only; no change when it is there."""
+        self._make(name, self._volume_xml(name, size, "qcow2"))
+
+    def _make(self, name: str, xml: ElementTree.Element) -> None:
 
         def work(pool: Any) -> None:
             with self._naming_full_disk(pool, name):
@@ -557,7 +468,7 @@ class RemoteFiles:
 
     def images(self) -> dict[str, int]:
         sizes = self._images.sizes(written=False)
-        return {name: size for name, size in sizes.items() if not name.endswith(_DRAFTS)}
+        return {name: size for name, size in sizes.items() if not name.endswith(DRAFTS)}
 
     def discard_image(self, name: str) -> None:
         self._images.discard(name)
@@ -576,6 +487,9 @@ class RemoteFiles:
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         self._cluster.make_overlay(name, self.image(backing), size, backing_format)
+
+    def blank(self, name: str, size: int) -> None:
+        self._cluster.make_blank(name, size)
 
     def copy(self, source: str, target: str) -> None:
         self._cluster.copy(source, target)

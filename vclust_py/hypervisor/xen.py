@@ -21,7 +21,8 @@ from vclust_py.hypervisor import Capacity, Disk, Domain, Host
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Element, absent, add, as_text, parsed
 from vclust_py.hypervisor.driver import Driver
-from vclust_py.hypervisor.storage import LocalFiles, Pool
+from vclust_py.hypervisor.local import LocalFiles
+from vclust_py.hypervisor.storage import Pool
 from vclust_py.site import Site
 
 CONSOLES = Path("/var/log/xen/console")

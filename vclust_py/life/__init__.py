@@ -7,7 +7,9 @@ packages    what running nodes lack of their cluster's packages, and how that co
 teach       nodes that run told of their cluster's generation
 stop        nodes shut down on purpose, with what they stand on kept
 snapshot    copies of all nodes' disks, and back to one of them
+updates     newer versions of what clusters were made of
 capture     the packages that a cluster has now, as a request
+volume      the end of a data disk
 lease       when a cluster's time is over, whom that is told before, and how it is prolonged
 idle        whether anybody uses a cluster
 message     words on the terminals of those who are logged in

@@ -11,7 +11,7 @@ from vclust_py.hypervisor import Host
 from vclust_py.monitor import survey
 from vclust_py.nodes import drivers_for, seed_disk
 from vclust_py.phases.place import more_nodes
-from vclust_py.site import changes, clusters
+from vclust_py.site import changes, clusters, volumes
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 
@@ -37,6 +37,12 @@ def give_places(
         raise RequestError(
             [f"{', '.join(sorted(drivers))}: got an answer, expected a host that is off"],
             f"its nodes may run: vclust heal {cluster.name} starts those there that do not",
+        )
+    if (volume := volumes.of(session.store, cluster)) is not None and volume.host in lost:
+        raise RequestError(
+            [
+                f"{cluster.name}: its volume {volume.name} is on {volume.host}, so its first node cannot be elsewhere"
+            ]
         )
     others = [host for host in hosts if host.name not in lost]
     surveys = survey(session, others, write=not check)

@@ -15,7 +15,7 @@ from vclust_py.hypervisor import Hypervisor
 from vclust_py.life.stop import stop
 from vclust_py.nodes import drivers_of, in_turns, overlay, snapshot_file
 from vclust_py.phases import Inputs, Phase, Result, phase
-from vclust_py.site import clusters, snapshots
+from vclust_py.site import clusters, snapshots, volumes
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.snapshots import Snapshot
@@ -211,6 +211,7 @@ def _require_space(session: Session, cluster: Cluster, drivers: Mapping[str, Hyp
     """Raises CapacityError where a host's free disk would not hold the copies and what its nodes may still write."""
     store = session.store
     own, placed = clusters.folder(store, cluster).name, clusters.placed(store)
+    kept = volumes.on_hosts(store)
 
     def look(host: str) -> str | None:
         nodes = placed[host]
@@ -225,6 +226,9 @@ def _require_space(session: Session, cluster: Cluster, drivers: Mapping[str, Hyp
             if folder == own
         )
         reserved = sum(max(node.disk - written[folder, node.name], 0) for folder, node in nodes)
+        for one in kept.get(host, ()):
+            taken = drivers[host].files(one.folder).allocated().get(volumes.FILE_NAME, 0)
+            reserved += max(one.size - taken, 0)
         free = drivers[host].capacity().disk_free - reserved
         if needed <= free:
             return None

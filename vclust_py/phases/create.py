@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from vclust_py import egress, identities, ingress, network, timing
 from vclust_py.change import Change
@@ -21,7 +22,7 @@ from vclust_py.nodes import (
     require_min_nodes,
 )
 from vclust_py.phases import Inputs, Result
-from vclust_py.site import clusters
+from vclust_py.site import clusters, volumes
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.settings import Site
@@ -100,7 +101,7 @@ def start_nodes(
     """
     tunnels, out = segments(cluster), way_out(session.site, cluster)
     images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
-    folder = clusters.folder(session.store, cluster)
+    folder, volume = clusters.folder(session.store, cluster), volumes.of(session.store, cluster)
     asked = cluster.request
     session.networks.ensure(
         cluster.segment, cluster.network, asked.software.network, asked.router, tunnels.get(None)
@@ -140,9 +141,13 @@ def start_nodes(
         own.overlay(overlay(node.name), root.path.name, size)
         identity = identity_disks(folder, node.name)
         own.put(folder / identity[0])
-        driver.start(
-            _domain(session.site, cluster, node, images, identity, own, folder.name, driver.accelerator)
-        )
+        domain = _domain(session.site, cluster, node, images, identity, own, folder.name, driver.accelerator)
+        if volume is not None and node.position == 0:
+            kept = driver.files(volume.folder)
+            kept.blank(volumes.FILE_NAME, volume.size)
+            disk = Disk(kept.path(volumes.FILE_NAME), "qcow2")
+            domain = replace(domain, disks=(*domain.disks, disk))
+        driver.start(domain)
         record.node(node.name, begun, time.time(), state=NodeState.STARTED)
         started.append(node.name)
         record.report("start", len(started), len(waiting))

@@ -12,7 +12,7 @@ from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.nodes import drivers_for
 from vclust_py.phases import Inputs, Result
-from vclust_py.site import clusters
+from vclust_py.site import clusters, volumes
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState, NodeState
 
@@ -67,6 +67,12 @@ def run(session: Session, inputs: Inputs) -> Result:
                 "again when the host is well; if it never will be:"
                 f" vclust destroy {name} {' '.join(f'--forget-host {host}' for host in sorted(awaited))}",
             )
+        if (volume := volumes.of(store, cluster)) is not None:
+            if not volume.keep and volume.host in drivers and volume.host not in errors:
+                drivers[volume.host].files(volume.folder).remove()
+                volumes.drop(store, volume)
+            else:  # what a host that is written off has of it stays written down as well
+                volumes.release(store, volume)
         session.networks.remove(cluster.segment, cluster.network)
         try:
             shutil.rmtree(folder)

@@ -11,6 +11,7 @@ from vclust_py.addresses import mac_of
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
+from vclust_py.errors import RequestError
 from vclust_py.estimate import Estimate, choose_strategy, estimate, saved_seconds
 from vclust_py.free_capacity import FreeCapacity, free_capacity
 from vclust_py.hypervisor import Capacity
@@ -22,9 +23,9 @@ from vclust_py.lock import PYTHON, Lock
 from vclust_py.monitor import Survey, survey
 from vclust_py.nodes import facts_of, overlay
 from vclust_py.phases import Inputs, Result
-from vclust_py.placement import assign
-from vclust_py.request import Request
-from vclust_py.site import clusters, learning
+from vclust_py.placement import assign, assign_with_volume
+from vclust_py.request import Request, Volume, values
+from vclust_py.site import clusters, learning, volumes
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.hosts import known_hosts
 from vclust_py.site.session import Session
@@ -128,11 +129,43 @@ def _place(
     with contextlib.nullcontext() if inputs.check else store.transaction():
         under = _limits(session, request, cluster, disk)
         quotas.require(request.name, under)
-        nodes = assign(request, _free(session, surveys, made), errors, least_disk=least_disk)
+        free, asked = _free(session, surveys, made), hardware.volume
+        if asked is None:
+            nodes = assign(request, free, errors, least_disk=least_disk)
+        else:
+            volume = _volume(session, request, cluster, asked)
+            there = None if volume is None else volume.host
+            nodes = assign_with_volume(
+                request, free, errors, least_disk=least_disk, size=asked.size, there=there
+            )
         if not inputs.check and cluster is not None:
             clusters.place(store, cluster, nodes, lock=lock.digest, strategy=strategy, cache=saved)
+            if asked is not None:
+                volumes.take(store, cluster, asked, nodes[0])
             learning.remember(store, cluster.id, lock)
     return _plan(session, request, lock, strategy, start, saved, made, nodes, surveys, under), True
+
+
+def _volume(
+    session: Session, request: Request, cluster: Cluster | None, asked: Volume
+) -> volumes.Volume | None:
+    """The owner's volume that the request names, if there is one; raises RequestError when it cannot be had."""
+    owner = session.store.user.name if cluster is None else cluster.owner
+    found = volumes.find(session.store, owner, asked.name)
+    if found is None:
+        return None
+    if found.user and (cluster is None or found.cluster != cluster.id):
+        raise RequestError(
+            [f"{request.name}: Volume: {found.name} is in use by the cluster {found.user}"],
+            f"name another one, or first: vclust destroy {found.user}",
+        )
+    if found.size != asked.size:
+        there, wanted = values.size_text(found.size), values.size_text(asked.size)
+        raise RequestError(
+            [f"{request.name}: Volume: {found.name} has {there}, the request says {wanted}"],
+            f"say {there}, or first, which loses what is on it: vclust volume remove {found.name}",
+        )
+    return found
 
 
 def _limits(session: Session, request: Request, cluster: Cluster | None, disk: int) -> list[quotas.Limit]:
@@ -145,13 +178,16 @@ def _limits(session: Session, request: Request, cluster: Cluster | None, disk: i
     wanted = quotas.Holding(
         request.name, owner, project, number, number * hardware.cpus, number * hardware.ram, number * disk
     )
-    others = clusters.holdings(session.store, without=request.name)
+    asked = hardware.volume
+    if asked is not None and volumes.find(session.store, owner, asked.name) is None:
+        wanted = replace(wanted, disk=wanted.disk + asked.size)
+    others = [*clusters.holdings(session.store, without=request.name), *volumes.holdings(session.store)]
     return quotas.limits(wanted, request.software.lease, others, site.user_quota, site.project(project))
 
 
 def _free(session: Session, surveys: Sequence[Survey], made: "_Made") -> list[FreeCapacity]:
     """What each host that has answered has left, of what it had then, with all that is placed there now."""
-    placed = clusters.placed(session.store)
+    placed, kept = clusters.placed(session.store), volumes.on_hosts(session.store)
     return [
         free_capacity(
             one.host,
@@ -162,6 +198,10 @@ def _free(session: Session, surveys: Sequence[Survey], made: "_Made") -> list[Fr
             ],
             one.host.cpu_overcommit or session.site.cpu_overcommit,
             foreign=one.foreign,
+            volumes=[
+                (volume.size, one.written.get((volume.folder, volumes.FILE_NAME), 0))
+                for volume in kept.get(one.host.name, ())
+            ],
             lacks=made.missing_from(one),
         )
         for one in surveys

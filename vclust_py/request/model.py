@@ -14,9 +14,10 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any
 
-from vclust_py.request import accounts, values
+from vclust_py.request import accounts, values, volumes
 from vclust_py.request.accounts import SSHKey, User
 from vclust_py.request.keys import Key, keys_of
+from vclust_py.request.volumes import Volume
 
 _COUNT = values.whole(1, values.MAX_NODES)
 
@@ -81,6 +82,16 @@ class Hardware:
             "with this many good nodes the cluster counts as ready, the failed ones are named",
             derived=lambda before: before["number_of_nodes"],
             unset="all",
+        ),
+    ]
+    volume: Annotated[
+        Volume | None,
+        Key(
+            "Volume",
+            volumes.volume,
+            "a data disk of the cluster, `NAME SIZE`, at `/srv/NAME` of its first node; `data 20GB keep`: it outlives "
+            "the cluster, and comes back with the owner's next one that names it",
+            unset="none",
         ),
     ]
 

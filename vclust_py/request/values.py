@@ -210,6 +210,10 @@ cluster_name = _matching(
     r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?",
     "up to 31 of a-z, 0-9 and '-', beginning with a letter and not ending with '-'",
 )
+volume_name = _matching(
+    "[a-z]([a-z0-9-]{0,29}[a-z0-9])?",
+    "the name of a volume: a-z, 0-9 and '-', 31 at most, beginning with a letter",
+)
 suite = _matching(r"[a-z][a-z0-9-]{0,40}", "a Debian suite such as bookworm")
 kernel = _matching(
     r"linux-image-[a-z0-9][a-z0-9+.-]{0,80}[a-z0-9]", "a kernel package such as linux-image-amd64"

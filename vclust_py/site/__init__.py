@@ -7,6 +7,7 @@ states      the states of clusters, nodes and hosts, and which may follow which
 clusters    rows of clusters and nodes: what they should be, and what they were last seen to be
 changes     rows of clusters that change once they are made: nodes more, fewer and elsewhere
 snapshots   rows of snapshots of clusters' disks
+volumes     rows of volumes: data disks that may outlive clusters
 condition   what a cluster is now, by what its hosts have told, and how old that is
 hosts       rows of hosts: what the site knows of each, and since when
 records     rows of timings and progress, and of models fitted to them

@@ -117,6 +117,8 @@ class Cluster:
     """
     warned: float | None = None
     """Seconds before the end of the lease at which its users were warned last."""
+    updates: dict[str, Any] = field(default_factory=dict)
+    """Updates that its lock lacks, as `vclust_py.life.updates` has found them; {}: nobody has looked."""
     restoring: str = ""
     """The snapshot that its disks are being made from: until that is done they are not to be started."""
 
@@ -163,6 +165,7 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
             ends=row["ends"],
             ended=row["ended"],
             warned=row["warned"],
+            updates=json.loads(row["updates"]),
             restoring=row["restoring"],
         )
         for row in rows

@@ -9,14 +9,16 @@ from typing import Any
 
 from vclust_py import request as requests
 from vclust_py.access import SOCKETS, user_key
-from vclust_py.site import clusters, hosts, kept_logs, records, snapshots
+from vclust_py.site import clusters, hosts, kept_logs, records, snapshots, volumes
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.condition import Sighting, condition
 from vclust_py.site.settings import Site
 from vclust_py.site.states import NodeState
 from vclust_py.site.store import Store, audit_of
+from vclust_py.site.volumes import Volume
 from vclust_py.text import LINE, plain
 
+_VOLUME = ("name", "owner", "project", "host", "size", "keep", "created")
 _CONSOLES = 20
 """Failed nodes whose consoles are told of."""
 _CONSOLE_BYTES = 1 << 14
@@ -134,6 +136,8 @@ def _describe(
             }
             for node, known in zip(cluster.nodes, now.nodes, strict=True)
         ],
+        "updates": cluster.updates,
+        "volume": _volume(volumes.of(store, cluster)),
         "snapshots": [
             {
                 "tag": one.tag,
@@ -151,6 +155,22 @@ def _describe(
         "logs": kept_logs.kept(store, cluster, texts=texts) if allowed else [],
         "ssh": way_in(store, cluster) if allowed else {},
     }
+
+
+def describe_volumes(store: Store) -> list[dict[str, Any]]:
+    """The site's volumes that are for whom this process works for; sizes in bytes, times are Unix times."""
+    return [
+        {name: getattr(one, name) for name in _VOLUME} | {"cluster": one.user}
+        for one in volumes.every(store)
+        if store.user.may(one.owner, one.project)
+    ]
+
+
+def _volume(volume: Volume | None) -> dict[str, Any]:
+    """What a cluster tells of its volume; {}: it has none."""
+    if volume is None:
+        return {}
+    return {"name": volume.name, "size": volume.size, "keep": volume.keep, "host": volume.host}
 
 
 def _events(store: Store, cluster: Cluster, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -267,8 +267,10 @@ def _life(connection: sqlite3.Connection) -> None:
     )
 
 
-def _snapshots(connection: sqlite3.Connection) -> None:
-    """Copies of clusters' disks; which of them a cluster's disks are being made from."""
+def _keep(connection: sqlite3.Connection) -> None:
+    """Copies of clusters' disks; which of them a cluster's disks are being made from.  Volumes, and who has them.
+    Which updates clusters lack.
+    """
     _run(
         connection,
         """
@@ -281,7 +283,22 @@ def _snapshots(connection: sqlite3.Connection) -> None:
             written INTEGER,
             PRIMARY KEY (cluster, tag)
         );
-        ALTER TABLE clusters ADD COLUMN restoring TEXT NOT NULL DEFAULT ''
+        CREATE TABLE volumes (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            project TEXT NOT NULL,
+            host TEXT NOT NULL,
+            uri TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            keep INTEGER NOT NULL,
+            created REAL NOT NULL,
+            cluster INTEGER REFERENCES clusters (id)
+        );
+        CREATE UNIQUE INDEX volume_names ON volumes (owner, name);
+        CREATE UNIQUE INDEX volume_clusters ON volumes (cluster);
+        ALTER TABLE clusters ADD COLUMN restoring TEXT NOT NULL DEFAULT '';
+        ALTER TABLE clusters ADD COLUMN updates TEXT NOT NULL DEFAULT '{}'
         """,
     )
 
@@ -307,7 +324,7 @@ STEPS: tuple[Step, ...] = (
     _time_models,
     _owners,
     _life,
-    _snapshots,
+    _keep,
     _domain_names,
 )
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""

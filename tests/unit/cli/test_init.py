@@ -27,6 +27,7 @@ EVERY = {
     "disk": ["8 GB"],
     "spread": ["hosts"],
     "min_nodes": ["2"],
+    "volume": ["data 20GB keep"],
     "name": ["mine"],
     "users": [f"alice:{HASH}", "bob:*"],
     "ssh_keys": [f"alice:{SSH_KEY}", f"bob:{SSH_KEY} bob@home"],

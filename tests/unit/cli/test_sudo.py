@@ -25,7 +25,7 @@ def allowed(words: str) -> bool:
     rule = text.partition("```sudoers\n")[2].partition("```")[0].replace("\\\n", "")
     alias = rule.partition("VCLUST_USER = ")[2].partition("\n")[0]
     commands = [command.strip().split(" ", 1) for command in alias.split(",")]
-    assert len(commands) == 8
+    assert len(commands) == 10
     assert all(path == PROGRAM for path, _ in commands)
     patterns = [arguments for _, arguments in commands]
     # Only then sudo takes them for regular expressions.
@@ -47,6 +47,13 @@ def allowed(words: str) -> bool:
         "apply my.ini",
         "resize hello-mpi 4",
         "renew hello-mpi 4h",
+        "capture hello-mpi",
+        "snapshot hello-mpi",
+        "snapshot hello-mpi before",
+        "snapshot hello-mpi before --remove",
+        "restore hello-mpi before",
+        "volume list",
+        "volume remove data",
         "stop hello-mpi",
         "start hello-mpi",
         "heal hello-mpi",
@@ -88,6 +95,8 @@ def test_the_rule_lets_users_do_their_work(words: str) -> None:
         "apply my.ini --nodes vc02",
         "resize hello-mpi 4 --nodes vc02",
         "renew hello-mpi --json",
+        "volume remove data --owner bob",
+        "volume remove data --forget",
         "ssh hello-mpi -- id",
         "ssh hello-mpi vc02 -oProxyCommand=id",
         "ssh hello-mpi -oProxyCommand=id",

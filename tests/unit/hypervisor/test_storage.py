@@ -16,7 +16,8 @@ import pytest
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, storage
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.storage import LocalFiles, Pool, RemoteFiles
+from vclust_py.hypervisor.local import LocalFiles
+from vclust_py.hypervisor.storage import Pool, RemoteFiles
 from vclust_py.site import Site
 
 GB = 10**9

@@ -37,6 +37,9 @@ class FakeFiles:
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         self._files.setdefault(name, 1)
 
+    def blank(self, name: str, size: int) -> None:
+        self._files.setdefault(name, 1)
+
     def copy(self, source: str, target: str) -> None:
         if target in self._host.full:
             raise VclustError(f"{target}: no space left on its file system")

@@ -4,7 +4,7 @@ from ipaddress import IPv4Network
 
 from hypothesis import strategies as st
 
-from vclust_py.request import Hardware, Request, Software, SSHKey, User
+from vclust_py.request import Hardware, Request, Software, SSHKey, User, Volume
 
 HASH = "$6$throwaway$xqUkwY5nuoBA0dNDf9TICDMqkRqjtGvbsNhk7hY.KpgrEJ8Zvm9FNBb9VAgS.UJwdX.sxHcLDzLPNlccJjrEM0"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -57,6 +57,9 @@ def any_request(draw: st.DrawFn) -> Request:
         disk=draw(st.integers(3 * 10**9, 64 * 10**12)),
         spread=draw(st.sampled_from(["any", "hosts", "racks", "pack"])),
         min_nodes=draw(st.integers(1, nodes)),
+        volume=draw(
+            st.none() | st.builds(Volume, st.just("data"), st.integers(10**8, 10**12), st.booleans())
+        ),
     )
     software = Software(
         name=draw(st.from_regex(r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?", fullmatch=True)),

@@ -83,6 +83,7 @@ def test_figure_4_of_the_paper() -> None:
         disk=8_000_000_000,
         spread="any",
         min_nodes=32,
+        volume=None,
     )
     assert request.software == Software(
         name="bio1",
@@ -111,7 +112,7 @@ def test_defaults() -> None:
     request = requests.load("[Hardware]\nNumberOfNodes: 3\n", "some/where/My_Test.ini")
     assert request.name == "my-test"
     assert request.hostnames == ("my-test-01", "my-test-02", "my-test-03")
-    assert request.hardware == Hardware(3, "amd64", None, 1, 512 * 10**6, 4 * 10**9, "any", 3)
+    assert request.hardware == Hardware(3, "amd64", None, 1, 512 * 10**6, 4 * 10**9, "any", 3, None)
     assert request.software.network == IPv4Network("192.168.77.0/24")
     assert request.software.users == ()
     assert request.software.packages == ()

@@ -32,6 +32,7 @@ REFUSED: dict[str, Any] = {
     "disk": "1GB",
     "spread": "rooms",
     "min_nodes": 9999,
+    "volume": "Data 1MB",
     "name": "Name_of_old",
     "users": [{"name": "munge", "password_hash": "$1$old$hash"}],
     "ssh_keys": [{"user": "nobody-else", "key": "ssh-dss AAAA"}],
