@@ -11,7 +11,18 @@ from vclust_py.errors import RequestError, VclustError
 from vclust_py.metapackages import MetaPackage, Secret, Step
 from vclust_py.site import Site
 
-SHIPPED = ["ansible", "bio", "mpi", "numeric", "slurm"]
+SHIPPED = [
+    "ansible",
+    "bio",
+    "dask",
+    "home",
+    "jupyter",
+    "monitoring",
+    "mpi",
+    "numeric",
+    "openmpi",
+    "slurm",
+]
 
 WHOLE = """\
 description: one of everything
@@ -61,7 +72,8 @@ def test_unknown_names_are_all_told_with_the_nearest() -> None:
         metapackages.expand(request("slrum", "mpi", "zzz"), Site())
     assert caught.value.problems == [
         "MetaPackages: got 'slrum', which this site does not know, expected slurm (the nearest known one)",
-        "MetaPackages: got 'zzz', which this site does not know, expected one of ansible, bio, mpi, numeric, slurm",
+        "MetaPackages: got 'zzz', which this site does not know, expected one of ansible, bio, dask, home, "
+        "jupyter, monitoring, mpi, numeric, openmpi, slurm",
     ]
 
 
