@@ -59,15 +59,10 @@ class Cluster:
         return self.vclust("ssh", "--root", self.name, str(node), "--", command)
 
     def listening(self, node: int) -> set[str]:
-        """Where TCP ports of a node listen, but for ssh: ADDRESS:PORT."""
-        lines = self.root(node, "ss -H -t -l -n").splitlines()
+        """Where TCP ports of a node listen, but for ssh: ADDRESS:PORT.  What it uses of its memory is printed."""
+        used, *lines = self.root(node, "free -m | awk '/^Mem/ { print $3 }'; ss -H -t -l -n").splitlines()
+        print(f"MEMORY {self.name} node {node}: {used} MB")
         return {line.split()[3] for line in lines if not line.split()[3].endswith(":22")}
-
-    def memory(self) -> None:
-        """For docs/ready-made.md."""
-        for node, _ in enumerate(self.vclust.json("show", self.name)["nodes"], start=1):
-            used = self.root(node, "free -m | awk '/^Mem/ { print $3 }'").strip()
-            print(f"MEMORY {self.name} node {node}: {used} MB")
 
     def domain(self, *words: str, node: int) -> str:
         name = self.vclust.json("show", self.name)["nodes"][node - 1]["name"]
@@ -93,25 +88,26 @@ def test_one_home_for_all_nodes(vclust: Vclust) -> None:
         assert "uid=1000(alice)" in said
         assert re.search(r"^-rw------- 1 1000 1000 ", said, re.M)
         assert cluster.user(1, "cat note; ls -n note; stat -f -c %T .").split()[:3] == ["written", "on", "2"]
-        cluster.memory()
 
         # Version 4 alone, on the cluster's network alone; root elsewhere is nobody here.
         assert cluster.listening(1) == {"192.168.83.1:2049"}
         assert cluster.listening(2) == set()
-        assert "vers=4.2" in cluster.root(2, "findmnt -n -t nfs4 -o OPTIONS /home")
         exported = cluster.root(1, "exportfs -v")
         assert re.search(r"^/home\s+192\.168\.83\.0/24\(", exported, re.M)
         assert {"rw", "sync", "secure", "root_squash"} <= set(re.split("[(),]", exported))
-        assert "Permission denied" in cluster.root(2, "cat /home/alice/note 2>&1 || true")
+        said = cluster.root(2, "findmnt -n -t nfs4 -o OPTIONS /home; cat /home/alice/note 2>&1 || true")
+        assert "vers=4.2" in said
+        assert "Permission denied" in said
 
         # A full disk is an error, at once and by its name; the node goes on.
-        cluster.user(1, "fallocate -l $(( $(stat -f -c '%a * %S' ~) )) filling")
+        fill = "fallocate -l $(( $(stat -f -c '%a * %S' .) - 10000000 )) filling; cat /dev/zero 2>&1 > rest || true"
+        assert "No space left" in cluster.user(1, fill)
         said = cluster.user(
             2, "timeout 60 dd if=/dev/zero of=more bs=64k count=64 conv=fsync 2>&1 || echo status $?"
         )
         assert "No space left on device" in said
         assert "status 1" in said
-        assert cluster.user(2, "rm filling more; echo again > note; cat note").strip() == "again"
+        assert cluster.user(2, "rm filling rest more; echo again > note; cat note").strip() == "again"
 
         # The first node ends.  The other one starts again without it, and has its homes when it is back.
         for node in (1, 2):
@@ -143,8 +139,8 @@ def test_jobs_of_the_requests_user(vclust: Vclust) -> None:
         assert re.fullmatch(r"Submitted batch job \d+", said[0])
         assert said[1] == "alice"
         assert sorted(said[2:]) == ["1000", "1000", "compute01", "compute02"]
+        cluster.listening(1)
         assert "accounting storage is disabled" in cluster.user(1, "sacct 2>&1 || true")
-        cluster.memory()
 
 
 def test_prometheus_sees_all_nodes(vclust: Vclust) -> None:
@@ -157,7 +153,6 @@ def test_prometheus_sees_all_nodes(vclust: Vclust) -> None:
         }
         assert cluster.listening(1) == {"127.0.0.1:9090", "192.168.84.1:9100"}
         assert cluster.listening(2) == {"192.168.84.2:9100"}
-        cluster.memory()
 
 
 def test_a_notebook_through_ssh(vclust: Vclust) -> None:
@@ -170,7 +165,6 @@ def test_a_notebook_through_ssh(vclust: Vclust) -> None:
             1, "setpriv --reuid 65534 --clear-groups cat /home/alice/.jupyter/token 2>&1 || true"
         )
         assert "Permission denied" in said
-        cluster.memory()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         words = [BIN / "vclust", "-i", vclust.inventory, "ssh", "jupyter", "-L", f"{port}:localhost:8888"]
@@ -202,7 +196,6 @@ def test_open_mpi(vclust: Vclust) -> None:
         assert "Open MPI" in cluster.user(1, "mpiexec --version")
         said = cluster.user(1, "mpicc -o own own.c && scp -q own openmpi2: && mpiexec -n 2 ./own")
         assert {"rank 0 of 2 on openmpi1", "rank 1 of 2 on openmpi2"} <= set(said.splitlines())
-        cluster.memory()
 
 
 COMPUTE = """\
@@ -227,4 +220,3 @@ def test_dask_computes_on_all_nodes(vclust: Vclust) -> None:
         assert "192.168.87.1:8786" in ends
         assert {end.rsplit(":", 1)[0] for end in ends} == {"127.0.0.1", "192.168.87.1"}
         assert "alice" in cluster.root(1, "ps -o user= -C dask-worker,dask-scheduler")
-        cluster.memory()

@@ -67,6 +67,18 @@ def test_the_sites_own_come_first(tmp_path: Path) -> None:
     assert "slurm-wlm" in shipped.packages
 
 
+def test_a_shared_home_is_a_meta_package() -> None:
+    """Asked for once, whichever way."""
+    for text, names in (
+        ("Home: shared\nMetaPackages: mpi", ["mpi", "home"]),
+        ("Home: shared\nMetaPackages: home mpi", ["home", "mpi"]),
+        ("Home: local\nMetaPackages: mpi", ["mpi"]),
+        ("", []),
+    ):
+        asked = requests.load(f"[Hardware]\nNumberOfNodes: 2\n[Software]\n{text}\n", "x.ini")
+        assert [meta.name for meta in metapackages.expand(asked, Site())] == names
+
+
 def test_unknown_names_are_all_told_with_the_nearest() -> None:
     with pytest.raises(RequestError) as caught:
         metapackages.expand(request("slrum", "mpi", "zzz"), Site())
