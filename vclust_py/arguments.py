@@ -21,6 +21,7 @@ MAX_PATH = 4096
 MAX_LOCK = 32 << 20
 """Bytes; one of 10,000 packages has 4 million."""
 _MAX_FILES = 1024
+_FORWARD = "PORT:HOST:HOSTPORT such as 8888:localhost:8888, ports from 1 to 65535"
 
 
 def cluster(value: object) -> str:
@@ -118,6 +119,15 @@ def key_file(value: object) -> str:
     return _matching(
         value, r"(~/)?[A-Za-z0-9_./][A-Za-z0-9_./@+-]{0,200}", "a path of letters, digits and _ . / @ + -"
     )
+
+
+def forward(value: object) -> str:
+    """A port here and where in the cluster it leads, as -L of ssh(1): PORT:HOST:HOSTPORT; it listens on loopback."""
+    text = _matching(value, r"[0-9]{1,5}:[A-Za-z0-9][A-Za-z0-9.-]{0,252}:[0-9]{1,5}", _FORWARD)
+    port, _, host_port = text.split(":")
+    if not all(0 < int(number) < 2**16 for number in (port, host_port)):
+        raise Wrong(_FORWARD)
+    return text
 
 
 def moment(value: object) -> float:
@@ -218,6 +228,7 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "person": person,
     "login": login,
     "key_file": key_file,
+    "forward": forward,
     "moment": moment,
     "duration": duration,
     "hosts": hosts,

@@ -77,7 +77,7 @@ class MetaPackage:
 
 
 def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
-    """The meta packages of `request`, in its order.
+    """The meta packages of `request`, in its order, and `home` where it says `Home: shared`.
 
     Raises RequestError naming all unknown or malformed; VclustError where a folder of the site's is not there.
     """
@@ -88,7 +88,10 @@ def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
             )
     found: list[MetaPackage] = []
     problems: list[str] = []
-    for name in request.software.meta_packages:
+    names = list(request.software.meta_packages)
+    if request.software.home == "shared" and "home" not in names:
+        names.append("home")
+    for name in names:
         try:
             found.append(load(name, (*site.metapackages, SHIPPED)))
         except RequestError as error:

@@ -11,7 +11,18 @@ from vclust_py.errors import RequestError, VclustError
 from vclust_py.metapackages import MetaPackage, Secret, Step
 from vclust_py.site import Site
 
-SHIPPED = ["ansible", "bio", "mpi", "numeric", "slurm"]
+SHIPPED = [
+    "ansible",
+    "bio",
+    "dask",
+    "home",
+    "jupyter",
+    "monitoring",
+    "mpi",
+    "numeric",
+    "openmpi",
+    "slurm",
+]
 
 WHOLE = """\
 description: one of everything
@@ -56,12 +67,25 @@ def test_the_sites_own_come_first(tmp_path: Path) -> None:
     assert "slurm-wlm" in shipped.packages
 
 
+def test_a_shared_home_is_a_meta_package() -> None:
+    """Asked for once, whichever way."""
+    for text, names in (
+        ("Home: shared\nMetaPackages: mpi", ["mpi", "home"]),
+        ("Home: shared\nMetaPackages: home mpi", ["home", "mpi"]),
+        ("Home: local\nMetaPackages: mpi", ["mpi"]),
+        ("", []),
+    ):
+        asked = requests.load(f"[Hardware]\nNumberOfNodes: 2\n[Software]\n{text}\n", "x.ini")
+        assert [meta.name for meta in metapackages.expand(asked, Site())] == names
+
+
 def test_unknown_names_are_all_told_with_the_nearest() -> None:
     with pytest.raises(RequestError) as caught:
         metapackages.expand(request("slrum", "mpi", "zzz"), Site())
     assert caught.value.problems == [
         "MetaPackages: got 'slrum', which this site does not know, expected slurm (the nearest known one)",
-        "MetaPackages: got 'zzz', which this site does not know, expected one of ansible, bio, mpi, numeric, slurm",
+        "MetaPackages: got 'zzz', which this site does not know, expected one of ansible, bio, dask, home, "
+        "jupyter, monitoring, mpi, numeric, openmpi, slurm",
     ]
 
 

@@ -222,7 +222,16 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="HOST",
         help="do without this host, which does not answer and never will; may be repeated",
     )
-    ssh.usage = "vclust ssh [--user USER | --root] NAME [NODE] [-- CMD...]"
+    ssh.usage = "vclust ssh [--user USER | --root] [-L PORT:HOST:HOSTPORT] NAME [NODE] [-- CMD...]"
+    ssh.add_argument(
+        "-L",
+        action="append",
+        default=[],
+        type=typed("forward"),
+        dest="forwards",
+        metavar="PORT:HOST:HOSTPORT",
+        help="lead this port of the local machine to a port in the cluster; may be repeated",
+    )
     ssh.add_argument(
         "node",
         nargs="?",

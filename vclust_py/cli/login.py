@@ -22,7 +22,10 @@ def ssh(arguments: argparse.Namespace) -> int:
         raise RequestError([f"ssh: got two nodes, {named} and {arguments.node}, expected one"])
     host, options = _way_in(arguments, named or arguments.node)
     # ssh would look for options of its own in words after the host, too.
-    _become(["ssh", *options, "--", host, *arguments.remote])
+    if arguments.forwards:
+        options.append("-oExitOnForwardFailure=yes")
+    forwards = [word for forward in arguments.forwards for word in ("-L", f"127.0.0.1:{forward}")]
+    _become(["ssh", *options, *forwards, "--", host, *arguments.remote])
 
 
 def ssh_config(arguments: argparse.Namespace) -> int:

@@ -168,6 +168,16 @@ class Software:
             words=True,
         ),
     ]
+    home: Annotated[
+        str | None,
+        Key(
+            "Home",
+            values.choice("local", "shared"),
+            "where users' homes are: each node has its own (`local`), or all have those on the first node's disk "
+            "(`shared`, the same as the meta package `home`)",
+            unset="`local`",
+        ),
+    ]
     suite: Annotated[
         str | None,
         Key("Suite", values.suite, "Debian suite, such as `bookworm` or `trixie`", unset="the site's"),

@@ -92,8 +92,13 @@ def test_the_questions_of_a_request() -> None:
     assert questions["vclust_request_meta_packages"]["choices"] == [
         "ansible",
         "bio",
+        "dask",
+        "home",
+        "jupyter",
+        "monitoring",
         "mpi",
         "numeric",
+        "openmpi",
         "slurm",
     ]
     # What AWX keeps encrypted, as it may hold hashes of passwords.

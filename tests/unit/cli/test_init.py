@@ -35,6 +35,7 @@ EVERY = {
     "network": ["10.1.0.0/24"],
     "packages": ["gcc", "g++"],
     "meta_packages": ["mpi", "slurm"],
+    "home": ["shared"],
     "suite": ["trixie"],
     "kernel": ["linux-image-amd64"],
     "lease": ["8h"],

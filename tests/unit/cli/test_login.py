@@ -123,6 +123,24 @@ def test_a_node_that_is_not_ready_is_told_of(login: Login) -> None:
     assert login("ssh", "demo", "2", code=7) == []
 
 
+def test_ports_that_lead_into_the_cluster(login: Login) -> None:
+    """They listen on loopback whatever OpenSSH's defaults are, and a port in use ends it."""
+    argv = login("ssh", "-L", "8888:localhost:8888", "demo", "3", "-L", "9090:n-01:80", "--", "cat")
+    forwards = [argv[index + 1] for index, word in enumerate(argv) if word == "-L"]
+    assert forwards == ["127.0.0.1:8888:localhost:8888", "127.0.0.1:9090:n-01:80"]
+    assert "-oExitOnForwardFailure=yes" in argv
+    assert argv[-3:] == ["--", "n-03.demo", "cat"]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    ["8888", "0:a:1", "65536:a:1", "1:a:0", "*:1:a:2", "1:-oX:2", "1:a b:2", "1:/run/x:2", "1:a:2\n"],
+)
+def test_what_is_no_port(login: Login, forward: str) -> None:
+    said = login("ssh", f"-L{forward}", "demo", code=2)
+    assert "expected PORT:HOST:HOSTPORT such as 8888:localhost:8888" in "\n".join(said)
+
+
 def test_another_user_and_root(login: Login) -> None:
     messages.call(Path("unread"))  # as PROGRAM does
     for words in (["ssh", "demo"], ["scp", "a", "demo:"]):

@@ -93,6 +93,7 @@ def test_figure_4_of_the_paper() -> None:
         network=IPv4Network("192.168.10.128/25"),
         packages=("gcc", "mpich", "python3"),
         meta_packages=("mpi",),
+        home=None,
         suite="bookworm",
         kernel="linux-image-cloud-amd64",
         lease=8 * 3600,
