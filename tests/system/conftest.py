@@ -145,7 +145,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--xen", action="store_true", help="also test on an emulated Xen host: 20 minutes more")
     parser.addoption("--kvm", action="store_true", help="also test on emulated KVM hosts: 15 minutes more")
     parser.addoption(
-        "--long", action="store_true", help="with --xen: 25 minutes more of faults and roll-outs"
+        "--long",
+        action="store_true",
+        help="also create the ready-made clusters; with --xen: 25 minutes more of faults and roll-outs",
     )
     parser.addoption(
         "--container", action="store_true", help="also test AWX's execution environment: 3 minutes more"

@@ -364,3 +364,11 @@ def test_root_alone_is_a_user_too(vclust: Vclust, hello: str) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert "Host key verification failed" in done.stderr
     vclust("destroy", "bare")
+
+
+def test_slurm_is_configured(vclust: Vclust, hello: str) -> None:
+    """A meta package with configuration steps, secrets and a readiness check of its own."""
+    vclust("create", PROJECT / "examples/slurm.yml")
+    said = vclust("ssh", "slurm", "--", "srun -N 2 hostname")
+    assert {"compute01", "compute02"} <= set(said.split())
+    vclust("destroy", "slurm")
