@@ -19,6 +19,7 @@ _PARTS = ("files.tar.gz", "passwd", "shadow", "group", "groups", "environment")
 _SCRIPT = r"""
 set -eu
 umask 077
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 root=${VCLUST_ROOT:-}
 work=$(mktemp -d)
 packages=${VCLUST_PACKAGES:-}
@@ -43,7 +44,7 @@ if [ -n "$packages" ] || [ -s "$work/new" ]; then
     [ -e "$wanted" ] || { wants > "$wanted.new" && mv "$wanted.new" "$wanted"; }
 fi
 if [ -n "$packages" ]; then
-    output=$(sh "$root/usr/libexec/vclust/install-packages" "$packages" 2>&1 < /dev/null) ||
+    output=$(umask 022; sh "$root/usr/libexec/vclust/install-packages" "$packages" 2>&1 < /dev/null) ||
         fail "packages: $(printf '%s' "$output" | tail -n 1)"
     output=$(DEBIAN_FRONTEND=noninteractive xargs -r dpkg --root="$root/" --purge < "$packages/remove" 2>&1) ||
         fail "packages: $(printf '%s' "$output" | tail -n 1)"
@@ -134,7 +135,8 @@ run_scripts() { # FILE: names of scripts, which are run in this order
     while read -r script; do
         . "$work/environment"
         case $script in *.first) [ "$(cat "$root/etc/hostname")" = "$VCLUST_FIRST" ] || continue ;; esac
-        output=$(env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 VCLUST_ROOT="$root" sh -c "set -a; . '$work/environment'
+        output=$(umask 022 # as when a node is made
+            env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 VCLUST_ROOT="$root" sh -c "set -a; . '$work/environment'
             VCLUST_NODE=$(cat "$root/etc/hostname"); set +a; exec sh -e '$work/$script'" 2>&1 < /dev/null) ||
             fail "$script: $(printf '%s' "$output" | tail -n 1)"
     done < "$1"

@@ -212,6 +212,7 @@ def test_services_are_told_of_other_nodes(tmp_path: Path, host: str) -> None:
     assert not said.exists()  # the nodes are the same
     tree.take(made(3, 3))
     assert tree.read("etc/nodes") == "n1 n2 n3\n"
+    assert (tree.path / "etc/nodes").stat().st_mode & 0o777 == 0o644  # for all to read
     assert said.read_text() == f"restarted {host} of 3\n"
     tree.take(made(4, 2))
     assert said.read_text() == f"restarted {host} of 3\nrestarted {host} of 2\n"
@@ -252,6 +253,7 @@ def test_packages_come_and_go(tree: Tree) -> None:
     packages = archive(**{"some_all.deb": "some\n" * 50000, "remove": "old\n"})
     assert tree.take(wanted, packages=packages, new=("some-thing",)) == "vclust: generation 2\n"
     assert tree.read("etc/installed") == "some\n" * 50000
+    assert (tree.path / "etc/installed").stat().st_mode & 0o777 == 0o644
     assert tree.read("etc/seen") == "some\n" * 50000  # a meta package is set up after it has come
     assert not (tree.path / "etc/old").exists()
     assert "old" not in tree.read("var/lib/dpkg/status")

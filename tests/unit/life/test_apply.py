@@ -138,7 +138,7 @@ def test_seeds_and_keys_stay_and_new_ones_are_made(session: FakeSession, told: T
     applied(session, number=3)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     changed = {path.name for path, data in before.items() if after[path] != data}
-    assert {path.name for path in after.keys() - before.keys()} == {"one-03.img"}
+    assert {path.name for path in after.keys() - before.keys()} == {"one-03.img", "installed.json"}
     assert changed == {"_cluster.img", "generation", "report.html"}
 
 
@@ -218,11 +218,11 @@ def test_users_and_keys_lease_and_healing(session: FakeSession, told: Told) -> N
 
 def test_what_cannot_change_in_place(session: FakeSession) -> None:
     before = created(session)
-    other = a_request(hardware={"ram": "1GB"}, packages="hello", network="10.21.0.0/24")
+    other = a_request(hardware={"ram": "1GB"}, suite="other", network="10.21.0.0/24")
     with pytest.raises(RequestError) as refused:
         apply.run(session, Inputs("one", request=other, hosts=HOSTS))
     text = str(refused.value)
-    for word in ("one: RAM: is ", "one: Packages: ", "one: Network: ", "vclust destroy one"):
+    for word in ("one: RAM: is ", "one: Suite: ", "one: Network: ", "vclust destroy one"):
         assert word in text
     assert found(session) == before
 
