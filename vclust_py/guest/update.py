@@ -115,6 +115,11 @@ if [ -s "$work/added" ]; then
     done
 fi
 
+# Where homes are on another node's disk (meta package home) they are written there.
+if [ -e "$root/etc/systemd/system/home.automount" ]; then
+    echo 'home/*' >> "$work/same"
+    : > "$work/added"
+fi
 # The generation comes last; the folders above the files are the node's own.
 echo etc/vclust/generation >> "$work/same"
 tar -x -z -p -f "$work/files.tar.gz" -C "$root/" --numeric-owner --wildcards --anchored --exclude-from="$work/same"

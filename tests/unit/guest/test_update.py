@@ -103,6 +103,20 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path, a_generation(1, (ANN, BOB)))
 
 
+def test_shared_homes_are_left_to_the_first_node(tree: Tree) -> None:
+    """Elsewhere root may not write there; accounts and keys of the node are as ever."""
+    unit = tree.path / "etc/systemd/system/home.automount"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    authorized = tree.path / "home/ann/.ssh/authorized_keys"
+    authorized.write_text("as it was\n")
+    cluster = a_generation(2, (ANN, BOB, EVE), keys=(SSHKey("ann", KEY),))
+    assert tree.take(cluster) == "vclust: generation 2\n"
+    assert "eve" in tree.names("passwd")
+    assert authorized.read_text() == "as it was\n"
+    assert not (tree.path / "home/eve").exists()
+
+
 def digest(tree: Tree) -> str:
     files = sorted(path for path in tree.path.rglob("*") if path.is_file())
     return hashlib.sha256(b"".join(bytes(path) + path.read_bytes() for path in files)).hexdigest()
