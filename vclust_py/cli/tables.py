@@ -92,6 +92,7 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
         runs_by = _RUNS_BY.get(node["accelerator"], node["accelerator"])
         nodes.add(node["name"], node["address"], node["host"], runs_by, node["state"])
     _print(nodes)
+    _starts(cluster["nodes"])
     numbers = ("SECONDS", "ESTIMATE", "BYTES")
     phases = _table("PHASE", *numbers, "OUTCOME", right=numbers)
     expected = cluster["estimate"]
@@ -107,6 +108,18 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
         latest = {record["phase"]: record for record in cluster["node_phases"] if record["node"] == slowest}
         times = ", ".join(f"{phase} {record['seconds']:.1f} s" for phase, record in latest.items())
         say(f"\nslowest node: {slowest} ({times})")
+
+
+def _starts(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """How many nodes are clones, and why those are not that were to be."""
+    if forked := sum(node["start"] == "fork" for node in nodes):
+        say(f"{forked} of {len(nodes)} nodes started as clones of a template")
+    reasons: dict[str, list[str]] = {}
+    for node in nodes:
+        if node["start_detail"]:
+            reasons.setdefault(node["start_detail"], []).append(node["name"])
+    for why, names in reasons.items():
+        say(f"booted instead: {', '.join(names)}: {why}")
 
 
 def _expected(estimate: Mapping[str, Any], phase: str) -> str:

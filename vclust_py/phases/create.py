@@ -4,16 +4,17 @@ import shutil
 import time
 from ipaddress import IPv4Address
 
-from vclust_py import egress, ingress, metapackages, network, seed, timing
+from vclust_py import clones, egress, ingress, metapackages, network, seed, timing
 from vclust_py.access import user_key
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk, fat, trust
 from vclust_py.hypervisor import Disk, Domain, Files, Segment
-from vclust_py.image import Image, installer
+from vclust_py.image import Image
 from vclust_py.image.space import naming_full_disk
 from vclust_py.lock import Lock
 from vclust_py.nodes import (
+    command_line,
     domain_name,
     drivers_of,
     facts,
@@ -30,6 +31,7 @@ from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.settings import Site
 from vclust_py.site.states import ClusterState, NodeState
+from vclust_py.starts import FORKED
 
 
 def run(session: Session, inputs: Inputs) -> Result:
@@ -92,7 +94,7 @@ def run(session: Session, inputs: Inputs) -> Result:
             # What does not change with the node is asked, and sent, once for each host.
             files = {host: driver.files(folder.name) for host, driver in drivers.items()}
             waiting = in_turns(node for node in nodes if node.name not in up)
-            shared, started = folder / cluster_disk.FILE_NAME, list[str]()
+            shared = folder / cluster_disk.FILE_NAME
 
             def prepare(host: str) -> None:
                 driver, own = drivers[host], files[host]
@@ -111,24 +113,30 @@ def run(session: Session, inputs: Inputs) -> Result:
 
             session.side_by_side(prepare, sorted({node.host for node in waiting}))
 
+            offers = clones.offers(session, cluster, folder, images, drivers, files, waiting, record.report)
+            outcomes = dict[str, str]()
+
             def start(node: Node) -> None:
                 begun, driver, own = time.time(), drivers[node.host], files[node.host]
                 root = images["root"]
-                # Larger only where an earlier version has placed the node.
-                size = max(node.disk, root.manifest.virtual_size)
-                own.overlay(overlay(node.name), root.path.name, size)
                 identity = identity_disks(folder, node.name)
                 own.put(folder / identity[0])
-                driver.start(
-                    _domain(
-                        session.site, cluster, node, images, identity, own, folder.name, driver.accelerator
-                    )
+                domain = _domain(
+                    session.site, cluster, node, images, identity, own, folder.name, driver.accelerator
                 )
-                record.node(node.name, begun, time.time(), state=NodeState.STARTED)
-                started.append(node.name)
-                record.report("start", len(started), len(waiting))
+                outcome = clones.start(offers.get(node.name), driver, own, domain, node)
+                if outcome != FORKED:
+                    # Larger only where an earlier version has placed the node.
+                    size = max(node.disk, root.manifest.virtual_size)
+                    own.overlay(overlay(node.name), root.path.name, size)
+                    driver.start(domain)
+                record.node(node.name, begun, time.time(), outcome, state=NodeState.STARTED)
+                outcomes[node.name] = outcome
+                record.report("start", len(outcomes), len(waiting))
 
             session.side_by_side(start, waiting, hosts=len(drivers))
+            clones.drop_useless(session, offers, outcomes)
+            record.facts["forked"] = sum(outcome == FORKED for outcome in outcomes.values())
             clusters.update(session.store, cluster, state=ClusterState.CREATED)
     return Result(change, warnings=warnings)
 
@@ -181,15 +189,7 @@ def _domain(
         memory=node.memory,
         kernel=files.image(images["kernel"].path.name),
         initrd=files.image(images["installer"].path.name),
-        command_line=" ".join(
-            [
-                # A host that is busy may take long to connect a disk; the node says so before its time is up.
-                installer.command_line(
-                    cluster.request.hardware.architecture, accelerator, max(10, site.ready_timeout // 15)
-                ),
-                *site.kernel_options.split(),
-            ]
-        ),
+        command_line=command_line(site, cluster.request.hardware.architecture, accelerator),
         disks=tuple(disks),
         mac=node.mac,
         bridge=cluster.segment,

@@ -70,7 +70,9 @@ def run(session: Session, inputs: Inputs) -> Result:
 def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
     """Each once, and before what stands on it: one that is there can be used."""
     found: dict[str, Image] = {}
-    for digest in cluster.images.values():
+    for role, digest in cluster.images.items():
+        if role == "template":  # it stays on the machine that has made it
+            continue
         for image in reversed(catalogue.chain(catalogue.get(digest))):
             found.setdefault(image.manifest.digest, image)
     return list(found.values())

@@ -12,6 +12,7 @@ from vclust_py.site.clusters import Cluster
 from vclust_py.site.settings import Site
 from vclust_py.site.states import NodeState
 from vclust_py.site.store import Store
+from vclust_py.starts import how
 from vclust_py.text import LINE, plain
 
 _CONSOLES = 20
@@ -87,6 +88,8 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
     mapping = requests.to_mapping(cluster.request)
     mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
     accelerators = hosts.accelerators(store)
+    # Of a cluster that was taken up again the last start counts.
+    starts = {row["node"]: how(row["outcome"]) for row in per_node if row["phase"] == "create"}
     started = [row for row in per_node if row["phase"] == "ready"]
     allowed = store.user.may(cluster.owner, cluster.project)
     return {
@@ -114,6 +117,8 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
                 "state": str(node.state),
                 "seen": node.seen,
                 "mac": node.mac,
+                "start": starts.get(node.name, ("", ""))[0],
+                "start_detail": starts.get(node.name, ("", ""))[1],
             }
             for node in cluster.nodes
         ],

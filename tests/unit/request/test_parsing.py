@@ -96,6 +96,7 @@ def test_figure_4_of_the_paper() -> None:
         kernel="linux-image-cloud-amd64",
         lease=8 * 3600,
         site="any",
+        start="auto",
         install="auto",
     )
     assert request.hostnames[0] == "vc01"

@@ -43,6 +43,7 @@ REFUSED: dict[str, Any] = {
     "kernel": "vmlinuz",
     "lease": "1000d",
     "site": "a-b",
+    "start": "jump",
     "install": "never",
 }
 """For every key a value that the rules of today refuse."""

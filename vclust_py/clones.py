@@ -1,0 +1,163 @@
+"""Which nodes of a cluster start as clones of a template, and starting one.  What does not work boots, and says why."""
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vclust_py import metapackages, templates
+from vclust_py.cache.pin import pin
+from vclust_py.errors import VclustError
+from vclust_py.guest import template
+from vclust_py.hypervisor import Domain, Files, Hypervisor
+from vclust_py.image import Image, Report
+from vclust_py.nodes import command_line, identity_disks, overlay
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.session import Session
+from vclust_py.starts import BOOTED, FORKED, instead
+from vclust_py.templates import Shape
+
+_log = logging.getLogger(__name__)
+
+_BOOT, _FREEZE, _CLONE = 10.0, 9.0, 2.0
+"""CPU seconds (QEMU emulating) of a boot up to the node's report, of making a template, of a clone up to its report
+(docs/fork.md).  With KVM all are less, in about these proportions."""
+_LEAST_TIMEOUT = 30.0
+"""Seconds that a clone has to its report, at least."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """How a node may start as a clone: from its template, or not, and then why."""
+
+    template: Image | None
+    why: str = ""
+    timeout: float = 0.0
+
+
+def offers(
+    session: Session,
+    cluster: Cluster,
+    folder: Path,
+    images: Mapping[str, Image],
+    drivers: Mapping[str, Hypervisor],
+    files: Mapping[str, Files],
+    nodes: Sequence[Node],
+    report: Report,
+) -> dict[str, Offer]:
+    """By name of those of `nodes` that shall be clones their templates, made where that is the sooner way."""
+    asked = cluster.request.software.start
+    fresh = [
+        node
+        for node in nodes
+        if cluster.ready is None
+        or not files[node.host].length(overlay(node.name))  # else it has a user's work
+    ]
+    if asked == "boot" or not fresh:
+        return {}
+    if why := _excluded(session, cluster, folder, images, fresh[0]):
+        return dict.fromkeys((node.name for node in fresh), Offer(None, why)) if asked == "fork" else {}
+    shapes: dict[tuple[str, Shape], list[str]] = {}
+    for node in fresh:
+        architecture = cluster.request.hardware.architecture
+        line = command_line(session.site, architecture, drivers[node.host].accelerator)
+        # Larger only where an earlier version has placed the node.
+        disk = max(node.disk, images["root"].manifest.virtual_size)
+        digests = tuple(images[role].manifest.digest for role in templates.ROLES)
+        shape = Shape(digests, line, architecture, node.cpus, node.memory, disk)
+        shapes.setdefault((node.host, shape), []).append(node.name)
+    found = dict[str, Offer]()
+    for (host, shape), names in shapes.items():
+        if offer := _offer(session, cluster, host, drivers[host], shape, len(names), report):
+            found |= dict.fromkeys(names, offer)
+    return found
+
+
+def _offer(
+    session: Session,
+    cluster: Cluster,
+    host: str,
+    driver: Hypervisor,
+    shape: Shape,
+    nodes: int,
+    report: Report,
+) -> Offer | None:
+    """For so many nodes of one shape on one host; None: they boot, and nobody has asked for anything else."""
+    forced, forking = cluster.request.software.start == "fork", driver.forking
+    if forking is None:
+        return Offer(None, f"{host}: nodes do not start as clones there") if forced else None
+    try:
+        image = templates.find(session, shape, forking)
+        if image is None and (forced or _gains(nodes, driver)):
+            image = templates.ensure(session, shape, forking, report)
+    except VclustError as error:
+        _log.warning("no template: %s", error)
+        return Offer(None, f"no template: {error}")
+    if image is None:
+        return None
+    if not pin(session, cluster, {**cluster.images, "template": image.manifest.digest}):
+        return Offer(None, "its template was taken away")
+    return Offer(image, timeout=max(_LEAST_TIMEOUT, session.site.ready_timeout / 10))
+
+
+def _excluded(
+    session: Session, cluster: Cluster, folder: Path, images: Mapping[str, Image], node: Node
+) -> str:
+    """Why no node of this cluster can be a clone; empty: they can."""
+    if session.site.templates == "refuse":
+        return "the site refuses templates"
+    if "bundle" in images:
+        return "its packages are installed in each node"
+    if any(bundle.steps for bundle in metapackages.expand(cluster.request, session.site)):
+        # They enable units before systemd starts; a template's has started.
+        return "its meta packages have steps, which come before systemd"
+    disks = identity_disks(folder, node.name)
+    if len(disks) != len(template.ROOM):
+        return "its seeds are of an earlier version"
+    return _too_large(folder, dict(zip(template.ROOM, disks, strict=True)))
+
+
+def _too_large(folder: Path, disks: Mapping[str, str]) -> str:
+    for name, file in disks.items():
+        if (size := (folder / file).stat().st_size) > template.ROOM[name]:
+            return f"its disk {file} has {size} bytes, a template's has {template.ROOM[name]}"
+    return ""
+
+
+def _gains(nodes: int, driver: Hypervisor) -> bool:
+    """Whether so many nodes are sooner there with a template that is yet to be made."""
+    cpus = driver.capacity().cpus
+    at_once = min(nodes, cpus)
+    return nodes * _BOOT / at_once > _FREEZE + nodes * _CLONE / at_once
+
+
+def start(offer: Offer | None, driver: Hypervisor, files: Files, domain: Domain, node: Node) -> str:
+    """Start the node as a clone, if it is to be one; the outcome.  Unless that is FORKED, it is yet to boot."""
+    if offer is None:
+        return BOOTED
+    if offer.template is None or driver.forking is None:
+        return instead(offer.why)
+    memory, state = (offer.template.companions[name] for name in ("memory", "state"))
+    try:
+        files.overlay(overlay(node.name), offer.template.path.name, offer.template.manifest.virtual_size)
+        driver.forking.fork(domain, memory, state, offer.timeout)
+    except VclustError as error:
+        _log.warning("%s boots: %s", node.name, error)
+        driver.remove(domain.uuid)
+        files.discard(overlay(node.name))
+        driver.clear_consoles(domain.folder, [domain.name])
+        return instead(str(error))
+    return FORKED
+
+
+def drop_useless(session: Session, offers: Mapping[str, Offer], outcomes: Mapping[str, str]) -> None:
+    """Nobody finds a template again of which no clone has come up."""
+    tried: dict[str, list[str]] = {}
+    for name, offer in offers.items():
+        if offer.template is not None and name in outcomes:
+            tried.setdefault(offer.template.manifest.digest, []).append(outcomes[name])
+    for digest, came in tried.items():
+        if FORKED not in came:
+            with contextlib.suppress(VclustError):  # taken away meanwhile
+                session.images.retire(session.images.get(digest))
