@@ -54,6 +54,7 @@ APPLETS = (
         "mv",
         "od",
         "poweroff",
+        "rmdir",
     ),
     *("sh", "sleep", "switch_root", "sync", "tail", "tar", "tr", "umount", "usleep"),
 )

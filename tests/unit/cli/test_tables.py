@@ -1,4 +1,4 @@
-"""What the command shows of a plan."""
+"""What the command shows of a plan, and of a cluster."""
 
 import pytest
 
@@ -107,3 +107,30 @@ def test_age_of_knowledge(capsys: pytest.CaptureFixture[str], seconds: float, ag
     facts = {"cpus": 1, "memory": 1, "memory_free": 1}
     host = {"state": "active", "answers": False, "facts": facts, "age": seconds, "nodes": 0}
     assert f"\n  {age} ago it had 1 CPUs" in shown(capsys, hosts={"h": host}, unreachable={"h": "gone"})
+
+
+def test_how_the_nodes_of_a_cluster_have_started(capsys: pytest.CaptureFixture[str]) -> None:
+    node = {"address": "10.0.0.1", "host": "h", "accelerator": "tcg", "state": "ready"}
+    starts = {"n1": ("fork", ""), "n2": ("boot", "no"), "n3": ("boot", "gone"), "n4": ("boot", "no")}
+    cluster = {
+        "name": "c",
+        "state": "ready",
+        "detail": "",
+        "request": {"hardware": {"number_of_nodes": 4, "cpus": 1, "ram": "512MB"}},
+        "strategy": "once",
+        "cache": {},
+        "estimate": {},
+        "phases": [],
+        "node_phases": [],
+        "slowest_node": None,
+    }
+    nodes = [
+        node | {"name": name, "start": start, "start_detail": why} for name, (start, why) in starts.items()
+    ]
+    tables.show_cluster({**cluster, "nodes": nodes})
+    assert (
+        "\n1 of 4 nodes started as clones of a template\nbooted instead: n2, n4: no\nbooted instead: n3: gone\n"
+        in capsys.readouterr().out
+    )
+    tables.show_cluster({**cluster, "nodes": [node | {"name": "n1", "start": "boot", "start_detail": ""}]})
+    assert "boot" not in capsys.readouterr().out

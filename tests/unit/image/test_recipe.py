@@ -25,7 +25,7 @@ from vclust_py.site.session import Session
 PINNED = {
     "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "installer": ("3", "8f3c41888872699a"),
+    "installer": ("3", "3385a017f07795f6"),
     "cache": ("2", "ed1016034c7ea4a2"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "a54d3f5fd3d279d7"),
     "template": ("1", "234c4c504df19535"),
