@@ -10,9 +10,10 @@ from vclust_py import metapackages, templates
 from vclust_py.cache.pin import pin
 from vclust_py.errors import VclustError
 from vclust_py.guest import template
-from vclust_py.hypervisor import Domain, Files, Hypervisor
+from vclust_py.hypervisor import Domain, Files, Forking, Hypervisor
 from vclust_py.image import Image, Report
-from vclust_py.nodes import command_line, identity_disks, overlay
+from vclust_py.nodes import command_line, drivers_of, identity_disks, overlay
+from vclust_py.site import clusters, learning
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.starts import BOOTED, FORKED, instead
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 _BOOT, _FREEZE, _CLONE = 10.0, 9.0, 2.0
 """CPU seconds (QEMU emulating) of a boot up to the node's report, of making a template, of a clone up to its report
 (docs/fork.md).  With KVM all are less, in about these proportions."""
+_OFTEN = 2
+"""Clusters that have stood on a layer until a template of it is made without being asked for."""
 _LEAST_TIMEOUT = 30.0
 """Seconds that a clone has to its report, at least."""
 
@@ -58,8 +61,69 @@ def offers(
         return {}
     if why := _excluded(session, cluster, folder, images, fresh[0]):
         return dict.fromkeys((node.name for node in fresh), Offer(None, why)) if asked == "fork" else {}
+    found = dict[str, Offer]()
+    for (host, shape), names in _shapes(session, cluster, images, drivers, fresh).items():
+        if offer := _offer(session, cluster, host, drivers[host], shape, len(names), report):
+            found |= dict.fromkeys(names, offer)
+    return found
+
+
+def wanted(session: Session, cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> bool:
+    """Whether later clusters would be sooner with a template that is not there: what this one stands on is asked often.
+
+    A site that learns nothing (`cache_every`) makes none by itself.
+    """
+    if session.site.cache_every == 0 or cluster.request.software.start != "auto":
+        return False
+    used = learning.uses(session.store).get(cluster.images.get("root", ""))
+    if used is None or used["count"] < _OFTEN:
+        return False
+    with contextlib.suppress(VclustError):  # whose cluster is ready shall not hear of it
+        return bool(_missing(session, cluster, drivers))
+    return False
+
+
+def make(session: Session, name: str, report: Report) -> list[Image]:
+    """Make the templates that nodes of the live cluster `name` could have started from, where there is memory for it.
+
+    Raises VclustError as `templates.ensure` does.
+    """
+    cluster = clusters.get(session.store, name)
+    drivers, _ = drivers_of(session, cluster)
+    return [
+        templates.ensure(session, shape, forking, report)
+        for shape, forking, driver in _missing(session, cluster, drivers)
+        if driver.capacity().memory_free > 2 * shape.memory
+    ]
+
+
+def _missing(
+    session: Session, cluster: Cluster, drivers: Mapping[str, Hypervisor]
+) -> list[tuple[Shape, Forking, Hypervisor]]:
+    """Shapes of the cluster's nodes without a template, with the hosts that could make it."""
+    nodes = [node for node in cluster.nodes if node.host in drivers]
+    images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
+    folder = clusters.folder(session.store, cluster)
+    if not nodes or _excluded(session, cluster, folder, images, nodes[0]):
+        return []
+    found = []
+    for host, shape in _shapes(session, cluster, images, drivers, nodes):
+        forking = drivers[host].forking
+        if forking is not None and templates.find(session, shape, forking) is None:
+            found.append((shape, forking, drivers[host]))
+    return found
+
+
+def _shapes(
+    session: Session,
+    cluster: Cluster,
+    images: Mapping[str, Image],
+    drivers: Mapping[str, Hypervisor],
+    nodes: Sequence[Node],
+) -> dict[tuple[str, Shape], list[str]]:
+    """By host and shape the names of the nodes."""
     shapes: dict[tuple[str, Shape], list[str]] = {}
-    for node in fresh:
+    for node in nodes:
         architecture = cluster.request.hardware.architecture
         line = command_line(session.site, architecture, drivers[node.host].accelerator)
         # Larger only where an earlier version has placed the node.
@@ -67,11 +131,7 @@ def offers(
         digests = tuple(images[role].manifest.digest for role in templates.ROLES)
         shape = Shape(digests, line, architecture, node.cpus, node.memory, disk)
         shapes.setdefault((node.host, shape), []).append(node.name)
-    found = dict[str, Offer]()
-    for (host, shape), names in shapes.items():
-        if offer := _offer(session, cluster, host, drivers[host], shape, len(names), report):
-            found |= dict.fromkeys(names, offer)
-    return found
+    return shapes
 
 
 def _offer(

@@ -11,6 +11,7 @@ from cache.cachesite import make_base
 from fakehost import FakeForking, FakeSession
 from repository import KERNEL, Repository
 
+from vclust_py import clones
 from vclust_py import request as requests
 from vclust_py.cache import retention
 from vclust_py.hypervisor import Host
@@ -207,3 +208,18 @@ def test_a_node_with_a_users_work_is_not_made_anew(session: FakeSession) -> None
     create(session, request)
     assert session.hosts["a"].calls["start"] == 1
     assert set(forking(session).forked) == {"n1", "n2"}
+
+
+def test_what_is_asked_often_gets_a_template(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, in the background, where the site learns; here in this process."""
+    started: list[str] = []
+    monkeypatch.setattr("vclust_py.cache.background._start", lambda session, name: not started.append(name))
+    session.site = replace(session.site, cache_every=1000)
+    for number, wanted in enumerate([[], ["c1"], ["c1", "c2"]]):
+        assert create(session, a_request(f"c{number}", 1, start="auto")) == {"n1": ("boot", "")}
+        assert started == wanted
+    (image,) = clones.make(session, "c1", lambda message, done, total: None)
+    assert clones.make(session, "c2", lambda message, done, total: None) == []
+    assert create(session, a_request("c3", 1, start="auto")) == {"n1": ("fork", "")}
+    assert templates(session) == [image]
+    assert started == ["c1", "c2"]
