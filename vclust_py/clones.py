@@ -16,6 +16,7 @@ from vclust_py.nodes import command_line, drivers_of, identity_disks, overlay
 from vclust_py.site import clusters, learning
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
+from vclust_py.site.states import NodeState
 from vclust_py.starts import BOOTED, FORKED, instead
 from vclust_py.templates import Shape
 
@@ -209,6 +210,18 @@ def start(offer: Offer | None, driver: Hypervisor, files: Files, domain: Domain,
         driver.clear_consoles(domain.folder, [domain.name])
         return instead(str(error))
     return FORKED
+
+
+def clear(drivers: Mapping[str, Hypervisor], nodes: Sequence[Node]) -> set[str]:
+    """Names of those of `nodes` that were cut off while they were made as clones; they are removed."""
+    cut = set[str]()
+    for host, driver in drivers.items():
+        fresh = {
+            node.uuid: node.name for node in nodes if node.host == host and node.state is NodeState.PLACED
+        }
+        if fresh and driver.forking is not None:
+            cut |= {fresh[uuid] for uuid in driver.forking.clear(fresh)}
+    return cut
 
 
 def drop_useless(session: Session, offers: Mapping[str, Offer], outcomes: Mapping[str, str]) -> None:

@@ -100,9 +100,9 @@ def test_a_cluster_of_clones_works(vclust: Vclust, pair: str) -> None:
         "python3 -c 'import secrets; print(secrets.token_hex(16))'",
         "python3 -c 'import random; print(random.random())'",
         "cat /sys/class/net/eth0/address; ip -4 -o address show eth0",
-        "systemctl show -p InvocationID ssh.service cron.service vclust-report.service",
+        "systemctl show -p InvocationID ssh.service; systemctl show -p InvocationID vclust-report.service",
         # What started after the identity has an address layout of its own.
-        "sudo cat /proc/$(cat /run/sshd.pid)/maps 2>/dev/null | head -n 1 || true; cat /proc/self/maps | head -n 1",
+        "head -n 1 /proc/self/maps",
     ],
 )
 def test_two_clones_differ(vclust: Vclust, pair: str, command: str) -> None:
@@ -130,28 +130,18 @@ def test_clones_have_their_own_time_and_logs(vclust: Vclust, pair: str) -> None:
 
 
 def test_a_template_holds_nothing_of_anybody(vclust: Vclust, pair: str, template: Image, site: Site) -> None:
-    """Its memory and disk are searched for what its clones were given, and for kinds of secrets."""
-    keys = Path(vclust.json("show", pair)["ssh"]["key"]).parent
-    marks = [
-        b"$6$throwaway$",
-        b"fk01",
-        b"192.168.77.",
-        *(
-            (keys / name).read_bytes().splitlines()[2]
-            for name in ("authority", "admin", "user")  # a line of a private key
-        ),
-    ]
-    for node in ("fk01", "fk02"):
-        marks.append(run_in(vclust, node, "cat /etc/machine-id").encode())
-    disk = site.images / "template.raw"
-    output("qemu-img", "convert", "-O", "raw", str(template.path), str(disk))
-    try:
-        for path in (*template.companions.values(), disk):
-            data = path.read_bytes()
-            assert [mark for mark in marks if mark in data] == [], path.name
-            assert b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1" not in data
-    finally:
-        disk.unlink()
+    """Its memory and disk are searched for what its clones were given, and for keys of any kind."""
+    marks = [b"$6$throwaway$", b"192.168.77."]
+    for path in site.clusters.glob(f"{pair}.*/keys/*"):
+        if (text := path.read_bytes()).startswith(b"-----BEGIN OPENSSH"):
+            marks.append(text.splitlines()[2])
+    assert len(marks) >= 5
+    marks += [run_in(vclust, node, "cat /etc/machine-id").encode() for node in ("fk01", "fk02")]
+    marks.append(b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1")
+    # What is on its disk beyond the layer's is in plain in the file.
+    for path in (*template.companions.values(), template.path):
+        data = path.read_bytes()
+        assert [mark for mark in marks if mark in data] == [], path.name
 
 
 def test_memory_is_shared(vclust: Vclust, pair: str) -> None:
@@ -202,7 +192,7 @@ def unused(vclust: Vclust, site: Site) -> Image:
     ("damage", "why"),
     [
         ("state", "fks.fks01"),  # does not load
-        ("memory", "not ready after 45 s|stopped before it was ready"),  # nobody is there
+        ("memory", "did not go on|not ready after 45 s|stopped before it was ready"),  # nobody is there
     ],
 )
 def test_a_template_that_is_no_good(vclust: Vclust, unused: Image, damage: str, why: str) -> None:

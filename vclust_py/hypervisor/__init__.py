@@ -212,6 +212,10 @@ class Forking(Protocol):
         """
         ...
 
+    def clear(self, uuids: Iterable[str]) -> list[str]:
+        """Remove those of these domains, new nodes, that are clones cut off before they ran."""
+        ...
+
 
 class Hypervisor(Protocol):
     """One host.  Every call raises VclustError naming the host when the hypervisor refuses or does not answer."""

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -32,7 +32,7 @@ _CHUNK = 1 << 20
 _POLL = 0.02
 _LOADS = 20.0
 """Seconds that saving or loading the state of devices may take; it takes 0.1 s."""
-_LINE = re.compile(rb"vclust: (waiting|prepared|ready|failed)\b ?([^\r\n]*)\r?\n")
+_LINE = re.compile(rb"vclust: (installer|waiting|prepared|ready|failed)\b ?([^\r\n]*)\r?\n")
 _ALIVE = 1.0
 """Seconds between two looks at whether a domain that says nothing still runs."""
 _SETTLE = 0.2
@@ -100,15 +100,34 @@ class LocalForking:
         booting = as_text(self._definition(domain, console))
         xml = as_text(self._xml(domain, console, memory, clone=True))
 
+        # Paused until it has all that it needs: whatever is cut off before leaves a paused domain (`clear`).
         def start(connection: Any) -> Any:
             connection.defineXML(booting)
-            return connection.createXML(xml)
+            return connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
 
         started = self._connection.call(f"start {domain.name}", start)
         with self._port(started) as say:
             self._load(domain, started, state)
             say(f"go {time.time():.6f}\n")
-            self._hear(domain, console, "ready", timeout)
+            self._connection.call(f"resume {domain.name}", lambda _: started.resume())
+            self._hear(domain, console, "ready", timeout, wrong="installer")
+
+    def clear(self, uuids: Iterable[str]) -> list[str]:
+        wanted = list(uuids)
+
+        def work(connection: Any) -> list[str]:
+            cleared = []
+            for uuid in wanted:
+                with absent(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                    found = connection.lookupByUUIDString(uuid)
+                    # One that has booted, and that somebody has paused, has no such port.
+                    if found.state()[0] == libvirt.VIR_DOMAIN_PAUSED and PORT in found.XMLDesc():
+                        found.destroy()
+                        found.undefine()
+                        cleared.append(uuid)
+            return cleared
+
+        return self._connection.call("look for clones that never ran", work)
 
     def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool) -> Element:
         """The domain with its memory in a file, the port of the agent, and a generation of its own."""
@@ -200,7 +219,7 @@ class LocalForking:
             os.close(reader)
         self._monitor(started, "migrate-incoming", {"uri": "fd:state"})
         deadline = time.monotonic() + _LOADS
-        while (status := self._monitor(started, "query-status")["status"]) != "running":
+        while (status := self._monitor(started, "query-status")["status"]) != "paused":
             if status != "inmigrate" or time.monotonic() > deadline:
                 raise VclustError(
                     f"{self._host.name}: {domain.name}: the template's state does not load: {status}"
@@ -227,14 +246,18 @@ class LocalForking:
             with contextlib.suppress(VclustError):
                 self._connection.call(f"port of {started.name()}", lambda _: stream.abort())
 
-    def _hear(self, domain: Domain, console: Path, word: str, timeout: float) -> None:
-        """Wait until the agent says `word` on the console."""
+    def _hear(self, domain: Domain, console: Path, word: str, timeout: float, wrong: str = "") -> None:
+        """Wait until the agent says `word` on the console; `wrong` is what it says if it has started anew."""
         deadline, looked = time.monotonic() + timeout, time.monotonic()
         while True:
             heard = dict(_LINE.findall(console.read_bytes() if console.exists() else b""))
             if b"failed" in heard:
                 raise VclustError(
                     f"{self._host.name}: {domain.name}: {heard[b'failed'].decode(errors='replace')}"
+                )
+            if wrong.encode() in heard:
+                raise VclustError(
+                    f"{self._host.name}: {domain.name}: it did not go on from where its template was frozen"
                 )
             if word.encode() in heard:
                 return

@@ -54,6 +54,8 @@ def run(session: Session, inputs: Inputs) -> Result:
             for node in nodes
             if node.state is not NodeState.FAILED and node.uuid in running[node.host]
         }
+        if not inputs.check:
+            up -= clones.clear(drivers, [node for node in nodes if node.name in up])
         change = Change(
             {node.name: "running" if node.name in up else "absent" for node in nodes},
             {node.name: "running" for node in nodes},

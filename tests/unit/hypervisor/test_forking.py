@@ -150,3 +150,40 @@ def test_what_the_agent_does_not_say(
 ) -> None:
     with pytest.raises(VclustError, match=f"^h1: test.n1: {error}$"):
         forking(running=running)._hear(DOMAIN, console(tmp_path, said), "waiting", timeout)
+
+
+def test_a_clone_that_boots_is_none(tmp_path: Path) -> None:
+    """As one does whose memory makes no sense: the machine is reset."""
+    path = console(tmp_path, "vclust: installer up=2.1\nvclust: ready up=9 packages=3\n")
+    with pytest.raises(VclustError, match="it did not go on from where its template was frozen"):
+        forking()._hear(DOMAIN, path, "ready", 9, wrong="installer")
+
+
+@pytest.mark.parametrize(
+    ("state", "xml", "gone"),
+    [
+        (libvirt.VIR_DOMAIN_PAUSED, f"<target name='{PORT}'/>", True),
+        (libvirt.VIR_DOMAIN_RUNNING, f"<target name='{PORT}'/>", False),
+        (libvirt.VIR_DOMAIN_PAUSED, "<domain/>", False),  # it has booted, and somebody has paused it
+    ],
+)
+def test_clones_that_were_cut_off_are_removed(state: int, xml: str, gone: bool) -> None:
+    removed = []
+
+    class Paused(Direct):
+        def state(self) -> list[int]:
+            return [state, 1]
+
+        def XMLDesc(self) -> str:
+            return xml
+
+        def destroy(self) -> None:
+            removed.append("destroyed")
+
+        def undefine(self) -> None:
+            removed.append("undefined")
+
+    found = forking()
+    found._connection = Paused()  # type: ignore[assignment]
+    assert found.clear(["u1"]) == (["u1"] if gone else [])
+    assert removed == (["destroyed", "undefined"] if gone else [])

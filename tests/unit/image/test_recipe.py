@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,9 @@ def make_template(site: Site, recorder: Recorder) -> None:
                 (folder / name).write_text(name)
 
         def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+            raise AssertionError
+
+        def clear(self, uuids: Iterable[str]) -> list[str]:
             raise AssertionError
 
     digest = a_base(site).manifest.digest

@@ -60,6 +60,7 @@ class FakeForking:
         self.frozen: list[Domain] = []
         self.forked: dict[str, tuple[Path, Path]] = {}
         self.version = "one"
+        self.cut: set[str] = set()
         self.error = ""
 
     def identity(self) -> str:
@@ -81,6 +82,9 @@ class FakeForking:
             raise VclustError(f"{domain.name}: not ready after {timeout:g} s")
         self.forked[_node(domain)] = memory, state
         self._host.looks[domain.name] = 1  # it has reported
+
+    def clear(self, uuids: Iterable[str]) -> list[str]:
+        return [uuid for uuid in uuids if uuid in self.cut and self._host.domains.pop(uuid)]
 
 
 class FakeHost:

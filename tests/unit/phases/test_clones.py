@@ -223,3 +223,18 @@ def test_what_is_asked_often_gets_a_template(session: FakeSession, monkeypatch: 
     assert create(session, a_request("c3", 1, start="auto")) == {"n1": ("fork", "")}
     assert templates(session) == [image]
     assert started == ["c1", "c2"]
+
+
+def test_a_clone_that_was_cut_off_is_made_anew(session: FakeSession) -> None:
+    """As when a create is killed while the clone's memory is there and its identity is not."""
+    request = a_request("one", 2)
+    create(session, request)
+    cluster = clusters.get(session.store, "one")
+    session.store.execute("UPDATE observed_nodes SET state = 'placed' WHERE position = 0")
+    session.store.execute("UPDATE clusters SET state = 'images', ready = NULL")
+    cut = cluster.nodes[0]
+    forking(session).cut.add(cut.uuid)
+    forking(session).forked.clear()
+    create(session, request)
+    assert set(forking(session).forked) == {cut.name}
+    assert len(session.hosts["a"].domains) == 2
