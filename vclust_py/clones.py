@@ -157,7 +157,10 @@ def _offer(
         return Offer(None, f"no template: {error}")
     if image is None:
         return None
-    if not pin(session, cluster, {**cluster.images, "template": image.manifest.digest}):
+    # Beside those of other hosts and of earlier starts: disks of nodes stand on them.
+    pinned = clusters.get(session.store, cluster.name).images
+    digest = image.manifest.digest
+    if not pin(session, cluster, {**pinned, f"{templates.ROLE}{digest[:12]}": digest}):
         return Offer(None, "its template was taken away")
     return Offer(image, timeout=max(_LEAST_TIMEOUT, session.site.ready_timeout / 10))
 

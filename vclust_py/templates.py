@@ -24,6 +24,8 @@ from vclust_py.site.session import Session
 
 _log = logging.getLogger(__name__)
 
+ROLE = "template-"
+"""How the roles of templates among a cluster's images begin; it may stand on several."""
 ROLES = ("root", "kernel", "installer")
 """Of a cluster's images those that a template is made from."""
 

@@ -55,7 +55,6 @@ class LocalForking:
         self._definition, self._console = definition, console
 
     def identity(self) -> str:
-
         def work(connection: Any) -> str:
             capabilities = parsed(connection.getCapabilities())
             processor = capabilities.find("host/cpu")
@@ -94,6 +93,8 @@ class LocalForking:
                     self._save(domain, started, state.fileno())
         finally:
             self._destroy(started)
+        for disk in domain.disks:
+            os.chown(disk.path, 0, 0)  # libvirt has given it to QEMU's user
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)

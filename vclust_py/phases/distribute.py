@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vclust_py import chain, timing
+from vclust_py import chain, templates, timing
 from vclust_py.chain import File, Hop, Progress, Report
 from vclust_py.chain.report import explained, keys, rows, warnings
 from vclust_py.change import Change
@@ -71,7 +71,7 @@ def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
     """Each once, and before what stands on it: one that is there can be used."""
     found: dict[str, Image] = {}
     for role, digest in cluster.images.items():
-        if role == "template":  # it stays on the machine that has made it
+        if role.startswith(templates.ROLE):  # it stays on the machine that has made it
             continue
         for image in reversed(catalogue.chain(catalogue.get(digest))):
             found.setdefault(image.manifest.digest, image)

@@ -238,3 +238,18 @@ def test_a_clone_that_was_cut_off_is_made_anew(session: FakeSession) -> None:
     create(session, request)
     assert set(forking(session).forked) == {cut.name}
     assert len(session.hosts["a"].domains) == 2
+
+
+def test_a_cluster_keeps_every_template_that_it_stands_on(session: FakeSession) -> None:
+    """A node that is made again may start from another one than its neighbours did."""
+    request = a_request("one", 2)
+    create(session, request)
+    (first,) = templates(session)
+    forking(session).version = "two"
+    session.store.execute("UPDATE observed_nodes SET state = 'failed' WHERE position = 0")
+    session.store.execute("UPDATE clusters SET state = 'images', ready = NULL")
+    create(session, request)
+    pinned = set(clusters.get(session.store, "one").images.values())
+    assert {image.manifest.digest for image in templates(session)} <= pinned
+    assert first.manifest.digest in pinned
+    assert len(templates(session)) == 2
