@@ -103,7 +103,11 @@ def _missing(
 ) -> list[tuple[Shape, Forking, Hypervisor]]:
     """Shapes of the cluster's nodes without a template, with the hosts that could make it."""
     nodes = [node for node in cluster.nodes if node.host in drivers]
-    images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
+    images = {
+        role: session.images.get(digest)
+        for role, digest in cluster.images.items()
+        if not role.startswith(templates.ROLE)
+    }
     folder = clusters.folder(session.store, cluster)
     if not nodes or _excluded(session, cluster, folder, images, nodes[0]):
         return []
