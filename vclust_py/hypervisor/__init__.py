@@ -205,8 +205,8 @@ class Forking(Protocol):
         """
         ...
 
-    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
-        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its report.
+    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float, until: str = "ready") -> None:
+        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s until its console says `until`.
 
         It is defined as one that boots: started again, it does.  Its disks must be like the template's.
         """
