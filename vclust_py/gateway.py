@@ -18,7 +18,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def refresh(site: Site, admit: Callable[[], Sequence[Admitted]]) -> tuple[str, .
     try:
         if site.gateway is None and not folder.exists():
             return ()
-        with _alone(site):
+        with site.file_lock("gateway", timeout=60):
             # Asked in here: of two processes the later one must not write what was before.
             if site.gateway is None or not (now := admit()):
                 _stop(folder)
@@ -224,9 +224,3 @@ def _write(path: Path, text: str, gid: int) -> None:
         os.fchown(file.fileno(), 0, gid)
         os.fchmod(file.fileno(), 0o640)
     draft.replace(path)
-
-
-@contextlib.contextmanager
-def _alone(site: Site) -> Iterator[None]:
-    with site.file_lock("gateway", timeout=60):
-        yield

@@ -25,9 +25,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vclust_py import request
-from vclust_py.access import ssh_options
+from vclust_py.access import login_of, ssh_options
 
 VCLUST = Path(sys.executable).with_name("vclust")
 
@@ -57,22 +58,23 @@ def main() -> None:
     vclust: list[str | Path] = [VCLUST, *(["-i", arguments.inventory] if arguments.inventory else [])]
     name = request.read(arguments.request).name
 
-    def asked(*words: str) -> list[dict[str, object]]:
-        return json.loads(subprocess.run([*vclust, *words], check=True, capture_output=True).stdout)  # type: ignore[no-any-return]
+    def listed() -> dict[str, Any]:
+        done = subprocess.run([*vclust, "list", "--json"], check=True, capture_output=True)
+        return {cluster["name"]: cluster for cluster in json.loads(done.stdout)}
 
-    was_there = name in [cluster["name"] for cluster in asked("list", "--json")]
+    was_there = name in listed()
     create = [*vclust, "create", arguments.request]
     run(create)
     try:
-        (cluster,) = (cluster for cluster in asked("list", "--json") if cluster["name"] == name)
-        node, access = cluster["nodes"][0], cluster["ssh"]  # type: ignore[index]
-        key = access["admin_key" if access["user"] == "root" else "key"]  # type: ignore[index]
+        cluster = listed()[name]
+        node = cluster["nodes"][0]
+        user, key = login_of(cluster, None)
         bare = ["ssh", "-F", "/dev/null", *ssh_options(cluster, node), "-i", key]
         figures = {
             "list": measure([*vclust, "list"], arguments.runs),
             "create": measure(create, arguments.runs),
             "ssh": measure([*vclust, "ssh", name, "--", "true"], arguments.runs),
-            "bare_ssh": measure([*bare, f"{access['user']}@{node['name']}", "true"], arguments.runs),  # type: ignore[index]
+            "bare_ssh": measure([*bare, f"{user}@{node['name']}", "true"], arguments.runs),
         }
     finally:
         if not was_there:
