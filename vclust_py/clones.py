@@ -24,11 +24,13 @@ _log = logging.getLogger(__name__)
 
 _BOOT, _FREEZE, _CLONE = 10.0, 9.0, 2.0
 """CPU seconds (QEMU emulating) of a boot up to the node's report, of making a template, of a clone up to its report
-(docs/fork.md).  With KVM all are less, in about these proportions."""
+(docs/fork.md)."""
+_PROVEN = ("tcg",)
+"""Accelerators that clones are measured with: elsewhere nodes are clones only where the request says so."""
 _OFTEN = 2
 """Clusters that have stood on a layer until a template of it is made without being asked for."""
 _LEAST_TIMEOUT = 30.0
-"""Seconds that a clone has to its report, at least."""
+"""Seconds that a clone has to its identity, and then to its report, at least."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ def _missing(
     found = []
     for host, shape in _shapes(session, cluster, images, drivers, nodes, templates.LAYER):
         forking = drivers[host].forking
-        if forking is not None and templates.find(session, shape, forking) is None:
+        if forking is None or drivers[host].accelerator not in _PROVEN:
+            continue
+        if templates.find(session, shape, forking) is None:
             found.append((shape, forking, drivers[host]))
     return found
 
@@ -157,6 +161,8 @@ def _offer(
     forced, forking = cluster.request.software.start != "auto", driver.forking
     if forking is None:
         return Offer(None, f"{host}: nodes do not start as clones there") if forced else None
+    if not forced and driver.accelerator not in _PROVEN:
+        return None
     try:
         image = templates.find(session, shape, forking)
         if image is None and (forced or _gains(nodes, driver)):
@@ -225,7 +231,7 @@ def start(
         return instead(offer.why)
     memory, state = (offer.template.companions[name] for name in ("memory", "state"))
     below = offer.template if offer.frozen == templates.LAYER else root
-    until = "ready" if offer.frozen == templates.LAYER else "resumed"
+    until = ("installed", "ready") if offer.frozen == templates.LAYER else ("resumed",)
     try:
         files.overlay(overlay(node.name), below.path.name, offer.template.manifest.virtual_size)
         driver.forking.fork(domain, memory, state, offer.timeout, until)

@@ -13,7 +13,7 @@ daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM wor
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -205,8 +205,9 @@ class Forking(Protocol):
         """
         ...
 
-    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float, until: str = "ready") -> None:
-        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s until its console says `until`.
+    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float, until: Sequence[str]) -> None:
+        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for each word of `until` on its
+        console.
 
         It is defined as one that boots: started again, it does.  Its disks must be like the template's.
         """

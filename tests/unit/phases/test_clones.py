@@ -29,6 +29,7 @@ def session(toy: Repository, tmp_path: Path) -> Iterator[FakeSession]:
     make_disk_of(site, make_base(site).base)
     with FakeSession(site) as session:
         session.hosts["a"].forking = FakeForking(session.hosts["a"])
+        session.hosts["a"].accelerator = "tcg"
         session.hosts["a"].cpus = 8  # with four virtual ones each
         yield session
 
@@ -121,6 +122,14 @@ def test_auto_makes_a_template_where_that_is_sooner(session: FakeSession, nodes:
     """On eight CPUs ten boots take 10 * 10 / 8 = 12.5 s, a template and ten clones 9 + 10 * 2 / 8 = 11.5 s."""
     started = create(session, a_request("one", nodes, start="auto"))
     assert {how for how, _ in started.values()} == {start}
+
+
+def test_with_kvm_nodes_are_clones_only_where_the_request_says_so(session: FakeSession) -> None:
+    """As nobody has measured there that it is sooner."""
+    session.hosts["a"].accelerator = "kvm"
+    assert set(create(session, a_request("one", 10, start="auto")).values()) == {("boot", "")}
+    assert create(session, a_request("two", 1)) == {"n1": ("fork", "")}
+    assert create(session, a_request("three", 1, start="auto")) == {"n1": ("boot", "")}
 
 
 def test_boot_is_boot(session: FakeSession) -> None:
