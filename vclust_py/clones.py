@@ -17,7 +17,7 @@ from vclust_py.site import clusters, learning
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
-from vclust_py.starts import BOOTED, FORKED, RESUMED, instead, is_clone
+from vclust_py.starts import BOOTED, FORKED, instead
 from vclust_py.templates import Shape
 
 _log = logging.getLogger(__name__)
@@ -35,12 +35,11 @@ _LEAST_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Offer:
-    """How a node may start as a clone: from its template (of which kind), or not, and then why."""
+    """How a node may start as a clone: from its template, or not, and then why."""
 
     template: Image | None
     why: str = ""
     timeout: float = 0.0
-    frozen: str = templates.LAYER
 
 
 def offers(
@@ -63,11 +62,10 @@ def offers(
     ]
     if asked == "boot" or not fresh:
         return {}
-    frozen = templates.INSTALLER if asked == "resume" else templates.LAYER
-    if why := _excluded(session, cluster, folder, images, fresh[0], frozen):
-        return {} if asked == "auto" else dict.fromkeys((node.name for node in fresh), Offer(None, why))
+    if why := _excluded(session, cluster, folder, images, fresh[0]):
+        return dict.fromkeys((node.name for node in fresh), Offer(None, why)) if asked == "fork" else {}
     found = dict[str, Offer]()
-    for (host, shape), names in _shapes(session, cluster, images, drivers, fresh, frozen).items():
+    for (host, shape), names in _shapes(session, cluster, images, drivers, fresh).items():
         if offer := _offer(session, cluster, host, drivers[host], shape, len(names), report):
             found |= dict.fromkeys(names, offer)
     return found
@@ -113,10 +111,10 @@ def _missing(
         if not role.startswith(templates.ROLE)
     }
     folder = clusters.folder(session.store, cluster)
-    if not nodes or _excluded(session, cluster, folder, images, nodes[0], templates.LAYER):
+    if not nodes or _excluded(session, cluster, folder, images, nodes[0]):
         return []
     found = []
-    for host, shape in _shapes(session, cluster, images, drivers, nodes, templates.LAYER):
+    for host, shape in _shapes(session, cluster, images, drivers, nodes):
         forking = drivers[host].forking
         if forking is None or drivers[host].accelerator not in _PROVEN:
             continue
@@ -131,7 +129,6 @@ def _shapes(
     images: Mapping[str, Image],
     drivers: Mapping[str, Hypervisor],
     nodes: Sequence[Node],
-    frozen: str,
 ) -> dict[tuple[str, Shape], list[str]]:
     """By host and shape the names of the nodes."""
     shapes: dict[tuple[str, Shape], list[str]] = {}
@@ -140,10 +137,8 @@ def _shapes(
         line = command_line(session.site, architecture, drivers[node.host].accelerator)
         # Larger only where an earlier version has placed the node.
         disk = max(node.disk, images["root"].manifest.virtual_size)
-        digests = tuple(images[role].manifest.digest for role in templates.ROLES[frozen])
-        shape = Shape(
-            frozen, digests, line, architecture, node.cpus, node.memory, disk, bundle="bundle" in images
-        )
+        digests = tuple(images[role].manifest.digest for role in templates.ROLES)
+        shape = Shape(digests, line, architecture, node.cpus, node.memory, disk)
         shapes.setdefault((node.host, shape), []).append(node.name)
     return shapes
 
@@ -158,7 +153,7 @@ def _offer(
     report: Report,
 ) -> Offer | None:
     """For so many nodes of one shape on one host; None: they boot, and nobody has asked for anything else."""
-    forced, forking = cluster.request.software.start != "auto", driver.forking
+    forced, forking = cluster.request.software.start == "fork", driver.forking
     if forking is None:
         return Offer(None, f"{host}: nodes do not start as clones there") if forced else None
     if not forced and driver.accelerator not in _PROVEN:
@@ -177,25 +172,18 @@ def _offer(
     digest = image.manifest.digest
     if not pin(session, cluster, {**pinned, f"{templates.ROLE}{digest[:12]}": digest}):
         return Offer(None, "its template was taken away")
-    return Offer(image, timeout=max(_LEAST_TIMEOUT, session.site.ready_timeout / 10), frozen=shape.frozen)
+    return Offer(image, timeout=max(_LEAST_TIMEOUT, session.site.ready_timeout / 10))
 
 
 def _excluded(
-    session: Session,
-    cluster: Cluster,
-    folder: Path,
-    images: Mapping[str, Image],
-    node: Node,
-    frozen: str,
+    session: Session, cluster: Cluster, folder: Path, images: Mapping[str, Image], node: Node
 ) -> str:
-    """Why no node of this cluster can be a clone of what is `frozen`; empty: they can."""
+    """Why no node of this cluster can be a clone; empty: they can."""
     if session.site.templates == "refuse":
         return "the site refuses templates"
-    if frozen == templates.LAYER and "bundle" in images:
+    if "bundle" in images:
         return "its packages are installed in each node"
-    if frozen == templates.LAYER and any(
-        bundle.steps for bundle in metapackages.expand(cluster.request, session.site)
-    ):
+    if any(bundle.steps for bundle in metapackages.expand(cluster.request, session.site)):
         # They enable units before systemd starts; a template's has started.
         return "its meta packages have steps, which come before systemd"
     disks = identity_disks(folder, node.name)
@@ -218,30 +206,23 @@ def _gains(nodes: int, driver: Hypervisor) -> bool:
     return nodes * _BOOT / at_once > _FREEZE + nodes * _CLONE / at_once
 
 
-def start(
-    offer: Offer | None, driver: Hypervisor, files: Files, domain: Domain, node: Node, root: Image
-) -> str:
-    """Start the node as a clone, if it is to be one; the outcome.  If that is no clone's, it is yet to boot.
-
-    Its overlay stands on the template, or where that is an installer on `root`.
-    """
+def start(offer: Offer | None, driver: Hypervisor, files: Files, domain: Domain, node: Node) -> str:
+    """Start the node as a clone, if it is to be one; the outcome.  Unless that is FORKED, it is yet to boot."""
     if offer is None:
         return BOOTED
     if offer.template is None or driver.forking is None:
         return instead(offer.why)
     memory, state = (offer.template.companions[name] for name in ("memory", "state"))
-    below = offer.template if offer.frozen == templates.LAYER else root
-    until = ("installed", "ready") if offer.frozen == templates.LAYER else ("resumed",)
     try:
-        files.overlay(overlay(node.name), below.path.name, offer.template.manifest.virtual_size)
-        driver.forking.fork(domain, memory, state, offer.timeout, until)
+        files.overlay(overlay(node.name), offer.template.path.name, offer.template.manifest.virtual_size)
+        driver.forking.fork(domain, memory, state, offer.timeout)
     except VclustError as error:
         _log.warning("%s boots: %s", node.name, error)
         driver.remove(domain.uuid)
         files.discard(overlay(node.name))
         driver.clear_consoles(domain.folder, [domain.name])
         return instead(str(error))
-    return FORKED if offer.frozen == templates.LAYER else RESUMED
+    return FORKED
 
 
 def clear(drivers: Mapping[str, Hypervisor], nodes: Sequence[Node]) -> set[str]:
@@ -263,6 +244,6 @@ def drop_useless(session: Session, offers: Mapping[str, Offer], outcomes: Mappin
         if offer.template is not None and name in outcomes:
             tried.setdefault(offer.template.manifest.digest, []).append(outcomes[name])
     for digest, came in tried.items():
-        if not any(map(is_clone, came)):
+        if FORKED not in came:
             with contextlib.suppress(VclustError):  # taken away meanwhile
                 session.images.retire(session.images.get(digest))

@@ -1,14 +1,8 @@
 """How a node has started, as the outcome of its part in phase `create` says it."""
 
 FORKED = "forked"
-RESUMED = "resumed"
 BOOTED = "done"
 _INSTEAD = "booted: "
-_CLONES = {FORKED: "fork", RESUMED: "resume"}
-
-
-def is_clone(outcome: str) -> bool:
-    return outcome in _CLONES
 
 
 def instead(why: str) -> str:
@@ -17,9 +11,9 @@ def instead(why: str) -> str:
 
 
 def how(outcome: str) -> tuple[str, str]:
-    """`fork`, `resume` or `boot`, and why it is not what it was to be; empty where the node has not started."""
-    if outcome in _CLONES:
-        return _CLONES[outcome], ""
+    """`fork` or `boot`, and why it is not what it was to be; empty where the node has not started."""
+    if outcome == FORKED:
+        return "fork", ""
     if outcome.startswith(_INSTEAD):
         return "boot", outcome.removeprefix(_INSTEAD)
     return ("boot", "") if outcome == BOOTED else ("", "")

@@ -18,19 +18,15 @@ from vclust_py.guest import template
 from vclust_py.hypervisor import Disk, Domain, Forking, memory_bytes
 from vclust_py.image import Image, Report
 from vclust_py.image.builder import create_over
-from vclust_py.image.installer import HOLD
 from vclust_py.image.recipe import RECIPES
 from vclust_py.image.space import naming_full_disk, require_space
-from vclust_py.run import run
 from vclust_py.site.session import Session
 
 _log = logging.getLogger(__name__)
 
-LAYER, INSTALLER = "layer", "installer"
-"""What is frozen: a node of a layer, up to its services; or one that has looked at no disk yet."""
 ROLE = "template-"
 """How the roles of templates among a cluster's images begin; it may stand on several."""
-ROLES = {LAYER: ("kernel", "installer", "root"), INSTALLER: ("kernel", "installer")}
+ROLES = ("root", "kernel", "installer")
 """Of a cluster's images those that a template is made from."""
 
 
@@ -38,8 +34,6 @@ ROLES = {LAYER: ("kernel", "installer", "root"), INSTALLER: ("kernel", "installe
 class Shape:
     """What a template fixes of its clones; bytes."""
 
-    frozen: str
-    """LAYER or INSTALLER."""
     digests: tuple[str, ...]
     """Of the images in the order of ROLES."""
     command_line: str
@@ -47,14 +41,11 @@ class Shape:
     cpus: int
     memory: int
     disk: int
-    bundle: bool = False
-    """Whether there is a third small disk; for an INSTALLER."""
 
     def key(self, forking: Forking) -> str:
         """The key of its template on that host."""
         fixed = [*self.digests, self.command_line, self.architecture, self.cpus, self.memory, self.disk]
-        fixed += [template.version()] if self.frozen == LAYER else [INSTALLER, self.bundle]
-        parts = [RECIPES["template"], fixed, forking.identity()]
+        parts = [RECIPES["template"], fixed, forking.identity(), template.version()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -99,15 +90,13 @@ def ensure(session: Session, shape: Shape, forking: Forking, report: Report) -> 
         report("freezing a node for others to start from", 0, 0)
         require_space(session.site.images, 2 * memory_bytes(shape.memory))
         folder.chmod(0o711)  # QEMU runs as a user of its own
-        kernel, initrd, *roots = map(catalogue.get, shape.digests)
-        disk = create_over(catalogue, folder, roots[0], shape.disk) if roots else _empty(folder, shape, key)
+        root, kernel, initrd = map(catalogue.get, shape.digests)
+        disk = create_over(catalogue, folder, root, shape.disk)
         disks = [Disk(disk, "qcow2")]
-        rooms = template.ROOM | ({"bundle": template.BUNDLE_ROOM} if shape.bundle else {})
-        data = template.disks() if roots else {}
-        for name, room in rooms.items():
+        for name, data in template.disks().items():
             path = folder / f"{name}.img"
-            path.write_bytes(data.get(name, b""))
-            os.truncate(path, room)
+            path.write_bytes(data)
+            os.truncate(path, template.ROOM[name])
             disks.append(Disk(path, "raw", readonly=True))
         domain = _domain(shape, key, kernel.path, initrd.path, tuple(disks))
         forking.freeze(domain, folder, session.site.ready_timeout)
@@ -115,22 +104,13 @@ def ensure(session: Session, shape: Shape, forking: Forking, report: Report) -> 
             disk,
             kind="template",
             key=key,
-            suite=kernel.manifest.suite,
-            architecture=kernel.manifest.architecture,
-            backing=roots[0] if roots else None,
+            suite=root.manifest.suite,
+            architecture=root.manifest.architecture,
+            backing=root,
             virtual_size=shape.disk,
             build_seconds=time.monotonic() - started,
             companions={name: folder / name for name in ("memory", "state")},
         )
-
-
-def _empty(folder: Path, shape: Shape, key: str) -> Path:
-    """A disk as large as a node's for an installer that never looks at it."""
-    disk = folder / "layer.qcow2"
-    run(["qemu-img", "create", "-q", "-f", "qcow2", disk, str(shape.disk)])
-    # No two templates have the same disk: images are known by what is in them.
-    run(["qemu-img", "bitmap", "--add", disk, key])
-    return disk
 
 
 def _domain(shape: Shape, key: str, kernel: Path, initrd: Path, disks: tuple[Disk, ...]) -> Domain:
@@ -142,7 +122,7 @@ def _domain(shape: Shape, key: str, kernel: Path, initrd: Path, disks: tuple[Dis
         memory=shape.memory,
         kernel=kernel,
         initrd=initrd,
-        command_line=shape.command_line + (f" {HOLD}" if shape.frozen == INSTALLER else ""),
+        command_line=shape.command_line,
         disks=disks,
         mac=template.mac(),
         bridge="",

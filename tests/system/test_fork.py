@@ -219,22 +219,3 @@ def test_a_template_that_is_no_good(vclust: Vclust, unused: Image, damage: str, 
         kept.rename(path)
         manifest.write_text(text)
         os.utime(manifest)
-
-
-@pytest.mark.parametrize("install", ["once", "each"])
-def test_nodes_go_on_from_a_frozen_installer(vclust: Vclust, install: str) -> None:
-    text = (
-        HELLO.replace("fk", "fkr")
-        .replace("Start: fork", "Start: resume")
-        .replace("gcc mpich python3", "mpich")
-    )
-    vclust("create", vclust.request("fkr", f"{text}Install: {install}\n"))
-    assert starts(vclust, "fkr") == {("resume", "")}
-    assert "2 of 2 nodes started as clones of a frozen installer" in vclust("show", "fkr")
-    own = "cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -A n -t x1"
-    one, other = (run_in(vclust, node, own, "fkr").splitlines() for node in ("fkr01", "fkr02"))
-    assert len(one) == 3
-    assert set(one).isdisjoint(other)
-    assert abs(float(run_in(vclust, "fkr01", "date +%s.%N", "fkr")) - time.time()) < 10
-    assert {"fkr01", "fkr02"} <= set(run_in(vclust, "fkr01", "mpiexec -n 2 hostname", "fkr").split())
-    vclust("destroy", "fkr")

@@ -112,9 +112,8 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
 
 def _starts(nodes: Sequence[Mapping[str, Any]]) -> None:
     """How many nodes are clones, and why those are not that were to be."""
-    for start, what in (("fork", "a template"), ("resume", "a frozen installer")):
-        if count := sum(node["start"] == start for node in nodes):
-            say(f"{count} of {len(nodes)} nodes started as clones of {what}")
+    if forked := sum(node["start"] == "fork" for node in nodes):
+        say(f"{forked} of {len(nodes)} nodes started as clones of a template")
     reasons: dict[str, list[str]] = {}
     for node in nodes:
         if node["start_detail"]:

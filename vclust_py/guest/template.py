@@ -21,9 +21,6 @@ PORT = "vclust.fork"
 ROOM = {"seed": 1 << 20, "cluster": 32 << 20}
 """Bytes of the two disks: a clone's own stand in their places, and the frozen kernel knows how large they may be."""
 
-BUNDLE_ROOM = 64 << 30
-"""Of the third one, the package bundle, where nodes install for themselves."""
-
 _ADDRESS = IPv4Interface("192.0.2.1/24")
 """Of TEST-NET-1 (RFC 5737): its network card is connected to nothing."""
 _NAME = "template"

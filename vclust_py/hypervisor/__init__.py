@@ -205,9 +205,9 @@ class Forking(Protocol):
         """
         ...
 
-    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float, until: Sequence[str]) -> None:
-        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for each word of `until` on its
-        console.
+    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity, then for its
+        report.
 
         It is defined as one that boots: started again, it does.  Its disks must be like the template's.
         """

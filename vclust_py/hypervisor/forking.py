@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -32,7 +32,7 @@ _CHUNK = 1 << 20
 _POLL = 0.02
 _LOADS = 20.0
 """Seconds that saving or loading the state of devices may take; it takes 0.1 s."""
-_LINE = re.compile(rb"vclust: (installer|waiting|prepared|resumed|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
+_LINE = re.compile(rb"vclust: (installer|waiting|prepared|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
 _ALIVE = 1.0
 """Seconds between two looks at whether a domain that says nothing still runs."""
 _SETTLE = 0.2
@@ -96,7 +96,7 @@ class LocalForking:
         for disk in domain.disks:
             os.chown(disk.path, 0, 0)  # libvirt has given it to QEMU's user
 
-    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float, until: Sequence[str]) -> None:
+    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
         booting = as_text(self._definition(domain, console))
         xml = as_text(self._xml(domain, console, memory, clone=True))
@@ -111,7 +111,7 @@ class LocalForking:
             self._load(domain, started, state)
             say(f"go {time.time():.6f}\n")
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
-            for word in until:
+            for word in ("installed", "ready"):
                 self._hear(domain, console, word, timeout, wrong="installer")
 
     def clear(self, uuids: Iterable[str]) -> list[str]:

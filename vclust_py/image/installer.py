@@ -30,12 +30,10 @@ _CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
 # A FAT file system names characters by two tables, which nothing asks for by dependency.
 _FAT = ("vfat", "nls_cp437", "nls_ascii")
-# Drivers of a node's disks and network, and what reads its two small disks; `button` is the host's orderly power-off;
-# `hold` is for an installer that waits to be told to go on.
+# Drivers of a node's disks and network, and what reads its two small disks; `button` is the host's orderly power-off.
 _MODULES = {
     "virtio": ("virtio_pci", "virtio_blk", "virtio_net", *_FAT, "button"),
     "xen": ("xen-blkfront", "xen-netfront", *_FAT),
-    "hold": ("virtio_console",),
 }
 
 # What guest/init calls.  Links to the one busybox: an applet list that is too short fails at once, in the tests.
@@ -46,7 +44,6 @@ APPLETS = (
         "chown",
         "chroot",
         "cp",
-        "date",
         "echo",
         "findfs",
         "grep",
@@ -84,10 +81,6 @@ def command_line(architecture: str = "amd64", accelerator: str = "tcg", wait: in
         # They guard against what processors do ahead of time; an emulated one does nothing of the kind.
         words.append("mitigations=off")
     return " ".join(words)
-
-
-HOLD = "vclust.hold"
-"""On the kernel's command line: the installer waits before it looks at any disk."""
 
 
 def build(root: Path, target: Path) -> None:

@@ -31,7 +31,7 @@ from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.settings import Site
 from vclust_py.site.states import ClusterState, NodeState
-from vclust_py.starts import is_clone
+from vclust_py.starts import FORKED
 
 
 def run(session: Session, inputs: Inputs) -> Result:
@@ -126,8 +126,8 @@ def run(session: Session, inputs: Inputs) -> Result:
                 domain = _domain(
                     session.site, cluster, node, images, identity, own, folder.name, driver.accelerator
                 )
-                outcome = clones.start(offers.get(node.name), driver, own, domain, node, root)
-                if not is_clone(outcome):
+                outcome = clones.start(offers.get(node.name), driver, own, domain, node)
+                if outcome != FORKED:
                     # Larger only where an earlier version has placed the node.
                     size = max(node.disk, root.manifest.virtual_size)
                     own.overlay(overlay(node.name), root.path.name, size)
@@ -138,7 +138,7 @@ def run(session: Session, inputs: Inputs) -> Result:
 
             session.side_by_side(start, waiting, hosts=len(drivers))
             clones.drop_useless(session, offers, outcomes)
-            record.facts["forked"] = sum(map(is_clone, outcomes.values()))
+            record.facts["forked"] = sum(outcome == FORKED for outcome in outcomes.values())
             clusters.update(session.store, cluster, state=ClusterState.CREATED)
     return Result(change, warnings=warnings)
 

@@ -187,9 +187,8 @@ class Software:
         str,
         Key(
             "Start",
-            values.choice("auto", "boot", "resume", "fork"),
-            "`boot`: every node boots; `fork`: nodes start as clones of a frozen one, `resume`: as clones of a frozen "
-            "installer, where their host can; "
+            values.choice("auto", "boot", "fork"),
+            "`boot`: every node boots; `fork`: nodes start as clones of a frozen one, where their host can; "
             "`auto`: the sooner way",
             default="auto",
             later=True,

@@ -25,7 +25,7 @@ from vclust_py.site.session import Session
 PINNED = {
     "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "installer": ("3", "8c16a59387daca62"),
+    "installer": ("3", "3385a017f07795f6"),
     "cache": ("2", "ed1016034c7ea4a2"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "a54d3f5fd3d279d7"),
     "template": ("1", "234c4c504df19535"),
@@ -189,14 +189,14 @@ def make_template(site: Site, recorder: Recorder) -> None:
             for name in ("memory", "state"):
                 (folder / name).write_text(name)
 
-        def fork(self, domain: Domain, memory: Path, state: Path, timeout: float, until: str = "") -> None:
+        def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
             raise AssertionError
 
         def clear(self, uuids: Iterable[str]) -> list[str]:
             raise AssertionError
 
     digest = a_base(site).manifest.digest
-    shape = templates.Shape(templates.LAYER, (digest, digest, digest), "quiet", "amd64", 2, 1 << 28, 4 << 30)
+    shape = templates.Shape((digest, digest, digest), "quiet", "amd64", 2, 1 << 28, 4 << 30)
     with Session(site) as session:
         templates.ensure(session, shape, Freezing(), quiet)
     # The folder is called after the key, and that has the digest of the agent.

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,12 @@ class FakeForking:
         with open(domain.disks[0].path, "ab") as disk:
             disk.write(os.urandom(16))  # a real one has a machine-id of its own
 
-    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float, until: Sequence[str]) -> None:
+    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         self._host.domains[domain.uuid] = domain
         if _node(domain) in self.failing:
             raise VclustError(f"{domain.name}: not ready after {timeout:g} s")
         self.forked[_node(domain)] = memory, state
-        self._host.looks[domain.name] = "ready" in until  # it has reported
+        self._host.looks[domain.name] = 1  # it has reported
 
     def clear(self, uuids: Iterable[str]) -> list[str]:
         return [uuid for uuid in uuids if uuid in self.cut and self._host.domains.pop(uuid)]

@@ -262,17 +262,3 @@ def test_a_cluster_keeps_every_template_that_it_stands_on(session: FakeSession) 
     assert {image.manifest.digest for image in templates(session)} <= pinned
     assert first.manifest.digest in pinned
     assert len(templates(session)) == 2
-
-
-def test_nodes_of_any_layer_go_on_from_one_installer(session: FakeSession) -> None:
-    """Also where each node installs for itself; its overlay is not the installer's."""
-    assert create(session, a_request("one", 2, start="resume")) == dict.fromkeys(("n1", "n2"), ("resume", ""))
-    (image,) = templates(session)
-    assert image.manifest.backing is None
-    (frozen,) = forking(session).frozen
-    assert frozen.command_line.endswith(" vclust.hold")
-    assert "vclust.hold" not in next(iter(session.hosts["a"].domains.values())).command_line
-    assert create(session, a_request("two", 1, start="resume")) == {"n1": ("resume", "")}
-    assert create(session, a_request("three", 1, start="fork")) == {"n1": ("fork", "")}
-    assert create(session, a_request("four", 1, start="resume", ram="1GB")) == {"n1": ("resume", "")}
-    assert len(templates(session)) == 3

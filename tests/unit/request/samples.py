@@ -76,7 +76,7 @@ def any_request(draw: st.DrawFn) -> Request:
         kernel=draw(st.none() | st.just("linux-image-amd64")),
         lease=draw(st.none() | st.integers(60, 366 * 86400)),
         site=draw(st.sampled_from(["any", "no", "s1"])),
-        start=draw(st.sampled_from(["auto", "boot", "resume", "fork"])),
+        start=draw(st.sampled_from(["auto", "boot", "fork"])),
         install=draw(st.sampled_from(["auto", "each", "once"])),
     )
     return Request(hardware, software)
