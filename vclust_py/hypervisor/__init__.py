@@ -13,7 +13,7 @@ daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM wor
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
