@@ -311,7 +311,17 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "cache": {},
         "estimate": {"seconds": {text: 1.0}, "errors": {text: 1.0}},
         "request": {"hardware": {"number_of_nodes": 1, "cpus": 1, "ram": text}},
-        "nodes": [{"name": text, "address": text, "host": text, "accelerator": text, "state": text}],
+        "nodes": [
+            {
+                "name": text,
+                "address": text,
+                "host": text,
+                "accelerator": text,
+                "state": text,
+                "start": "boot",
+                "start_detail": text,
+            }
+        ],
         "phases": [{"phase": text, "seconds": 1.0, "bytes": 1, "outcome": text}],
         "slowest_node": text,
         "node_phases": [{"phase": text, "node": text, "seconds": 1.0}],
