@@ -38,6 +38,7 @@ EVERY = {
     "kernel": ["linux-image-amd64"],
     "lease": ["8h"],
     "site": ["north"],
+    "start": ["fork"],
     "install": ["once"],
 }
 
