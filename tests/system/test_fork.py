@@ -90,26 +90,29 @@ def test_a_cluster_of_clones_works(vclust: Vclust, pair: str) -> None:
         assert run_in(vclust, node, running) == "running"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "cat /etc/machine-id",
-        "cat /etc/hostname; hostname",
-        "cat /etc/ssh/ssh_host_ed25519_key.pub",
-        "cat /proc/sys/kernel/random/boot_id",
-        "head -c 16 /dev/urandom | od -A n -t x1",
-        "python3 -c 'import secrets; print(secrets.token_hex(16))'",
-        "python3 -c 'import random; print(random.random())'",
-        "cat /sys/class/net/eth0/address; ip -4 -o address show eth0",
-        "systemctl show -p InvocationID ssh.service; systemctl show -p InvocationID vclust-report.service",
-        # What started after the identity has an address layout of its own.
-        "head -n 1 /proc/self/maps",
-    ],
+OWN = (
+    "cat /etc/machine-id",
+    "cat /etc/hostname; hostname",
+    "cat /etc/ssh/ssh_host_ed25519_key.pub",
+    "cat /proc/sys/kernel/random/boot_id",
+    "head -c 16 /dev/urandom | od -A n -t x1",
+    "python3 -c 'import secrets; print(secrets.token_hex(16))'",
+    "python3 -c 'import random; print(random.random())'",
+    "cat /sys/class/net/eth0/address; ip -4 -o address show eth0",
+    "systemctl show -p InvocationID ssh.service; systemctl show -p InvocationID vclust-report.service",
+    # What started after the identity has an address layout of its own.
+    "head -n 1 /proc/self/maps",
 )
-def test_two_clones_differ(vclust: Vclust, pair: str, command: str) -> None:
-    one, other = (run_in(vclust, node, command) for node in ("fk01", "fk02"))
-    assert one
-    assert set(one.splitlines()).isdisjoint(other.splitlines())
+
+
+def test_two_clones_differ(vclust: Vclust, pair: str) -> None:
+    """In each line of what these commands say."""
+    script = "; echo --; ".join(OWN)
+    one, other = (run_in(vclust, node, script).split("\n--\n") for node in ("fk01", "fk02"))
+    assert len(one) == len(other) == len(OWN)
+    for command, mine, its in zip(OWN, one, other, strict=True):
+        assert mine, command
+        assert set(mine.splitlines()).isdisjoint(its.splitlines()), command
 
 
 def test_clones_have_their_own_time_and_logs(vclust: Vclust, pair: str) -> None:
