@@ -60,7 +60,8 @@ def offers(
         if cluster.ready is None
         or not files[node.host].length(overlay(node.name))  # else it has a user's work
     ]
-    if asked == "boot" or not fresh:
+    # What a site that learns nothing starts nodes from does not depend on earlier requests.
+    if asked == "boot" or not fresh or (asked == "auto" and session.site.cache_every == 0):
         return {}
     if why := _excluded(session, cluster, folder, images, fresh[0]):
         return dict.fromkeys((node.name for node in fresh), Offer(None, why)) if asked == "fork" else {}

@@ -24,8 +24,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
 
 @pytest.fixture
-def session(toy: Repository, tmp_path: Path) -> Iterator[FakeSession]:
-    site = toy.site(tmp_path / "site", cache_every=0)
+def session(toy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSession]:
+    monkeypatch.setattr("vclust_py.cache.background._start", lambda session, name: False)
+    site = toy.site(tmp_path / "site", cache_every=1000)
     make_disk_of(site, make_base(site).base)
     with FakeSession(site) as session:
         session.hosts["a"].forking = FakeForking(session.hosts["a"])
@@ -132,6 +133,13 @@ def test_with_kvm_nodes_are_clones_only_where_the_request_says_so(session: FakeS
     assert create(session, a_request("three", 1, start="auto")) == {"n1": ("boot", "")}
 
 
+def test_a_site_that_learns_nothing_makes_clones_only_where_the_request_says_so(session: FakeSession) -> None:
+    session.site = replace(session.site, cache_every=0)
+    assert set(create(session, a_request("one", 10, start="auto")).values()) == {("boot", "")}
+    assert create(session, a_request("two", 1)) == {"n1": ("fork", "")}
+    assert create(session, a_request("three", 1, start="auto")) == {"n1": ("boot", "")}
+
+
 def test_boot_is_boot(session: FakeSession) -> None:
     create(session, a_request("one", 1))
     assert create(session, a_request("two", 2, start="boot")) == {"n1": ("boot", ""), "n2": ("boot", "")}
@@ -223,7 +231,6 @@ def test_what_is_asked_often_gets_a_template(session: FakeSession, monkeypatch: 
     """By itself, in the background, where the site learns; here in this process."""
     started: list[str] = []
     monkeypatch.setattr("vclust_py.cache.background._start", lambda session, name: not started.append(name))
-    session.site = replace(session.site, cache_every=1000)
     for number, wanted in enumerate([[], ["c1"], ["c1", "c2"]]):
         assert create(session, a_request(f"c{number}", 1, start="auto")) == {"n1": ("boot", "")}
         assert started == wanted
