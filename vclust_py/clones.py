@@ -23,10 +23,10 @@ from vclust_py.templates import Shape
 _log = logging.getLogger(__name__)
 
 _BOOT, _FREEZE, _CLONE = 10.0, 9.0, 2.0
-"""CPU seconds (QEMU emulating) of a boot up to the node's report, of making a template, of a clone up to its report
-(docs/fork.md)."""
+"""CPU seconds (QEMU emulating) of a boot up to the node's report, of making a template, of a clone up to its report:
+what tests/benchmarks/fork.py measures."""
 _PROVEN = ("tcg",)
-"""Accelerators that clones are measured with: elsewhere nodes are clones only where the request says so."""
+"""Accelerators that clones were tried with: elsewhere nodes are clones only where the request says so."""
 _OFTEN = 2
 """Clusters that have stood on a layer until a template of it is made without being asked for."""
 _LEAST_TIMEOUT = 30.0

@@ -126,7 +126,7 @@ def test_auto_makes_a_template_where_that_is_sooner(session: FakeSession, nodes:
 
 
 def test_with_kvm_nodes_are_clones_only_where_the_request_says_so(session: FakeSession) -> None:
-    """As nobody has measured there that it is sooner."""
+    """As nobody has tried it there."""
     session.hosts["a"].accelerator = "kvm"
     assert set(create(session, a_request("one", 10, start="auto")).values()) == {("boot", "")}
     assert create(session, a_request("two", 1)) == {"n1": ("fork", "")}
