@@ -11,12 +11,17 @@ version_added: "0.1"
 short_description: Tell what virtual clusters a site has
 description:
   - Reads the state of the site: clusters, nodes, placements, times and bytes of each phase, and the way in.
+  - Asks hosts what runs there now, no longer than C(within) seconds, unless that was done just before.
 extends_documentation_fragment:
   - vclust
 options:
   name:
     description: One cluster, if the site has it; default all.
     type: str
+  within:
+    description: How many seconds hosts may take to say what runs there; C(0) to ask none.
+    type: float
+    default: 1
 attributes:
   check_mode:
     support: full
@@ -35,11 +40,15 @@ EXAMPLES = """
 - name: Read one
   vclust_info:
     name: hello-mpi
+    within: 5
 """
 
 RETURN = """
 clusters:
-  description: The clusters, password hashes left out.
+  description:
+    - The clusters, password hashes left out.
+    - C(state) of a cluster and of its nodes is what they are now, or C(unknown), and C(seen) the time of that,
+      or since when it is not known.
   type: list
   elements: dict
   returned: success
@@ -55,17 +64,19 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from vclust_py.life.look import look
 from vclust_py.module import Outcome, run_module, site_manager, site_options
 from vclust_py.site.describe import describe
 from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
-    return {**site_options(), "name": {"type": "str"}}
+    return {**site_options(), "name": {"type": "str"}, "within": {"type": "float", "default": 1.0}}
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    found = describe(session.store, params["name"])
+    sightings = look(session.store, params["name"], within=params["within"])
+    found = describe(session.store, params["name"], sightings)
     return {"changed": False, "clusters": found, **site_manager(session.site)}
 
 

@@ -7,6 +7,7 @@ phases       the phases of a cluster, a file each, and their order: request, res
 
 What phases stand on, in the same order:
 resolve      names of packages become their closure, by real apt; lock is what it comes to, the exact packages
+relock       the lock of nodes that run, once other packages are asked for
 apt          private apt roots: sources, package index, apt's tools away from the machine's own state
 cache        learning which sets of packages to keep installed, and which of them a request starts from
 monitor      the resource monitor: hosts asked what they have and what runs there, and that written down
@@ -19,7 +20,10 @@ chain        files to many hosts in nearly the time of one; the package vclust_h
 nodes        what phases know of a cluster's nodes; addresses their hardware addresses
 templates    frozen nodes that others start from as clones; clones is which nodes do, starts how a node has started
 leftovers    taking clusters off their hosts; what destroyed ones left on hosts that were written off
+life         a cluster once it is ready: what is true of it now, stop and start, its lease, healing, and the keeper that
+             does this by itself
 repair       what a site manager has for running clusters, made again when its machine was restarted or is a new one
+identities   a cluster's keys, and what is made of them: seeds and the disk that nodes share
 seed         the small disk that carries a node's identity
 guest        what nodes share, what they say on their consoles, and the proof that a cluster works
 network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
@@ -45,9 +49,10 @@ report       pages of what a site and its clusters did, and figures for Promethe
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
 steps        how far a phase on another machine is, line by line
-cli          the `vclust` command: clusters, login (liveness), caches, files, site, backup, report, audit, init and
-             completion are its commands, sites what it reads of the sites, playbooks and runner run what changes
-             something, progress, tables and messages are what it shows, manual its page for man(1)
+cli          the `vclust` command: clusters, life, history, login (liveness), caches, files, site, backup, report, audit
+             and more are its commands, init and completion among them, sites what it reads of the sites, playbooks and
+             runner run what changes something, progress, tables and messages are what it shows, manual its page for
+             man(1)
 awx          what AWX is given of the project: a bundle of job templates, their surveys and what these need
 arguments    the types of what is typed, for the command and the playbooks
 """

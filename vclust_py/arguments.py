@@ -49,6 +49,19 @@ def node(value: object) -> str:
     return _matching(value, r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "the name of a node")
 
 
+def nodes(value: object) -> list[str]:
+    """Nodes by their names: a list, or text with commas."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not 0 < len(words) <= values.MAX_NODES:
+        raise Wrong("a list of nodes")
+    return [node(word) for word in words]
+
+
+def count(value: object) -> int:
+    """How many nodes."""
+    return values.whole(1, values.MAX_NODES)(_text(value))
+
+
 def site(value: object) -> str:
     return values.site(_text(value))
 
@@ -95,6 +108,11 @@ def moment(value: object) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (Wrong, ValueError, OverflowError):
         raise Wrong("a time ago such as 8h or 2d, or a date such as 2026-01-31 or 2026-01-31T12:00") from None
+
+
+def duration(value: object) -> int:
+    """Seconds of a time such as 30m, 4h or 2d."""
+    return values.lease(_text(value))
 
 
 def digest(value: object) -> str:
@@ -166,12 +184,15 @@ TYPES: Mapping[str, Callable[[object], Any]] = {
     "cluster": cluster,
     "reference": reference,
     "node": node,
+    "nodes": nodes,
+    "count": count,
     "site": site,
     "machines": machines,
     "person": person,
     "login": login,
     "key_file": key_file,
     "moment": moment,
+    "duration": duration,
     "hosts": hosts,
     "cache": cache,
     "digest": digest,

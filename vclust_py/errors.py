@@ -45,6 +45,10 @@ class CapacityError(VclustError):
     exit_code = 3
 
 
+class BusyError(VclustError):
+    """Another process is at work on it."""
+
+
 def _first(problems: list[str]) -> list[str]:
     """As many of the problems as an error has space for."""
     kept: list[str] = []

@@ -8,6 +8,8 @@ One YAML file each, `NAME.yml`:
     secrets: [{name: munge.key, bytes: 1024}]          # random, made once for each cluster
     steps: [{nodes: all, run: "…"}]                    # sh scripts, for all nodes or the first
     check: srun -N "$VCLUST_NODES" hostname            # the cluster is ready when this succeeds
+    change: systemctl restart slurmd                   # sh, in nodes that run, when the cluster has other nodes
+    leave: scontrol …                                  # sh, on the first node, before nodes go
 
 A step runs as root, in a chroot of the installed node, after the packages are configured and before systemd
 starts: it writes configuration and enables units, daemons then start with it.  Its environment:
@@ -21,6 +23,10 @@ starts: it writes configuration and enables units, daemons then start with it.  
     VCLUST_SECRETS     folder with the secrets, a file each, of all the cluster's meta packages
 
 The check runs as the cluster's first user on the first node, with VCLUST_NODES (their number) set.
+
+A bundle with steps and a `change` can be in a cluster that gets more or fewer nodes: in each node that runs the steps
+are run again, then `change`, both as root with the environment above.  `leave` has VCLUST_LEAVING, the names of nodes
+that go with commas between; they are not taken away before it has ended well.
 """
 
 import difflib
@@ -66,6 +72,8 @@ class MetaPackage:
     steps: tuple[Step, ...] = ()
     secrets: tuple[Secret, ...] = ()
     check: str | None = None
+    change: str | None = None
+    leave: str | None = None
 
 
 def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
@@ -133,7 +141,11 @@ class _Parser:
         self.problems: list[str] = []
 
     def meta_package(self, name: str, content: dict[Any, Any]) -> MetaPackage:
-        self._keys("", content, {"description", "packages", "debconf", "steps", "secrets", "check"})
+        self._keys(
+            "",
+            content,
+            {"description", "packages", "debconf", "steps", "secrets", "check", "change", "leave"},
+        )
         made = MetaPackage(
             name=name,
             description=self._text("description", content.get("description"), "one line", r".+"),
@@ -147,6 +159,8 @@ class _Parser:
             check=self._text("check", content["check"], "a line of shell", r".+")
             if "check" in content
             else None,
+            change=self._script("change", content),
+            leave=self._script("leave", content),
         )
         if self.problems:
             raise RequestError(self.problems)
@@ -165,6 +179,10 @@ class _Parser:
             return got.strip()
         self._wrong(key, got, expected)
         return ""
+
+    def _script(self, key: str, content: dict[Any, Any]) -> str | None:
+        """Lines of shell, where there are any."""
+        return self._text(key, content[key], "lines of shell", r"[\s\S]+") if key in content else None
 
     def _list(self, key: str, mapping: dict[Any, Any]) -> list[Any]:
         got = mapping.get(key, [])

@@ -62,7 +62,14 @@ def in_turns(nodes: Iterable[Node]) -> list[Node]:
 
 def drivers_of(session: Session, cluster: Cluster) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:
     """The drivers of the cluster's hosts that answer, and why the others do not; by the hosts' names."""
-    return session.drivers(Host(node.host, node.uri, node.guest) for node in cluster.nodes)
+    return drivers_for(session, cluster.nodes)
+
+
+def drivers_for(
+    session: Session, nodes: Iterable[Node]
+) -> tuple[dict[str, Hypervisor], dict[str, VclustError]]:
+    """`drivers_of` the hosts of these nodes."""
+    return session.drivers(Host(node.host, node.uri, node.guest) for node in nodes)
 
 
 def require_min_nodes(cluster: Cluster, errors: Mapping[str, VclustError]) -> None:
@@ -73,8 +80,8 @@ def require_min_nodes(cluster: Cluster, errors: Mapping[str, VclustError]) -> No
 
 
 def require_started(cluster: Cluster) -> None:
-    """Raises VclustError where no node was ever started: to wait for them would take them for failed."""
-    if all(node.state is NodeState.PLACED for node in cluster.nodes):
+    """Raises VclustError where no node is started: to wait for them would take them for failed."""
+    if all(node.state in (NodeState.PLACED, NodeState.STOPPED) for node in cluster.nodes):
         raise VclustError(f"{cluster.name}: got no node that was started", "run the phase `create` first")
 
 
@@ -96,8 +103,12 @@ def facts_of(nodes: int, strategy: str, accelerators: Iterable[str], hosts: int)
 
 @contextlib.contextmanager
 def placed_cluster(session: Session, name: str) -> Iterator[Cluster]:
-    """The cluster, locked.  Raises VclustError when its nodes have no hosts yet."""
+    """The cluster, locked.
+
+    Raises VclustError when its nodes have no hosts yet, RequestError when it is somebody else's.
+    """
     with clusters.locked(session.store, name) as cluster:
+        clusters.require_access(session.store, cluster)
         if not cluster.nodes:
             raise VclustError(f"{name}: not placed", "run the phase `place` first")
         yield cluster

@@ -14,14 +14,14 @@ from vclust_py.phases.create import door, segments, way_out
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
-from vclust_py.site.states import NodeState
+from vclust_py.site.states import SHOULD_RUN, NodeState
 
 _LOCK_TIMEOUT = 10.0
-_RUNNING = (NodeState.STARTED, NodeState.INSTALLER, NodeState.INSTALLED, NodeState.READY)
+_NOT_STARTED = (NodeState.PLACED, NodeState.STOPPED)
 
 
 @dataclass
-class _Found:
+class Found:
     """What is wrong with a cluster; sentences in `warnings`."""
 
     network: bool = False
@@ -40,9 +40,9 @@ def run(session: Session, *, check: bool = False) -> Result:
     for name in clusters.names(session.store):
         try:
             with clusters.locked(session.store, name, timeout=_LOCK_TIMEOUT) as cluster:
-                if all(node.state is NodeState.PLACED for node in cluster.nodes):
+                if all(node.state in _NOT_STARTED for node in cluster.nodes):
                     continue  # `create` makes everything
-                found = _repair(session, cluster, check)
+                found = repair(session, cluster, check=check)
         except VclustError as error:
             warnings.append(f"{name}: {error}")
             continue
@@ -59,9 +59,10 @@ def _words(network: str, stopped: list[str]) -> str:
     return f"network {network}{', failed: ' + ', '.join(stopped) if stopped else ''}"
 
 
-def _repair(session: Session, cluster: Cluster, check: bool) -> _Found:
+def repair(session: Session, cluster: Cluster, *, check: bool = False) -> Found:
+    """What `run` does, for one cluster that the caller has locked."""
     software, tunnels = cluster.request.software, segments(cluster)
-    found = _Found(network=not session.networks.is_whole(cluster.segment))
+    found = Found(network=not session.networks.is_whole(cluster.segment))
     if not check:
         session.networks.ensure(
             cluster.segment, cluster.network, software.network, cluster.request.router, tunnels.get(None)
@@ -83,7 +84,7 @@ def _repair(session: Session, cluster: Cluster, check: bool) -> _Found:
     stopped = [
         node
         for node in cluster.nodes
-        if node.host in up and node.state in _RUNNING and node.uuid not in up[node.host]
+        if node.host in up and node.state in SHOULD_RUN and node.uuid not in up[node.host]
     ]
     found.stopped = [node.name for node in stopped]
     found.warnings += [_stopped(session, cluster, node, drivers[node.host]) for node in stopped]

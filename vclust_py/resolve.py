@@ -33,8 +33,8 @@ def closure(
     root = AptRoot(site, suite, architecture)
     with root.file_lock():
         root.ensure_index(report)
-        _check_names(root, [*requested, kernel])
-        _check_names(root, site.base_packages, "vclust_site: base_packages: ")
+        check_names(root, [*requested, kernel])
+        check_names(root, site.base_packages, "vclust_site: base_packages: ")
         key = base_key(suite, architecture, kernel, site.base_packages)
         image = Catalogue(site).find("base", key)
         if image is not None:
@@ -42,7 +42,7 @@ def closure(
             base = installed(status)
         else:
             status, base = _future_base(root, [*BASE_PACKAGES, *site.base_packages, kernel])
-        packages = _install(root, requested, status) if requested else ()
+        packages = install(root, requested, status) if requested else ()
     return Lock(suite, architecture, kernel, base, packages, tuple(requested))
 
 
@@ -55,7 +55,7 @@ def unknown_names(
     with root.file_lock():
         root.ensure_index(report)
         try:
-            _check_names(root, sorted(set(names)))
+            check_names(root, sorted(set(names)))
         except RequestError as error:
             return error.problems
     return []
@@ -154,7 +154,8 @@ def _from_store(site: Site, package: Package) -> Package | None:
     return found if found.identity == package.identity else None
 
 
-def _check_names(root: AptRoot, names: Iterable[str], where: str = "") -> None:
+def check_names(root: AptRoot, names: Iterable[str], where: str = "") -> None:
+    """Raises RequestError for names of no package, said to be asked for at `where`."""
     # Before apt sees them: it would take an unknown `lib.c` for a regular expression and `foo+` for `foo`.
     known = root.names.read_text(encoding="utf-8")
     wanted = list(names)
@@ -203,11 +204,14 @@ def _near(name: str, everything: Sequence[str]) -> list[str]:
     return [other for other in dict.fromkeys([*close[:1], *parts[:6], *close]) if other != name]
 
 
-def _install(root: AptRoot, names: Sequence[str], status: Path | None) -> tuple[Package, ...]:
-    """What apt would install for `names` over `status`: one call gives files, sizes and digests."""
+def install(root: AptRoot, names: Sequence[str], status: Path | None, *options: str) -> tuple[Package, ...]:
+    """What apt would install for `names` over `status`: one call gives files, sizes and digests.
+
+    Raises RequestError where they cannot be installed together.
+    """
     try:
         text = root.run(
-            "apt-get", "-q", "install", "--no-remove", "--print-uris", "--", *names, status=status
+            "apt-get", "-q", "install", "--no-remove", "--print-uris", *options, "--", *names, status=status
         )
     except CommandError as error:
         mentioned = _only_mentioned(root, (name for name in names if NAME.fullmatch(name)))
@@ -279,7 +283,7 @@ def _future_base(root: AptRoot, names: Sequence[str]) -> tuple[Path, tuple[Packa
     The same set as mmdebstrap's variant minbase with `names` added.
     """
     minimal = "?or(?essential,?priority(required),?exact-name(apt))"
-    packages = _install(root, [minimal, *names], None)
+    packages = install(root, [minimal, *names], None)
     text = root.run("apt-cache", "show", "--", *(package.pinned for package in packages))
     records = (record for record in text.split("\n\n") if record.strip())
     status = root.path / "base.status"

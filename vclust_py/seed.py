@@ -13,6 +13,7 @@ import json
 import secrets
 import shlex
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
@@ -54,9 +55,9 @@ def new_node(name: str, address: IPv4Address, authority: Authority) -> NodeIdent
     )
 
 
-def build(node: NodeIdentity, request: Request, mtu: int = 1500) -> bytes:
-    """The disk's image; `mtu` in bytes, less where the cluster's segment goes through a tunnel."""
-    content = _for_cloud_init(node, request, mtu) | _for_installer(node, request, mtu)
+def build(node: NodeIdentity, request: Request, uids: Mapping[str, int], mtu: int = 1500) -> bytes:
+    """The disk's image; `uids` are the users' numbers, `mtu` is in bytes, less where the segment goes by a tunnel."""
+    content = _for_cloud_init(node, request, uids, mtu) | _for_installer(node, request, mtu)
     return fat.image(LABEL, content)
 
 
@@ -81,18 +82,20 @@ def _for_installer(node: NodeIdentity, request: Request, mtu: int) -> dict[str, 
     return {"node": lines.encode(), "files.tar.gz": packed(files)}
 
 
-def _for_cloud_init(node: NodeIdentity, request: Request, mtu: int) -> dict[str, bytes]:
+def _for_cloud_init(
+    node: NodeIdentity, request: Request, uids: Mapping[str, int], mtu: int
+) -> dict[str, bytes]:
     """NoCloud; JSON is YAML too, and is never mistaken about what is text."""
     users: list[dict[str, Any]] = [
         {
             "name": user.name,
-            "uid": uid,
+            "uid": uids[user.name],
             "groups": list(cluster_disk.GROUPS),
             "shell": "/bin/bash",
             "lock_passwd": False,
             "hashed_passwd": user.password_hash,
         }
-        for user, uid in cluster_disk.uids(request)
+        for user in request.software.users
     ]
     # Before sshd starts, once for each instance.
     shared = (

@@ -22,7 +22,22 @@ options:
   type:
     description: What it must be.
     type: str
-    choices: [digest, files, flag, hosts, lock, machines, moment, path, person, reference, request, site]
+    choices:
+      - count
+      - digest
+      - duration
+      - files
+      - flag
+      - hosts
+      - lock
+      - machines
+      - moment
+      - nodes
+      - path
+      - person
+      - reference
+      - request
+      - site
     required: true
   default:
     description: The value where none of the variables is given; without it that is an error.
@@ -44,7 +59,7 @@ notes:
     C(vclust_request_number_of_nodes), C(vclust_request_ram) and so on.
   - The types C(lock) and C(path) are names of files, relative to where the command was given; the value is the lock's
     content and the absolute path.
-  - The value of the type C(moment) is in seconds since 1970.
+  - The value of the type C(moment) is in seconds since 1970, that of C(duration) in seconds.
 """
 
 EXAMPLES = """

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from vclust_py import metapackages, request
 from vclust_py.cli.progress import step
 from vclust_py.errors import RequestError, VclustError
-from vclust_py.guest.console import Watch, _take
+from vclust_py.guest.console import Watch, take
 from vclust_py.request.model import KEYS
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.states import ClusterState, NodeState
@@ -217,7 +217,7 @@ def check_console(pieces: list[bytes]) -> None:
     for piece in pieces:
         said += piece
         for word, rest in watch.read():
-            _take(watch, word, rest, record)
+            take(watch, word, rest, record)
     assert watch.state in ("started", "installer", "installed", "ready", "failed")
     assert len(watch.rest) <= MOST
     assert set(watch.took) <= {"unpack", "configure"}

@@ -18,7 +18,7 @@ from anode import NODE
 from vclust_py import request, timing
 from vclust_py.cli import progress, runner, tables
 from vclust_py.errors import CapacityError, RequestError, VclustError
-from vclust_py.guest.console import Watch, _take
+from vclust_py.guest.console import Watch, take
 from vclust_py.request.values import shown
 from vclust_py.run import CommandError, run
 from vclust_py.site import PROJECT, Site, clusters, records
@@ -131,7 +131,7 @@ def said(lines: list[bytes], store: Store) -> tuple[list[dict[str, Any]], Watch]
     with timing.phase(store, cluster, "install") as record:
         record._last = _Never()  # type: ignore[assignment]  # no row is left out for coming too soon
         for word, rest in watch.read():
-            _take(watch, word, rest, record)
+            take(watch, word, rest, record)
         if watch.state == "failed":
             record.node("n1", 0.0, 1.0, watch.detail)
             record.report(f"failed: {watch.detail.splitlines()[0]}", node="n1")
@@ -307,6 +307,10 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "state": text,
         "detail": text,
         "created": 0.0,
+        "seen": 0.0,
+        "ready_nodes": 1,
+        "ends": 1.0,
+        "removed": None,
         "strategy": text,
         "cache": {},
         "estimate": {"seconds": {text: 1.0}, "errors": {text: 1.0}},
@@ -318,6 +322,7 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
                 "host": text,
                 "accelerator": text,
                 "state": text,
+                "seen": 0.0,
                 "start": "boot",
                 "start_detail": text,
             }

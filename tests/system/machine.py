@@ -150,8 +150,9 @@ class Vclust:
 
     def json(self, *words: str) -> Any:
         done = subprocess.run(
-            [BIN / "vclust", "-i", self.inventory, *words, "--json"], capture_output=True, check=True
+            [BIN / "vclust", "-i", self.inventory, *words, "--json"], capture_output=True, text=True
         )
+        assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
 
     def request(self, name: str, text: str) -> Path:

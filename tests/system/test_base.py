@@ -86,10 +86,10 @@ def prepared(
         first = seed.new_node(request.hostnames[0], request.addresses[0], authority)
         packages = tuple(f"{package.name}={package.version}" for package in (*lock.base, *lock.packages))
         identity = ClusterIdentity(
-            1, request, nodes, authority, {"john": user}, admin.public, packages, (), {}
+            1, request, nodes, authority, {"john": user}, admin.public, packages, (), {}, {"john": 1000}
         )
         disks = (tmp_path / "seed.img", tmp_path / "cluster.img")
-        data = seed.build(first, request), cluster_disk.build(change(identity))
+        data = seed.build(first, request, {"john": 1000}), cluster_disk.build(change(identity))
         fat.write_all(dict(zip(disks, data, strict=True)))
         paths = (images.base.path, images.kernel.path, images.installer.path)
         return Node(

@@ -214,8 +214,8 @@ def test_on_a_machine_with_systemd(
         shutil.rmtree(own.apt)  # so that the machine fetches the index as well
         asked.clear()
         clear = (
-            f"systemctl disable --now {unit}.timer; rm -rf /etc/systemd/system/vclust-*-toy.* {root};"
-            " systemctl daemon-reload; true"
+            f"systemctl disable --now {unit}.timer; systemctl disable --now vclust-keeper-toy;"
+            f" rm -rf /etc/systemd/system/vclust-*-toy.* {root}; systemctl daemon-reload; true"
         )
         host.ssh(clear)  # of a test run that was killed
         stack.callback(host.ssh, clear)

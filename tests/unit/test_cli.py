@@ -171,6 +171,26 @@ def test_create_and_destroy_as_json(copy: Copy) -> None:
         assert not told.get("unfinished")
 
 
+@pytest.mark.parametrize("words", [("stop",), ("start",), ("heal",), ("renew", "4h"), ("resize", "3")])
+def test_commands_for_the_life_of_a_cluster_that_cannot_have_one(copy: Copy, words: tuple[str, ...]) -> None:
+    """With phases that do nothing no cluster has nodes: each says so, in its own words, and ends with its code."""
+    command, *rest = words
+    done = copy.vclust(command, "hello-mpi", *rest, "--json")
+    assert done.returncode == 2, done.stderr
+    assert "hello-mpi: no such cluster" in json.loads(done.stdout)["error"]
+    assert copy.vclust("create", "examples/hello-mpi.ini").returncode == 0
+    done = copy.vclust(command, "hello-mpi", *rest)
+    said = {
+        "stop": "vclust: stop: hello-mpi: got the state requested, expected a cluster whose nodes were started",
+        "start": "hello-mpi is ready: vclust ssh hello-mpi",  # the stubs of its phases are content
+        "heal": "vclust: heal: hello-mpi: got the state requested, expected a cluster that was ready",
+        "renew": "vclust: renew: hello-mpi: Lease: has none: nothing ends it",
+        "resize": "vclust: resize: hello-mpi: got the state requested, expected a cluster that is ready",
+    }
+    assert done.returncode == (0 if command == "start" else 2)
+    assert said[command] in done.stdout + done.stderr
+
+
 def test_plan_changes_nothing(copy: Copy) -> None:
     done = copy.vclust("plan", "examples/hello-mpi.ini")
     assert done.returncode == 0, done.stderr

@@ -82,7 +82,7 @@ def test_unknown_names_are_all_told_with_the_nearest() -> None:
         ),
         ("description: one of everything", "", "description: got 'None', expected one line"),
         ('check: "true"', "check: 'a\n\n  b'", "check: got"),
-        ('check: "true"', "chek: x", "key: got 'chek', expected one of check, debconf"),
+        ('check: "true"', "chek: x", "key: got 'chek', expected one of change, check, debconf"),
     ],
 )
 def test_malformed_files(tmp_path: Path, old: str, new: str, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 
 from vclust_py import access
@@ -268,3 +270,11 @@ def test_the_example_of_two_sites() -> None:
         ("s1", f"qemu+tls://198.51.100.11{end}", ""),
         ("s2", f"xen+tls://198.51.100.12{end}", "pv"),
     ]
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "library").glob("*.py")), ids=lambda path: path.stem)
+def test_no_module_returns_what_ansible_takes_for_its_own(path: Path) -> None:
+    """It takes such keys out of a result, or for a failure."""
+    text = re.search(r'^RETURN = """(.*?)"""', path.read_text(), re.MULTILINE | re.DOTALL)
+    returned = yaml.safe_load(text[1]) if text else {}
+    assert not {"failed", "skipped", "unreachable", "invocation", "exception"} & set(returned or ())

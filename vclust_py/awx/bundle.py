@@ -9,6 +9,7 @@ from typing import Any
 
 from vclust_py.awx import surveys
 from vclust_py.awx.surveys import Question
+from vclust_py.request.values import MAX_NODES
 
 Object = dict[str, Any]
 Bundle = dict[str, list[Object]]
@@ -32,6 +33,15 @@ class Template:
     """Whether several of it may run at once."""
 
 
+_NAME = surveys.text(
+    "name", "Name of the cluster", "SITE/NAME where two sites have one of that name", required=True
+)
+_NODES = surveys.text(
+    "nodes",
+    "Nodes that go",
+    "Where there are to be fewer: names with commas between; blank: those with the highest numbers",
+)
+
 TEMPLATES = (
     Template("vclust create", "create_vcluster.yml", "Create a virtual cluster", surveys.of_request()),
     Template(
@@ -46,16 +56,54 @@ TEMPLATES = (
         "destroy_vcluster.yml",
         "Remove a virtual cluster, whatever state it is in",
         (
-            surveys.text(
-                "name",
-                "Name of the cluster",
-                "SITE/NAME where two sites have one of that name",
-                required=True,
-            ),
+            _NAME,
             surveys.text(
                 "vclust_forget_hosts",
                 "Hosts that will never answer again",
                 "Names with commas between; blank: wait for all",
+            ),
+        ),
+    ),
+    Template(
+        "vclust apply",
+        "apply_vcluster.yml",
+        "Make a cluster as its request says now: nodes, users, keys, lease",
+        (*surveys.of_request(), _NODES),
+    ),
+    Template(
+        "vclust resize",
+        "resize_vcluster.yml",
+        "Give a cluster more or fewer nodes",
+        (_NAME, surveys.number("number", "Nodes", "How many it is to have", 1, MAX_NODES), _NODES),
+    ),
+    Template(
+        "vclust stop",
+        "stop_vcluster.yml",
+        "Shut the nodes of a cluster down; their places and disks stay",
+        (_NAME,),
+    ),
+    Template("vclust start", "start_vcluster.yml", "Start a cluster that was stopped", (_NAME,)),
+    Template(
+        "vclust renew",
+        "renew_vcluster.yml",
+        "Prolong the lease of a cluster",
+        (
+            _NAME,
+            surveys.text(
+                "duration", "Time", "How long from now it goes on at least, such as 8h or 2d", required=True
+            ),
+        ),
+    ),
+    Template(
+        "vclust heal",
+        "heal_vcluster.yml",
+        "Start nodes of a cluster again that have ended",
+        (
+            _NAME,
+            surveys.text(
+                "vclust_forget_hosts",
+                "Hosts that are off",
+                "Names with commas between: nodes there are made anew on others; blank: none",
             ),
         ),
     ),

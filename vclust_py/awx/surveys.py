@@ -57,6 +57,12 @@ def secret(variable: str, name: str, description: str) -> Question:
     return _question(variable, name, description, "password", "") | {"min": 0, "max": _LINES}
 
 
+def number(variable: str, name: str, description: str, low: int, high: int) -> Question:
+    """A whole number that must be given."""
+    found = _question(variable, name, description, "integer", "", required=True)
+    return found | {"min": low, "max": high}
+
+
 def yes_or_no(variable: str, name: str, description: str) -> Question:
     """The playbooks take the words for what they mean."""
     return _question(variable, name, description, "multiplechoice", "no") | {"choices": ["no", "yes"]}

@@ -11,7 +11,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vclust_py.arguments import file, typed
-from vclust_py.cli import audit, caches, clusters, completion, files, init, login, messages, report, site
+from vclust_py.cli import (
+    audit,
+    caches,
+    clusters,
+    completion,
+    files,
+    history,
+    init,
+    life,
+    login,
+    messages,
+    report,
+    site,
+)
 from vclust_py.errors import VclustError
 from vclust_py.run import keep_interruptions
 from vclust_py.text import plain
@@ -159,6 +172,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the user's private key, where ssh does not find it",
     )
+    life.add_commands(add)
+    history.add_commands(add)
     destroy = add("destroy", clusters.destroy, "remove a cluster, whatever state it is in")
     for one in (create, plan, listing, show, destroy):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")

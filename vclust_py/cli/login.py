@@ -27,7 +27,7 @@ def ssh_config(arguments: argparse.Namespace) -> int:
     from vclust_py.access import keys_of, local_config, login_of, remote_config
 
     _, cluster = sites.cluster(arguments)
-    name, first = cluster["name"], _node(cluster, None)["name"]
+    name, first = cluster["name"], node_of(cluster, None)["name"]
     access = keys_of(cluster)
     user, _ = login_of(cluster, arguments.user)
     key = arguments.key or ""
@@ -102,13 +102,15 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
     from vclust_py.access import keys_of, login_of, ssh_options
 
     site, cluster = sites.cluster(arguments)
-    node = _node(cluster, wanted)
+    node = node_of(cluster, wanted)
     access = keys_of(cluster)
     if node["state"] == "placed":
         raise VclustError(
             f"{cluster['name']}: {node['name']} was not started yet",
             "`vclust create` with its request goes on",
         )
+    if cluster["state"] == "stopped":
+        raise VclustError(f"{cluster['name']}: is stopped", f"vclust start {cluster['name']}")
     if not Path("/run/netns", access["netns"]).exists():
         raise VclustError(
             f"{cluster['name']}: its network is not there; was this machine restarted?",
@@ -122,8 +124,11 @@ def _way_in(arguments: argparse.Namespace, wanted: str | None) -> tuple[str, lis
     return f"{node['name']}.{cluster['name']}", options
 
 
-def _node(cluster: Mapping[str, Any], wanted: str | None) -> Mapping[str, Any]:
-    """The node of that name, else of that number from 1 on; where none is wanted the first that has not failed."""
+def node_of(cluster: Mapping[str, Any], wanted: str | None) -> Mapping[str, Any]:
+    """The node of that name, else of that number from 1 on; where none is wanted the first that has not failed.
+
+    Raises RequestError where there is no such node, VclustError where there are none yet.
+    """
     nodes: Sequence[Mapping[str, Any]] = cluster["nodes"]
     if not nodes:
         raise VclustError(f"{cluster['name']}: no nodes yet, its state is {cluster['state']}")

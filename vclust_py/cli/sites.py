@@ -72,12 +72,13 @@ class Answers:
 
 
 def clusters(arguments: argparse.Namespace, name: str | None = None) -> Answers:
-    """The clusters of all sites, or those of that name."""
+    """The clusters of all sites, or those of that name, as they are now."""
 
     def read(session: "Session") -> dict[str, Any]:
+        from vclust_py.life.look import look
         from vclust_py.site.describe import describe
 
-        return {"clusters": describe(session.store, name)}
+        return {"clusters": describe(session.store, name, look(session.store, name))}
 
     return ask(arguments, "vclust_info", "clusters", {} if name is None else {"name": name}, read)
 

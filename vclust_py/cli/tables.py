@@ -68,12 +68,57 @@ def show_list(clusters: Sequence[Mapping[str, Any]], *, sites: bool = False) -> 
     if not clusters:
         say("no clusters")
         return
-    table = _table("NAME", *(["SITE"] if sites else []), "STATE", "NODES", "CREATED", right=("NODES",))
+    leased = any(cluster["ends"] is not None for cluster in clusters)
+    lease = ["LEASE"] if leased else []
+    table = _table(
+        "NAME", *(["SITE"] if sites else []), "STATE", "NODES", "SEEN", *lease, "CREATED", right=("NODES",)
+    )
     for cluster in clusters:
         site = [cluster["site"]] if sites else []
-        created = when(cluster["created"])
-        table.add(cluster["name"], *site, cluster["state"], str(len(cluster["nodes"])), created)
+        seen, lease = _seen(cluster), [_lease(cluster)] if leased else []
+        nodes, created = str(len(cluster["nodes"])), when(cluster["created"])
+        table.add(cluster["name"], *site, _state(cluster), nodes, seen, *lease, created)
     _print(table)
+
+
+def _state(cluster: Mapping[str, Any]) -> str:
+    """What a cluster is now, with how many of its nodes are well where not all are."""
+    if cluster["state"] == "unknown":
+        return f"unknown since {_since(cluster['seen'])}"
+    if cluster["state"] != "degraded":
+        return str(cluster["state"])
+    unknown = sum(node["state"] == "unknown" for node in cluster["nodes"])
+    also = f", {unknown} unknown since {_since(cluster['seen'])}" if unknown else ""
+    return f"degraded ({cluster['ready_nodes']} of {len(cluster['nodes'])} nodes{also})"
+
+
+def _lease(cluster: Mapping[str, Any]) -> str:
+    """How much of a cluster's lease is left."""
+    now = time.time()
+    if cluster["ends"] is None:
+        return ""
+    if cluster["removed"] is not None:
+        return f"ended, removed in {age(max(cluster['removed'] - now, 0))}"
+    return f"{age(cluster['ends'] - now)} left" if cluster["ends"] > now else "ended"
+
+
+def _since(moment: float) -> str:
+    """The time of the day, with the date where that is another one."""
+    then = time.localtime(moment)
+    today = time.strftime("%Y-%m-%d", then) == time.strftime("%Y-%m-%d")
+    return time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", then)
+
+
+def _seen(known: Mapping[str, Any]) -> str:
+    """How old the knowledge of a state is; nothing where that says it itself."""
+    if known["state"] == "unknown":
+        return ""
+    seconds = max(time.time() - known["seen"], 0)  # the clock may have been set back
+    return "now" if seconds < _NOW else f"{age(seconds)} ago"
+
+
+_NOW = 20
+"""Seconds that are no age worth a word."""
 
 
 def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
@@ -81,16 +126,19 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
     hardware = cluster["request"]["hardware"]
     detail = f" ({cluster['detail']})" if cluster["detail"] else ""
     strategy = f", installed {cluster['strategy']}" if cluster["strategy"] else ""
-    say(f"{cluster['name']}: {cluster['state']}{detail}")
+    say(f"{cluster['name']}: {_state(cluster)}{detail}")
     if site:
         say(_site(site, cluster["reason"]))
     nodes_of = counted(hardware["number_of_nodes"], "node")
     say(f"{nodes_of} of {counted(hardware['cpus'], 'CPU')}, {hardware['ram']}{strategy}")
+    if cluster["ends"] is not None:
+        say(f"lease: {_lease(cluster)}, until {when(cluster['ends'])}")
     say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
-    nodes = _table("NODE", "ADDRESS", "HOST", "RUNS BY", "STATE")
+    nodes = _table("NODE", "ADDRESS", "HOST", "RUNS BY", "STATE", "SEEN")
     for node in cluster["nodes"]:
         runs_by = _RUNS_BY.get(node["accelerator"], node["accelerator"])
-        nodes.add(node["name"], node["address"], node["host"], runs_by, node["state"])
+        state = f"unknown since {_since(node['seen'])}" if node["state"] == "unknown" else node["state"]
+        nodes.add(node["name"], node["address"], node["host"], runs_by, state, _seen(node))
     _print(nodes)
     _starts(cluster["nodes"])
     numbers = ("SECONDS", "ESTIMATE", "BYTES")
@@ -120,6 +168,30 @@ def _starts(nodes: Sequence[Mapping[str, Any]]) -> None:
             reasons.setdefault(node["start_detail"], []).append(node["name"])
     for why, names in reasons.items():
         say(f"booted instead: {', '.join(names)}: {why}")
+
+
+def show_events(cluster: Mapping[str, Any]) -> None:
+    """What has happened to a cluster, oldest first."""
+    table = _table("TIME", "WHO", "WHAT", "DETAIL")
+    for event in cluster["events"]:
+        who = f"{event['who']} (by {event['via']})" if event["via"] else event["who"]
+        table.add(when(event["time"]), who, event["action"], event["detail"])
+    _print(table)
+
+
+def show_logs(cluster: Mapping[str, Any]) -> None:
+    """What each phase and node has said of itself, oldest first, and how the consoles of failed nodes ended."""
+    for row in sorted([*cluster["phases"], *cluster["node_phases"]], key=lambda row: float(row["start"])):
+        what = f"{row['phase']}: {row['node']}" if row["node"] else row["phase"]
+        say(f"{_clock(row['start'])} {what}: {row['outcome']} ({row['seconds']:.1f} s)")
+    for node, text in cluster["consoles"].items():
+        say(f"\nconsole of {node}, its end:")
+        for line in text.splitlines():
+            say(f"  {line}")
+
+
+def _clock(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
 def _expected(estimate: Mapping[str, Any], phase: str) -> str:

@@ -6,6 +6,7 @@ tar           an archive of files with owners and modes, for busybox
 trust         the cluster's authority: ssh keys and certificates of nodes and users
 cluster_disk  the disk that all nodes of a cluster share: names, users, trust, packages, secrets, steps
 template      the two disks of a node that others start from as clones
+update        a later generation of that disk brought to a node that runs
 proof         the scripts that try a cluster from its first node, and what their output says
 
 A node's own disk is `vclust_py.seed`; the programs that run in nodes are in `vclust_py/image/guest`.

@@ -49,7 +49,7 @@ class ClusterIdentity:
     `nodes`: address by name, in the order of the names, the first one leads.  Of `authority` nodes get the public key
     only; `user_keys` are the certified keys with which each account of `logins` reaches every node; `admin_key` is the
     public half of the site manager's own way in, as root; `packages` are `name=version` of everything a node must have;
-    `secrets` are the meta packages', by name; `files` are what the site adds.
+    `secrets` are the meta packages', by name; `files` are what the site adds; `uids` the numbers of the users, by name.
     """
 
     generation: int
@@ -61,6 +61,7 @@ class ClusterIdentity:
     packages: tuple[str, ...]
     meta_packages: tuple[MetaPackage, ...]
     secrets: Mapping[str, bytes]
+    uids: Mapping[str, int]
     files: tuple[File, ...] = ()
 
     @property
@@ -73,8 +74,16 @@ def logins(request: Request) -> list[str]:
     return [user.name for user in request.software.users] or ["root"]
 
 
-def uids(request: Request) -> list[tuple[User, int]]:
-    return [(user, FIRST_UID + index) for index, user in enumerate(request.software.users)]
+def new_uids(request: Request, known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The numbers of the request's users, and of those `known` before; no number is given a second time."""
+    numbers = dict(known or {})
+    for user in request.software.users:
+        numbers.setdefault(user.name, max(numbers.values(), default=FIRST_UID - 1) + 1)
+    return numbers
+
+
+def _users(cluster: ClusterIdentity) -> list[tuple[User, int]]:
+    return [(user, cluster.uids[user.name]) for user in cluster.request.software.users]
 
 
 def new_secrets(meta_packages: Iterable[MetaPackage]) -> dict[str, bytes]:
@@ -85,7 +94,12 @@ def new_secrets(meta_packages: Iterable[MetaPackage]) -> dict[str, bytes]:
 
 def build(cluster: ClusterIdentity) -> bytes:
     """The disk's image."""
-    users = uids(cluster.request)
+    return fat.image(LABEL, parts(cluster))
+
+
+def parts(cluster: ClusterIdentity) -> dict[str, bytes]:
+    """The files of the disk, by name."""
+    users = _users(cluster)
     lines = {
         "passwd": "".join(f"{user.name}:x:{uid}:{uid}::/home/{user.name}:/bin/bash\n" for user, uid in users),
         # No day of the last change: passwords of a cluster do not age.
@@ -96,7 +110,7 @@ def build(cluster: ClusterIdentity) -> bytes:
         **_steps(cluster),
     }
     content = {"files.tar.gz": packed(_files(cluster))}
-    return fat.image(LABEL, content | {name: value.encode() for name, value in lines.items()})
+    return content | {name: value.encode() for name, value in lines.items()}
 
 
 def _environment(cluster: ClusterIdentity) -> str:
@@ -109,6 +123,31 @@ def _environment(cluster: ClusterIdentity) -> str:
         "VCLUST_SECRETS": f"/{SECRETS}",
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def changes(cluster: ClusterIdentity) -> dict[str, str]:
+    """Scripts that a node which runs is to run, in this order, when its cluster has other nodes: by name the text.
+
+    The steps of meta packages that have a `change`, and then that.
+    """
+    again = {meta.name for meta in cluster.meta_packages if meta.change is not None}
+    found = {name: text for name, text in _steps(cluster).items() if _owner(name) in again}
+    return found | {
+        f"change-{meta.name}": f"set -eu\n{meta.change}"
+        for meta in cluster.meta_packages
+        if meta.change is not None
+    }
+
+
+def steps_of(cluster: ClusterIdentity, meta_packages: Iterable[str]) -> dict[str, str]:
+    """The steps of these meta packages, by name the text: for a node that has not been told of them."""
+    names = set(meta_packages)
+    return {name: text for name, text in _steps(cluster).items() if _owner(name) in names}
+
+
+def _owner(step: str) -> str:
+    """The meta package of a step by the name of its file."""
+    return step.split("-", 2)[2].removesuffix(".first")
 
 
 def _steps(cluster: ClusterIdentity) -> dict[str, str]:
@@ -165,13 +204,13 @@ def _files(cluster: ClusterIdentity) -> list[File]:
         files.append(text(SUDOERS, f"# Who logs in by key only has no password to type.\n{rules}", 0o440))
     files += cluster.files
     files += [File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
-    for user, uid in uids(cluster.request):
+    for user, uid in _users(cluster):
         files += [
             folder(f"home/{user.name}", 0o700, uid),
             folder(f"home/{user.name}/.ssh", 0o700, uid),
             text(f"home/{user.name}/.ssh/authorized_keys", _authorized_keys(user, cluster), 0o600, uid),
         ]
-    numbers = {user.name: uid for user, uid in uids(cluster.request)}
+    numbers = {user.name: uid for user, uid in _users(cluster)}
     for login, key in cluster.user_keys.items():
         stem = f"{'root' if login == 'root' else f'home/{login}'}/.ssh/id_ed25519"
         owner = numbers.get(login, 0)
@@ -191,7 +230,7 @@ def _authorized_keys(user: User, cluster: ClusterIdentity) -> str:
 def _expected(cluster: ClusterIdentity) -> str:
     lines = ["package {} {}".format(*package.split("=", 1)) for package in cluster.packages]
     lines += [f"host {name} {address}" for name, address in cluster.nodes.items()]
-    for user, uid in uids(cluster.request):
+    for user, uid in _users(cluster):
         digest = hashlib.sha256(_authorized_keys(user, cluster).encode()).hexdigest()
         lines += [f"user {user.name} {uid}", f"key {user.name} {digest}"]
     lines.append(f"disk {cluster.request.hardware.disk}")

@@ -127,11 +127,14 @@ def follow(
     drivers: Mapping[str, Hypervisor],
     errors: Mapping[str, VclustError],
     record: timing.Recorder,
+    *,
+    least: int | None = None,
 ) -> list[Watch]:
     """Read the consoles until every node has reached `goal` or failed; what was seen of those that had not yet.
 
-    Raises VclustError when fewer than MinNodes nodes are left.
+    Raises VclustError when fewer than `least` nodes are left; default: the request's MinNodes.
     """
+    least = cluster.request.hardware.min_nodes if least is None else least
     folder = clusters.folder(session.store, cluster).name
     watches = [
         Watch(
@@ -157,11 +160,10 @@ def follow(
     lost = {watch.node.name for watch in failed}
     lost |= {node.name for node in cluster.nodes if node.state is NodeState.FAILED}
     left = len(cluster.nodes) - len(lost)
-    if left < cluster.request.hardware.min_nodes:
+    if left < least:
         raise VclustError(
             _told(cluster, failed)
-            or f"{cluster.name}: {left} of {len(cluster.nodes)} nodes work, MinNodes asks for"
-            f" {cluster.request.hardware.min_nodes}",
+            or f"{cluster.name}: {left} of {len(cluster.nodes)} nodes work, MinNodes asks for {least}",
             f"create again starts the failed nodes anew; `vclust destroy {cluster.name}` removes all",
         )
     return watches
@@ -201,7 +203,7 @@ def _wait(
         begun = time.monotonic()
         for watch, lines in zip(waiting, pool.map(Watch.read, waiting), strict=True):
             for word, rest in lines:
-                _take(watch, word, rest, record)
+                take(watch, word, rest, record)
         if time.monotonic() - looked > _ALIVE:
             _look(waiting, drivers)
             looked = time.monotonic()
@@ -222,10 +224,11 @@ def _wait(
             time.sleep(max(poll, min(time.monotonic() - begun, _ALIVE)))
 
 
-def _take(watch: Watch, word: str, rest: str, record: timing.Recorder) -> None:
+def take(watch: Watch, word: str, rest: str, record: timing.Recorder | None = None) -> None:
+    """Judge a line that a node has said; with `record` its progress is written down."""
     if word == "progress":
         found = re.fullmatch(r"(.+) ([0-9]{1,9})/([0-9]{1,9})", rest)
-        if found:
+        if found and record is not None:
             record.report(found[1], int(found[2]), int(found[3]), node=watch.node.name)
     elif word == "took":
         step, _, seconds = rest.partition(" ")
@@ -236,7 +239,8 @@ def _take(watch: Watch, word: str, rest: str, record: timing.Recorder) -> None:
         watch.fail(rest)
     elif watch.state is not NodeState.FAILED and _rank(NodeState(word)) > _rank(watch.state):
         watch.state = NodeState(word)
-        record.report(f"{word} {rest}", node=watch.node.name)
+        if record is not None:
+            record.report(f"{word} {rest}", node=watch.node.name)
 
 
 def _look(waiting: Sequence[Watch], drivers: Mapping[str, Hypervisor]) -> None:

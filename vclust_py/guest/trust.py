@@ -9,7 +9,7 @@ A host certificate is good for one node's name and address, a user certificate f
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     SSHCertificateBuilder,
     SSHCertificateType,
+    load_ssh_private_key,
 )
 
 _CLOCK_SKEW = 86400
@@ -52,9 +53,12 @@ class KeyPair:
 class Authority:
     """A cluster's authority; `key` is what is kept of it."""
 
-    def __init__(self) -> None:
-        self._signing_key = Ed25519PrivateKey.generate()
+    def __init__(self, private: str | None = None) -> None:
+        """A new one, or the one with that private key as it was kept."""
+        self._signing_key = Ed25519PrivateKey.generate() if private is None else _loaded(private)
         self.key = _pair(self._signing_key)
+        if private is not None:
+            self.key = replace(self.key, private=private)
 
     @property
     def known_hosts(self) -> str:
@@ -91,6 +95,18 @@ class Authority:
 
 def new_key() -> KeyPair:
     return _pair(Ed25519PrivateKey.generate())
+
+
+def kept_key(private: str, certificate: str = "") -> KeyPair:
+    """The pair of a private key as it was kept."""
+    # The same text: OpenSSH's form of a key has a random number, and would differ each time.
+    return replace(_pair(_loaded(private), certificate), private=private)
+
+
+def _loaded(private: str) -> Ed25519PrivateKey:
+    key = load_ssh_private_key(private.encode("ascii"), password=None)
+    assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - there are no others here
+    return key
 
 
 def _pair(key: Ed25519PrivateKey, certificate: str = "") -> KeyPair:

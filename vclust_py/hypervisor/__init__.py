@@ -236,6 +236,10 @@ class Hypervisor(Protocol):
         """UUIDs of the domains that run."""
         ...
 
+    def processor_seconds(self) -> dict[str, float]:
+        """By UUID of each domain that runs what it has used of processors since its start."""
+        ...
+
     def files(self, folder: str) -> Files:
         """The files of the cluster whose folder is called `folder`."""
         ...
@@ -253,6 +257,10 @@ class Hypervisor(Protocol):
 
     def start(self, domain: Domain) -> bool:
         """Define and start; False when a domain of that name and UUID runs already."""
+        ...
+
+    def shutdown(self, uuid: str) -> bool:
+        """Ask the domain's system to end, which takes a while; False when the domain does not run."""
         ...
 
     def remove(self, uuid: str) -> bool:

@@ -71,6 +71,18 @@ class Domains:
 
         return self._connection.call("list domains", work)
 
+    def processor_seconds(self) -> dict[str, float]:
+        def work(connection: Any) -> dict[str, float]:
+            seconds = dict[str, float]()
+            for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                with absent(
+                    libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN
+                ):  # it has just ended
+                    seconds[domain.UUIDString()] = domain.info()[4] / 1e9
+            return seconds
+
+        return self._connection.call("processor time", work)
+
     def versions(self) -> dict[str, str]:
         def work(connection: Any) -> dict[str, str]:
             return {
@@ -79,6 +91,17 @@ class Domains:
             }
 
         return self._connection.call("versions", work)
+
+    def shutdown(self, uuid: str) -> bool:
+        def work(connection: Any) -> bool:
+            found = _lookup(connection.lookupByUUIDString, uuid)
+            if found is None or not found.isActive():
+                return False
+            with absent(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):  # it has just ended
+                found.shutdown()
+            return True
+
+        return self._connection.call(f"shut down domain {uuid}", work)
 
     def remove(self, uuid: str) -> bool:
         def work(connection: Any) -> bool:

@@ -108,11 +108,11 @@ def cache_key(lock: Lock, parent: Image, state: str) -> str:
 
 
 def missing_from(lock: Lock, catalogue: Catalogue, parent: Image) -> tuple[Package, ...]:
-    """The lock's packages that are not in the VD caches of `parent`, a cache or the base."""
+    """The lock's packages that are not in the layers of `parent`: a cache, another lock's layer or the base."""
     held = {
         name
         for image in catalogue.chain(parent)
-        if image.manifest.kind == "cache"
+        if image.manifest.kind != "base"
         for name in image.manifest.pinned
     }
     return tuple(package for package in lock.packages if package.pinned not in held)
@@ -142,6 +142,8 @@ def ensure_layer(
     took: Took | None = None,
 ) -> Image:
     """The layer over `cache` (default: the base) in which the lock's packages are installed and configured.
+
+    In place of a cache it may stand on the layer of another lock whose packages are all of this one's.
 
     Built where missing; needs root.  The key covers all that is in it, whatever cache it stands on, so equal requests
     share a layer.  A layer whose packages do not fit in the base's virtual size gets a larger one.

@@ -44,7 +44,7 @@ class Inputs:
     again: bool = False
     """`ready`: prove a cluster that is ready once more."""
     forget: frozenset[str] = frozenset()
-    """`destroy`: hosts that are done without if they do not answer."""
+    """`destroy`, and healing: hosts that are done without if they do not answer."""
 
     @property
     def asked(self) -> "Request":

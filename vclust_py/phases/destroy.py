@@ -10,10 +10,11 @@ from vclust_py import leftovers
 from vclust_py.cache import retention
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
-from vclust_py.nodes import drivers_of
+from vclust_py.nodes import drivers_for
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
 from vclust_py.site.session import Session
+from vclust_py.site.states import ClusterState, NodeState
 
 _log = logging.getLogger(__name__)
 
@@ -37,19 +38,28 @@ def run(session: Session, inputs: Inputs) -> Result:
     change = Change(
         {"name": name, "state": str(cluster.state), "nodes": [node.name for node in cluster.nodes]}, {}
     )
-    if strangers := inputs.forget - {node.host for node in cluster.nodes}:
-        known = ", ".join(sorted({node.host for node in cluster.nodes})) or "none"
+    if strangers := inputs.forget - {node.host for node in cluster.all_nodes}:
+        known = ", ".join(sorted({node.host for node in cluster.all_nodes})) or "none"
         raise RequestError([f"{name}: has no node on {', '.join(sorted(strangers))}; its hosts: {known}"])
     if inputs.check:
         return Result(change, {"written_off": []})
     warnings = list[str]()
     with clusters.locked(store, name, timeout=TIMEOUT) as cluster:
         folder = clusters.folder(store, cluster)
-        drivers, errors = drivers_of(session, cluster)
+        if cluster.state in (ClusterState.CREATED, ClusterState.READY):
+            # Should it not come to its end: nobody is to start again what was taken away.
+            clusters.update(store, cluster, state=ClusterState.STOPPED)
+        drivers, errors = drivers_for(session, cluster.all_nodes)
         parts = [part for part in clusters.parts(cluster) if part.host in drivers]
         for part, failure in zip(parts, leftovers.remove(session, parts, drivers), strict=True):
             if failure is not None:  # the host answered at first
                 errors[part.host] = failure
+        gone = [
+            node.name
+            for node in cluster.nodes
+            if node.host not in errors and node.state is not NodeState.PLACED
+        ]
+        clusters.observe_nodes(store, cluster, dict.fromkeys(gone, NodeState.STOPPED))
         if awaited := errors.keys() - inputs.forget:
             # The others are free already; what is on these must not be forgotten.
             raise VclustError(

@@ -18,17 +18,24 @@ from vclust_py.site.clusters import Cluster
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState, NodeState
 
+_EARLIER = "earlier"
+"""Roles of images that disks of older nodes stand on, with numbers."""
+
 
 def run(session: Session, inputs: Inputs) -> Result:
     """Make, or find, the base image and the request layer or bundle of a placed cluster.
 
-    Raises VclustError when a build fails or the disk is full; finished images stay for the next try.
+    Also for new nodes of one whose packages were changed: the older nodes' disks stand on what they stood on.  Raises
+    VclustError when a build fails or the disk is full; finished images stay for the next try.
     """
     name, site = inputs.name, session.site
     with placed_cluster(session, name) as cluster:
-        if cluster.images and all(_there(session.images, digest) for digest in cluster.images.values()):
+        there = bool(cluster.images) and all(
+            _there(session.images, digest) for digest in cluster.images.values()
+        )
+        if there and not is_outdated(session, cluster):
             return Result(Change({"images": cluster.images}, {"images": cluster.images}))
-        if any(node.state is not NodeState.PLACED for node in cluster.nodes):
+        if not there and any(node.state is not NodeState.PLACED for node in cluster.nodes):
             raise VclustError(
                 f"{name}: an image its disks stand on is gone from {site.images}",
                 f"put it back, or: vclust destroy {name}",
@@ -42,16 +49,49 @@ def run(session: Session, inputs: Inputs) -> Result:
             while True:
                 images, took = _make(session, cluster, lock, record.report)
                 digests = {role: image.manifest.digest for role, image in images.items()}
+                digests |= _earlier(cluster, digests)
                 if pin(session, cluster, digests):
                     break
             made = {role for role, image in images.items() if image.manifest.digest not in known}
-            if made & {"root", "bundle"} and "base" not in made:
+            if made & {"root", "bundle"} and "base" not in made and cluster.ready is None:
                 # What estimates are made from: only runs that built just the request's own part.
                 new = images.get("bundle", images["root"])
                 record.bytes, record.facts = new.manifest.installed_size, {"strategy": cluster.strategy}
                 record.facts |= asdict(took)
-            clusters.update(session.store, cluster, state=ClusterState.IMAGES)
+            if cluster.ready is None:
+                clusters.update(session.store, cluster, state=ClusterState.IMAGES)
     return Result(Change({"images": cluster.images}, {"images": digests}))
+
+
+def is_outdated(session: Session, cluster: Cluster) -> bool:
+    """Whether the cluster has new nodes, and its images are not what they are to start from."""
+    if not cluster.images or all(node.state is not NodeState.PLACED for node in cluster.nodes):
+        return False
+    images = session.images
+    held = _held(images, images.get(cluster.images["root"]))
+    if "bundle" in cluster.images:
+        bundle = images.get(cluster.images["bundle"])
+        held |= dict(name.split("=", 1) for name in bundle.manifest.pinned)
+    lock = Lock.load(session.site, cluster.lock)
+    return held != {package.name: package.version for package in lock.packages}
+
+
+def _held(images: Catalogue, root: Image) -> dict[str, str]:
+    """What the layers over the base have, by name the version."""
+    held: dict[str, str] = {}
+    for image in reversed(images.chain(root)):
+        if image.manifest.kind != "base":
+            held |= dict(name.split("=", 1) for name in image.manifest.pinned)
+    return held
+
+
+def _earlier(cluster: Cluster, images: dict[str, str]) -> dict[str, str]:
+    """What nodes that are there stand on, which is to stay as long as the cluster."""
+    old = [
+        cluster.images[role] for role in sorted(cluster.images) if role == "root" or role.startswith(_EARLIER)
+    ]
+    kept = [digest for digest in dict.fromkeys(old) if digest != images["root"]]
+    return {f"{_EARLIER}-{number:03d}": digest for number, digest in enumerate(kept)}
 
 
 def _make(session: Session, cluster: Cluster, lock: Lock, report: Report) -> tuple[dict[str, Image], Took]:
@@ -59,7 +99,7 @@ def _make(session: Session, cluster: Cluster, lock: Lock, report: Report) -> tup
     site = session.site
     bundles = metapackages.expand(cluster.request, site)
     base, took = ensure_base(site, lock, report), Took()
-    cache = _cache(session, cluster, report)
+    cache = _layer_below(session, cluster, lock) or _cache(session, cluster, lock, report)
     root = cache or base.base
     images = {"base": base.base, "kernel": base.kernel, "installer": base.installer, "root": root}
     if root.manifest.state == "configured" and not missing_from(lock, session.images, root):
@@ -71,12 +111,26 @@ def _make(session: Session, cluster: Cluster, lock: Lock, report: Report) -> tup
     return images, took
 
 
-def _cache(session: Session, cluster: Cluster, report: Report) -> Image | None:
-    """The cluster's VD cache; one that is damaged is done without."""
+def _layer_below(session: Session, cluster: Cluster, lock: Lock) -> Image | None:
+    """The layer that the cluster's nodes stand on, where another one over it makes it what the lock says."""
+    if cluster.strategy != "once" or "root" not in cluster.images:
+        return None
+    root = session.images.get(cluster.images["root"])
+    return root if root.manifest.kind == "layer" and _is_part(session.images, root, lock) else None
+
+
+def _is_part(images: Catalogue, image: Image, lock: Lock) -> bool:
+    """Whether the layers have nothing that the lock has not, but for versions that it replaces."""
+    return _held(images, image).keys() <= {package.name for package in lock.packages}
+
+
+def _cache(session: Session, cluster: Cluster, lock: Lock, report: Report) -> Image | None:
+    """The cluster's VD cache; one that is damaged, or has what the lock has not any more, is done without."""
     if not cluster.cache:
         return None
     try:
-        return session.images.chain(session.images.get(cluster.cache["digest"]))[0]
+        cache = session.images.chain(session.images.get(cluster.cache["digest"]))[0]
+        return cache if _is_part(session.images, cache, lock) else None
     except VclustError as error:
         report(f"without its VD cache: {error}", 0, 0)
         clusters.update(session.store, cluster, cache={})

@@ -3,10 +3,11 @@
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vclust_py import egress, metapackages, quotas, timing
+from vclust_py.addresses import mac_of
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
@@ -166,6 +167,31 @@ def _free(session: Session, surveys: Sequence[Survey], made: "_Made") -> list[Fr
         for one in surveys
         if one.capacity
     ]
+
+
+def more_nodes(
+    session: Session, request: Request, cluster: Cluster, surveys: Sequence[Survey], names: Mapping[int, str]
+) -> list[Node]:
+    """Hosts for more nodes of a cluster that is made, by their positions; within the transaction that writes them down.
+
+    `request` is for all its nodes.  Raises CapacityError as `run` does.
+    """
+    disk = cluster.nodes[0].disk
+    quotas.require(request.name, _limits(session, request, cluster, disk))
+    upper = session.images.get(cluster.images["root"])
+    stack = [image for image in session.images.chain(upper) if image.manifest.kind != "base"]
+    free = _free(session, surveys, _Made(None, None, stack))
+    if request.hardware.spread == "hosts":
+        used = {node.host for node in cluster.nodes}
+        free = [one for one in free if one.host.name not in used]
+    hardware = replace(request.hardware, number_of_nodes=len(names), disk=disk)
+    errors = {one.host.name: one.error for one in surveys if one.error}
+    nodes = assign(replace(request, hardware=hardware), free, errors)
+    found = []
+    for node, (position, name) in zip(nodes, names.items(), strict=True):
+        address = request.software.network.network_address + 1 + position
+        found.append(replace(node, position=position, name=name, address=str(address), mac=mac_of(address)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from vclust_py import clones, metapackages, report, timing
 from vclust_py.access import ssh_options
 from vclust_py.cache import background
 from vclust_py.guest import console, proof
+from vclust_py.life import lease, teach
 from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
@@ -37,18 +38,27 @@ def run(session: Session, inputs: Inputs) -> Result:
             return Result(change, {"lost": _lost(cluster), "report": _report(session, cluster)})
         require_started(cluster)
         with timing.phase(store, cluster, "ready") as record:
+            fresh = [node.name for node in cluster.nodes if node.state is not NodeState.READY]
             drivers, errors = drivers_of(session, cluster)
             require_min_nodes(cluster, errors)
             record.facts = facts(cluster, drivers)
             console.follow(session, cluster, NodeState.READY, drivers, errors, record)
             cluster = clusters.get(store, inputs.name)
-            nodes = [node for node in cluster.nodes if node.state is NodeState.READY]
+            if behind := teach.late(cluster):  # they did not run when the others were told
+                for error in teach.teach(session, cluster, behind).values():
+                    raise error
+            first, *others = [node for node in cluster.nodes if node.state is NodeState.READY]
+            # A login costs an emulated node seconds of CPU: those that were proved before are left alone.
+            nodes = [first, *(node for node in others if cluster.ready is None or node.name in fresh)]
             record.report("log in, try the way to every node")
             begun = time.time()
             record.facts |= _prove(session, cluster, nodes) | {"proof_seconds": time.time() - begun}
         lost = _lost(cluster)
         detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
-        clusters.update(store, cluster, state=ClusterState.READY, ready=time.time(), detail=detail)
+        now = time.time()
+        clusters.update(
+            store, cluster, state=ClusterState.READY, ready=now, detail=detail, **lease.begun(cluster, now)
+        )
         with contextlib.suppress(OSError):  # the cluster works, with or without a page
             report.write(store, cluster)
     background.start_if_due(session, cluster.name if clones.wanted(session, cluster, drivers) else "")

@@ -105,11 +105,16 @@ def _of_interrupted(session: Session, cluster: Cluster | None) -> Lock | None:
     return lock if whole else None
 
 
+def package_names(request: Request, bundles: Sequence[MetaPackage]) -> set[str]:
+    """The packages that the request asks for, itself and by its meta packages."""
+    return {*request.software.packages, *(name for bundle in bundles for name in bundle.packages)}
+
+
 def _asked(session: Session, request: Request, bundles: Sequence[MetaPackage]) -> dict[str, Any]:
     """What the request leaves to be resolved: arguments of `closure`."""
     software, architecture = request.software, request.hardware.architecture
     return {
-        "names": {*software.packages, *(name for bundle in bundles for name in bundle.packages)},
+        "names": package_names(request, bundles),
         "suite": software.suite or session.site.default_suite,
         "architecture": architecture,
         "kernel": software.kernel or f"linux-image-cloud-{architecture}",

@@ -12,6 +12,7 @@ from typing import Any
 
 from vclust_py.report.overview import overview
 from vclust_py.site import records
+from vclust_py.site.condition import DEGRADED, UNKNOWN
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState, HostState, NodeState
 from vclust_py.text import LINE, plain
@@ -132,8 +133,8 @@ Told = Mapping[str, Any]
 
 def _clusters(told: Told) -> Iterator[Sample]:
     states = Counter(cluster["state"] for cluster in told["clusters"])
-    for state in ClusterState:
-        if state is not ClusterState.DESTROYED:
+    for state in (*ClusterState, DEGRADED, UNKNOWN):
+        if state != ClusterState.DESTROYED:
             yield "", {"state": str(state)}, states[state]
 
 
@@ -141,7 +142,7 @@ def _nodes(told: Told) -> Iterator[Sample]:
     states: Counter[str] = Counter()
     for cluster in told["clusters"]:
         states.update(cluster["node_states"])
-    for state in NodeState:
+    for state in (*NodeState, UNKNOWN):
         yield "", {"state": str(state)}, states[state]
 
 

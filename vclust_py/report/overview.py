@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,8 @@ from vclust_py.cache import describe as caches
 from vclust_py.errors import VclustError
 from vclust_py.image.space import free_bytes
 from vclust_py.site import clusters
-from vclust_py.site.hosts import known_hosts
+from vclust_py.site.condition import condition
+from vclust_py.site.hosts import known_hosts, sightings
 from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
 
@@ -38,24 +40,22 @@ def overview(session: Session, *, history: bool = False) -> dict[str, Any]:
 
 
 def _clusters(session: Session) -> list[dict[str, Any]]:
+    known, now = sightings(session.store), time.time()
+    found = [(cluster, condition(cluster, known, now)) for cluster in clusters.live(session.store)]
     return [
         {
             "name": cluster.name,
             "owner": cluster.owner,
-            "state": str(cluster.state),
+            "state": str(is_now.state),
             "detail": cluster.detail,
             "created": cluster.created,
             "nodes": len(cluster.nodes),
-            "failed": sum(node.state is NodeState.FAILED for node in cluster.nodes),
-            "node_states": {
-                str(state): count
-                for state in NodeState
-                if (count := sum(node.state is state for node in cluster.nodes))
-            },
+            "failed": sum(node.state == NodeState.FAILED for node in is_now.nodes),
+            "node_states": dict(Counter(str(node.state) for node in is_now.nodes)),
             "cpus": sum(node.cpus for node in cluster.nodes),
             "memory": sum(node.memory for node in cluster.nodes),
         }
-        for cluster in clusters.live(session.store)
+        for cluster, is_now in found
     ]
 
 

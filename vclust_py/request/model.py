@@ -170,8 +170,27 @@ class Software:
         Key(
             "Lease",
             values.lease,
-            "how long the cluster may live, such as `8h`; kept with the cluster, nothing ends by it yet",
+            "how long the cluster lives from when it is ready, such as `8h`; `vclust renew` prolongs it",
             unset="none",
+        ),
+    ]
+    idle: Annotated[
+        int | None,
+        Key(
+            "Idle",
+            values.lease,
+            "a cluster that nobody has used for so long ends as its lease does, such as `2h`",
+            unset="never",
+        ),
+    ]
+    heal: Annotated[
+        str | None,
+        Key(
+            "Heal",
+            values.choice("restart", "replace", "off"),
+            "what the site does by itself: `restart` a node that has ended, on its disk; `replace` also one whose host "
+            "is dead, on a new disk elsewhere; or nothing (`off`)",
+            unset="`restart`",
         ),
     ]
     site: Annotated[

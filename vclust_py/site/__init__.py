@@ -5,6 +5,8 @@ users       whom this process works for, and what they may do with whose cluster
 store       the site's SQLite database: one connection a process, transactions; migrations has its forms
 states      the states of clusters, nodes and hosts, and which may follow which
 clusters    rows of clusters and nodes: what they should be, and what they were last seen to be
+changes     rows of clusters that change once they are made: nodes more, fewer and elsewhere
+condition   what a cluster is now, by what its hosts have told, and how old that is
 hosts       rows of hosts: what the site knows of each, and since when
 records     rows of timings and progress, and of models fitted to them
 learning    rows of what is learnt from: past requests, uses and choices of caches; resolutions by their index

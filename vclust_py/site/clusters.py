@@ -48,6 +48,12 @@ class Node:
     state: NodeState = NodeState.PLACED
     seen: float = 0.0
     """Unix time at which it was in that state."""
+    restarts: int = 0
+    """How often it was started again by itself, without an hour between two of these."""
+    restarted: float | None = None
+    """Unix time at which that was last."""
+    generation: int = 1
+    """Of the cluster's spec, that it was told of."""
 
     @property
     def machine(self) -> str | None:
@@ -55,15 +61,16 @@ class Node:
         return urlsplit(self.uri).hostname
 
 
-_PLACED = tuple(one.name for one in fields(Node) if one.name not in ("state", "seen"))
+_OBSERVED = ("seen", "restarts", "restarted", "generation")
+_PLACED = tuple(one.name for one in fields(Node) if one.name not in ("state", *_OBSERVED))
 """The columns of a node's placement."""
 _NODE = ", ".join([f"nodes.{name}" for name in _PLACED if name != "position"])
-_NODE += ", position, observed_nodes.state, observed_nodes.seen"
+_NODE += ", position, observed_nodes.state, seen, restarts, restarted, observed_nodes.generation"
 """The columns of `Node`, of both tables."""
 
 
 def _node(row: sqlite3.Row) -> Node:
-    values = {name: row[name] for name in (*_PLACED, "seen")}
+    values = {name: row[name] for name in (*_PLACED, *_OBSERVED)}
     return Node(state=NodeState(row["state"]), **values)
 
 
@@ -99,6 +106,21 @@ class Cluster:
     """Who has created it."""
     project: str = ""
     """The project that the owner was in then; empty: none."""
+    ends: float | None = None
+    """Unix time at which its lease ends; None: it has none, or was never ready."""
+    ended: float | None = None
+    """Unix time at which it was found that its lease had ended, from which on the grace time counts."""
+    leaving: tuple[Node, ...] = ()
+    """Nodes that it is not to have any more, and that may yet be there; none of `nodes`, and their positions are below
+    zero.
+    """
+    warned: float | None = None
+    """Seconds before the end of the lease at which its users were warned last."""
+
+    @property
+    def all_nodes(self) -> tuple[Node, ...]:
+        """With those that are leaving."""
+        return (*self.nodes, *self.leaving)
 
 
 def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
@@ -128,12 +150,16 @@ def _read(store: Store, rows: Sequence[Any]) -> list[Cluster]:
             detail=row["detail"],
             created=row["created"],
             ready=row["ready"],
-            nodes=tuple(nodes[row["id"]]),
+            nodes=tuple(node for node in nodes[row["id"]] if node.position >= 0),
+            leaving=tuple(node for node in nodes[row["id"]] if node.position < 0),
             cache=json.loads(row["cache"]),
             estimate=json.loads(row["estimate"]),
             reason=row["reason"],
             owner=row["owner"],
             project=row["project"],
+            ends=row["ends"],
+            ended=row["ended"],
+            warned=row["warned"],
         )
         for row in rows
     ]
@@ -224,7 +250,7 @@ def _column(store: Store, column: str) -> list[tuple[str, str]]:
 def locked(store: Store, name: str, *, timeout: float = math.inf) -> Iterator[Cluster]:
     """The live cluster `name` as it is once nobody else works on it, and nobody else does until the end.
 
-    Raises RequestError when there is none, VclustError when somebody still works on it after `timeout` seconds.
+    Raises RequestError when there is none, BusyError when somebody still works on it after `timeout` seconds.
     """
     get(store, name)  # only names that are clusters become names of file locks
     with store.site.file_lock(_lock_name(name), timeout=timeout):
@@ -256,7 +282,8 @@ def register(store: Store, request: Request, *, reason: str = "", check: bool = 
                 f"{request.name}: a cluster of that name exists with a different request",
                 *(f"  {line}" for line in requests.differences(present.request, request)),
             ],
-            f"choose another name, or first: vclust destroy {request.name}",
+            "vclust apply changes it in place where it can; else choose another name, or first: vclust destroy"
+            f" {request.name}",
         )
     if check or (present is not None and present.request.digest == request.digest):
         before = {} if present is None else {"name": present.name, "digest": present.request.digest}
@@ -360,17 +387,24 @@ def update(store: Store, cluster: Cluster, *, state: ClusterState | None = None,
 
 def place(store: Store, cluster: Cluster, nodes: Sequence[Node], **values: Any) -> None:
     """Write down where all nodes of a cluster are to run, and more columns of its row, in one transaction."""
-    columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
     with store.transaction():
-        store.executemany(
-            f"INSERT INTO nodes (cluster, {columns}) VALUES (?, {marks})",  # noqa: S608 - Node's own fields
-            [(cluster.id, *(getattr(node, column) for column in _PLACED)) for node in nodes],
-        )
-        store.executemany(
-            "INSERT INTO observed_nodes VALUES (?, ?, ?, ?)",
-            [(cluster.id, node.position, node.state, time.time()) for node in nodes],
-        )
+        insert_nodes(store, cluster, nodes, cluster.generation)
         update(store, cluster, state=ClusterState.PLACED, **values)
+
+
+def insert_nodes(
+    store: Store, cluster: Cluster, nodes: Sequence[Node], generation: int, *, leaving: bool = False
+) -> None:
+    """Write rows of nodes that are told of that generation; part of the transaction that gives them their places."""
+    columns, marks = ", ".join(_PLACED), ", ".join("?" * len(_PLACED))
+    store.executemany(
+        f"INSERT INTO nodes (cluster, leaving, {columns}) VALUES (?, ?, {marks})",  # noqa: S608 - Node's own fields
+        [(cluster.id, leaving, *(getattr(node, column) for column in _PLACED)) for node in nodes],
+    )
+    store.executemany(
+        "INSERT INTO observed_nodes (cluster, position, state, seen, generation) VALUES (?, ?, ?, ?, ?)",
+        [(cluster.id, node.position, node.state, time.time(), generation) for node in nodes],
+    )
 
 
 def placed(store: Store) -> dict[str, list[tuple[str, Node]]]:
@@ -449,7 +483,7 @@ class Part:
 def parts(cluster: Cluster) -> list[Part]:
     """Of a live cluster, one for each host with nodes of it."""
     found: dict[str, list[Node]] = {}
-    for node in cluster.nodes:
+    for node in cluster.all_nodes:
         found.setdefault(node.host, []).append(node)
     folder = folder_name(cluster.name, cluster.id)
     return [

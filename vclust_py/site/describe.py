@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ from vclust_py import request as requests
 from vclust_py.access import SOCKETS, user_key
 from vclust_py.site import clusters, hosts, records
 from vclust_py.site.clusters import Cluster
+from vclust_py.site.condition import Sighting, condition
 from vclust_py.site.settings import Site
 from vclust_py.site.states import NodeState
-from vclust_py.site.store import Store
+from vclust_py.site.store import Store, audit_of
 from vclust_py.starts import how
 from vclust_py.text import LINE, plain
 
@@ -22,14 +25,18 @@ _CONSOLE_LINES = 15
 """Lines at a console's end, and the bytes that these are looked for in."""
 
 
-def describe(store: Store, name: str | None = None) -> list[dict[str, Any]]:
+def describe(
+    store: Store, name: str | None = None, sightings: Mapping[str, Sighting] | None = None
+) -> list[dict[str, Any]]:
     """Live clusters, or the one of that name if there is one.  Seconds and bytes; times are Unix times.
 
-    `ssh` is empty where the way in is not for whom this process works for.  Raises RequestError when `name` is no name
-    of a cluster.
+    What they are now is by `sightings` of their hosts, without these by what is written down of them; `seen` is the
+    time of that knowledge (`vclust_py.site.condition`).  `ssh` is empty where the way in is not for whom this process
+    works for.  Raises RequestError when `name` is no name of a cluster.
     """
     found = clusters.live(store) if name is None else [clusters.find(store, name)]
-    return [_describe(store, cluster) for cluster in found if cluster is not None]
+    known = hosts.sightings(store) if sightings is None else sightings
+    return [_describe(store, cluster, known) for cluster in found if cluster is not None]
 
 
 def summary(store: Store, name: str) -> dict[str, Any]:
@@ -82,25 +89,30 @@ def _gateway(site: Site) -> dict[str, Any]:
     }
 
 
-def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
+def _describe(store: Store, cluster: Cluster, sightings: Mapping[str, Sighting]) -> dict[str, Any]:
+    now = condition(cluster, sightings, time.time())
     rows = records.phases(store, cluster.id)
     per_node = [row for row in rows if row["node"]]
     mapping = requests.to_mapping(cluster.request)
     mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
     accelerators = hosts.accelerators(store)
     # Of a cluster that was taken up again the last start counts.
-    starts = {row["node"]: how(row["outcome"]) for row in per_node if row["phase"] == "create"}
+    starts = {row["node"]: how(row["outcome"]) for row in per_node if row["phase"] in ("create", "heal")}
     started = [row for row in per_node if row["phase"] == "ready"]
     allowed = store.user.may(cluster.owner, cluster.project)
     return {
         "name": cluster.name,
         "owner": cluster.owner,
         "project": cluster.project,
-        "state": str(cluster.state),
+        "state": str(now.state),
+        "seen": now.seen,
+        "ready_nodes": now.ready,
         "generation": cluster.generation,
         "detail": cluster.detail,
         "created": cluster.created,
         "ready": cluster.ready,
+        "ends": cluster.ends,
+        "removed": None if cluster.ended is None else cluster.ended + store.site.lease_grace,
         "strategy": cluster.strategy,
         "lock": cluster.lock,
         "cache": cluster.cache,
@@ -114,20 +126,39 @@ def _describe(store: Store, cluster: Cluster) -> dict[str, Any]:
                 "address": node.address,
                 "host": node.host,
                 "accelerator": accelerators.get(node.host, ""),
-                "state": str(node.state),
-                "seen": node.seen,
+                "state": str(known.state),
+                "seen": known.seen,
                 "mac": node.mac,
                 "start": starts.get(node.name, ("", ""))[0],
                 "start_detail": starts.get(node.name, ("", ""))[1],
             }
-            for node in cluster.nodes
+            for node, known in zip(cluster.nodes, now.nodes, strict=True)
         ],
         "phases": [row for row in rows if not row["node"]],
         "node_phases": per_node,
         "slowest_node": max(started, key=lambda row: row["seconds"])["node"] if started else None,
+        "events": _events(store, cluster, rows) if allowed else [],
         "consoles": _consoles(store, cluster) if allowed else {},
         "ssh": way_in(store, cluster) if allowed else {},
     }
+
+
+def _events(store: Store, cluster: Cluster, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What has happened to it since it was made, oldest first: what somebody did, and phases that have ended."""
+    ended = [
+        {
+            "time": row["end"],
+            "who": "",
+            "via": "",
+            "action": row["phase"],
+            "detail": f"{row['outcome']} after {row['seconds']:.1f} s",
+        }
+        for row in rows
+        if not row["node"] and row["end"] is not None
+    ]
+    return sorted(
+        [*audit_of(store, cluster.name, cluster.created), *ended], key=lambda event: float(event["time"])
+    )
 
 
 def _consoles(store: Store, cluster: Cluster) -> dict[str, str]:

@@ -5,11 +5,12 @@ What a host said last stays when it does not answer any more.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vclust_py.site.states import HostState
+from vclust_py.site.condition import Sighting
+from vclust_py.site.states import HostState, NodeState
 from vclust_py.site.store import Store
 
 
@@ -57,6 +58,65 @@ def observe_hosts(store: Store, facts: Mapping[str, Mapping[str, Any]], errors: 
             "INSERT INTO observed_hosts (host, state, seen, error) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen, error = excluded.error",
             [(host, HostState.UNREACHABLE, now, error) for host, error in errors.items()],
+        )
+
+
+@dataclass(frozen=True)
+class HostOfNodes:
+    """How a host is reached, as its nodes were placed."""
+
+    name: str
+    uri: str
+    guest: str
+
+
+def with_nodes(
+    store: Store, states: Collection[NodeState], name: str | None = None, *, leaving: bool = False
+) -> list[HostOfNodes]:
+    """Hosts with nodes in these states, of all live clusters or of the one called `name`; each host once.
+
+    With `leaving` also those with nodes that are yet to be taken away.
+    """
+    if not store.exists:
+        return []
+    rows = store.rows(
+        "SELECT host, min(uri) AS uri, min(nodes.guest) AS guest FROM nodes"
+        " JOIN observed_nodes USING (cluster, position) JOIN clusters ON clusters.id = cluster"
+        " WHERE destroyed IS NULL AND (?1 IS NULL OR clusters.name = ?1) AND CASE WHEN leaving THEN ?3"
+        " ELSE observed_nodes.state IN (SELECT value FROM json_each(?2)) END GROUP BY host ORDER BY host",
+        (name, json.dumps(list(states)), leaving),
+    )
+    return [HostOfNodes(row["host"], row["uri"], row["guest"]) for row in rows]
+
+
+def sightings(store: Store) -> dict[str, Sighting]:
+    """By host what is written down of when it told last what runs there, and why it does not now."""
+    if not store.exists:
+        return {}
+    rows = store.rows("SELECT host, state, error, looked FROM observed_hosts")
+    return {
+        row["host"]: Sighting(
+            row["looked"] or 0.0,
+            error=(row["error"] or "no answer") if row["state"] == HostState.UNREACHABLE else "",
+        )
+        for row in rows
+    }
+
+
+def record_sightings(store: Store, seen: Mapping[str, Sighting]) -> None:
+    """Write down, by host, that it has told what runs there, or why it has not."""
+    now = time.time()
+    with store.transaction():
+        store.executemany(
+            "INSERT INTO observed_hosts (host, state, seen, error, looked) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (host) DO UPDATE SET state = excluded.state, seen = excluded.seen, error = excluded.error,"
+            " looked = coalesce(excluded.looked, looked)",
+            [
+                (host, HostState.UNREACHABLE, now, one.error, None)
+                if one.error
+                else (host, HostState.REACHABLE, now, "", one.time)
+                for host, one in seen.items()
+            ],
         )
 
 

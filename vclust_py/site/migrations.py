@@ -241,6 +241,32 @@ def _owners(connection: sqlite3.Connection) -> None:
     )
 
 
+def _life(connection: sqlite3.Connection) -> None:
+    """When each host has told last what runs there; a cluster's lease; how often nodes were started again, and which
+    generation of their cluster's spec they have been told of.  Nodes that leave: another may have their names.
+    """
+    _run(
+        connection,
+        """
+        ALTER TABLE observed_hosts ADD COLUMN looked REAL;
+        ALTER TABLE clusters ADD COLUMN ends REAL;
+        ALTER TABLE clusters ADD COLUMN ended REAL;
+        ALTER TABLE clusters ADD COLUMN warned REAL;
+        ALTER TABLE observed_nodes ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE observed_nodes ADD COLUMN restarted REAL;
+        ALTER TABLE observed_nodes ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;
+        ALTER TABLE nodes ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
+        DROP INDEX node_names;
+        DROP INDEX node_addresses;
+        DROP INDEX node_macs;
+        CREATE UNIQUE INDEX node_names ON nodes (cluster, name) WHERE leaving = 0;
+        CREATE UNIQUE INDEX node_addresses ON nodes (cluster, address) WHERE leaving = 0;
+        CREATE UNIQUE INDEX node_macs ON nodes (cluster, mac) WHERE leaving = 0;
+        CREATE INDEX audit_clusters ON audit (cluster, time)
+        """,
+    )
+
+
 STEPS: tuple[Step, ...] = (
     _first,
     _xen,
@@ -250,5 +276,6 @@ STEPS: tuple[Step, ...] = (
     _age_of_facts,
     _time_models,
     _owners,
+    _life,
 )
 """Step i makes version i + 1 of the database (PRAGMA user_version) of version i."""

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import IO, Any
 
-from vclust_py.errors import VclustError
+from vclust_py.errors import BusyError, VclustError
 from vclust_py.quotas import ROOT, UNLIMITED, Project, Quota, projects_from, projects_to, users_from
 from vclust_py.request import values as requested
 from vclust_py.request.values import Wrong
@@ -35,6 +35,8 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
     "templates": requested.choice("use", "refuse"),
     "template_space": requested.size(0, 10**15, "5GB"),
     "egress": requested.choice("proxy", "none", "nat"),
+    "lease_grace": requested.lease,
+    "fence_after": requested.lease,
 }
 """Settings that are checked as those of a request are."""
 
@@ -42,6 +44,17 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
 def _codename() -> str:
     """The machine's own Debian suite: VERSION_CODENAME of os-release(5)."""
     return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+
+
+def _times(place: str, value: object) -> tuple[int, ...]:
+    """A list of times such as 1h, in seconds, the longest first.  Raises VclustError naming `place`."""
+    if not isinstance(value, list):
+        raise VclustError(f"{place}: got {requested.shown(str(value))}, expected a list such as [1h, 10m]")
+    try:
+        return tuple(sorted({requested.lease(str(one)) for one in value}, reverse=True))
+    except Wrong as wrong:
+        shown = requested.shown(str(value))
+        raise VclustError(f"{place}: got {shown}, expected a list, each {wrong.expected}") from None
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,16 @@ class Site:
     """The way in from other machines; None: there is none."""
     ready_timeout: int = 900
     """How long a node may take from its start to its report."""
+    lease_grace: int = 86400
+    """From the end of a lease, when nodes are shut down, to the removal of their disks."""
+    lease_warnings: tuple[int, ...] = (3600, 600)
+    """How long before the end of a lease users are warned."""
+    fence: Path | None = None
+    """A program that switches a host off, whose name is its argument: 0 when the host is surely off."""
+    fence_after: int = 300
+    """How long a host does not answer before it is switched off, for clusters with `Heal: replace`."""
+    hook: Path | None = None
+    """A program of the site's own that is told, by JSON on standard input, what happens to clusters by itself."""
     administrators: tuple[str, ...] = ()
     """Users who may do with each cluster what its owner may, and act for others; root without sudo always may."""
     projects: tuple[Project, ...] = ()
@@ -166,6 +189,13 @@ class Site:
             values["gateway"] = Gateway.from_mapping(values["gateway"])
         if "base_packages" in values:
             values["base_packages"] = _packages(values["base_packages"])
+        if "lease_warnings" in values:
+            values["lease_warnings"] = _times("vclust_site: lease_warnings", values["lease_warnings"])
+        for name in ("hook", "fence"):
+            if name in values:
+                values[name] = Path(values[name])
+                if not values[name].is_absolute():
+                    raise VclustError(f"vclust_site: {name}: got '{values[name]}', expected an absolute path")
         if "administrators" in values:
             values["administrators"] = users_from("vclust_site: administrators", values["administrators"])
         if "projects" in values:
@@ -185,6 +215,11 @@ class Site:
             mapping[name] = f"{mapping[name]}B"
         mapping["gateway"] = self.gateway.to_mapping() if self.gateway else None
         mapping["base_packages"] = list(self.base_packages)
+        mapping["lease_grace"] = requested.lease.write(self.lease_grace)
+        mapping["lease_warnings"] = [requested.lease.write(one) for one in self.lease_warnings]
+        for name in ("hook", "fence"):
+            mapping[name] = None if mapping[name] is None else str(mapping[name])
+        mapping["fence_after"] = requested.lease.write(self.fence_after)
         mapping["administrators"] = list(self.administrators)
         mapping["projects"], mapping["user_quota"] = projects_to(self.projects), self.user_quota.to_mapping()
         return mapping
@@ -278,13 +313,13 @@ class Site:
     def file_lock(self, what: str, *, timeout: float = math.inf) -> Iterator[None]:
         """Hold the site-wide file lock `what`, a name of ours and never a user's; the kernel frees it on death.
 
-        Raises VclustError when somebody else still holds it after `timeout` seconds.
+        Raises BusyError when somebody else still holds it after `timeout` seconds.
         """
         self.make_directories()
         path, deadline = self._held / what, time.monotonic() + timeout
         while not (file := _locked(path)):
             if time.monotonic() > deadline:
-                raise VclustError(
+                raise BusyError(
                     f"{what}: another vclust process is at work on it", "wait for it to end, or end it"
                 )
             time.sleep(_LOCK_POLL)

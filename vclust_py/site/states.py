@@ -14,6 +14,7 @@ class ClusterState(StrEnum):
     IMAGES = "images"
     CREATED = "created"
     READY = "ready"
+    STOPPED = "stopped"
     DESTROYED = "destroyed"
 
 
@@ -21,11 +22,16 @@ class NodeState(StrEnum):
     """What a node was last seen to be, in the order of its life; `failed` may come at any time."""
 
     PLACED = "placed"
+    STOPPED = "stopped"
     STARTED = "started"
     INSTALLER = "installer"
     INSTALLED = "installed"
     READY = "ready"
     FAILED = "failed"
+
+
+SHOULD_RUN = (NodeState.STARTED, NodeState.INSTALLER, NodeState.INSTALLED, NodeState.READY)
+"""States of nodes whose domain runs."""
 
 
 class HostState(StrEnum):
@@ -42,17 +48,19 @@ TRANSITIONS: dict[type[StrEnum], dict[str, frozenset[str]]] = {
         _C.REQUESTED: frozenset({_C.PLACED, _C.DESTROYED}),
         _C.PLACED: frozenset({_C.IMAGES, _C.DESTROYED}),
         _C.IMAGES: frozenset({_C.CREATED, _C.DESTROYED}),
-        _C.CREATED: frozenset({_C.READY, _C.DESTROYED}),
-        _C.READY: frozenset({_C.CREATED, _C.DESTROYED}),  # its nodes are started again
+        _C.CREATED: frozenset({_C.READY, _C.STOPPED, _C.DESTROYED}),
+        _C.READY: frozenset({_C.CREATED, _C.STOPPED, _C.DESTROYED}),  # its nodes are started again
+        _C.STOPPED: frozenset({_C.CREATED, _C.DESTROYED}),
         _C.DESTROYED: frozenset(),
     },
     NodeState: {
         _N.PLACED: frozenset({_N.STARTED, _N.FAILED}),
-        _N.STARTED: frozenset({_N.INSTALLER, _N.INSTALLED, _N.READY, _N.FAILED}),
-        _N.INSTALLER: frozenset({_N.STARTED, _N.INSTALLED, _N.READY, _N.FAILED}),
-        _N.INSTALLED: frozenset({_N.STARTED, _N.READY, _N.FAILED}),
-        _N.READY: frozenset({_N.STARTED, _N.FAILED}),
-        _N.FAILED: frozenset({_N.STARTED}),
+        _N.STARTED: frozenset({_N.INSTALLER, _N.INSTALLED, _N.READY, _N.STOPPED, _N.FAILED}),
+        _N.INSTALLER: frozenset({_N.STARTED, _N.INSTALLED, _N.READY, _N.STOPPED, _N.FAILED}),
+        _N.INSTALLED: frozenset({_N.STARTED, _N.READY, _N.STOPPED, _N.FAILED}),
+        _N.READY: frozenset({_N.STARTED, _N.STOPPED, _N.FAILED}),
+        _N.STOPPED: frozenset({_N.STARTED, _N.FAILED}),
+        _N.FAILED: frozenset({_N.STARTED, _N.STOPPED}),
     },
     HostState: {
         _H.REACHABLE: frozenset({_H.UNREACHABLE}),

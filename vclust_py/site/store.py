@@ -241,6 +241,15 @@ def audit(store: Store, action: str, cluster: str, detail: str = "") -> None:
     )
 
 
+def audit_of(store: Store, cluster: str, since: float) -> list[dict[str, Any]]:
+    """What was done with a cluster by its name (time, who, via, action, detail) from a Unix time on, oldest first."""
+    rows = store.rows(
+        "SELECT time, who, via, action, detail FROM audit WHERE cluster = ? AND time >= ? ORDER BY id",
+        (cluster, since),
+    )
+    return [dict(row) for row in rows]
+
+
 def audited(store: Store, user: str = "", since: float = 0.0) -> list[dict[str, Any]]:
     """Who has done what (time, who, via, action, cluster, detail), oldest first: of one user, from a Unix time on.
 

@@ -37,6 +37,8 @@ EVERY = {
     "suite": ["trixie"],
     "kernel": ["linux-image-amd64"],
     "lease": ["8h"],
+    "idle": ["2h"],
+    "heal": ["off"],
     "site": ["north"],
     "start": ["fork"],
     "install": ["once"],

@@ -194,6 +194,9 @@ def test_no_such_node(login: Login, node: str) -> None:
 def test_clusters_that_cannot_be_reached(login: Login) -> None:
     login.cluster["ssh"]["netns"] = str(login.folder / "gone")
     assert "was this machine restarted?" in login("scp", "a", "demo:", code=4)[0]
+    login.cluster["state"] = "stopped"
+    assert login("ssh", "demo", code=4)[:2] == ["vclust: demo: is stopped", "  hint: vclust start demo"]
+    login.cluster["state"] = "ready"
     login.cluster["nodes"][1]["state"] = "placed"
     assert "demo: 2 was not started yet" in login("ssh", "demo", "2", code=4)[0]
     login.cluster["nodes"] = []

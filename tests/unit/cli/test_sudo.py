@@ -22,7 +22,7 @@ def allowed(words: str) -> bool:
     rule = text.partition("```sudoers\n")[2].partition("```")[0].replace("\\\n", "")
     alias = rule.partition("VCLUST_USER = ")[2].partition("\n")[0]
     commands = [command.strip().split(" ", 1) for command in alias.split(",")]
-    assert len(commands) == 5
+    assert len(commands) == 8
     assert all(path == PROGRAM for path, _ in commands)
     patterns = [arguments for _, arguments in commands]
     # Only then sudo takes them for regular expressions.
@@ -41,6 +41,16 @@ def allowed(words: str) -> bool:
         "audit",
         "show hello-mpi",
         "destroy hello-mpi",
+        "apply my.ini",
+        "resize hello-mpi 4",
+        "renew hello-mpi 4h",
+        "stop hello-mpi",
+        "start hello-mpi",
+        "heal hello-mpi",
+        "events hello-mpi",
+        "logs hello-mpi",
+        "console hello-mpi 2",
+        "console hello-mpi vc02 -f",
         "ssh hello-mpi",
         "ssh hello-mpi vc02",
         "ssh hello-mpi 2",
@@ -71,6 +81,10 @@ def test_the_rule_lets_users_do_their_work(words: str) -> None:
         "cache rebuild",
         "destroy hello-mpi --forget-host a",
         "destroy --forget-host",
+        "heal hello-mpi --forget-host a",
+        "apply my.ini --nodes vc02",
+        "resize hello-mpi 4 --nodes vc02",
+        "renew hello-mpi --json",
         "ssh hello-mpi -- id",
         "ssh hello-mpi vc02 -oProxyCommand=id",
         "ssh hello-mpi -oProxyCommand=id",

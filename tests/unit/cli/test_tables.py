@@ -1,4 +1,6 @@
-"""What the command shows of a plan, and of a cluster."""
+"""What the command shows of a plan, and of what clusters are now."""
+
+import time
 
 import pytest
 
@@ -134,3 +136,66 @@ def test_how_the_nodes_of_a_cluster_have_started(capsys: pytest.CaptureFixture[s
     )
     tables.show_cluster({**cluster, "nodes": [node | {"name": "n1", "start": "boot", "start_detail": ""}]})
     assert "boot" not in capsys.readouterr().out
+
+
+def test_what_clusters_are_now(capsys: pytest.CaptureFixture[str]) -> None:
+    now = time.time()
+    three = [{"state": "ready"}, {"state": "ready"}, {"state": "failed"}]
+    one_away = [*three[:2], {"state": "unknown"}]
+    clusters = [
+        {"name": "good", "state": "ready", "seen": now + 3600, "ready_nodes": 3, "nodes": three},
+        {"name": "less", "state": "degraded", "seen": now - 300, "ready_nodes": 2, "nodes": three},
+        {"name": "away", "state": "degraded", "seen": 0.0, "ready_nodes": 2, "nodes": one_away},
+        {"name": "gone", "state": "unknown", "seen": now, "ready_nodes": 0, "nodes": three},
+        {"name": "off", "state": "stopped", "seen": now, "ready_nodes": 0, "nodes": three},
+    ]
+    tables.show_list([{"created": 0.0, "ends": None, "removed": None, **cluster} for cluster in clusters])
+    lines = [[word for word in line.split("  ") if word] for line in capsys.readouterr().out.splitlines()]
+    long_ago = time.strftime("%Y-%m-%d %H:%M", time.localtime(0))
+    assert [(name.strip(), state.strip()) for name, state, *_ in lines[1:]] == [
+        ("good", "ready"),
+        ("less", "degraded (2 of 3 nodes)"),
+        ("away", f"degraded (2 of 3 nodes, 1 unknown since {long_ago})"),
+        ("gone", f"unknown since {time.strftime('%H:%M', time.localtime(now))}"),
+        ("off", "stopped"),
+    ]
+    ages = [line[3].strip() for line in lines[1:]]
+    assert ages[:2] == ["now", "5 min ago"]  # a clock that was set back makes nothing younger than now
+    assert ages[4] == "now"
+
+
+def test_how_much_of_a_lease_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    now = time.time()
+    usual = {"created": 0.0, "state": "ready", "seen": now, "ready_nodes": 0, "nodes": [], "removed": None}
+    leases = [
+        {"ends": None},
+        {"ends": now + 7230},
+        {"ends": now - 5},
+        {"ends": now - 5, "removed": now + 86370},
+    ]
+    tables.show_list([{"name": "x", **usual, **one} for one in leases])
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    found = [[word.strip() for word in line if word.strip()][4:-1] for line in lines]
+    assert found == [["LEASE"], [], ["2 h left"], ["ended"], ["ended, removed in 24 h"]]
+    tables.show_list([{"name": "x", **usual, "ends": None}])
+    assert "LEASE" not in capsys.readouterr().out
+
+
+def test_what_has_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"time": 0.0, "who": "alice", "via": "", "action": "renew", "detail": "4h"}
+    tables.show_events({"events": [event, event | {"who": "root", "via": "keeper", "action": "heal"}]})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[2:] for line in lines[1:]] == [
+        ["alice", "renew", "4h"],
+        ["root", "(by", "keeper)", "heal", "4h"],
+    ]
+
+
+def test_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"phase": "install", "node": "", "start": 5.0, "seconds": 2.0, "outcome": "failed: n2: no disk"}
+    node = row | {"node": "n2", "start": 6.0, "outcome": "seed: no\ndisk"}
+    tables.show_logs({"phases": [row], "node_phases": [node], "consoles": {"n2": "a\n\x1b[2Jb"}})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(" install: failed: n2: no disk (2.0 s)")
+    assert lines[1].endswith(" install: n2: seed: no")
+    assert lines[2:] == ["disk (2.0 s)", "", "console of n2, its end:", "  a", "  \\x1b[2Jb"]

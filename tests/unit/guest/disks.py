@@ -50,6 +50,7 @@ def a_cluster(request: Request, authority: trust.Authority) -> ClusterIdentity:
         packages=("gcc=4:12.2.0-3", "python3=3.11.2-1+b1"),
         meta_packages=(META,),
         secrets=cluster_disk.new_secrets((META,)),
+        uids=cluster_disk.new_uids(request),
     )
 
 

@@ -35,7 +35,7 @@ class FakeFiles:
         self._host.calls["put"] += 1
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
-        self._files[name] = 1
+        self._files.setdefault(name, 1)
 
     def length(self, name: str) -> int:
         return self._files.get(name, 0)
@@ -90,7 +90,8 @@ class FakeForking:
 class FakeHost:
     """Every node reports with the first look that it is installed, with the next that it is ready.
 
-    But those named in `silent`, which stop, and in `failing`.
+    But those named in `silent`, which stop, and in `failing`.  UUIDs in `stubborn` do not shut down, those named in
+    `mute` run and say nothing.
     """
 
     accelerator = "kvm"
@@ -103,6 +104,9 @@ class FakeHost:
         self.segments: dict[str, Segment] = {}
         self.silent: set[str] = set()
         self.failing: set[str] = set()
+        self.stubborn: set[str] = set()
+        self.mute: set[str] = set()
+        self.used: dict[str, float] = {}
         self.looks: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
 
@@ -116,6 +120,9 @@ class FakeHost:
         return {
             uuid for uuid, domain in self.domains.items() if domain.name.rpartition(".")[2] not in self.silent
         }
+
+    def processor_seconds(self) -> dict[str, float]:
+        return {uuid: self.used.get(uuid, 0.0) for uuid in self.domains}
 
     def files(self, folder: str) -> FakeFiles:
         return FakeFiles(self, folder)
@@ -131,12 +138,18 @@ class FakeHost:
         self.domains[domain.uuid] = domain
         return True
 
+    def shutdown(self, uuid: str) -> bool:
+        self.calls["shutdown"] += 1
+        if uuid in self.stubborn:
+            return True
+        return self.domains.pop(uuid, None) is not None
+
     def remove(self, uuid: str) -> bool:
         return self.domains.pop(uuid, None) is not None
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
         node = domain.rpartition(".")[2]
-        if node in self.silent:
+        if node in self.silent or node in self.mute:
             text = b"kernel\n"
         elif node in self.failing:
             text = b"vclust: installer up=1\nvclust: failed disk: broken\n"

@@ -75,6 +75,8 @@ def any_request(draw: st.DrawFn) -> Request:
         suite=draw(st.none() | st.sampled_from(["bookworm", "on", "null"])),
         kernel=draw(st.none() | st.just("linux-image-amd64")),
         lease=draw(st.none() | st.integers(60, 366 * 86400)),
+        idle=draw(st.none() | st.integers(60, 366 * 86400)),
+        heal=draw(st.sampled_from([None, "restart", "off"])),
         site=draw(st.sampled_from(["any", "no", "s1"])),
         start=draw(st.sampled_from(["auto", "boot", "fork"])),
         install=draw(st.sampled_from(["auto", "each", "once"])),

@@ -52,7 +52,8 @@ def test_equal_lines_and_equal_digests_go_together() -> None:
         "number_of_nodes": 3, "cpu_arch": "arm64", "cpu_speed": "1GHz", "cpus": 2, "ram": "1GB", "disk": "9GB",
         "spread": "pack", "min_nodes": 1, "name": "b", "users": [], "hostname": "x%d", "network": "10.1.0.0/16",
         "ssh_keys": [], "packages": "", "meta_packages": "mpi", "suite": "trixie",
-        "kernel": "linux-image-amd64", "lease": "8h", "site": "north", "start": "boot", "install": "each",
+        "kernel": "linux-image-amd64", "lease": "8h", "idle": "2h", "heal": "off", "site": "north",
+        "start": "boot", "install": "each",
     }  # fmt: skip
     for key in KEYS:
         if key.yaml != "ssh_keys":

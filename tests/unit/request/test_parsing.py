@@ -95,6 +95,8 @@ def test_figure_4_of_the_paper() -> None:
         suite="bookworm",
         kernel="linux-image-cloud-amd64",
         lease=8 * 3600,
+        idle=None,
+        heal=None,
         site="any",
         start="auto",
         install="auto",

@@ -42,6 +42,8 @@ REFUSED: dict[str, Any] = {
     "suite": "../stable",
     "kernel": "vmlinuz",
     "lease": "1000d",
+    "idle": "1s",
+    "heal": "later",
     "site": "a-b",
     "start": "jump",
     "install": "never",

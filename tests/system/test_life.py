@@ -1,0 +1,297 @@
+"""A cluster's life with real nodes: what is true of it, a crash, stop and start, and the end of its lease.
+
+Verified with virsh, sqlite3 and the nodes' own tools, not with what vclust says of itself.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from checker import check
+from machine import BIN, Vclust, output
+
+from vclust_py.site import PROJECT, Site
+
+pytestmark = pytest.mark.system
+
+REQUEST = """\
+[Hardware]
+NumberOfNodes: 2
+RAM: 512MB
+[Software]
+User: alice:*
+Hostname: life%02d
+Network: 192.168.83.0/24
+Lease: 8h
+"""
+READY_AGAIN = 300.0
+"""Seconds an emulated node may take to boot on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def hook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that keeps what it is told beside itself."""
+    path = tmp_path_factory.mktemp("hook") / "hook"
+    path.write_text(f"#!/bin/sh\ncat >> {path}.told; echo >> {path}.told\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
+    """With the cluster `life`, which is ready; its second node has something on its disk."""
+    folder = tmp_path_factory.mktemp("life")
+    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
+    variables = folder / "inventory/group_vars/site_local.yml"
+    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, lease_grace: 1h, hook: {hook}}}"
+    text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
+    assert count == 1
+    variables.write_text(text)
+    with open(folder / "inventory/vclust.yml", "a") as plugin:
+        plugin.write(f"site: {{root: {site.root}}}\n")
+    (folder / "life.ini").write_text(REQUEST)
+    command = Vclust(folder / "inventory", folder)
+    for cluster in command.json("list"):  # of a test run that was killed
+        command("destroy", cluster["name"])
+    command("create", str(folder / "life.ini"))
+    command("ssh", "life", "2", "--", "echo work > ~/kept && sync")
+    yield command
+    for cluster in command.json("list"):
+        command("destroy", cluster["name"])
+    assert check(site.root) == []
+
+
+@pytest.fixture(scope="module")
+def keeper(site: Site, hook: Path) -> Iterator[subprocess.Popen[str]]:
+    """As the roll-out would have systemd run it."""
+    settings = {"root": str(site.root), "cache_every": 0, "lease_grace": "1h", "hook": str(hook)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vclust_py.life.keeper"],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"site": settings}))
+    process.stdin.close()
+    yield process
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 0, process.stdout.read() if process.stdout else ""
+
+
+def rows(site: Site, statement: str, *values: object) -> list[tuple[object, ...]]:
+    with sqlite3.connect(site.database, timeout=30) as connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def wait_for(what: str, condition: Callable[[], object], seconds: float = READY_AGAIN) -> float:
+    """The seconds that it took."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, f"{what} did not come in {seconds} s"
+        time.sleep(0.2)
+    return time.monotonic() - begun
+
+
+def domains() -> dict[str, str]:
+    """The running domains and their numbers, which change with every start."""
+    listed = subprocess.run(["virsh", "-q", "list", "--name", "--id"], capture_output=True, text=True)
+    found = dict(reversed(line.split()) for line in listed.stdout.splitlines() if line)
+    return {name: number for name, number in found.items() if name.startswith("life.")}
+
+
+def state(vclust: Vclust) -> str:
+    return str(vclust.json("show", "life")["state"])
+
+
+def kill(domain: str) -> None:
+    """As a crash of QEMU."""
+    (pid,) = output("pgrep", "-f", f"guest={domain},").split()
+    os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_crash_is_seen_at_once_and_healed_by_hand(vclust: Vclust) -> None:
+    assert state(vclust) == "ready"
+    before = domains()
+    kill("life.life02")
+    wait_for("the end of the domain", lambda: "life.life02" not in domains(), 30)
+    shown = vclust.json("show", "life")
+    assert (shown["state"], shown["ready_nodes"]) == ("degraded", 1)
+    assert [node["state"] for node in shown["nodes"]] == ["ready", "failed"]
+    begun = time.monotonic()
+    assert "degraded (1 of 2 nodes)" in vclust("list")
+    print(f"\nLIFE a warm list takes {time.monotonic() - begun:.2f} s")
+    done = vclust.json("heal", "life")
+    assert (done["started"], done["not_ready"]) == (["life02"], [])
+    after = domains()
+    assert after["life.life01"] == before["life.life01"]
+    assert after["life.life02"] != before["life.life02"]
+    assert state(vclust) == "ready"
+    assert "work\n" in vclust("ssh", "life", "2", "--", "cat kept")
+    assert "life02\n" in vclust("ssh", "life", "--", "ssh life02 hostname")
+
+
+def test_the_keeper_starts_a_node_again(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
+    before = domains()
+    kill("life.life01")
+    seconds = wait_for(
+        "the node's start",
+        lambda: domains().get("life.life01", before["life.life01"]) != before["life.life01"],
+    )
+    print(f"\nLIFE a crashed node runs again after {seconds:.1f} s")
+    ready = wait_for("the node", lambda: state(vclust) == "ready")
+    print(f"LIFE and is ready after {seconds + ready:.1f} s")
+    assert domains()["life.life02"] == before["life.life02"]
+    assert "life02\n" in vclust("ssh", "life", "--", "ssh life02 hostname")
+    whole = {row[0] for row in rows(site, "SELECT who || ' ' || via || ' ' || action FROM audit")}
+    assert "root keeper heal" in whole
+
+
+def test_stopped_and_started_on_its_disks(vclust: Vclust, site: Site) -> None:
+    ends = rows(site, "SELECT ends FROM clusters WHERE name = 'life' AND destroyed IS NULL")
+    vclust("stop", "life")
+    assert domains() == {}
+    assert state(vclust) == "stopped"
+    time.sleep(6)  # more than a round of the keeper, which leaves it alone
+    assert domains() == {}
+    console = next(site.clusters.glob("life.*/life.life02.console")).read_text(errors="replace")
+    assert "reboot: Power down" in console  # an orderly end, not a cut
+    vclust("start", "life")
+    assert set(domains()) == {"life.life01", "life.life02"}
+    assert "work\n" in vclust("ssh", "life", "2", "--", "cat kept")
+    assert rows(site, "SELECT ends FROM clusters WHERE name = 'life' AND destroyed IS NULL") == ends
+
+
+def cpu_seconds(domain: str) -> float:
+    """What the node's processors have used since its start."""
+    found = output("virsh", "-q", "domstats", "--cpu-total", domain)
+    return int(next(line for line in found.splitlines() if "cpu.time=" in line).partition("=")[2]) / 1e9
+
+
+def test_a_node_more_and_users_in_place(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
+    """Others learn of it without a restart."""
+    before = domains()
+    used = cpu_seconds("life.life02")
+    begun = time.monotonic()
+    done = vclust.json("resize", "life", "3")
+    print(f"\nLIFE a node more after {time.monotonic() - begun:.1f} s")
+    print(f"LIFE which has cost another node {cpu_seconds('life.life02') - used:.2f} CPU-s")
+    assert (list(done["add"]), done["late"]) == (["life03"], [])
+    after = domains()
+    assert {name: after[name] for name in before} == before
+    assert "life03\n" in vclust("ssh", "life", "2", "--", "ssh life03 hostname")
+    assert "life01\nlife02\nlife03\n" in vclust("ssh", "life", "2", "--", "cat /etc/vclust/hostfile")
+    assert state(vclust) == "ready"
+    changed = REQUEST.replace("NumberOfNodes: 2", "NumberOfNodes: 3").replace(
+        "User: alice:*", "User: alice:*\nUser: bob:*"
+    )
+    (vclust.folder / "life.ini").write_text(changed)
+    done = vclust.json("apply", str(vclust.folder / "life.ini"))
+    assert [line.partition(":")[0] for line in done["differences"]] == ["User"]
+    for node in ("1", "2", "3"):
+        assert "uid=1001(bob)" in vclust("ssh", "life", node, "--", "id bob")
+    assert "life03\n" in vclust("ssh", "life", "2", "--user", "bob", "--", "ssh life03 hostname")
+    (vclust.folder / "life.ini").write_text(REQUEST)
+    done = vclust.json("apply", str(vclust.folder / "life.ini"))
+    assert done["remove"] == ["life03"]
+    assert domains() == before
+    assert not list(site.clusters.glob("life.*/life03.*"))
+    assert "no such user" in vclust("ssh", "life", "2", "--", "id bob", code=1)
+    assert "life02\n" in vclust("ssh", "life", "--", "ssh life02 hostname")
+
+
+PACKAGES = REQUEST.replace("User:", "Packages: nmap ngircd\nUser:", 1)
+"""6 MB with what they need; the second is a daemon."""
+
+
+def holds(vclust: Vclust, node: str) -> str:
+    """What the node has of the packages, with versions, and whether the daemon runs."""
+    words = "dpkg-query -W nmap ngircd 2> /dev/null; systemctl is-active ngircd"
+    return vclust("ssh", "life", node, "--", f"({words}) || true")
+
+
+def test_packages_come_and_go_in_place(vclust: Vclust, site: Site) -> None:
+    before = domains()
+    used = {name: cpu_seconds(name) for name in before}
+    path = vclust.folder / "life.ini"
+    path.write_text(PACKAGES)
+    begun = time.monotonic()
+    done = vclust.json("apply", str(path))
+    print(f"\nLIFE packages in two nodes after {time.monotonic() - begun:.1f} s", end="")
+    print(f", CPU-s: {[round(cpu_seconds(name) - used[name], 1) for name in before]}")
+    (phase,) = rows(
+        site, """SELECT "end" - start FROM phases WHERE phase = 'teach' ORDER BY start DESC LIMIT 1"""
+    )
+    print(f"LIFE of these telling the nodes {phase[0]:.1f} s")
+    assert {one.partition("=")[0] for one in done["packages"]["install"]} >= {"nmap", "ngircd"}
+    assert domains() == before
+    there = [holds(vclust, node) for node in ("1", "2")]
+    assert there[0] == there[1]
+    assert re.search(r"ngircd\t\S+\nnmap\t\S+\nactive\n", there[0]), there[0]
+    # A node that comes later starts with them, on a layer of its own over that of the others.
+    path.write_text(PACKAGES.replace("NumberOfNodes: 2", "NumberOfNodes: 3"))
+    vclust("apply", str(path))
+    assert holds(vclust, "3") == there[0]
+    (folder,) = site.clusters.glob("life.*")
+    backing = [
+        json.loads(output("qemu-img", "info", "-U", "--output=json", str(folder / f"{name}.qcow2")))[
+            "backing-filename"
+        ]
+        for name in ("life01", "life02", "life03")
+    ]
+    assert backing[0] == backing[1] != backing[2]
+    path.write_text(REQUEST)
+    done = vclust.json("apply", str(path))
+    assert {"nmap", "ngircd"} <= set(done["packages"]["remove"])
+    assert "nmap" not in holds(vclust, "1")
+    assert "inactive" in holds(vclust, "2")
+    assert domains() == before
+
+
+def test_a_lease_from_its_warning_to_its_removal(vclust: Vclust, site: Site, hook: Path) -> None:
+    def told(event: str) -> bool:
+        path = Path(f"{hook}.told")
+        return path.exists() and event in [
+            json.loads(line)["event"] for line in path.read_text().splitlines()
+        ]
+
+    terminal = vclust.folder / "terminal"
+    terminal.touch()
+    command = shlex.join([str(BIN / "vclust"), "-i", str(vclust.inventory), "ssh", "life"])
+    login = subprocess.Popen(["script", "-qfec", command, terminal], stdin=subprocess.PIPE)
+    try:
+        wait_for("the login", lambda: "alice@life01" in terminal.read_text(errors="replace"))
+        rows(site, "UPDATE clusters SET ends = ? WHERE name = 'life'", time.time() + 300)
+        wait_for("the warning", lambda: told("lease-warning"), 120)
+        said = "the lease of life ends in 4 min; vclust renew prolongs it"
+        wait_for("it on the terminal", lambda: said in terminal.read_text(errors="replace"), 60)
+    finally:
+        login.kill()
+        login.wait()
+    renewed = vclust.json("renew", "life", "2h")
+    assert 7100 < renewed["ends"] - time.time() <= 7200
+    rows(site, "UPDATE clusters SET ends = ? WHERE name = 'life'", time.time())
+    wait_for("the end", lambda: told("lease-ended"), 120)
+    assert domains() == {}
+    assert (state(vclust), "ended, removed in" in vclust("list")) == ("stopped", True)
+    assert list(site.clusters.glob("life.*/life01.qcow2"))
+    vclust("create", str(vclust.folder / "life.ini"))
+    assert "work\n" in vclust("ssh", "life", "2", "--", "cat kept")
+    rows(site, "UPDATE clusters SET ends = 5 WHERE name = 'life'")
+    wait_for("the end", lambda: state(vclust) == "stopped", 120)
+    rows(site, "UPDATE clusters SET ended = ended - 3600 WHERE name = 'life'")
+    wait_for("the removal", lambda: vclust.json("list") == [], 60)
+    assert not list(site.clusters.glob("life.*"))
+    assert told("lease-removed")

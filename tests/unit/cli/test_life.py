@@ -1,0 +1,137 @@
+"""What the commands for a cluster's life say of what their playbooks have done."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vclust_py.cli import parse, playbooks
+from vclust_py.cli.runner import Outcome
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command whose playbooks return these results, and note how they were called in `run.calls`."""
+    calls: list[dict[str, Any]] = []
+    (tmp_path / "one.ini").write_text("[Hardware]\nNumberOfNodes: 3\n")
+
+    def command(*words: str, code: int = 0, **results: dict[str, Any]) -> int:
+        def play(playbook: str, variables: dict[str, Any], *_: object, **how: Any) -> Outcome:
+            calls.append({"playbook": playbook, "variables": variables, "check": how.get("check", False)})
+            return Outcome(exit_code=code, error="no" if code else "", results=dict(results))
+
+        monkeypatch.setattr(playbooks, "run", play)
+        arguments = parse([word.replace("one.ini", str(tmp_path / "one.ini")) for word in words])
+        return int(arguments.command(arguments))
+
+    monkeypatch.setattr("vclust_py.cli.life.sites.known_sites", lambda arguments: ["local"])
+    command.calls = calls  # type: ignore[attr-defined]
+    return command
+
+
+def test_stop_and_start(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("stop", "one", vclust_cluster={"changed": True}) == 0
+    assert run("stop", "one", vclust_cluster={"changed": False}) == 0
+    assert run("start", "one", vclust_ready={"lost": []}) == 0
+    assert run("start", "one", vclust_ready={"lost": ["n2"]}) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "one is stopped: vclust start one",
+        "one was stopped already",
+        "one is ready: vclust ssh one",
+        "one is ready without n2, which failed: vclust ssh one",
+    ]
+    calls = run.calls  # type: ignore[attr-defined]
+    assert [call["playbook"] for call in calls] == ["stop_vcluster.yml"] * 2 + ["start_vcluster.yml"] * 2
+    assert calls[0]["variables"] == {"name": "one"}
+
+
+def test_renew(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = time.mktime((2026, 11, 26, 8, 0, 0, 0, 0, -1))
+    assert run("renew", "one", "4h", vclust_lease={"changed": True, "ends": ends, "state": "ready"}) == 0
+    assert run("renew", "one", "1m", vclust_lease={"changed": False, "ends": ends, "state": "stopped"}) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "the lease of one ends 2026-11-26 08:00",
+        "the lease of one ends 2026-11-26 08:00, as before; it is stopped: vclust start one",
+    ]
+    assert run.calls[0]["variables"] == {"name": "one", "duration": "4h"}  # type: ignore[attr-defined]
+
+
+def test_heal(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    well = {"started": [], "not_ready": [], "moved": {}}
+    assert run("heal", "one", vclust_heal=well) == 0
+    assert run("heal", "one", "--check", vclust_heal=well | {"started": ["n1"]}) == 0
+    some = {"started": ["n1"], "not_ready": ["n2"], "moved": {"n1": "b"}}
+    assert run("heal", "one", "--forget-host", "a", vclust_heal=some) == 4
+    assert capsys.readouterr().out.splitlines() == [
+        "one: all its nodes run, as far as its hosts tell",
+        "one: would be started again: n1",
+        "one: n1 moved to b; started again: n1; started again, and not ready: n2; vclust show one",
+    ]
+    calls = run.calls  # type: ignore[attr-defined]
+    assert [call["check"] for call in calls] == [False, True, False]
+    assert calls[2]["variables"] == {"name": "one", "vclust_forget_hosts": ["a"]}
+
+
+CHANGE = {
+    "add": {"n3": "a", "n4": "b"},
+    "remove": [],
+    "differences": ["NumberOfNodes: is 2, the request says 4"],
+    "packages": {"install": ["full=1.0", "hello=2"], "remove": ["old"]},
+}
+
+
+def test_what_changes_is_said_before_it_is_done(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("resize", "one", "4", vclust_resize=CHANGE, vclust_teach={"late": []}) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "one: NumberOfNodes: is 2, the request says 4",
+        "one: packages that come: full=1.0, hello=2",
+        "one: packages that go: old",
+        "one: new nodes: n3 on a, n4 on b",
+        "one is as its request says",
+    ]
+    calls = run.calls  # type: ignore[attr-defined]
+    assert [call["check"] for call in calls] == [True, False]
+    assert calls[0]["variables"] == {"name": "one", "number": 4}
+
+
+def test_apply(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    less = CHANGE | {"add": {}, "remove": ["n3"]}
+    assert run("apply", "one.ini", "--check", "--nodes", "n3,n5", vclust_apply=less) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "one: NumberOfNodes: is 2, the request says 4",
+        "one: these nodes go: n3",
+        "one: that would change",
+    ]
+    (call,) = run.calls  # type: ignore[attr-defined]
+    assert call["variables"]["nodes"] == ["n3", "n5"]
+    assert call["variables"]["vclust_request"]["software"]["name"] == "one"
+    nothing = {"add": {}, "remove": [], "differences": [], "packages": {}}
+    assert run("apply", "one.ini", "--check", vclust_apply=nothing) == 0
+    assert capsys.readouterr().out == "one: as it should be\n"
+    late = {"late": ["n2"], "warnings": ["ssh: n2: no route; it is told when it can be"]}
+    assert run("apply", "one.ini", "--json", vclust_apply=nothing, vclust_teach=late) == 4
+    said = capsys.readouterr()
+    assert json.loads(said.out)["late"] == ["n2"]
+    assert "n2: no route" in said.err
+
+
+@pytest.mark.parametrize("words", [("stop", "one"), ("renew", "one", "4h"), ("resize", "one", "3")])
+def test_a_failure_has_its_code(run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert run(*words, "--json", code=3) == 3
+    assert json.loads(capsys.readouterr().out) == {"exit_code": 3, "error": "no", "phase": "", "name": "one"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("renew", "one", "soon"), ("resize", "one", "0"), ("resize", "one", "2", "--nodes", "a b"), ("stop",)],
+)
+def test_bad_usage(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(words)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err

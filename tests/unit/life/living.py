@@ -1,0 +1,53 @@
+"""Clusters that are ready, on hosts that only keep books."""
+
+from cache.cachesite import make_base
+from fakehost import FakeSession
+from repository import KERNEL, Repository
+
+from vclust_py import request as requests
+from vclust_py.hypervisor import Host
+from vclust_py.phases import ORDER, Inputs, phase
+from vclust_py.request import Request
+from vclust_py.site import Site, clusters
+from vclust_py.site.clusters import Cluster
+
+HOSTS = (Host("a"), Host("b"))
+
+
+def a_site(toy: Repository, site: Site) -> FakeSession:
+    make_base(site)
+    return FakeSession(site)
+
+
+def a_request(name: str = "one", nodes: int = 2, hardware: object = None, **software: object) -> Request:
+    asked = {"number_of_nodes": nodes, "ram": "512MB", "disk": "4GB", **(hardware or {})}  # type: ignore[dict-item]
+    words = {"name": name, "suite": "toy", "kernel": KERNEL, "network": "10.20.0.0/24", **software}
+    return requests.from_mapping({"hardware": asked, "software": words}, "test")
+
+
+def created(session: FakeSession, request: Request | None = None, last: str = "ready") -> Cluster:
+    """The request's cluster, which has come as far as the phase `last`; its nodes are on the hosts `a` and `b`."""
+    asked, lock = request or a_request(), ""
+    for word in ORDER[: ORDER.index(last) + 1]:
+        result = phase(word)(session, Inputs(asked.name, request=asked, lock=lock, hosts=HOSTS))
+        lock = result.facts["lock"] if word == "resolve" else lock
+    return clusters.get(session.store, asked.name)
+
+
+def states(session: FakeSession, name: str = "one") -> list[str]:
+    return [str(node.state) for node in clusters.get(session.store, name).nodes]
+
+
+def crash(session: FakeSession, cluster: Cluster, *positions: int) -> None:
+    """These nodes end."""
+    for node in cluster.nodes:
+        if node.position in positions:
+            session.hosts[node.host].remove(node.uuid)
+
+
+def another(session: FakeSession) -> FakeSession:
+    """A second session on the same site, hosts and networks: another process."""
+    new = FakeSession(session.site)
+    new.hosts, new.gone = session.hosts, session.gone
+    new.networks = new.fake_networks = session.fake_networks
+    return new

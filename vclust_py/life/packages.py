@@ -1,0 +1,112 @@
+"""What nodes that run lack of their cluster's packages, and how that comes to them.
+
+Each generation of a cluster's spec has a lock and meta packages; the file `keys/installed.json` says which, so that a
+node that was told of an earlier generation is given the difference, and nothing else.
+"""
+
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+from vclust_py.guest import fat
+from vclust_py.image import Report
+from vclust_py.image.store import fetch
+from vclust_py.lock import Lock, Package
+from vclust_py.metapackages import MetaPackage
+from vclust_py.site import Site, clusters
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.session import Session
+
+_FILE = "installed.json"
+
+
+class _Held(NamedTuple):
+    lock: str
+    meta_packages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a node lacks, and what it has that goes; `new` are names of meta packages that it has not been told of."""
+
+    install: tuple[Package, ...] = ()
+    remove: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+
+    @property
+    def packages(self) -> bool:
+        return bool(self.install or self.remove)
+
+
+def between(old: Lock, new: Lock) -> tuple[tuple[Package, ...], tuple[str, ...]]:
+    """What nodes of the lock `old` are to install to become those of `new`, and the names of what they remove."""
+    before, after = old.installed(), new.installed()
+    install = tuple(package for package in new.packages if before.get(package.name) != package.version)
+    return install, tuple(name for name in before if name not in after)
+
+
+def note(
+    session: Session, cluster: Cluster, generation: int, lock: str, meta_packages: Sequence[str]
+) -> None:
+    """Write down what nodes of a generation, the cluster's next, hold: digest of the lock, names of meta packages."""
+    present = cluster.request.software.meta_packages
+    known = {cluster.generation: _Held(cluster.lock, present), **_noted(session, cluster)}
+    known[generation] = _Held(lock, tuple(meta_packages))
+    data = {number: held._asdict() for number, held in known.items()}
+    fat.write_all({_path(session, cluster): json.dumps(data).encode()})
+
+
+def difference(session: Session, cluster: Cluster, node: Node) -> Difference:
+    """From what the node has been told to what its cluster is now."""
+    noted = _noted(session, cluster)
+    if not noted:
+        return Difference()
+    told = noted[max((one for one in noted if one <= node.generation), default=min(noted))]
+    new = [name for name in cluster.request.software.meta_packages if name not in told.meta_packages]
+    if told.lock == cluster.lock:
+        return Difference(new=tuple(new))
+    old, now = (Lock.load(session.site, digest) for digest in (told.lock, cluster.lock))
+    return Difference(*between(old, now), tuple(new))
+
+
+def write(
+    site: Site,
+    lock: Lock,
+    wanted: Difference,
+    meta_packages: Sequence[MetaPackage],
+    path: Path,
+    report: Report,
+) -> int:
+    """Write the tar file that a node installs from, as `guest/install-packages` wants it; its bytes.
+
+    Beside the .debs, the fast copies: `debconf`, the answers of the meta packages, and `remove`, names of packages that
+    go, one a line.  Raises VclustError for a package that neither the store nor its source has.
+    """
+    copies = fetch(site, replace(lock, packages=wanted.install), report)
+    answers = "".join(f"{line}\n" for meta in meta_packages for line in meta.debconf)
+    texts = {"debconf": answers, "remove": "".join(f"{name}\n" for name in wanted.remove)}
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for name, text in texts.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            archive.addfile(entry, BytesIO(text.encode()))
+        for package, copy in zip(wanted.install, copies, strict=True):
+            archive.add(copy, f"{package.name}_{package.architecture}.deb")
+    return path.stat().st_size
+
+
+def _path(session: Session, cluster: Cluster) -> Path:
+    return clusters.folder(session.store, cluster) / "keys" / _FILE
+
+
+def _noted(session: Session, cluster: Cluster) -> dict[int, _Held]:
+    """By the generation from which on they hold it; nothing before the first change."""
+    try:
+        found = json.loads(_path(session, cluster).read_bytes())
+    except FileNotFoundError:
+        return {}
+    return {int(number): _Held(held["lock"], tuple(held["meta_packages"])) for number, held in found.items()}

@@ -1,0 +1,134 @@
+"""Nodes that run are told of their cluster's generation: names of other nodes, users and keys, packages."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vclust_py import identities, timing
+from vclust_py.access import ssh_options
+from vclust_py.change import Change
+from vclust_py.errors import VclustError
+from vclust_py.guest import cluster_disk, update
+from vclust_py.guest.cluster_disk import ClusterIdentity
+from vclust_py.guest.proof import KEY_EXCHANGE
+from vclust_py.image.space import naming_full_disk
+from vclust_py.life import packages
+from vclust_py.lock import Lock
+from vclust_py.phases import Inputs, Result
+from vclust_py.phases.create import mtu, segments, way_out
+from vclust_py.run import CommandError
+from vclust_py.site import changes, clusters
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.describe import way_in
+from vclust_py.site.session import Session
+from vclust_py.site.states import NodeState
+from vclust_py.text import DETAIL, plain
+
+_LOCK_TIMEOUT = 30.0
+_TIMEOUT = 300.0
+_INSTALL_TIMEOUT = 3600.0
+"""Seconds that a node may take where packages come with it."""
+
+
+def run(session: Session, inputs: Inputs) -> Result:
+    """Tell each ready node that has an earlier generation; the result warns of those that cannot be told now.
+
+    Raises RequestError when there is no such cluster, or it is somebody else's.
+    """
+    store = session.store
+    clusters.require_access(store, clusters.get(store, inputs.name))
+    with clusters.locked(store, inputs.name, timeout=_LOCK_TIMEOUT) as cluster:
+        behind = late(cluster)
+        change = Change(
+            {node.name: node.generation for node in behind},
+            {node.name: cluster.generation for node in behind},
+        )
+        if inputs.check or not behind:
+            return Result(change, {"told": [node.name for node in behind], "late": []})
+        with timing.phase(store, cluster, "teach"):
+            failures = teach(session, cluster, behind)
+    told = [node.name for node in behind if node.name not in failures]
+    after = {node.name: node.generation if node.name in failures else cluster.generation for node in behind}
+    warnings = tuple(f"{error}; it is told when it can be" for error in failures.values())
+    return Result(Change(change.before, after), {"told": told, "late": sorted(failures)}, warnings)
+
+
+def late(cluster: Cluster) -> list[Node]:
+    """Nodes that run and have an earlier generation than their cluster's."""
+    return [
+        node
+        for node in cluster.nodes
+        if node.state is NodeState.READY and node.generation < cluster.generation
+    ]
+
+
+def teach(session: Session, cluster: Cluster, nodes: list[Node]) -> dict[str, VclustError]:
+    """Tell these nodes of a cluster that the caller has locked; by name why some could not be.
+
+    Packages that a node lacks come with it.
+    """
+    out = way_out(session.site, cluster)
+    identities.ensure(session, cluster, mtu(segments(cluster)), out.files)
+    shared = identities.shared(session, cluster, out.files)
+    failures: dict[str, VclustError] = {}
+    lacking: dict[packages.Difference, list[Node]] = {}
+    for node in nodes:
+        lacking.setdefault(packages.difference(session, cluster, node), []).append(node)
+    for difference, alike in lacking.items():
+        with _given(session, cluster, shared, difference) as (stdin, command):
+            failures |= _tell(session, cluster, alike, stdin, command)
+    changes.told(session.store, cluster, [node.name for node in nodes if node.name not in failures])
+    return failures
+
+
+@contextlib.contextmanager
+def _given(
+    session: Session, cluster: Cluster, shared: ClusterIdentity, difference: packages.Difference
+) -> Iterator[tuple[str | Path, tuple[str, ...]]]:
+    """What a node's shell is given on standard input, and the command that takes it."""
+    script = update.script(
+        cluster_disk.parts(shared),
+        cluster_disk.changes(shared),
+        cluster.generation,
+        cluster_disk.steps_of(shared, difference.new),
+    )
+    if not difference.packages:
+        yield script, ("sh", "-s")
+        return
+    folder = clusters.folder(session.store, cluster)
+    with naming_full_disk(folder), tempfile.NamedTemporaryFile(prefix=".packages-", dir=folder) as file:
+        path, lock = Path(file.name), Lock.load(session.site, cluster.lock)
+        size = packages.write(session.site, lock, difference, shared.meta_packages, path, lambda *_: None)
+        with open(path, "ab") as stream:
+            stream.write(script.encode())
+        yield path, (update.unpack(size), "sh -s")
+
+
+def _tell(
+    session: Session, cluster: Cluster, nodes: list[Node], stdin: str | Path, command: tuple[str, ...]
+) -> dict[str, VclustError]:
+    access = way_in(session.store, cluster)
+    timeout = _TIMEOUT if isinstance(stdin, str) else _INSTALL_TIMEOUT
+
+    def tell(node: Node) -> VclustError | None:
+        reached = ssh_options({"ssh": access}, {"name": node.name, "address": node.address})
+        options = ["BatchMode=yes", "ConnectTimeout=30", KEY_EXCHANGE]
+        argv = ["ssh", "-F", "/dev/null", *reached, *(word for option in options for word in ("-o", option))]
+        argv += ["-i", access["admin_key"], f"root@{node.name}", *command]
+        try:
+            update.judge(node.name, session.run(argv, stdin=stdin, timeout=timeout), cluster.generation)
+        except VclustError as error:
+            return _why(node, error)
+        return None
+
+    found = session.side_by_side(tell, nodes, hosts=len({node.host for node in nodes}))
+    return {node.name: error for node, error in zip(nodes, found, strict=True) if error is not None}
+
+
+def _why(node: Node, error: VclustError) -> VclustError:
+    """The error with what the node said was wrong, where it said something."""
+    if isinstance(error, CommandError) and "vclust: failed " in error.output:
+        said = error.output.rpartition("vclust: failed ")[2].splitlines()[0]
+        return VclustError(f"{node.name}: was not changed: {plain(said, DETAIL)}")
+    return error
