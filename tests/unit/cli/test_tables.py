@@ -112,12 +112,13 @@ def test_age_of_knowledge(capsys: pytest.CaptureFixture[str], seconds: float, ag
 
 
 def test_how_the_nodes_of_a_cluster_have_started(capsys: pytest.CaptureFixture[str]) -> None:
-    node = {"address": "10.0.0.1", "host": "h", "accelerator": "tcg", "state": "ready"}
+    node = {"address": "10.0.0.1", "host": "h", "accelerator": "tcg", "state": "ready", "seen": 0.0}
     starts = {"n1": ("fork", ""), "n2": ("boot", "no"), "n3": ("boot", "gone"), "n4": ("boot", "no")}
     cluster = {
         "name": "c",
         "state": "ready",
         "detail": "",
+        "ends": None,
         "request": {"hardware": {"number_of_nodes": 4, "cpus": 1, "ram": "512MB"}},
         "strategy": "once",
         "cache": {},

@@ -16,9 +16,11 @@ from vclust_py import request as requests
 from vclust_py.cache import retention
 from vclust_py.hypervisor import Host
 from vclust_py.image import Catalogue, Image
+from vclust_py.life import apply, heal, stop
 from vclust_py.phases import ORDER, Inputs, phase
 from vclust_py.site import Site, clusters
 from vclust_py.site.describe import describe
+from vclust_py.templates import ROLE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
@@ -217,6 +219,17 @@ def test_templates_are_kept_while_clusters_stand_on_them(session: FakeSession) -
     assert not any(path.exists() for path in (image.path, *image.companions.values()))
 
 
+def test_templates_stay_when_further_nodes_start_from_other_images(
+    session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(session, a_request("one", 1))
+    before = clusters.get(session.store, "one").images
+    assert any(role.startswith(ROLE) for role in before)
+    monkeypatch.setattr("vclust_py.phases.image.is_outdated", lambda session, cluster: True)
+    phase("image")(session, Inputs("one", hosts=(Host("a"),)))
+    assert clusters.get(session.store, "one").images == before
+
+
 def test_a_node_with_a_users_work_is_not_made_anew(session: FakeSession) -> None:
     request = a_request("one", 2)
     create(session, request)
@@ -269,3 +282,36 @@ def test_a_cluster_keeps_every_template_that_it_stands_on(session: FakeSession) 
     assert {image.manifest.digest for image in templates(session)} <= pinned
     assert first.manifest.digest in pinned
     assert len(templates(session)) == 2
+
+
+def test_a_clone_that_was_stopped_boots_from_its_disk(session: FakeSession) -> None:
+    request = a_request("one", 2)
+    create(session, request)
+    forking(session).forked.clear()
+    stop.run(session, Inputs("one"))
+    assert session.hosts["a"].domains == {}
+    assert set(create(session, request)) == {"n1", "n2"}
+    assert forking(session).forked == {}
+    assert session.hosts["a"].calls["start"] == 2
+
+
+def test_a_clone_that_has_crashed_boots_from_its_disk(session: FakeSession) -> None:
+    create(session, a_request("one", 2))
+    forking(session).forked.clear()
+    uuid = next(uuid for uuid, domain in session.hosts["a"].domains.items() if domain.name == "one.n2")
+    session.hosts["a"].domains.pop(uuid)
+    assert heal.run(session, Inputs("one", hosts=(Host("a"),))).facts["started"] == ["n2"]
+    (told,) = describe(session.store, "one")
+    assert {node["name"]: node["start"] for node in told["nodes"]} == {"n1": "fork", "n2": "boot"}
+    assert forking(session).forked == {}
+
+
+def test_more_nodes_of_a_cluster_are_clones(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(session, a_request("one", 1))
+    monkeypatch.setattr("vclust_py.life.teach.teach", lambda *arguments: {})
+    inputs = Inputs("one", hosts=(Host("a"),))
+    apply.run(session, inputs, number=2)
+    for word in ("image", "distribute", "create", "install"):
+        phase(word)(session, inputs)
+    assert set(forking(session).forked) == {"n1", "n2"}
+    assert len(forking(session).frozen) == 1
