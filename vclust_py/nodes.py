@@ -10,7 +10,8 @@ from vclust_py.access import full_name
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk
 from vclust_py.hypervisor import Host, Hypervisor
-from vclust_py.site import clusters
+from vclust_py.image import installer
+from vclust_py.site import Site, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
@@ -48,6 +49,13 @@ def identity_disks(folder: Path, node: str) -> list[str]:
     """Names of a node's seed and of its cluster's disk; a cluster of an earlier version has one ISO 9660 a node."""
     old = f"{node}.iso"
     return [old] if (folder / old).exists() else [seed_disk(node), cluster_disk.FILE_NAME]
+
+
+def command_line(site: Site, architecture: str, accelerator: str) -> str:
+    """Of a node's kernel."""
+    # A host that is busy may take long to connect a disk; the node says so before its time is up.
+    own = installer.command_line(architecture, accelerator, max(10, site.ready_timeout // 15))
+    return " ".join([own, *site.kernel_options.split()])
 
 
 def in_turns(nodes: Iterable[Node]) -> list[Node]:

@@ -120,6 +120,7 @@ def identity(root: Path, *, status: int) -> str:
     """Let busybox run init's own functions against a folder, as PID 1 does against the node's root."""
     text = (installer.GUEST / "init").read_text()
     functions = text[: text.index("\nmount -t devtmpfs")]
+    functions = functions.replace(". /identity\n", (installer.GUEST / "identity").read_text(), 1)
     functions = functions.replace("PATH=/bin\n", "", 1).replace("ROOT=/root\n", f"ROOT={root}\n", 1)
     functions = functions.replace("/dev/console", str(root / "console")).replace("poweroff -f", "exit 9")
     script = f"{functions}\nSEED={root}/seed CLUSTER={root}/cluster\napply_identity\n"

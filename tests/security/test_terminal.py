@@ -318,7 +318,16 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "estimate": {"seconds": {text: 1.0}, "errors": {text: 1.0}},
         "request": {"hardware": {"number_of_nodes": 1, "cpus": 1, "ram": text}},
         "nodes": [
-            {"name": text, "address": text, "host": text, "accelerator": text, "state": text, "seen": 0.0}
+            {
+                "name": text,
+                "address": text,
+                "host": text,
+                "accelerator": text,
+                "state": text,
+                "seen": 0.0,
+                "start": "boot",
+                "start_detail": text,
+            }
         ],
         "phases": [{"phase": text, "seconds": 1.0, "bytes": 1, "outcome": text}],
         "slowest_node": text,

@@ -73,6 +73,7 @@ def test_what_is_imported_is_declared() -> None:
         "ansible": "ansible-core",
         "ansible_runner": "ansible-runner",
         "libvirt": "libvirt-python",
+        "libvirt_qemu": "libvirt-python",
     }
     own = {"vclust_py", "vclust_hop", "ansible_collections"}
     for path in chain.from_iterable(

@@ -1,6 +1,7 @@
-"""What a site learns in the background, caches and time models: when that is started, and the process that it is.
+"""What a site learns in the background, caches, time models and templates: when that is started, and its process.
 
-The process is `python -m vclust_py.cache.background`, with the site's settings on standard input.
+The process is `python -m vclust_py.cache.background [CLUSTER]`, with the site's settings on standard input; with a
+cluster's name it makes the template that its nodes could have started from.
 """
 
 import json
@@ -20,22 +21,27 @@ from vclust_py.site.session import Session
 _log = logging.getLogger(__name__)
 
 
-def start_if_due(session: Session) -> bool:
-    """Start what is due, in a process that goes on when this one has ended; whether one was started."""
+def start_if_due(session: Session, template_of: str = "") -> bool:
+    """Start what is due, in a process that goes on when this one has ended; whether one was started.
+
+    `template_of`: a cluster whose template is to be made.
+    """
     try:
-        return (due(session) or is_refit_due(session.store)) and _start(session)
+        return bool(due(session) or is_refit_due(session.store) or template_of) and _start(
+            session, template_of
+        )
     except (OSError, VclustError) as error:  # whose cluster is ready shall not hear of it
         _log.warning("caches and estimates are not computed again: %s", error)
         return False
 
 
-def _start(session: Session) -> bool:
+def _start(session: Session, template_of: str) -> bool:
     with open(session.site.root / "caches.log", "wb") as log, tempfile.TemporaryFile("w+") as settings:
         # Not as arguments, which anybody may read: the proxy's address may hold a password.
         json.dump(session.site.to_mapping(), settings)
         settings.seek(0)
         subprocess.Popen(
-            [sys.executable, "-m", "vclust_py.cache.background"],
+            [sys.executable, "-m", "vclust_py.cache.background", *filter(None, [template_of])],
             cwd="/",
             env={**os.environ, "PYTHONPATH": str(PROJECT)},
             stdin=settings,
@@ -46,9 +52,14 @@ def _start(session: Session) -> bool:
     return True
 
 
+def _tell(message: str, done: int, total: int) -> None:
+    print(message, flush=True)
+
+
 def main() -> None:
     """What is due, in the background: the site's settings, JSON, come on standard input."""
     from vclust_py.cache.rebuild import rebuild
+    from vclust_py.clones import make
     from vclust_py.fitting import refit
 
     site = Site.from_mapping(json.load(sys.stdin))
@@ -57,8 +68,10 @@ def main() -> None:
         with Session(site) as session:
             if is_refit_due(session.store):  # a second; the caches may take minutes
                 refit(session)
+            for name in sys.argv[1:]:
+                make(session, name, _tell)
             if due(session):
-                rebuild(session, lambda message, done, total: print(message, flush=True))
+                rebuild(session, _tell)
     except VclustError as error:
         sys.exit(f"vclust: {error}")
 

@@ -11,7 +11,7 @@ from vclust_py.image.builder import is_packed_with_zstd
 from vclust_py.site import learning
 from vclust_py.site.session import Session
 
-DERIVED = ("cache", "layer", "bundle")
+DERIVED = ("cache", "layer", "bundle", "template")
 """Kinds of images that can be made again at any time."""
 
 _GRACE = 60.0
@@ -79,13 +79,15 @@ def trim_kinds(session: Session, kinds: Collection[str]) -> list[str]:
             for digest, row in uses.items()
             if row["chosen"] and digest in images and images[digest].manifest.kind == "cache"
         }
+        frozen = {digest for digest, image in images.items() if image.manifest.kind == "template"}
         now = time.time()
         for group, space, name in (
-            (idle - chosen, session.site.layer_space, "layer_space"),
+            (idle & frozen, session.site.template_space, "template_space"),
+            (idle - chosen - frozen, session.site.layer_space, "layer_space"),
             (chosen, session.site.cache_space, "cache_space"),
         ):
             group = {digest for digest in group if images[digest].manifest.kind in kinds}
-            size = sum(images[digest].manifest.bytes for digest in group)
+            size = sum(images[digest].disk_bytes for digest in group)
             while size > space:
                 backing = {image.manifest.backing for image in images.values()}
                 backing |= {refusal.backing for refusal in newer}
@@ -94,7 +96,7 @@ def trim_kinds(session: Session, kinds: Collection[str]) -> list[str]:
                     break
                 oldest = images.pop(min(removable, key=lambda digest: last[digest]))
                 group.discard(oldest.manifest.digest)
-                size -= oldest.manifest.bytes
+                size -= oldest.disk_bytes
                 catalogue.remove(oldest)
                 removed.append(f"{oldest.path.name}: least recently used beyond {name}, {space >> 20} MB")
         # Images of a newer version have uses of their own; their files' names hold the beginning of their digests.

@@ -142,6 +142,7 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
         state = f"unknown since {_since(node['seen'])}" if node["state"] == "unknown" else node["state"]
         nodes.add(node["name"], node["address"], node["host"], runs_by, state, _seen(node))
     _print(nodes)
+    _starts(cluster["nodes"])
     numbers = ("SECONDS", "ESTIMATE", "BYTES")
     phases = _table("PHASE", *numbers, "OUTCOME", right=numbers)
     expected = cluster["estimate"]
@@ -170,6 +171,18 @@ def _updates(known: Mapping[str, Any]) -> str:
         return f"updates: none lacks {asked}"
     said = f"updates: {counted(len(known['updates']), 'package')} older than in the archives"
     return f"{said}, {len(known['security'])} of them for security {asked}"
+
+
+def _starts(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """How many nodes are clones, and why those are not that were to be."""
+    if forked := sum(node["start"] == "fork" for node in nodes):
+        say(f"{forked} of {len(nodes)} nodes started as clones of a template")
+    reasons: dict[str, list[str]] = {}
+    for node in nodes:
+        if node["start_detail"]:
+            reasons.setdefault(node["start_detail"], []).append(node["name"])
+    for why, names in reasons.items():
+        say(f"booted instead: {', '.join(names)}: {why}")
 
 
 def show_events(cluster: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ tar           an archive of files with owners and modes, for busybox
 volume        the step that makes the cluster's volume a file system, and has it mounted
 trust         the cluster's authority: ssh keys and certificates of nodes and users
 cluster_disk  the disk that all nodes of a cluster share: names, users, trust, packages, secrets, steps
+template      the two disks of a node that others start from as clones
 update        a later generation of that disk brought to a node that runs
 proof         the scripts that try a cluster from its first node, and what their output says
 

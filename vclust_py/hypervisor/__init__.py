@@ -7,6 +7,7 @@ domains     what they do alike with a domain
 segments    a cluster's segment on another machine
 local       files of a cluster on the site manager itself
 storage     and on a host that is another machine
+forking     templates and clones of them
 connection  libvirt calls that end: each in a bounded time, in an error that names the host
 certificates  why TLS to a host fails
 daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM works
@@ -119,6 +120,11 @@ class Domain:
     guest: str = ""
 
 
+def memory_bytes(memory: int) -> int:
+    """What a domain that asks for `memory` bytes gets: libvirt counts whole MiB."""
+    return -(-memory // 2**20) * 2**20
+
+
 @dataclass(frozen=True)
 class Segment:
     """A cluster's layer-2 segment as one host sees it: its bridge's name, VXLAN number and the other members."""
@@ -198,11 +204,39 @@ class Files(Protocol):
         ...
 
 
+class Forking(Protocol):
+    """Templates and clones on one host.  Every call raises VclustError, naming the host, for what does not work."""
+
+    def identity(self) -> str:
+        """Digest of what a frozen machine can go on with only: emulator, accelerator and processor of this host."""
+        ...
+
+    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
+        """Boot `domain` until its agent waits (at most `timeout` s each way), and write its `memory` and `state` into
+        `folder`.  The domain has gone when this returns, and goes if this process ends.
+        """
+        ...
+
+    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity, then for its
+        report.
+
+        It is defined as one that boots: started again, it does.  Its disks must be like the template's.
+        """
+        ...
+
+    def clear(self, uuids: Iterable[str]) -> list[str]:
+        """Remove those of these domains, new nodes, that are clones cut off before they ran."""
+        ...
+
+
 class Hypervisor(Protocol):
     """One host.  Every call raises VclustError naming the host when the hypervisor refuses or does not answer."""
 
     accelerator: str
     """As in Capacity."""
+    forking: Forking | None
+    """How nodes start as clones there; None: they boot."""
 
     def capacity(self) -> Capacity: ...
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Disk, Domain, Host
+from vclust_py.hypervisor import Disk, Domain, Forking, Host
 from vclust_py.hypervisor.connection import Connection
 
 Element = ElementTree.Element
@@ -58,6 +58,8 @@ class Domains:
     """Of disks, as libvirt calls it."""
     letters: ClassVar[str]
     """What the guest's disk names begin with."""
+
+    forking: Forking | None = None
 
     _host: Host
     _connection: Connection

@@ -14,6 +14,7 @@ from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Host, console_file
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Element, add, as_text
 from vclust_py.hypervisor.driver import Driver
+from vclust_py.hypervisor.forking import LocalForking
 from vclust_py.hypervisor.storage import Pool
 from vclust_py.image import installer
 from vclust_py.site import Site
@@ -40,6 +41,10 @@ class Qemu(Driver):
             self._connection = Connection(host)
             works = self._probed()
         self.accelerator = "kvm" if works else "tcg"
+        if host.machine is None:
+            self.forking = LocalForking(
+                host, self._connection, self.accelerator, self._definition, self._console
+            )
 
     def _tried(self) -> bool:
         """Whether KVM works on this machine, by a guest of our own."""
@@ -107,8 +112,7 @@ class Qemu(Driver):
         )
 
     def start(self, domain: Domain) -> bool:
-        console = self.files(domain.folder).path(console_file(domain.name))
-        xml = as_text(self.domain_xml(domain, self.accelerator, console))
+        xml = as_text(self._definition(domain, self._console(domain)))
 
         def work(connection: Any) -> bool:
             found = self._found(connection, domain)
@@ -120,6 +124,12 @@ class Qemu(Driver):
             return True
 
         return self._connection.call(f"start {domain.name}", work)
+
+    def _console(self, domain: Domain) -> Path:
+        return self.files(domain.folder).path(console_file(domain.name))
+
+    def _definition(self, domain: Domain, console: Path) -> Element:
+        return self.domain_xml(domain, self.accelerator, console)
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
         return self.files(folder).read(console_file(domain), position)

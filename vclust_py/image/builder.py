@@ -253,7 +253,7 @@ def _build_layer(
         require_space(site.images, int(installed_size(own) * _SLACK) + _SPARE)
         _lay_out(site, own, answers, work / "packages")
         size = disk_size(lock, parent)
-        _create(catalogue, work, parent, size)
+        create_over(catalogue, work, parent, size)
         seconds = _install(work, state, report)
     if took is not None:
         took.unpack, took.configure = seconds.get("unpack", 0.0), seconds.get("configure", 0.0)
@@ -299,12 +299,15 @@ def _lay_out(site: Site, packages: Sequence[Package], answers: str, folder: Path
     (folder / "debconf").write_text(answers, encoding="utf-8")
 
 
-def _create(catalogue: Catalogue, work: Path, parent: Image, size: int) -> None:
+def create_over(catalogue: Catalogue, work: Path, parent: Image, size: int) -> Path:
+    """A new `layer.qcow2` in the folder `work` over the image `parent`, of `size` bytes."""
     # The backing file is named without its folder: images lie side by side, on every host.
     for image in catalogue.chain(parent):
         (work / image.path.name).symlink_to(image.path)
     options = ["-q", "-f", "qcow2", "-b", parent.path.name, "-F", "qcow2"]
-    run(["qemu-img", "create", *options, work / "layer.qcow2", str(size)], cwd=work)
+    layer = work / "layer.qcow2"
+    run(["qemu-img", "create", *options, layer, str(size)], cwd=work)
+    return layer
 
 
 def _install(work: Path, state: str, report: Report) -> dict[str, float]:

@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from vclust_py.errors import VclustError
 from vclust_py.image import snapshot
@@ -88,11 +89,13 @@ class Catalogue:
         virtual_size: int = 0,
         build_seconds: float = 0.0,
         tools: tuple[str, ...] = (),
+        companions: Mapping[str, Path] = MappingProxyType({}),
     ) -> Image:
-        """Take the finished file `temporary`, on the images' file system, into the catalogue."""
+        """Take the finished file `temporary`, on the images' file system, into the catalogue, with its `companions`."""
         # Hypervisors' processes read images as a user of their own; nobody writes them again.
         os.chmod(temporary, 0o444)
-        sync(temporary)
+        for file in (temporary, *companions.values()):
+            sync(file)
         digest = file_digest(temporary)
         held = tuple(sorted(packages, key=lambda record: (record.name, record.version)))
         manifest = Manifest(
@@ -118,6 +121,8 @@ class Catalogue:
         sync(draft)
         with self.site.file_lock("images"):  # `clean` must not see the file without its manifest
             os.replace(temporary, path)
+            for name, companion in companions.items():
+                os.replace(companion, path.with_suffix(f".{name}"))
             # Newer than the image, or the whole file would be checked.
             os.utime(draft)
             os.replace(draft, path.with_suffix(".json"))
@@ -127,7 +132,12 @@ class Catalogue:
     def remove(self, image: Image) -> None:
         """Take the image away.  The caller knows that nothing uses it."""
         # The manifest first: without it the image does not exist any more.
-        for path in (image.path.with_suffix(".json"), image.path, self.status(image)):
+        for path in (
+            image.path.with_suffix(".json"),
+            image.path,
+            *image.companions.values(),
+            self.status(image),
+        ):
             path.unlink(missing_ok=True)
 
     def retire(self, image: Image) -> None:
@@ -155,6 +165,7 @@ class Catalogue:
             view, kept = self.look(), set()
             for image in view.images:
                 kept |= {image.path.with_suffix(".json"), image.path, self.status(image)}
+                kept |= set(image.companions.values())
             for refusal in view.refusals:
                 if refusal.damaged:
                     removed.append(str(refusal))

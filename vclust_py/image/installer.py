@@ -1,6 +1,7 @@
 """The installer: a small initramfs that makes a node out of its disks; and how a kernel is to be started with it.
 
-`guest/init` is its only program besides busybox; it says what the installer does.
+`guest/init` is its only program besides busybox; it says what the installer does.  `guest/identity` is its part that
+clones of a template share.
 """
 
 import lzma
@@ -53,6 +54,7 @@ APPLETS = (
         "mv",
         "od",
         "poweroff",
+        "rmdir",
     ),
     *("sh", "sleep", "switch_root", "sync", "tail", "tar", "tr", "umount", "usleep"),
 )
@@ -90,6 +92,7 @@ def build(root: Path, target: Path) -> None:
     known = module_dependencies((modules / "modules.dep").read_text(encoding="ascii"))
     files: dict[str, bytes] = {
         "init": (GUEST / "init").read_bytes(),
+        "identity": (GUEST / "identity").read_bytes(),
         "bin/busybox": (root / "usr/bin/busybox").read_bytes(),
     }
     for bus, names in _MODULES.items():

@@ -1,8 +1,9 @@
 """What an image says of itself: the manifest, a JSON file beside it, and how its earlier forms are read."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,8 +19,12 @@ EXTENSIONS = {
     "kernel": "img",
     "installer": "img",
     "bundle": "img",
+    "template": "qcow2",
 }
 """Kinds of images and how their files' names end."""
+
+COMPANIONS: Mapping[str, tuple[str, ...]] = {"template": ("memory", "state")}
+"""Kinds of images that have more files than one, and how the others' names end."""
 
 RETIRED = "retired"
 """The key of images that nothing shall start from any more."""
@@ -205,3 +210,17 @@ def _named(stem: str) -> tuple[str, str]:
 class Image:
     path: Path
     manifest: Manifest
+
+    @property
+    def companions(self) -> dict[str, Path]:
+        """Its further files, by how their names end."""
+        return {name: self.path.with_suffix(f".{name}") for name in COMPANIONS.get(self.manifest.kind, ())}
+
+    @property
+    def disk_bytes(self) -> int:
+        """What all its files take on the disk; a memory file has holes."""
+        size = self.manifest.bytes
+        for path in self.companions.values():
+            with contextlib.suppress(FileNotFoundError):
+                size += path.stat().st_blocks * 512
+        return size

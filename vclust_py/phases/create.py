@@ -4,14 +4,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vclust_py import egress, identities, ingress, network, timing
+from vclust_py import clones, egress, identities, ingress, network, timing
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk
 from vclust_py.hypervisor import Disk, Domain, Files, Hypervisor, Segment
-from vclust_py.image import Image, installer
+from vclust_py.image import Image
 from vclust_py.life import lease
 from vclust_py.nodes import (
+    command_line,
     domain_name,
     drivers_of,
     facts,
@@ -27,6 +28,7 @@ from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.settings import Site
 from vclust_py.site.states import ClusterState, NodeState
+from vclust_py.starts import FORKED
 
 
 def run(session: Session, inputs: Inputs) -> Result:
@@ -55,6 +57,8 @@ def run(session: Session, inputs: Inputs) -> Result:
             for node in nodes
             if node.state is not NodeState.FAILED and node.uuid in running[node.host]
         }
+        if not inputs.check:
+            up -= clones.clear(drivers, [node for node in nodes if node.name in up])
         change = Change(
             {node.name: "running" if node.name in up else "absent" for node in nodes},
             {node.name: "running" for node in nodes},
@@ -83,7 +87,7 @@ def run(session: Session, inputs: Inputs) -> Result:
                     now, why = time.time(), str(errors[node.host])
                     record.node(node.name, now, now, why, state=NodeState.FAILED)
             waiting = [node for node in nodes if node.name not in up]
-            warnings = start_nodes(session, cluster, waiting, drivers, record)
+            warnings = start_nodes(session, cluster, waiting, drivers, record, fork=True)
             clusters.update(session.store, cluster, state=ClusterState.CREATED)
     return Result(change, warnings=warnings)
 
@@ -94,10 +98,13 @@ def start_nodes(
     nodes: Sequence[Node],
     drivers: Mapping[str, Hypervisor],
     record: timing.Recorder,
+    *,
+    fork: bool = False,
 ) -> tuple[str, ...]:
     """Make the cluster's network, and start these nodes of it, on their disks where they have some; warnings.
 
-    `drivers` are those of the hosts, by name, that answer: all nodes are on some of them.
+    `drivers` are those of the hosts, by name, that answer: all nodes are on some of them.  With `fork` new nodes may
+    start as clones.
     """
     tunnels, out = segments(cluster), way_out(session.site, cluster)
     images = {role: session.images.get(digest) for role, digest in cluster.images.items()}
@@ -114,7 +121,7 @@ def start_nodes(
     # What does not change with the node is asked, and sent, once for each host.
     waiting = in_turns(nodes)
     files = {host: drivers[host].files(folder.name) for host in {node.host for node in waiting}}
-    shared, started = folder / cluster_disk.FILE_NAME, list[str]()
+    shared = folder / cluster_disk.FILE_NAME
 
     def prepare(host: str) -> None:
         driver, own = drivers[host], files[host]
@@ -132,13 +139,24 @@ def start_nodes(
             own.put(shared)
 
     session.side_by_side(prepare, sorted(files))
+    offers = dict[str, clones.Offer]()
+    if fork:
+        offers = clones.offers(
+            session,
+            cluster,
+            folder,
+            images,
+            drivers,
+            files,
+            waiting,
+            record.report,
+            volume=volume is not None,
+        )
+    outcomes = dict[str, str]()
 
     def start(node: Node) -> None:
         begun, driver, own = time.time(), drivers[node.host], files[node.host]
         root = images["root"]
-        # Larger only where an earlier version has placed the node.
-        size = max(node.disk, root.manifest.virtual_size)
-        own.overlay(overlay(node.name), root.path.name, size)
         identity = identity_disks(folder, node.name)
         own.put(folder / identity[0])
         domain = _domain(session.site, cluster, node, images, identity, own, folder.name, driver.accelerator)
@@ -147,12 +165,19 @@ def start_nodes(
             kept.blank(volumes.FILE_NAME, volume.size)
             disk = Disk(kept.path(volumes.FILE_NAME), "qcow2")
             domain = replace(domain, disks=(*domain.disks, disk))
-        driver.start(domain)
-        record.node(node.name, begun, time.time(), state=NodeState.STARTED)
-        started.append(node.name)
-        record.report("start", len(started), len(waiting))
+        outcome = clones.start(offers.get(node.name), driver, own, domain, node)
+        if outcome != FORKED:
+            # Larger only where an earlier version has placed the node.
+            size = max(node.disk, root.manifest.virtual_size)
+            own.overlay(overlay(node.name), root.path.name, size)
+            driver.start(domain)
+        record.node(node.name, begun, time.time(), outcome, state=NodeState.STARTED)
+        outcomes[node.name] = outcome
+        record.report("start", len(outcomes), len(waiting))
 
     session.side_by_side(start, waiting, hosts=len(drivers))
+    clones.drop_useless(session, offers, outcomes)
+    record.facts["forked"] = sum(outcome == FORKED for outcome in outcomes.values())
     return warnings
 
 
@@ -212,15 +237,7 @@ def _domain(
         memory=node.memory,
         kernel=files.image(images["kernel"].path.name),
         initrd=files.image(images["installer"].path.name),
-        command_line=" ".join(
-            [
-                # A host that is busy may take long to connect a disk; the node says so before its time is up.
-                installer.command_line(
-                    cluster.request.hardware.architecture, accelerator, max(10, site.ready_timeout // 15)
-                ),
-                *site.kernel_options.split(),
-            ]
-        ),
+        command_line=command_line(site, cluster.request.hardware.architecture, accelerator),
         disks=tuple(disks),
         mac=node.mac,
         bridge=cluster.segment,

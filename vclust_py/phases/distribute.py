@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vclust_py import chain, timing
+from vclust_py import chain, templates, timing
 from vclust_py.chain import File, Hop, Progress, Report
 from vclust_py.chain.report import explained, keys, rows, warnings
 from vclust_py.change import Change
@@ -70,7 +70,9 @@ def run(session: Session, inputs: Inputs) -> Result:
 def _images(catalogue: Catalogue, cluster: Cluster) -> list[Image]:
     """Each once, and before what stands on it: one that is there can be used."""
     found: dict[str, Image] = {}
-    for digest in cluster.images.values():
+    for role, digest in cluster.images.items():
+        if role.startswith(templates.ROLE):  # it stays on the machine that has made it
+            continue
         for image in reversed(catalogue.chain(catalogue.get(digest))):
             found.setdefault(image.manifest.digest, image)
     return list(found.values())

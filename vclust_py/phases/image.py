@@ -3,7 +3,7 @@
 import contextlib
 from dataclasses import asdict
 
-from vclust_py import metapackages, timing
+from vclust_py import metapackages, templates, timing
 from vclust_py.cache.pin import pin
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
@@ -95,7 +95,12 @@ def _earlier(cluster: Cluster, images: dict[str, str]) -> dict[str, str]:
         cluster.images[role] for role in sorted(cluster.images) if role == "root" or role.startswith(_EARLIER)
     ]
     kept = [digest for digest in dict.fromkeys(old) if digest != images["root"]]
-    return {f"{_EARLIER}-{number:03d}": digest for number, digest in enumerate(kept)}
+    earlier = {f"{_EARLIER}-{number:03d}": digest for number, digest in enumerate(kept)}
+    if any(node.state is not NodeState.PLACED for node in cluster.nodes):
+        earlier |= {
+            role: digest for role, digest in cluster.images.items() if role.startswith(templates.ROLE)
+        }
+    return earlier
 
 
 def _make(session: Session, cluster: Cluster, lock: Lock, report: Report) -> tuple[dict[str, Image], Took]:

@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-from vclust_py import metapackages, report, timing
+from vclust_py import clones, metapackages, report, timing
 from vclust_py.access import ssh_options
 from vclust_py.cache import background
 from vclust_py.errors import VclustError
@@ -62,7 +62,7 @@ def run(session: Session, inputs: Inputs) -> Result:
         )
         with contextlib.suppress(OSError):  # the cluster works, with or without a page
             report.write(store, cluster)
-    background.start_if_due(session)
+    background.start_if_due(session, cluster.name if clones.wanted(session, cluster, drivers) else "")
     said = {"lost": lost, "report": _report(session, cluster)}
     return Result(console.reached(change, cluster), said)
 

@@ -66,7 +66,7 @@ def _space(session: Session) -> dict[str, Any]:
     with contextlib.suppress(OSError):
         free = free_bytes(session.site.root)
         for image in session.images.images():
-            kinds[image.manifest.kind] = kinds.get(image.manifest.kind, 0) + image.manifest.bytes
+            kinds[image.manifest.kind] = kinds.get(image.manifest.kind, 0) + image.disk_bytes
     return {
         "root": str(session.site.root),
         "free": free,

@@ -27,6 +27,9 @@ class Key:
     """Several words in one value; YAML may have a list."""
     unique: str = ""
     """Of a repeated key, the part that no two values may share; empty for the whole value."""
+    later: bool = False
+    """It came when requests were stored already: its default is not part of the canonical form, so that the digests of
+    earlier requests stay as they are."""
     yaml: str = ""
     """Its name in the YAML form, where that is not the field's."""
     field: str = ""

@@ -223,6 +223,17 @@ class Software:
             default="any",
         ),
     ]
+    start: Annotated[
+        str,
+        Key(
+            "Start",
+            values.choice("auto", "boot", "fork"),
+            "`boot`: every node boots; `fork`: nodes start as clones of a frozen one, where their host can; "
+            "`auto`: the sooner way",
+            default="auto",
+            later=True,
+        ),
+    ]
     install: Annotated[
         str,
         Key(
@@ -278,10 +289,15 @@ BY_YAML = {key.yaml: key for key in KEYS}
 
 
 def to_mapping(request: Request) -> dict[str, Any]:
-    """The canonical YAML form: every key that has a value, also where it is the default."""
+    """The canonical YAML form: every key that has a value, also where it is the default (but see `Key.later`)."""
     mapping: dict[str, Any] = {}
     for section, keys in SECTIONS.items():
         part = getattr(request, section)
-        forms = {key.yaml: key.write(getattr(part, key.field)) for key in keys}
+        values = {key: getattr(part, key.field) for key in keys}
+        forms = {
+            key.yaml: key.write(value)
+            for key, value in values.items()
+            if not (key.later and value == key.absent({}))
+        }
         mapping[section] = {name: form for name, form in forms.items() if form is not None}
     return mapping

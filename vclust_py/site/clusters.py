@@ -78,7 +78,8 @@ def _node(row: sqlite3.Row) -> Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One live virtual cluster.  `images` maps a role (base, kernel, installer, root, bundle) to an image digest."""
+    """One live virtual cluster.  `images` maps a role (base, kernel, installer, root, bundle, and
+    for each template a `template-…`) to an image digest."""
 
     id: int
     name: str

@@ -16,6 +16,7 @@ from vclust_py.site.settings import Site
 from vclust_py.site.states import NodeState
 from vclust_py.site.store import Store, audit_of
 from vclust_py.site.volumes import Volume
+from vclust_py.starts import how
 from vclust_py.text import LINE, plain
 
 _VOLUME = ("name", "owner", "project", "host", "size", "keep", "created")
@@ -102,6 +103,8 @@ def _describe(
     mapping = requests.to_mapping(cluster.request)
     mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
     accelerators = hosts.accelerators(store)
+    # Of a cluster that was taken up again the last start counts.
+    starts = {row["node"]: how(row["outcome"]) for row in per_node if row["phase"] in ("create", "heal")}
     started = [row for row in per_node if row["phase"] == "ready"]
     allowed = store.user.may(cluster.owner, cluster.project)
     return {
@@ -133,6 +136,8 @@ def _describe(
                 "state": str(known.state),
                 "seen": known.seen,
                 "mac": node.mac,
+                "start": starts.get(node.name, ("", ""))[0],
+                "start_detail": starts.get(node.name, ("", ""))[1],
             }
             for node, known in zip(cluster.nodes, now.nodes, strict=True)
         ],

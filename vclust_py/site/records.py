@@ -96,14 +96,18 @@ def phases(store: Store, cluster: int) -> list[dict[str, Any]]:
 def past(store: Store, phase: str, limit: int = 200) -> list[tuple[int, float, dict[str, Any]]]:
     """Row, seconds and facts of the latest finished runs of a phase, newest first.
 
-    Facts have the phase's `bytes` and, of clusters that were placed, the `installed_bytes` of their packages as well.
+    Clusters with clones say nothing of what booting takes, and are left out.  Facts have the phase's `bytes` and, of
+    clusters that were placed, the `installed_bytes` of their packages as well.
     """
     if not store.exists:
         return []
     rows = store.rows(
         "SELECT phases.id, start, end, phases.bytes, facts, history.bytes AS installed FROM phases"
         " LEFT JOIN history ON history.cluster = phases.cluster"
-        " WHERE phase = ? AND node = '' AND outcome = 'done' ORDER BY phases.id DESC LIMIT ?",
+        " WHERE phase = ? AND node = '' AND outcome = 'done' AND (phase NOT IN ('create', 'install', 'ready')"
+        " OR NOT EXISTS (SELECT 1 FROM phases AS started WHERE started.cluster = phases.cluster"
+        " AND started.phase = 'create' AND json_extract(started.facts, '$.forked') > 0))"
+        " ORDER BY phases.id DESC LIMIT ?",
         (phase, limit),
     )
     found = []

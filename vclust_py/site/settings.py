@@ -32,6 +32,8 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
     "cache_every": requested.whole(0, 10**9),
     "cache_state": requested.choice("unpacked", "configured"),
     "layer_space": requested.size(0, 10**15, "5GB"),
+    "templates": requested.choice("use", "refuse"),
+    "template_space": requested.size(0, 10**15, "5GB"),
     "egress": requested.choice("proxy", "none", "nat"),
     "lease_grace": requested.lease,
     "fence_after": requested.lease,
@@ -118,6 +120,10 @@ class Site:
     """`unpacked`, as in the paper, or `configured`."""
     layer_space: int = 5 * 10**9
     """Bytes that images no cluster stands on may take beside the chosen caches: layers and bundles of past requests."""
+    templates: str = "use"
+    """`use`: nodes may start as clones of a frozen one; `refuse`: every node boots."""
+    template_space: int = 5 * 10**9
+    """Bytes that templates no cluster stands on may take, their memory included."""
     metapackages: tuple[Path, ...] = ()
     """Directories with the site's own meta packages, looked at before the ones that come with vclust."""
     cpu_overcommit: int = 4
@@ -208,7 +214,7 @@ class Site:
         mapping: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         mapping["root"], mapping["metapackages"] = str(self.root), [str(path) for path in self.metapackages]
         mapping["egress_blocked"] = [str(network) for network in self.egress_blocked]
-        for name in ("cache_space", "layer_space"):
+        for name in ("cache_space", "layer_space", "template_space"):
             mapping[name] = f"{mapping[name]}B"
         mapping["gateway"] = self.gateway.to_mapping() if self.gateway else None
         mapping["base_packages"] = list(self.base_packages)

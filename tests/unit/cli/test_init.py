@@ -42,6 +42,7 @@ EVERY = {
     "idle": ["2h"],
     "heal": ["off"],
     "site": ["north"],
+    "start": ["fork"],
     "install": ["once"],
 }
 

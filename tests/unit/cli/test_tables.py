@@ -111,6 +111,34 @@ def test_age_of_knowledge(capsys: pytest.CaptureFixture[str], seconds: float, ag
     assert f"\n  {age} ago it had 1 CPUs" in shown(capsys, hosts={"h": host}, unreachable={"h": "gone"})
 
 
+def test_how_the_nodes_of_a_cluster_have_started(capsys: pytest.CaptureFixture[str]) -> None:
+    node = {"address": "10.0.0.1", "host": "h", "accelerator": "tcg", "state": "ready", "seen": 0.0}
+    starts = {"n1": ("fork", ""), "n2": ("boot", "no"), "n3": ("boot", "gone"), "n4": ("boot", "no")}
+    cluster = {
+        "name": "c",
+        "state": "ready",
+        "detail": "",
+        "ends": None,
+        "request": {"hardware": {"number_of_nodes": 4, "cpus": 1, "ram": "512MB"}},
+        "strategy": "once",
+        "cache": {},
+        "estimate": {},
+        "phases": [],
+        "node_phases": [],
+        "slowest_node": None,
+    }
+    nodes = [
+        node | {"name": name, "start": start, "start_detail": why} for name, (start, why) in starts.items()
+    ]
+    tables.show_cluster({**cluster, "nodes": nodes})
+    assert (
+        "\n1 of 4 nodes started as clones of a template\nbooted instead: n2, n4: no\nbooted instead: n3: gone\n"
+        in capsys.readouterr().out
+    )
+    tables.show_cluster({**cluster, "nodes": [node | {"name": "n1", "start": "boot", "start_detail": ""}]})
+    assert "boot" not in capsys.readouterr().out
+
+
 def test_what_clusters_are_now(capsys: pytest.CaptureFixture[str]) -> None:
     now = time.time()
     three = [{"state": "ready"}, {"state": "ready"}, {"state": "failed"}]

@@ -32,6 +32,7 @@ def test_initramfs_holds_init_busybox_modules(root: Path, tmp_path: Path) -> Non
     installer.build(root, tmp_path / "image")
     unpacked = unpack(tmp_path / "image", tmp_path / "unpacked")
     assert (unpacked / "init").read_bytes() == (GUEST / "init").read_bytes()
+    assert (unpacked / "identity").read_bytes() == (GUEST / "identity").read_bytes()
     assert (unpacked / "init").stat().st_mode & 0o777 == 0o755
     assert (unpacked / "bin/sh").readlink() == Path("busybox")
     order = (unpacked / "modules/virtio.order").read_text().split()
@@ -89,7 +90,7 @@ def test_a_kernel_without_pvh_entry_is_taken_as_it_is(image: bytes, tmp_path: Pa
 
 
 @busybox
-@pytest.mark.parametrize("name", ["init", "self-check", "install-packages"])
+@pytest.mark.parametrize("name", ["init", "identity", "fork-agent", "self-check", "install-packages"])
 def test_shell_programs_parse(name: str) -> None:
     subprocess.run(["busybox", "sh", "-n", GUEST / name], check=True)
 
@@ -98,7 +99,8 @@ def test_shell_programs_parse(name: str) -> None:
 def test_initramfs_has_every_applet_init_calls() -> None:
     applets = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
     # A command stands at a line's start or after one of | & ( { ; then, do, try STEP, else.
-    text = re.sub(r"#.*|'[^']*'", "", (GUEST / "init").read_text())
+    text = "".join((GUEST / name).read_text() for name in ("init", "identity"))
+    text = re.sub(r"#.*|'[^']*'", "", text)
     words = set(
         re.findall(r"(?:^\s*|[|&({;]\s*|then |do |else |! |try \w+ |exec )([a-z_0-9]+)\b", text, re.MULTILINE)
     )
@@ -115,6 +117,7 @@ def run_init_part(call: str, root: Path, *, status: int = 0) -> str:
     """Define init's functions (all before the first mount) with ROOT and console redirected, then run `call`."""
     text = (GUEST / "init").read_text()
     functions = text[: text.index("\nmount -t devtmpfs")]
+    functions = functions.replace(". /identity\n", (GUEST / "identity").read_text(), 1)
     functions = functions.replace("PATH=/bin\n", "", 1).replace("ROOT=/root\n", f"ROOT={root}\n", 1)
     # A console keeps what it was told.
     functions = functions.replace(">/dev/console", ">>/dev/console").replace(
@@ -186,7 +189,7 @@ def test_the_seed_says_who_the_node_is(node: Path) -> None:
     seed.mkdir()
     without_mounts = "mount_small() { disk=/dev/vdb; }"
     said = run_init_part(f"{without_mounts}; read_seed", node, status=9)
-    assert said == "vclust: failed seed: no file node on /dev/vdb\n"
+    assert said == "vclust: failed seed: no file node on the seed\n"
     (node / "console").unlink()
     (seed / "node").write_text("instance=i-1\nname='n1'\nmtu=1450\n")
     assert (

@@ -1,5 +1,6 @@
 """Hosts, networks and logins that only keep books: everything of a phase but what machines do."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
@@ -10,7 +11,7 @@ from vclust_py import gateway
 from vclust_py.egress import Way
 from vclust_py.errors import VclustError
 from vclust_py.guest.proof import groups
-from vclust_py.hypervisor import Capacity, Domain, Segment
+from vclust_py.hypervisor import Capacity, Domain, Segment, memory_bytes
 from vclust_py.ingress import Door
 from vclust_py.leftover_networks import Leftover
 from vclust_py.site import Site
@@ -59,6 +60,42 @@ class FakeFiles:
         self._files.clear()
 
 
+class FakeForking:
+    """Keeps books of what was frozen and forked; a clone named in `failing` does not come up."""
+
+    def __init__(self, host: "FakeHost") -> None:
+        self._host = host
+        self.failing: set[str] = set()
+        self.frozen: list[Domain] = []
+        self.forked: dict[str, tuple[Path, Path]] = {}
+        self.version = "one"
+        self.cut: set[str] = set()
+        self.error = ""
+
+    def identity(self) -> str:
+        return self.version
+
+    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
+        if self.error:
+            raise VclustError(self.error)
+        self.frozen.append(domain)
+        with open(folder / "memory", "wb") as memory:
+            memory.truncate(memory_bytes(domain.memory))
+        (folder / "state").write_bytes(b"state")
+        with open(domain.disks[0].path, "ab") as disk:
+            disk.write(os.urandom(16))  # a real one has a machine-id of its own
+
+    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+        self._host.domains[domain.uuid] = domain
+        if _node(domain) in self.failing:
+            raise VclustError(f"{domain.name}: not ready after {timeout:g} s")
+        self.forked[_node(domain)] = memory, state
+        self._host.looks[domain.name] = 1  # it has reported
+
+    def clear(self, uuids: Iterable[str]) -> list[str]:
+        return [uuid for uuid in uuids if uuid in self.cut and self._host.domains.pop(uuid)]
+
+
 class FakeHost:
     """Every node reports with the first look that it is installed, with the next that it is ready.
 
@@ -67,6 +104,8 @@ class FakeHost:
     """
 
     accelerator = "kvm"
+    forking: FakeForking | None = None
+    cpus = 4096
 
     def __init__(self) -> None:
         self.domains: dict[str, Domain] = {}
@@ -83,7 +122,7 @@ class FakeHost:
         self.calls: Counter[str] = Counter()
 
     def capacity(self) -> Capacity:
-        return Capacity("amd64", 4096, 3 * 10**9, 1 << 44, 1 << 44, {}, self.disk_free, "kvm")
+        return Capacity("amd64", self.cpus, 3 * 10**9, 1 << 44, 1 << 44, {}, self.disk_free, "kvm")
 
     def versions(self) -> dict[str, str]:
         return {"libvirt": "9.0.0", "hypervisor": "QEMU 7.2.0"}

@@ -53,7 +53,7 @@ def test_equal_lines_and_equal_digests_go_together() -> None:
         "spread": "pack", "min_nodes": 1, "volume": "data 20GB", "name": "b", "users": [], "hostname": "x%d",
         "network": "10.1.0.0/16", "ssh_keys": [], "packages": "", "meta_packages": "mpi", "home": "shared",
         "suite": "trixie", "kernel": "linux-image-amd64", "lease": "8h", "idle": "2h", "heal": "off", "site": "north",
-        "install": "each",
+        "start": "boot", "install": "each",
     }  # fmt: skip
     for key in KEYS:
         if key.yaml != "ssh_keys":

@@ -100,6 +100,7 @@ def test_figure_4_of_the_paper() -> None:
         idle=None,
         heal=None,
         site="any",
+        start="auto",
         install="auto",
     )
     assert request.hostnames[0] == "vc01"

@@ -47,6 +47,7 @@ REFUSED: dict[str, Any] = {
     "idle": "1s",
     "heal": "later",
     "site": "a-b",
+    "start": "jump",
     "install": "never",
 }
 """For every key a value that the rules of today refuse."""

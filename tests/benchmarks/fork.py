@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""A cluster whose nodes boot beside the same one of clones, one after the other so that both see the same machine.
+
+    .venv/bin/python tests/benchmarks/fork.py [--nodes 2] [--ram 512MB] [--runs 3] [-i INVENTORY --root ROOT] [--json]
+
+The request is examples/hello-mpi.ini with so many nodes.  Means of the nodes, medians of the runs; `make` is the first
+create of clones, which makes the template, and the layer where it is not there.
+
+cpu     CPU seconds of a node's QEMU process until the node has reported (host side included)
+wall    seconds of the whole `vclust create`, proof by ssh and MPI included
+nodes   seconds from the start of the first node to the report of the last one
+memory  MB of a node's QEMU process when all is proven, shared pages divided among their holders (PSS)
+
+Root.  Nodes run by KVM where it works, else emulated.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from vclust_py.site import PROJECT, Site
+
+VCLUST = Path(sys.executable).parent / "vclust"
+TICKS = os.sysconf("SC_CLK_TCK")
+EXAMPLE = (PROJECT / "examples/hello-mpi.ini").read_text()
+
+
+def vclust(inventory: Path, *words: str | Path) -> str:
+    return subprocess.run(
+        [VCLUST, "-i", inventory, *words], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def pid(domain: str) -> str:
+    return Path(f"/run/libvirt/qemu/{domain}.pid").read_text().strip()
+
+
+def cpu_seconds(domain: str) -> float:
+    fields = Path(f"/proc/{pid(domain)}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def memory(domain: str) -> float:
+    text = Path(f"/proc/{pid(domain)}/smaps_rollup").read_text()
+    return int(text.partition("\nPss:")[2].split()[0]) * 1024 / 1e6
+
+
+def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, float]:
+    """One create, looked at from outside, and its end."""
+    started, reported, spent = time.monotonic(), list[float](), dict[str, float]()
+    command = subprocess.Popen([VCLUST, "-i", arguments.inventory, "create", path], stdout=subprocess.DEVNULL)
+    first = 0.0
+    while command.poll() is None:
+        for console in (arguments.root / "clusters").glob(f"{name}.*/{name}.*.console"):
+            first = first or time.monotonic()
+            if console.stem not in spent and b"vclust: ready" in console.read_bytes():
+                with contextlib.suppress(OSError):
+                    spent[console.stem] = cpu_seconds(console.stem)
+                    reported.append(time.monotonic())
+        time.sleep(0.05)
+    wall = time.monotonic() - started
+    if command.returncode:
+        sys.exit(f"vclust create ended with {command.returncode}")
+    row = {
+        "cpu": statistics.mean(spent.values()),
+        "nodes": max(reported) - first,
+        "wall": wall,
+        "memory": statistics.mean(map(memory, spent)),
+        "clones": sum(
+            node["start"] == "fork"
+            for node in json.loads(vclust(arguments.inventory, "show", name, "--json"))["nodes"]
+        ),
+    }
+    vclust(arguments.inventory, "destroy", name)
+    return row
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
+    paths = {}
+    for start in ("boot", "fork"):
+        text = re.sub(r"NumberOfNodes: .*", f"NumberOfNodes: {arguments.nodes}", EXAMPLE)
+        text = re.sub(r"RAM: .*", f"RAM: {arguments.ram}", text)
+        paths[start] = folder / f"bench-{start}.ini"
+        paths[start].write_text(f"{text}Start: {start}\n")
+    rows: dict[str, list[dict[str, float]]] = {"make": [create(arguments, "bench-fork", paths["fork"])]}
+    for _ in range(arguments.runs):
+        for start, path in paths.items():
+            rows.setdefault(start, []).append(create(arguments, f"bench-{start}", path))
+    return rows
+
+
+def medians(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return {
+        kind: {name: round(statistics.median(row[name] for row in found), 2) for name in found[0]}
+        for kind, found in rows.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--ram", default="512MB")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("-i", "--inventory", type=Path, default=PROJECT / "inventories/local")
+    parser.add_argument("--root", type=Path, default=Site.root, help="the site's root in that inventory")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="vclust-benchmark-", dir="/var/tmp") as folder:
+        rows = measure(arguments, Path(folder))
+    result = {
+        "nodes": arguments.nodes,
+        "ram": arguments.ram,
+        "runs": arguments.runs,
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Linux {platform.release()}",
+        "median": medians(rows),
+        "rows": rows,
+    }
+    if arguments.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(
+        f"{arguments.nodes} nodes of {arguments.ram}, medians of {arguments.runs} runs; {result['machine']}"
+    )
+    for kind, row in medians(rows).items():
+        print(f"{kind:6}", *(f"{name} {value:8.2f}" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

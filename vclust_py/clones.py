@@ -1,0 +1,259 @@
+"""Which nodes of a cluster start as clones of a template, and starting one.  What does not work boots, and says why."""
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vclust_py import metapackages, templates
+from vclust_py.cache.pin import pin
+from vclust_py.errors import VclustError
+from vclust_py.guest import template
+from vclust_py.hypervisor import Domain, Files, Forking, Hypervisor
+from vclust_py.image import Image, Report
+from vclust_py.nodes import command_line, drivers_of, identity_disks, overlay
+from vclust_py.site import clusters, learning
+from vclust_py.site.clusters import Cluster, Node
+from vclust_py.site.session import Session
+from vclust_py.site.states import NodeState
+from vclust_py.starts import BOOTED, FORKED, instead
+from vclust_py.templates import Shape
+
+_log = logging.getLogger(__name__)
+
+_BOOT, _FREEZE, _CLONE = 10.0, 9.0, 2.0
+"""CPU seconds (QEMU emulating) of a boot up to the node's report, of making a template, of a clone up to its report:
+what tests/benchmarks/fork.py measures."""
+_PROVEN = ("tcg",)
+"""Accelerators that clones were tried with: elsewhere nodes are clones only where the request says so."""
+_OFTEN = 2
+"""Clusters that have stood on a layer until a template of it is made without being asked for."""
+_LEAST_TIMEOUT = 30.0
+"""Seconds that a clone has to its identity, and then to its report, at least."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """How a node may start as a clone: from its template, or not, and then why."""
+
+    template: Image | None
+    why: str = ""
+    timeout: float = 0.0
+
+
+def offers(
+    session: Session,
+    cluster: Cluster,
+    folder: Path,
+    images: Mapping[str, Image],
+    drivers: Mapping[str, Hypervisor],
+    files: Mapping[str, Files],
+    nodes: Sequence[Node],
+    report: Report,
+    *,
+    volume: bool = False,
+) -> dict[str, Offer]:
+    """By name of those of `nodes` that shall be clones their templates, made where that is the sooner way.
+
+    With a `volume` the first node has a disk more than any template has.
+    """
+    asked = cluster.request.software.start
+    fresh = [
+        node
+        for node in nodes
+        if cluster.ready is None
+        or not files[node.host].length(overlay(node.name))  # else it has a user's work
+    ]
+    # What a site that learns nothing starts nodes from does not depend on earlier requests.
+    if asked == "boot" or not fresh or (asked == "auto" and session.site.cache_every == 0):
+        return {}
+    if why := _excluded(session, cluster, folder, images, fresh[0]):
+        return dict.fromkeys((node.name for node in fresh), Offer(None, why)) if asked == "fork" else {}
+    found = dict[str, Offer]()
+    if volume and (first := [node for node in fresh if node.position == 0]):
+        fresh = [node for node in fresh if node.position]
+        if asked == "fork":
+            found[first[0].name] = Offer(None, "it has a volume's disk")
+    for (host, shape), names in _shapes(session, cluster, images, drivers, fresh).items():
+        if offer := _offer(session, cluster, host, drivers[host], shape, len(names), report):
+            found |= dict.fromkeys(names, offer)
+    return found
+
+
+def wanted(session: Session, cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> bool:
+    """Whether later clusters would be sooner with a template that is not there: what this one stands on is asked often.
+
+    A site that learns nothing (`cache_every`) makes none by itself.
+    """
+    if session.site.cache_every == 0 or cluster.request.software.start != "auto":
+        return False
+    used = learning.uses(session.store).get(cluster.images.get("root", ""))
+    if used is None or used["count"] < _OFTEN:
+        return False
+    with contextlib.suppress(VclustError):  # whose cluster is ready shall not hear of it
+        return bool(_missing(session, cluster, drivers))
+    return False
+
+
+def make(session: Session, name: str, report: Report) -> list[Image]:
+    """Make the templates that nodes of the live cluster `name` could have started from, where there is memory for it.
+
+    Raises VclustError as `templates.ensure` does.
+    """
+    cluster = clusters.get(session.store, name)
+    drivers, _ = drivers_of(session, cluster)
+    return [
+        templates.ensure(session, shape, forking, report)
+        for shape, forking, driver in _missing(session, cluster, drivers)
+        if driver.capacity().memory_free > 2 * shape.memory
+    ]
+
+
+def _missing(
+    session: Session, cluster: Cluster, drivers: Mapping[str, Hypervisor]
+) -> list[tuple[Shape, Forking, Hypervisor]]:
+    """Shapes of the cluster's nodes without a template, with the hosts that could make it."""
+    nodes = [node for node in cluster.nodes if node.host in drivers]
+    images = {
+        role: session.images.get(digest)
+        for role, digest in cluster.images.items()
+        if not role.startswith(templates.ROLE)
+    }
+    folder = clusters.folder(session.store, cluster)
+    if not nodes or _excluded(session, cluster, folder, images, nodes[0]):
+        return []
+    found = []
+    for host, shape in _shapes(session, cluster, images, drivers, nodes):
+        forking = drivers[host].forking
+        if forking is None or drivers[host].accelerator not in _PROVEN:
+            continue
+        if templates.find(session, shape, forking) is None:
+            found.append((shape, forking, drivers[host]))
+    return found
+
+
+def _shapes(
+    session: Session,
+    cluster: Cluster,
+    images: Mapping[str, Image],
+    drivers: Mapping[str, Hypervisor],
+    nodes: Sequence[Node],
+) -> dict[tuple[str, Shape], list[str]]:
+    """By host and shape the names of the nodes."""
+    shapes: dict[tuple[str, Shape], list[str]] = {}
+    for node in nodes:
+        architecture = cluster.request.hardware.architecture
+        line = command_line(session.site, architecture, drivers[node.host].accelerator)
+        # Larger only where an earlier version has placed the node.
+        disk = max(node.disk, images["root"].manifest.virtual_size)
+        digests = tuple(images[role].manifest.digest for role in templates.ROLES)
+        shape = Shape(digests, line, architecture, node.cpus, node.memory, disk)
+        shapes.setdefault((node.host, shape), []).append(node.name)
+    return shapes
+
+
+def _offer(
+    session: Session,
+    cluster: Cluster,
+    host: str,
+    driver: Hypervisor,
+    shape: Shape,
+    nodes: int,
+    report: Report,
+) -> Offer | None:
+    """For so many nodes of one shape on one host; None: they boot, and nobody has asked for anything else."""
+    forced, forking = cluster.request.software.start == "fork", driver.forking
+    if forking is None:
+        return Offer(None, f"{host}: nodes do not start as clones there") if forced else None
+    if not forced and driver.accelerator not in _PROVEN:
+        return None
+    try:
+        image = templates.find(session, shape, forking)
+        if image is None and (forced or _gains(nodes, driver)):
+            image = templates.ensure(session, shape, forking, report)
+    except VclustError as error:
+        _log.warning("no template: %s", error)
+        return Offer(None, f"no template: {error}")
+    if image is None:
+        return None
+    # Beside those of other hosts and of earlier starts: disks of nodes stand on them.
+    pinned = clusters.get(session.store, cluster.name).images
+    digest = image.manifest.digest
+    if not pin(session, cluster, {**pinned, f"{templates.ROLE}{digest[:12]}": digest}):
+        return Offer(None, "its template was taken away")
+    return Offer(image, timeout=max(_LEAST_TIMEOUT, session.site.ready_timeout / 10))
+
+
+def _excluded(
+    session: Session, cluster: Cluster, folder: Path, images: Mapping[str, Image], node: Node
+) -> str:
+    """Why no node of this cluster can be a clone; empty: they can."""
+    if session.site.templates == "refuse":
+        return "the site refuses templates"
+    if "bundle" in images:
+        return "its packages are installed in each node"
+    if any(bundle.steps for bundle in metapackages.expand(cluster.request, session.site)):
+        # They enable units before systemd starts; a template's has started.
+        return "its meta packages have steps, which come before systemd"
+    disks = identity_disks(folder, node.name)
+    if len(disks) != len(template.ROOM):
+        return "its seeds are of an earlier version"
+    return _too_large(folder, dict(zip(template.ROOM, disks, strict=True)))
+
+
+def _too_large(folder: Path, disks: Mapping[str, str]) -> str:
+    for name, file in disks.items():
+        if (size := (folder / file).stat().st_size) > template.ROOM[name]:
+            return f"its disk {file} has {size} bytes, a template's has {template.ROOM[name]}"
+    return ""
+
+
+def _gains(nodes: int, driver: Hypervisor) -> bool:
+    """Whether so many nodes are sooner there with a template that is yet to be made."""
+    cpus = driver.capacity().cpus
+    at_once = min(nodes, cpus)
+    return nodes * _BOOT / at_once > _FREEZE + nodes * _CLONE / at_once
+
+
+def start(offer: Offer | None, driver: Hypervisor, files: Files, domain: Domain, node: Node) -> str:
+    """Start the node as a clone, if it is to be one; the outcome.  Unless that is FORKED, it is yet to boot."""
+    if offer is None:
+        return BOOTED
+    if offer.template is None or driver.forking is None:
+        return instead(offer.why)
+    memory, state = (offer.template.companions[name] for name in ("memory", "state"))
+    try:
+        files.overlay(overlay(node.name), offer.template.path.name, offer.template.manifest.virtual_size)
+        driver.forking.fork(domain, memory, state, offer.timeout)
+    except VclustError as error:
+        _log.warning("%s boots: %s", node.name, error)
+        driver.remove(domain.uuid)
+        files.discard(overlay(node.name))
+        driver.clear_consoles(domain.folder, [domain.name])
+        return instead(str(error))
+    return FORKED
+
+
+def clear(drivers: Mapping[str, Hypervisor], nodes: Sequence[Node]) -> set[str]:
+    """Names of those of `nodes` that were cut off while they were made as clones; they are removed."""
+    cut = set[str]()
+    for host, driver in drivers.items():
+        fresh = {
+            node.uuid: node.name for node in nodes if node.host == host and node.state is NodeState.PLACED
+        }
+        if fresh and driver.forking is not None:
+            cut |= {fresh[uuid] for uuid in driver.forking.clear(fresh)}
+    return cut
+
+
+def drop_useless(session: Session, offers: Mapping[str, Offer], outcomes: Mapping[str, str]) -> None:
+    """Nobody finds a template again of which no clone has come up."""
+    tried: dict[str, list[str]] = {}
+    for name, offer in offers.items():
+        if offer.template is not None and name in outcomes:
+            tried.setdefault(offer.template.manifest.digest, []).append(outcomes[name])
+    for digest, came in tried.items():
+        if FORKED not in came:
+            with contextlib.suppress(VclustError):  # taken away meanwhile
+                session.images.retire(session.images.get(digest))
