@@ -237,13 +237,15 @@ def test_packages_come_and_go_in_place(vclust: Vclust, site: Site) -> None:
     print(f"LIFE of these telling the nodes {phase[0]:.1f} s")
     assert {one.partition("=")[0] for one in done["packages"]["install"]} >= {"nmap", "ngircd"}
     assert domains() == before
+    for node in ("1", "2"):  # nobody waits for a daemon's start
+        wait_for("the daemon", lambda node=node: "\nactive\n" in holds(vclust, node), 60)
     there = [holds(vclust, node) for node in ("1", "2")]
     assert there[0] == there[1]
     assert re.search(r"ngircd\t\S+\nnmap\t\S+\nactive\n", there[0]), there[0]
     # A node that comes later starts with them, on a layer of its own over that of the others.
     path.write_text(PACKAGES.replace("NumberOfNodes: 2", "NumberOfNodes: 3"))
     vclust("apply", str(path))
-    assert holds(vclust, "3") == there[0]
+    wait_for("the same in the new node", lambda: holds(vclust, "3") == there[0], 60)
     (folder,) = site.clusters.glob("life.*")
     backing = [
         json.loads(output("qemu-img", "info", "-U", "--output=json", str(folder / f"{name}.qcow2")))[

@@ -100,7 +100,7 @@ def test_what_changes_is_said_before_it_is_done(run: Run, capsys: pytest.Capture
 
 
 def test_apply(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    less = CHANGE | {"add": {}, "remove": ["n3"]}
+    less = CHANGE | {"add": {}, "remove": ["n3"], "packages": {}}
     assert run("apply", "one.ini", "--check", "--nodes", "n3,n5", vclust_apply=less) == 0
     assert capsys.readouterr().out.splitlines() == [
         "one: NumberOfNodes: is 2, the request says 4",
