@@ -105,7 +105,8 @@ def test_modules_take_no_empty_name(tmp_path: Path) -> None:
         if "name" not in spec:
             continue
         defaults = {key: option.get("default") for key, option in spec.items()}
-        wanted = {**defaults, "site": site, "name": "", "state": "absent", "hosts": [], "results": []}
+        others = {"state": "absent", "hosts": [], "results": [], "duration": "1h", "tag": "first"}
+        wanted = {**defaults, **others, "site": site, "name": ""}
         module["main"].__globals__["AnsibleModule"] = lambda wanted=wanted, **_: Module(wanted)
         with pytest.raises(Ended):
             module["main"]()
