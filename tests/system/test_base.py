@@ -256,6 +256,7 @@ def test_a_lock_with_other_versions_is_refused(site: Site, images: BaseImages, t
         ensure_base(site, other, quiet)
 
 
+@pytest.mark.long
 def test_what_the_site_adds_is_in_its_base(site: Site, images: BaseImages, tmp_path: Path) -> None:
     """A base of its own, with the tools, and nobody's request has to bring them."""
     own = dataclasses.replace(site, base_packages=("nano", "rsync"))
