@@ -414,7 +414,7 @@ def test_a_node_that_may_fail(vclust: Vclust, before: dict[str, set[str]]) -> No
     assert done.code == 0, done
     assert "may01" in done.out
     said = vclust("show", name).out
-    assert f"{name}: ready (without may01, which failed" in said
+    assert f"{name}: degraded (1 of 2 nodes) (without may01, which failed" in said
     assert re.search(r"may01 .* failed\b", said)
     # The first that works is the one to log in to.
     assert vclust("ssh", name, "--", "hostname").out.strip() == "may02"
