@@ -33,6 +33,7 @@ User: alice:*
 Hostname: life%02d
 Network: 192.168.83.0/24
 Lease: 8h
+Install: once
 """
 READY_AGAIN = 300.0
 """Seconds an emulated node may take to boot on a busy machine."""
