@@ -10,13 +10,12 @@ import shlex
 from collections.abc import Sequence
 
 from vclust_py import network
+from vclust_py.access import KEY_EXCHANGE
 from vclust_py.errors import VclustError
 from vclust_py.metapackages import MetaPackage
 
 GROUP = 32
 """Nodes that are tried at once, the first one included."""
-KEY_EXCHANGE = "KexAlgorithms=curve25519-sha256"
-"""OpenSSH's default, with a post-quantum half, takes emulated nodes half a second more; nothing secret travels."""
 OUTPUT_LIMIT = 1 << 20
 """Bytes that the scripts may print: a few lines for each of 4096 nodes."""
 CHECK_LINES = 300

@@ -12,11 +12,11 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from vclust_py import metapackages
-from vclust_py.access import ssh_options
+from vclust_py.access import program_login
 from vclust_py.change import Change
 from vclust_py.errors import RequestError
 from vclust_py.image.builder import disk_size
-from vclust_py.life import packages
+from vclust_py.life import lease, packages
 from vclust_py.lock import Lock
 from vclust_py.monitor import Survey, survey
 from vclust_py.nodes import domain_name, drivers_for, overlay, seed_disk, snapshot_file
@@ -218,10 +218,8 @@ def _placed(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[S
 
 def _change(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[Survey]) -> list[Node]:
     store, values = session.store, dict[str, Any]()
-    lease = plan.request.software.lease
-    if lease != cluster.request.software.lease:
-        ends = None if lease is None else time.time() + lease
-        values = {"ends": ends, "ended": None, "warned": lease}
+    if plan.request.software.lease != cluster.request.software.lease:
+        values = lease.until(time.time(), plan.request.software.lease)
     if plan.remove:
         _announce(session, cluster, plan.remove)
     if plan.packages:
@@ -246,9 +244,7 @@ def _announce(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> None
     if not scripts:
         return
     first, access = cluster.nodes[0], way_in(session.store, cluster)
-    reached = ssh_options({"ssh": access}, {"name": first.name, "address": first.address})
-    argv = ["ssh", "-F", "/dev/null", *reached, "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]
-    argv += ["-i", access["admin_key"], f"root@{first.name}", "sh", "-s"]
+    argv = program_login(access, first.name, first.address, "sh", "-s")
     names = ",".join(node.name for node in nodes)
     for script in scripts:
         text = f"set -eu\nexport VCLUST_LEAVING={shlex.quote(names)}\n{script}\n"

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 from vclust_py import metapackages
 from vclust_py import request as requests
-from vclust_py.access import ssh_options
+from vclust_py.access import program_login
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
-from vclust_py.guest.proof import KEY_EXCHANGE
 from vclust_py.lock import Lock
 from vclust_py.phases import Inputs, Result
 from vclust_py.request import values
@@ -87,10 +86,7 @@ def _bundles(session: Session, cluster: Cluster) -> tuple[metapackages.MetaPacka
 
 def _ask(session: Session, cluster: Cluster, node: Node) -> str:
     access = way_in(session.store, cluster)
-    reached = ssh_options({"ssh": access}, {"name": node.name, "address": node.address})
-    options = ["BatchMode=yes", "ConnectTimeout=30", KEY_EXCHANGE]
-    argv = ["ssh", "-F", "/dev/null", *reached, *(word for option in options for word in ("-o", option))]
-    argv += ["-i", access["admin_key"], f"root@{node.name}", "sh", "-s"]
+    argv = program_login(access, node.name, node.address, "sh", "-s")
     return session.run(argv, stdin=_SCRIPT, timeout=_TIMEOUT, limit=_MOST)
 
 

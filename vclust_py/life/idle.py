@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vclust_py.access import ssh_options
+from vclust_py.access import program_login
 from vclust_py.errors import VclustError
-from vclust_py.guest.proof import KEY_EXCHANGE
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
 from vclust_py.site.session import Session
@@ -42,10 +41,7 @@ def is_deserted(session: Session, cluster: Cluster) -> bool:
     access = way_in(session.store, cluster)
 
     def empty(node: Node) -> bool:
-        reached = ssh_options({"ssh": access}, {"name": node.name, "address": node.address})
-        options = ["BatchMode=yes", "ConnectTimeout=20", KEY_EXCHANGE]
-        argv = ["ssh", "-F", "/dev/null", *reached, *(word for option in options for word in ("-o", option))]
-        argv += ["-i", access["admin_key"], f"root@{node.name}", "ls /dev/pts"]
+        argv = program_login(access, node.name, node.address, "ls /dev/pts", patience=20)
         try:
             return session.run(argv, timeout=_TIMEOUT).split() in ([], ["ptmx"])
         except VclustError:

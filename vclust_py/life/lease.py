@@ -62,16 +62,15 @@ def require_kept(site: Site, cluster: Cluster, now: float) -> None:
 def begun(cluster: Cluster, now: float) -> dict[str, Any]:
     """Columns of a cluster's row when it has become ready; a lease that has not ended goes on."""
     lease = cluster.request.software.lease
-    if lease is None:
-        return {"ends": None, "ended": None, "warned": None}  # it may have ended idle
-    if cluster.ends is not None and cluster.ends > now:
+    if lease is not None and cluster.ends is not None and cluster.ends > now:
         return {}
-    return _until(now, lease)
+    return until(now, lease)  # without a lease it may have ended idle
 
 
-def _until(now: float, seconds: float) -> dict[str, Any]:
+def until(now: float, seconds: float | None) -> dict[str, Any]:
+    """Columns of a cluster's row whose lease counts from `now`; None: it has no end."""
     # Nobody is warned of a time that was never longer.
-    return {"ends": now + seconds, "ended": None, "warned": seconds}
+    return {"ends": None if seconds is None else now + seconds, "ended": None, "warned": seconds}
 
 
 def renew(session: Session, inputs: Inputs, seconds: int) -> Result:
@@ -89,7 +88,7 @@ def renew(session: Session, inputs: Inputs, seconds: int) -> Result:
         now = time.time()
         require_kept(session.site, cluster, now)
         _require_quota(session.site, cluster, seconds)
-        values_ = _until(now, seconds) if now + seconds > cluster.ends else {}
+        values_ = until(now, seconds) if now + seconds > cluster.ends else {}
         change = Change({"ends": cluster.ends}, {"ends": values_.get("ends", cluster.ends)})
         if change.changed and not inputs.check:
             with store.transaction():

@@ -2,9 +2,8 @@
 
 import contextlib
 
-from vclust_py.access import ssh_options
+from vclust_py.access import program_login
 from vclust_py.errors import VclustError
-from vclust_py.guest.proof import KEY_EXCHANGE
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
 from vclust_py.site.session import Session
@@ -18,10 +17,7 @@ def say(session: Session, cluster: Cluster, text: str) -> None:
     access = way_in(session.store, cluster)
 
     def tell(node: Node) -> None:
-        reached = ssh_options({"ssh": access}, {"name": node.name, "address": node.address})
-        options = ["BatchMode=yes", "ConnectTimeout=20", KEY_EXCHANGE]
-        argv = ["ssh", "-F", "/dev/null", *reached, *(word for option in options for word in ("-o", option))]
-        argv += ["-i", access["admin_key"], f"root@{node.name}", "wall"]
+        argv = program_login(access, node.name, node.address, "wall", patience=20)
         with contextlib.suppress(VclustError):
             session.run(argv, stdin=f"{text}\n", timeout=_TIMEOUT)
 

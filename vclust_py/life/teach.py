@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vclust_py import identities, timing
-from vclust_py.access import ssh_options
+from vclust_py.access import program_login
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk, update
 from vclust_py.guest.cluster_disk import ClusterIdentity
-from vclust_py.guest.proof import KEY_EXCHANGE
 from vclust_py.image.space import naming_full_disk
 from vclust_py.life import packages
 from vclust_py.lock import Lock
@@ -112,10 +111,7 @@ def _tell(
     timeout = _TIMEOUT if isinstance(stdin, str) else _INSTALL_TIMEOUT
 
     def tell(node: Node) -> VclustError | None:
-        reached = ssh_options({"ssh": access}, {"name": node.name, "address": node.address})
-        options = ["BatchMode=yes", "ConnectTimeout=30", KEY_EXCHANGE]
-        argv = ["ssh", "-F", "/dev/null", *reached, *(word for option in options for word in ("-o", option))]
-        argv += ["-i", access["admin_key"], f"root@{node.name}", *command]
+        argv = program_login(access, node.name, node.address, *command)
         try:
             update.judge(node.name, session.run(argv, stdin=stdin, timeout=timeout), cluster.generation)
         except VclustError as error:

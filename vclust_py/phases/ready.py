@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from vclust_py import clones, metapackages, report, timing
-from vclust_py.access import ssh_options
+from vclust_py.access import program_login
 from vclust_py.cache import background
 from vclust_py.errors import VclustError
 from vclust_py.guest import console, proof
@@ -91,10 +91,5 @@ def _prove(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> dict[st
 
 def _login(session: Session, cluster: Cluster, node: Node, script: str, timeout: float) -> str:
     access = way_in(session.store, cluster)
-    user = access["user"]
-    key = access["admin_key" if user == "root" else "key"]
-    reached = ssh_options({"ssh": access}, {"name": node.name, "address": node.address})
-    options = ["BatchMode=yes", "ConnectTimeout=60", proof.KEY_EXCHANGE]
-    argv = ["ssh", "-F", "/dev/null", *reached, *(word for option in options for word in ("-o", option))]
-    argv += ["-i", key, f"{user}@{node.name}", "sh", "-s"]
+    argv = program_login(access, node.name, node.address, "sh", "-s", user=access["user"], patience=60)
     return session.run(argv, stdin=script, timeout=timeout, limit=proof.OUTPUT_LIMIT)
