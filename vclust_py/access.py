@@ -128,13 +128,19 @@ def _config(
     return "".join(f"{line}\n" for line in lines)
 
 
-def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
+_WAIT = 'until nc "$1" 22 2> /dev/null || ! kill -0 $PPID; do sleep 0.2; done'
+"""Of a shell's text: connects as soon as sshd listens, and ends with the ssh that it does so for."""
+
+
+def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any], *, wait: bool = False) -> list[str]:
     """Options of ssh(1) that reach `node`, without user and key; the arguments are parts of what
     `vclust_py.site.describe` gives.
 
-    The name given to ssh is free: the address is in the proxy command, as networks of clusters may overlap.
+    With `wait` its sshd may not listen yet; ssh's ConnectTimeout says for how long.  The name given to ssh is free: the
+    address is in the proxy command, as networks of clusters may overlap.
     """
-    access = keys_of(cluster)
+    access, address = keys_of(cluster), node["address"]
+    connect = ["sh", "-c", _WAIT, "sh", address] if wait else ["nc", address, "22"]
     options = {
         "HostKeyAlias": node["name"],
         "UserKnownHostsFile": access["known_hosts"],
@@ -143,6 +149,6 @@ def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> list[str
         "IdentitiesOnly": "yes",
         # A session to a node that has gone ends after a minute and a half, instead of never.
         "ServerAliveInterval": "30",
-        "ProxyCommand": shlex.join(["ip", "netns", "exec", access["netns"], "nc", node["address"], "22"]),
+        "ProxyCommand": shlex.join(["ip", "netns", "exec", access["netns"], *connect]),
     }
     return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from vclust_py import timing
 from vclust_py.change import Change
@@ -32,8 +33,19 @@ _TOLD_IN_FULL = 4
 """Failed nodes whose reasons are told in full; of more, the names."""
 _ORDER = list(NodeState)
 _POLL = 0.1  # seconds between two looks at the consoles
-_POLL_FAR = 1.0  # where some are on other machines
+_POLL_FAR = 1.0  # at most, where some are on other machines
+_LOOK_FAR = 0.05  # seconds for each of these: the last few are waited for as closely as near ones
 _ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
+
+
+class Meanwhile(Protocol):
+    """What is done while nodes are waited for."""
+
+    def saw(self, node: str, state: NodeState) -> None:
+        """Of each node after each look."""
+
+    def work(self, seconds: float) -> None:
+        """In place of waiting so long."""
 
 
 @dataclass
@@ -137,10 +149,12 @@ def follow(
     record: timing.Recorder,
     *,
     least: int | None = None,
+    meanwhile: Meanwhile | None = None,
 ) -> list[Watch]:
     """Read the consoles until every node has reached `goal` or failed; what was seen of those that had not yet.
 
-    Raises VclustError when fewer than `least` nodes are left; default: the request's MinNodes.
+    `meanwhile` works between two looks.  Raises VclustError when fewer than `least` nodes are left; default: the
+    request's MinNodes.
     """
     least = cluster.request.hardware.min_nodes if least is None else least
     folder = clusters.folder(session.store, cluster).name
@@ -157,7 +171,7 @@ def follow(
         if _rank(node.state) < _rank(goal)
     ]
     with ThreadPoolExecutor(fan_out(len(drivers) or 1)) as pool:
-        _wait(session.site.ready_timeout, watches, goal, drivers, record, pool)
+        _wait(session.site.ready_timeout, watches, goal, drivers, record, pool, meanwhile)
     record.flush()
     failed = [watch for watch in watches if watch.state is NodeState.FAILED]
     for watch in failed:
@@ -215,14 +229,16 @@ def _wait(
     drivers: Mapping[str, Hypervisor],
     record: timing.Recorder,
     pool: ThreadPoolExecutor,
+    meanwhile: Meanwhile | None,
 ) -> None:
     waiting, deadline, looked = list(watches), time.monotonic() + timeout, time.monotonic()
-    poll = _POLL_FAR if any(watch.node.machine for watch in watches) else _POLL
     while waiting:
         begun = time.monotonic()
         for watch, lines in zip(waiting, pool.map(Watch.read, waiting), strict=True):
             for word, rest in lines:
                 take(watch, word, rest, record)
+            if meanwhile is not None:
+                meanwhile.saw(watch.node.name, watch.state)
         if time.monotonic() - looked > _ALIVE:
             _look(waiting, drivers)
             looked = time.monotonic()
@@ -240,7 +256,10 @@ def _wait(
             record.report(goal, len(watches) - len(waiting), len(watches))
         if waiting:
             # Thousands of consoles take longer than the pause: half of the time is for those who report.
-            time.sleep(max(poll, min(time.monotonic() - begun, _ALIVE)))
+            far = sum(watch.node.machine is not None for watch in waiting)
+            poll = max(_POLL, min(_LOOK_FAR * far, _POLL_FAR))
+            pause = max(poll, min(time.monotonic() - begun, _ALIVE))
+            (time.sleep if meanwhile is None else meanwhile.work)(pause)
 
 
 def take(watch: Watch, word: str, rest: str, record: timing.Recorder | None = None) -> None:
