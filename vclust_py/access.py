@@ -128,8 +128,12 @@ def _config(
     return "".join(f"{line}\n" for line in lines)
 
 
-_WAIT = 'until nc "$1" 22 2> /dev/null || ! kill -0 $PPID; do sleep 0.2; done'
-"""Of a shell's text: connects as soon as sshd listens, and ends with the ssh that it does so for."""
+_WAIT = (
+    "tries=0; "
+    'until nc "$1" 22 2> /dev/null; do '
+    "tries=$((tries + 1)); kill -0 $PPID && [ $tries -lt 500 ] || exit 1; sleep 0.2; done"
+)
+"""Of a shell's text: connects as soon as sshd listens.  It ends with the ssh that it does so for, or soon after."""
 
 
 def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any], *, wait: bool = False) -> list[str]:

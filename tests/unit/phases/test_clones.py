@@ -164,7 +164,7 @@ def test_a_host_without_templates(session: FakeSession) -> None:
 def test_a_clone_that_does_not_come_up_boots_once(session: FakeSession) -> None:
     forking(session).failing = {"n2"}
     started = create(session, a_request("one", 2))
-    assert started == {"n1": ("fork", ""), "n2": ("boot", "one.n2: not ready after 90 s")}
+    assert started == {"n1": ("fork", ""), "n2": ("boot", "n2.one: not ready after 90 s")}
     assert session.hosts["a"].calls["start"] == 1
     assert len(session.hosts["a"].domains) == 2
     assert create(session, a_request("two", 1)) == {"n1": ("fork", "")}
