@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import libvirt
 
 from vclust_py.errors import NoAnswerError, VclustError
-from vclust_py.hypervisor import Host, certificates
+from vclust_py.hypervisor import Host
 
 _T = TypeVar("_T")
 
@@ -203,6 +203,8 @@ def _reach(host: Host) -> None:
     port = parts.port or _PORTS.get(parts.scheme.partition("+")[2] or "tls")
     if parts.hostname is None or port is None:
         return
+    from vclust_py.hypervisor import certificates  # with X.509; only hosts on other machines need it
+
     try:
         socket.create_connection((parts.hostname, port), _REACH_TIMEOUT).close()
     except ConnectionRefusedError as error:
@@ -227,6 +229,8 @@ def _refused(host: Host, error: libvirt.libvirtError) -> VclustError:
     parts = urlsplit(host.uri)
     folder = parse_qs(parts.query).get("pkipath")
     if parts.hostname and folder and parts.scheme.endswith("+tls"):
+        from vclust_py.hypervisor import certificates
+
         found = certificates.fault(host.name, Path(folder[0]), parts.hostname, parts.port or _PORTS["tls"])
         if found:
             return found

@@ -233,12 +233,13 @@ class FakeSession(Session):
         self.hosts = {"a": FakeHost(), "b": FakeHost()}
         self.fake_networks = FakeNetworks()
         self.gone: set[str] = set()
-        self.connects = self.logins = self.stops = 0
+        self.connects = self.logins = self.starts = self.stops = 0
         super().__init__(
             site,
             connect=self._fake_connect,
             networks=self.fake_networks,
             talk=self._log_in,
+            start_daemons=self._start_daemons,
             stop_daemons=self._stop_daemons,
         )
 
@@ -247,6 +248,9 @@ class FakeSession(Session):
         if host.name in self.gone:
             raise VclustError(f"{host.name}: no route")
         return self.hosts[host.name]
+
+    def _start_daemons(self) -> None:
+        self.starts += 1
 
     def _stop_daemons(self) -> None:
         self.stops += 1

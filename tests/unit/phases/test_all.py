@@ -417,3 +417,11 @@ def test_each_phase_is_a_role_a_tag_a_file_and_a_function() -> None:
         functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         assert [name for name in functions if not name.startswith("_")][:1] == ["run"]
         assert phase(word) is module.run
+
+
+def test_libvirt_is_started_while_other_phases_are_at_work(session: FakeSession) -> None:
+    """Where the site manager is a host itself, and the request is meant."""
+    request = phase("request")
+    for check, local, starts in ((True, True, 0), (False, False, 0), (False, True, 1)):
+        request(session, Inputs("all", check=check, request=a_request(2), local=local))
+        assert session.starts == starts
