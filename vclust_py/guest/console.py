@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from vclust_py import timing
@@ -149,10 +150,12 @@ def follow(
     record: timing.Recorder,
     *,
     least: int | None = None,
+    timeouts: Mapping[str, float] = MappingProxyType({}),
     meanwhile: Meanwhile | None = None,
 ) -> list[Watch]:
     """Read the consoles until every node has reached `goal` or failed; what was seen of those that had not yet.
 
+    `timeouts` are the seconds that some nodes have, by their names, where that is not the site's `ready_timeout`.
     `meanwhile` works between two looks.  Raises VclustError when fewer than `least` nodes are left; default: the
     request's MinNodes.
     """
@@ -171,7 +174,10 @@ def follow(
         if _rank(node.state) < _rank(goal)
     ]
     with ThreadPoolExecutor(fan_out(len(drivers) or 1)) as pool:
-        _wait(session.site.ready_timeout, watches, goal, drivers, record, pool, meanwhile)
+        most = {
+            watch.node.name: timeouts.get(watch.node.name, session.site.ready_timeout) for watch in watches
+        }
+        _wait(most, watches, goal, drivers, record, pool, meanwhile)
     record.flush()
     failed = [watch for watch in watches if watch.state is NodeState.FAILED]
     for watch in failed:
@@ -223,7 +229,7 @@ def _unanswered(error: VclustError, position: int) -> bytes:
 
 
 def _wait(
-    timeout: int,
+    timeouts: Mapping[str, float],
     watches: Sequence[Watch],
     goal: NodeState,
     drivers: Mapping[str, Hypervisor],
@@ -231,7 +237,8 @@ def _wait(
     pool: ThreadPoolExecutor,
     meanwhile: Meanwhile | None,
 ) -> None:
-    waiting, deadline, looked = list(watches), time.monotonic() + timeout, time.monotonic()
+    waiting, started = list(watches), time.monotonic()
+    looked = started
     while waiting:
         begun = time.monotonic()
         for watch, lines in zip(waiting, pool.map(Watch.read, waiting), strict=True):
@@ -242,9 +249,10 @@ def _wait(
         if time.monotonic() - looked > _ALIVE:
             _look(waiting, drivers)
             looked = time.monotonic()
-        if time.monotonic() > deadline:
-            for watch in waiting:
-                watch.fail(f"no report after {timeout} s; {watch.last_words()}")
+        for watch in waiting:
+            timeout = timeouts[watch.node.name]
+            if time.monotonic() > started + timeout:
+                watch.fail(f"no report after {timeout:g} s; {watch.last_words()}")
         done = [watch for watch in waiting if _rank(watch.state) >= _rank(goal)]
         waiting = [watch for watch in waiting if _rank(watch.state) < _rank(goal)]
         for watch in done:

@@ -89,9 +89,13 @@ class Prover:
 
     def saw(self, node: str, state: NodeState) -> None:
         """A node has come so far."""
-        if self._states.get(node, state) is state:
+        before = self._states.get(node, state)
+        if before is state:
             return
         self._states[node] = state
+        if state is NodeState.STARTED:  # once more: what waits for the one that it was may hang
+            self._hang_up()
+            self._begin()
         if state is NodeState.READY and node in self._failed:
             del self._failed[node]
             self._left[node] = None

@@ -218,8 +218,7 @@ class Forking(Protocol):
         ...
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
-        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity, then for its
-        report.
+        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity.
 
         It is defined as one that boots: started again, it does.  Its disks must be like the template's.
         """

@@ -5,6 +5,7 @@ login to the first node tries the way to all others.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +16,11 @@ from vclust_py.conversation import Talk
 from vclust_py.errors import VclustError
 from vclust_py.guest import console, proof
 from vclust_py.guest.prover import Prover
+from vclust_py.hypervisor import Hypervisor
 from vclust_py.life import lease, teach
 from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
 from vclust_py.phases import Inputs, Result
+from vclust_py.phases.create import start_nodes
 from vclust_py.site import clusters, kept_logs
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
@@ -48,7 +51,7 @@ def run(session: Session, inputs: Inputs) -> Result:
             require_min_nodes(cluster, errors)
             record.facts = facts(cluster, drivers)
             with _prover(session, cluster, _to_prove(cluster, fresh, errors)) as prover:
-                console.follow(session, cluster, NodeState.READY, drivers, errors, record, meanwhile=prover)
+                _follow(session, cluster, drivers, errors, record, prover)
                 cluster = clusters.get(store, inputs.name)
                 if behind := teach.late(cluster):  # they did not run when the others were told
                     for error in teach.teach(session, cluster, behind).values():
@@ -77,6 +80,37 @@ def _report(session: Session, cluster: Cluster) -> str:
 
 def _lost(cluster: Cluster) -> list[str]:
     return [node.name for node in cluster.nodes if node.state is NodeState.FAILED]
+
+
+def _follow(
+    session: Session,
+    cluster: Cluster,
+    drivers: Mapping[str, Hypervisor],
+    errors: Mapping[str, VclustError],
+    record: timing.Recorder,
+    prover: Prover,
+) -> None:
+    """Wait for the nodes' reports.  A clone that does not report boots instead, once."""
+    follow = functools.partial(
+        console.follow, session, goal=NodeState.READY, drivers=drivers, errors=errors, record=record
+    )
+    if timeouts := clones.unreported(session, cluster):
+        watches = follow(cluster, least=0, timeouts=timeouts, meanwhile=prover)
+        failed = {
+            watch.node.name: watch.detail
+            for watch in watches
+            if watch.state is NodeState.FAILED and watch.node.name in timeouts and watch.node.host in drivers
+        }
+        cluster = clusters.get(session.store, cluster.name)
+        if failed:
+            clones.give_up(session, cluster, failed, drivers)
+            nodes = [node for node in cluster.nodes if node.name in failed]
+            start_nodes(session, cluster, nodes, drivers, record)
+            record.flush()
+            cluster = clusters.get(session.store, cluster.name)
+        if len(failed) == len(timeouts):
+            clones.retire_templates(session, cluster)
+    follow(cluster, meanwhile=prover)
 
 
 def _to_prove(cluster: Cluster, fresh: Sequence[str], errors: Mapping[str, VclustError]) -> list[Node]:

@@ -206,6 +206,18 @@ def test_without_its_first_node_all_is_tried_from_the_next(bed: Bed) -> None:
     assert bed.logins == [("n1", True), ("n2", False)]
 
 
+def test_a_node_that_is_started_once_more_is_tried_once_more(bed: Bed) -> None:
+    """As what is open to the one that it was answers nobody."""
+    bed.reach("n2")
+    with a_prover(bed, nodes_of(2)) as prover:
+        until(prover, lambda: "vclust: done mpi 0" in prover.output)
+        for state in (NodeState.STARTED, NodeState.INSTALLED, NodeState.READY):
+            prover.saw("n2", state)
+        assert prover.finish(nodes_of(2))["mpi"]
+    assert bed.logins == [("n1", True), ("n1", False)]
+    assert bed.tries() == ["n2", "n2"]
+
+
 def test_connections_do_not_grow_with_the_cluster(bed: Bed) -> None:
     """Only nodes that have reported take a place, where there are many; and each place is given on."""
     count = 2 * proof.GROUP + 5

@@ -61,11 +61,16 @@ class FakeFiles:
 
 
 class FakeForking:
-    """Keeps books of what was frozen and forked; a clone named in `failing` does not come up."""
+    """Keeps books of what was frozen and forked.
+
+    A clone named in `failing` does not come up; one in `broken` says then that it has failed, one in `mute` nothing.
+    """
 
     def __init__(self, host: "FakeHost") -> None:
         self._host = host
         self.failing: set[str] = set()
+        self.broken: set[str] = set()
+        self.mute: set[str] = set()
         self.frozen: list[Domain] = []
         self.forked: dict[str, tuple[Path, Path]] = {}
         self.version = "one"
@@ -90,7 +95,10 @@ class FakeForking:
         if _node(domain) in self.failing:
             raise VclustError(f"{domain.name}: not ready after {timeout:g} s")
         self.forked[_node(domain)] = memory, state
-        self._host.looks[domain.name] = 1  # it has reported
+        if _node(domain) in self.broken:
+            self._host.failing.add(_node(domain))
+        if _node(domain) in self.mute:
+            self._host.mute.add(_node(domain))
 
     def clear(self, uuids: Iterable[str]) -> list[str]:
         return [uuid for uuid in uuids if uuid in self.cut and self._host.domains.pop(uuid)]
@@ -146,6 +154,9 @@ class FakeHost:
 
     def start(self, domain: Domain) -> bool:
         self.calls["start"] += 1
+        if self.forking is not None and _node(domain) in self.forking.broken | self.forking.mute:
+            self.failing.discard(_node(domain))
+            self.mute.discard(_node(domain))
         self.domains[domain.uuid] = domain
         return True
 
