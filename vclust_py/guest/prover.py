@@ -96,6 +96,8 @@ class Prover:
         if state is NodeState.STARTED:  # once more: what waits for the one that it was may hang
             self._hang_up()
             self._begin()
+        if state is NodeState.READY and node == self._first.name:
+            self._opens = 0.0
         if state is NodeState.READY and node in self._failed:
             del self._failed[node]
             self._left[node] = None
