@@ -25,6 +25,8 @@ from vclust_py.errors import VclustError
 from vclust_py.network_hook import MTU
 from vclust_py.site import Site
 
+ROLL_OUT = "run the roll-out: ansible-playbook playbooks/site.yml"
+"""What people are told to do about a host."""
 HOST_ROOT = Path("/var/lib/vclust")
 """Where a host that is not the site manager keeps its files; the roll-out makes it (role vm_host)."""
 
