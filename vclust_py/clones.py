@@ -248,18 +248,13 @@ def unreported(session: Session, cluster: Cluster) -> dict[str, float]:
     return {name: _timeout(session.site) for name in coming if last.get(name) == FORKED}
 
 
-def give_up(
-    session: Session, cluster: Cluster, failed: Mapping[str, str], drivers: Mapping[str, Hypervisor]
-) -> None:
-    """Take away what clones that have not reported have left, and write down why, by their names: they boot instead."""
-    folder, now = clusters.folder(session.store, cluster).name, time.time()
-    for node in cluster.nodes:
-        if node.name in failed:
-            drivers[node.host].remove(node.uuid)
-            drivers[node.host].files(folder).discard(overlay(node.name))
-            _log.warning("%s boots: %s", node.name, failed[node.name])
-    rows = [(cluster.id, "create", name, now, now, 0, instead(why)) for name, why in failed.items()]
-    records.add(session.store, [], rows)
+def give_up(session: Session, cluster: Cluster, node: Node, why: str, driver: Hypervisor) -> None:
+    """Take away what a clone that does not report has left, and write down why: the node boots instead."""
+    _log.warning("%s boots: %s", node.name, why)
+    driver.remove(node.uuid)
+    driver.files(clusters.folder(session.store, cluster).name).discard(overlay(node.name))
+    now = time.time()
+    records.add(session.store, [], [(cluster.id, "create", node.name, now, now, 0, instead(why))])
 
 
 def retire_templates(session: Session, cluster: Cluster) -> None:

@@ -89,6 +89,11 @@ class Watch:
         self.position, self.last, self.rest = 0, b"", b""
         return self.console(0)
 
+    def begin(self) -> None:
+        """The node has been started anew, with an empty console."""
+        self.state, self.start, self.detail = NodeState.STARTED, time.time(), ""
+        self.position, self.last, self.rest = 0, b"", b""
+
     def fail(self, why: str) -> None:
         self.state, self.detail = NodeState.FAILED, plain(why, DETAIL, lines=True)
 
@@ -151,11 +156,13 @@ def follow(
     *,
     least: int | None = None,
     timeouts: Mapping[str, float] = MappingProxyType({}),
+    instead: Callable[[Watch], bool] = lambda _: False,
     meanwhile: Meanwhile | None = None,
 ) -> list[Watch]:
     """Read the consoles until every node has reached `goal` or failed; what was seen of those that had not yet.
 
     `timeouts` are the seconds that some nodes have, by their names, where that is not the site's `ready_timeout`.
+    `instead` is asked of each node that fails whether it has started it anew: then that is waited for, too.
     `meanwhile` works between two looks.  Raises VclustError when fewer than `least` nodes are left; default: the
     request's MinNodes.
     """
@@ -177,7 +184,7 @@ def follow(
         most = {
             watch.node.name: timeouts.get(watch.node.name, session.site.ready_timeout) for watch in watches
         }
-        _wait(most, watches, goal, drivers, record, pool, meanwhile)
+        _wait(most, session.site.ready_timeout, watches, goal, drivers, record, pool, instead, meanwhile)
     record.flush()
     failed = [watch for watch in watches if watch.state is NodeState.FAILED]
     for watch in failed:
@@ -230,15 +237,17 @@ def _unanswered(error: VclustError, position: int) -> bytes:
 
 def _wait(
     timeouts: Mapping[str, float],
+    timeout_anew: float,
     watches: Sequence[Watch],
     goal: NodeState,
     drivers: Mapping[str, Hypervisor],
     record: timing.Recorder,
     pool: ThreadPoolExecutor,
+    instead: Callable[[Watch], bool],
     meanwhile: Meanwhile | None,
 ) -> None:
-    waiting, started = list(watches), time.monotonic()
-    looked = started
+    waiting, looked = list(watches), time.monotonic()
+    limits = {name: (seconds, looked + seconds) for name, seconds in timeouts.items()}
     while waiting:
         begun = time.monotonic()
         for watch, lines in zip(waiting, pool.map(Watch.read, waiting), strict=True):
@@ -250,9 +259,12 @@ def _wait(
             _look(waiting, drivers)
             looked = time.monotonic()
         for watch in waiting:
-            timeout = timeouts[watch.node.name]
-            if time.monotonic() > started + timeout:
+            timeout, deadline = limits[watch.node.name]
+            if time.monotonic() > deadline:
                 watch.fail(f"no report after {timeout:g} s; {watch.last_words()}")
+            if watch.state is NodeState.FAILED and instead(watch):
+                watch.begin()
+                limits[watch.node.name] = timeout_anew, time.monotonic() + timeout_anew
         done = [watch for watch in waiting if _rank(watch.state) >= _rank(goal)]
         waiting = [watch for watch in waiting if _rank(watch.state) < _rank(goal)]
         for watch in done:

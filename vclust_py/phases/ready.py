@@ -5,7 +5,6 @@ login to the first node tries the way to all others.
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Mapping, Sequence
 
@@ -91,26 +90,30 @@ def _follow(
     prover: Prover,
 ) -> None:
     """Wait for the nodes' reports.  A clone that does not report boots instead, once."""
-    follow = functools.partial(
-        console.follow, session, goal=NodeState.READY, drivers=drivers, errors=errors, record=record
-    )
-    if timeouts := clones.unreported(session, cluster):
-        watches = follow(cluster, least=0, timeouts=timeouts, meanwhile=prover)
-        failed = {
-            watch.node.name: watch.detail
-            for watch in watches
-            if watch.state is NodeState.FAILED and watch.node.name in timeouts and watch.node.host in drivers
-        }
-        cluster = clusters.get(session.store, cluster.name)
-        if failed:
-            clones.give_up(session, cluster, failed, drivers)
-            nodes = [node for node in cluster.nodes if node.name in failed]
-            start_nodes(session, cluster, nodes, drivers, record)
-            record.flush()
-            cluster = clusters.get(session.store, cluster.name)
-        if len(failed) == len(timeouts):
+    clones_to_come, given_up = clones.unreported(session, cluster), set[str]()
+
+    def boot(watch: console.Watch) -> bool:
+        node = watch.node
+        if node.name not in clones_to_come or node.name in given_up or node.host not in drivers:
+            return False
+        given_up.add(node.name)
+        if given_up == clones_to_come.keys():
             clones.retire_templates(session, cluster)
-    follow(cluster, meanwhile=prover)
+        clones.give_up(session, cluster, node, watch.detail, drivers[node.host])
+        start_nodes(session, cluster, [node], drivers, record)
+        return True
+
+    console.follow(
+        session,
+        cluster,
+        NodeState.READY,
+        drivers,
+        errors,
+        record,
+        timeouts=clones_to_come,
+        instead=boot,
+        meanwhile=prover,
+    )
 
 
 def _to_prove(cluster: Cluster, fresh: Sequence[str], errors: Mapping[str, VclustError]) -> list[Node]:
