@@ -242,8 +242,7 @@ def start(offer: Offer | None, driver: Hypervisor, files: Files, domain: Domain,
 
 def unreported(session: Session, cluster: Cluster) -> dict[str, float]:
     """By name of the nodes that have started as clones, and are yet to report, the seconds that they have for it."""
-    rows = records.phases(session.store, cluster.id)
-    last = {row["node"]: row["outcome"] for row in rows if row["phase"] in ("create", "heal")}
+    last = records.starts(session.store, cluster.id)
     coming = [node.name for node in cluster.nodes if node.state in (NodeState.STARTED, NodeState.INSTALLED)]
     return {name: _timeout(session.site) for name in coming if last.get(name) == FORKED}
 

@@ -33,10 +33,10 @@ set -u
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 control="-o ControlPath=$work/%n.master"
 
-try() {{ # NODE: a login, which may have to wait for its sshd, and stays open
+try() {{ # NODE ATTEMPTS: a login, once a second until its sshd listens; it stays open
   {{
     ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=60 \\
-      -o ConnectionAttempts=20 -o {KEY_EXCHANGE} -o ControlMaster=yes -o ControlPersist=60 $control "$1" hostname \\
+      -o ConnectionAttempts="$2" -o {KEY_EXCHANGE} -o ControlMaster=yes -o ControlPersist=60 $control "$1" hostname \\
       < /dev/null > "$work/$1.said" 2>&1
     said=
     while IFS= read -r line || [ -n "$line" ]; do said="$said $line"; done < "$work/$1.said"
@@ -84,6 +84,11 @@ LINE = re.compile(r"^vclust: (login|mpi|check|done) (.*)$", re.MULTILINE)
 def greeting(first: str) -> str:
     """The functions, and the first line that the node `first` is to say."""
     return f'{FUNCTIONS}echo "vclust: login {first} $(hostname)"\n'
+
+
+def tries(names: Sequence[str], attempts: int) -> str:
+    """Logins to these nodes, side by side."""
+    return "".join(f"try {name} {attempts}\n" for name in names)
 
 
 def mpi_run(number: int, names: Sequence[str]) -> str:

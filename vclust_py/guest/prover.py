@@ -22,6 +22,8 @@ LogIn = Callable[[Node, bool], Talk]
 
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 """Seconds to the next login to a first node that does not let the user in yet; twice as many each time."""
+_ATTEMPTS, _ATTEMPTS_EARLY = 3, 120
+"""Connections that are tried to a node, a second apart; it has reported, or may yet have to boot."""
 _LOOK = 1.0
 _SHOWN_LINES = 10
 
@@ -201,10 +203,12 @@ class Prover:
         # Those that wait for a node to come take the places of others, where there are many.
         eager = len(self._nodes) <= proof.GROUP
         may = (NodeState.INSTALLED, NodeState.READY) if eager else (NodeState.READY,)
-        for name in [name for name in self._left if self._states[name] in may][:places]:
+        names = [name for name in self._left if self._states[name] in may][:places]
+        for name in names:
             del self._left[name]
             self._trying[name] = self._final
-            talk.say(f"try {name}\n")
+        if names:
+            talk.say(proof.tries(names, _ATTEMPTS if self._final else _ATTEMPTS_EARLY))
         if self._trying or (self._too_early and not self._final):
             return
         if self._refused and not self._left:

@@ -22,9 +22,9 @@ def run(session: Session, inputs: Inputs) -> Result:
         require_started(cluster)
         with timing.phase(session.store, cluster, "install") as record:
             # Clones have their identity since they run, and that is all; what else they say is for phase `ready`.
-            forked = clones.unreported(session, cluster)
-            clusters.observe_nodes(session.store, cluster, dict.fromkeys(forked, NodeState.INSTALLED))
-            cluster = clusters.get(session.store, inputs.name)
+            if forked := clones.unreported(session, cluster):
+                clusters.observe_nodes(session.store, cluster, dict.fromkeys(forked, NodeState.INSTALLED))
+                cluster = clusters.get(session.store, inputs.name)
             drivers, errors = drivers_of(session, cluster)
             require_min_nodes(cluster, errors)
             record.facts = facts(cluster, drivers)

@@ -61,7 +61,7 @@ def judged(output: str, checks: Sequence[MetaPackage] = (CHECK,)) -> dict[str, o
     return proof.judge("x", output, ["n1", "n2", "n3"], {0: ["n1", "n2", "n3"]}, checks)
 
 
-TRIES = "try n2\ntry n3\nwait\n"
+TRIES = "try n2 1\ntry n3 1\nwait\n"
 ALL = TRIES + proof.mpi_run(0, ["n1", "n2", "n3"]) + proof.check_runs((CHECK,), 3)
 
 
@@ -80,7 +80,7 @@ def test_every_node_is_tried_from_the_first(fake: Path) -> None:
 
 def test_a_second_run_is_on_its_own_nodes(fake: Path) -> None:
     output = run(
-        fake, "try n2\nwait\n" + proof.mpi_run(0, ["n1", "n2"]) + "leave n2\n" + proof.mpi_run(1, ["n1"])
+        fake, "try n2 1\nwait\n" + proof.mpi_run(0, ["n1", "n2"]) + "leave n2\n" + proof.mpi_run(1, ["n1"])
     )
     assert "vclust: mpi 1 rank 0 of 1 on n1\nvclust: done mpi 1\n" in output
     assert not list((fake / "open").iterdir())
@@ -97,7 +97,7 @@ def test_text_is_acted_on_as_it_comes(fake: Path) -> None:
         shell.stdin.write(proof.greeting("n1"))
         assert shell.stdout.readline() == "vclust: login n1 n1\n"
         for text, answer in (
-            ("try n2\n", "login n2 n2"),
+            ("try n2 1\n", "login n2 n2"),
             (proof.mpi_run(0, ["n1"]), "mpi 0 rank 0 of 1 on n1"),
         ):
             shell.stdin.write(text)

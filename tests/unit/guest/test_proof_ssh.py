@@ -53,7 +53,7 @@ def run(tmp_path: Path, node: Sshd, text: str, *, known: bool = True) -> str:
         (programs / name).chmod(0o755)
     return subprocess.run(
         ["sh", "-s"],
-        input=f"{proof.greeting('n1')}try n2\nwait\n{text}",
+        input=f"{proof.greeting('n1')}try n2 1\nwait\n{text}",
         capture_output=True,
         text=True,
         check=True,

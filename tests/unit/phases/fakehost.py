@@ -283,7 +283,7 @@ class FakeLogin:
     def __init__(self, session: FakeSession, first: str) -> None:
         self._session, self._lines, self.output = session, list[str](), ""
         self.ended = first not in session.running  # another controller's destroy got so far
-        self.tried = [first]
+        self.tried, self._running = [first], set[str]()
         if self.ended:
             self.output = "ssh: no route to host\n"
         else:
@@ -291,18 +291,21 @@ class FakeLogin:
 
     def there(self, name: str) -> str:
         """What logging in to that node comes to: its name."""
-        return name if name in self._session.running else "ssh: No route to host"
+        return name if name in self._running else "ssh: No route to host"
 
     def _print(self, line: str) -> None:
         self._lines.append(line)
         self.output += f"{line}\n"
 
     def say(self, text: str) -> None:
+        if text.startswith("try "):
+            self._running = self._session.running
         for line in text.splitlines():
             word, _, rest = line.partition(" ")
             if word == "try":
-                self.tried.append(rest)
-                self._print(f"vclust: login {rest} {self.there(rest)}")
+                name = rest.split()[0]
+                self.tried.append(name)
+                self._print(f"vclust: login {name} {self.there(name)}")
             elif word == "mpi":
                 number = rest.split()[0]
                 self._print(f"vclust: mpi {number} none")
