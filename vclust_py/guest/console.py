@@ -35,7 +35,7 @@ _TOLD_IN_FULL = 4
 _ORDER = list(NodeState)
 _POLL = 0.1  # seconds between two looks at the consoles
 _POLL_FAR = 1.0  # at most, where some are on other machines
-_LOOK_FAR = 0.05  # seconds for each of these: the last few are waited for as closely as near ones
+_LOOK_FAR = 0.25  # for each of these: a look costs its host, and the last few are looked at more often
 _ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
 
 
