@@ -42,7 +42,7 @@ timing       start, end, bytes and outcome of each phase and node
 pki          who may talk to whom: the site's authority, keys and certificates; x509 how these are made
 hosts        hosts as people see them: what each has, what is wrong with it; taking one out of the site
 change       what an operation found and what it left
-run, errors  processes and failures
+run, errors  processes and failures; conversation a process that is spoken to while it runs
 text         what users, guests and hosts wrote, made fit to be shown, stored and logged
 
 What uses it:

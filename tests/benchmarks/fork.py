@@ -9,6 +9,7 @@ create of clones, which makes the template, and the layer where it is not there.
 cpu     CPU seconds of a node's QEMU process until the node has reported (host side included)
 wall    seconds of the whole `vclust create`, proof by ssh and MPI included
 nodes   seconds from the start of the first node to the report of the last one
+proof   seconds from that report to the end of `ready`
 memory  MB of a node's QEMU process when all is proven, shared pages divided among their holders (PSS)
 
 Root.  Nodes run by KVM where it works, else emulated.
@@ -27,6 +28,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from create import proof
 
 from vclust_py.site import PROJECT, Site
 
@@ -71,15 +74,14 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
     wall = time.monotonic() - started
     if command.returncode:
         sys.exit(f"vclust create ended with {command.returncode}")
+    shown = json.loads(vclust(arguments.inventory, "show", name, "--json"))
     row = {
         "cpu": statistics.mean(spent.values()),
         "nodes": max(reported) - first,
         "wall": wall,
         "memory": statistics.mean(map(memory, spent)),
-        "clones": sum(
-            node["start"] == "fork"
-            for node in json.loads(vclust(arguments.inventory, "show", name, "--json"))["nodes"]
-        ),
+        "proof": proof(shown),
+        "clones": sum(node["start"] == "fork" for node in shown["nodes"]),
     }
     vclust(arguments.inventory, "destroy", name)
     return row

@@ -25,6 +25,8 @@ from vclust_py.errors import VclustError
 from vclust_py.network_hook import MTU
 from vclust_py.site import Site
 
+ROLL_OUT = "run the roll-out: ansible-playbook playbooks/site.yml"
+"""What people are told to do about a host."""
 HOST_ROOT = Path("/var/lib/vclust")
 """Where a host that is not the site manager keeps its files; the roll-out makes it (role vm_host)."""
 
@@ -218,8 +220,7 @@ class Forking(Protocol):
         ...
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
-        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity, then for its
-        report.
+        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity.
 
         It is defined as one that boots: started again, it does.  Its disks must be like the template's.
         """

@@ -111,8 +111,7 @@ class LocalForking:
             self._load(domain, started, state)
             say(f"go {time.time():.6f}\n")
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
-            for word in ("installed", "ready"):
-                self._hear(domain, console, word, timeout, wrong="installer")
+            self._hear(domain, console, "installed", timeout, wrong="installer")
 
     def clear(self, uuids: Iterable[str]) -> list[str]:
         wanted = list(uuids)

@@ -13,8 +13,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT, Host
-from vclust_py.hypervisor.certificates import ROLL_OUT
+from vclust_py.hypervisor import HOST_ROOT, ROLL_OUT, Host
 from vclust_py.hypervisor.connection import CALL_TIMEOUT, Connection
 from vclust_py.hypervisor.domains import absent, add, as_text
 

@@ -59,6 +59,29 @@ MASKED = (
     "getty-static.service",
 )
 
+EXECUTOR = "usr/lib/systemd/systemd-executor"
+"""systemd 254 and later (Debian 13) starts every process through this program, which costs an emulated node as much
+again as the process: there what does nothing in a node is masked, too."""
+
+MASKED_WITH_EXECUTOR = (
+    # The same program does the same for all of /dev a moment later.
+    "systemd-tmpfiles-setup-dev-early.service",
+    # Settings of udev from the firmware or the hypervisor: a node is given none.
+    "systemd-udev-load-credentials.service",
+    # Kernel objects by mkdir, and the list of FUSE mounts: root can load and mount them. Each takes a modprobe more.
+    "sys-kernel-config.mount",
+    "sys-fs-fuse-connections.mount",
+)
+
+GENERATORS_MASKED_WITH_EXECUTOR = (
+    # Ways in by vsock and by a socket of the node's own, beside the cluster's.
+    "systemd-ssh-generator",
+    # No TPM, no partitions to be found, nothing to resume from.
+    "systemd-tpm2-generator",
+    "systemd-gpt-auto-generator",
+    "systemd-hibernate-resume-generator",
+)
+
 REMOVED = (
     # Disabled, as by `systemctl disable`: no screen, no EFI crash store, no LVM snapshots to scrub.
     f"{_UNITS}/getty.target.wants/getty@tty1.service",
@@ -101,8 +124,12 @@ def tune(root: Path, sources: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
-    for unit in MASKED:
-        path = root / _UNITS / unit
+    masked = [f"{_UNITS}/{unit}" for unit in MASKED]
+    if (root / EXECUTOR).exists():
+        masked += [f"{_UNITS}/{unit}" for unit in MASKED_WITH_EXECUTOR]
+        masked += [f"etc/systemd/system-generators/{name}" for name in GENERATORS_MASKED_WITH_EXECUTOR]
+    for name in masked:
+        path = root / name
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         path.symlink_to("/dev/null")

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vclust_py import hypervisor
+from vclust_py.conversation import Conversation, Talk
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor, Segment, daemon
 from vclust_py.image import Catalogue
@@ -62,7 +63,8 @@ class Session:
     """A context manager: its end closes what was opened, in one place.  Threads may share it, processes may not.
 
     What changes or asks machines comes in from outside: `connect` to a host, this machine's `networks`, `run`, by which
-    the proof logs in to a node, and `stop_daemons` for when nothing of the site runs any more.
+    nodes are logged in to, `talk`, by which the proof does that, `start_daemons` for when hosts will soon be needed,
+    and `stop_daemons` for when nothing of the site runs any more.
     """
 
     def __init__(
@@ -72,10 +74,13 @@ class Session:
         connect: Connect = hypervisor.connect,
         networks: Networks | None = None,
         run: Callable[..., str] = run,
+        talk: Callable[..., Talk] = Conversation,
+        start_daemons: Callable[[], None] = daemon.begin,
         stop_daemons: Callable[[], None] = daemon.stop,
         who: str = "",
     ) -> None:
-        self.site, self.run, self.stop_daemons = site, run, stop_daemons
+        self.site, self.run, self.talk = site, run, talk
+        self.start_daemons, self.stop_daemons = start_daemons, stop_daemons
         self.store = Store(site, who)
         self._connect, self._networks = connect, networks
         self._drivers: dict[Host, Hypervisor] = {}

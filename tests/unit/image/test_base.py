@@ -60,9 +60,25 @@ def test_units_are_masked_or_disabled_and_others_left(root: Path) -> None:
     units = root / "etc/systemd/system"
     assert (units / "systemd-repart.service").readlink() == Path("/dev/null")
     assert not (units / "getty.target.wants/getty@tty1.service").exists()
+    assert not (units / "systemd-udev-load-credentials.service").is_symlink()
+    assert not (root / "etc/systemd/system-generators").exists()
     assert (units / "multi-user.target.wants/ssh.service").exists()
     for name in tuning.FILES:
         assert (root / name).stat().st_mode & 0o777 == 0o644
+
+
+def test_where_systemd_starts_all_by_another_program_more_is_masked(root: Path) -> None:
+    executor = root / tuning.EXECUTOR
+    executor.parent.mkdir(parents=True)
+    executor.touch()
+    tuning.tune(root, SOURCES)
+    settings = root / "etc/systemd"
+    for name in (
+        "system/systemd-repart.service",
+        "system/systemd-udev-load-credentials.service",
+        "system-generators/systemd-ssh-generator",
+    ):
+        assert (settings / name).readlink() == Path("/dev/null"), name
 
 
 def test_nothing_of_etc_and_var_counts_as_older_than_usr(root: Path) -> None:

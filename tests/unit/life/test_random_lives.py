@@ -68,7 +68,8 @@ class Lives:
         new = another(self.session)
         new._connect = self.connect
         new.site = replace(new.site, lease_grace=GRACE, lease_warnings=(), fence=Path("/fence"))
-        new.run = self.log_in  # type: ignore[method-assign]
+        new.run = self.log_in
+        new.talk = self.session.talk
         return new
 
     def connect(self, site: Site, host: Host) -> LivesHost:
@@ -86,8 +87,7 @@ class Lives:
         if isinstance(stdin, Path):  # packages come with it
             stdin = stdin.read_bytes().decode(errors="replace")
         found = re.search(r"^generation=(\d+)$", stdin, re.MULTILINE)
-        if found is None:
-            return self.session._log_in(argv, stdin=stdin, **options)
+        assert found is not None
         node = argv[-3].removeprefix("root@")
         runs = any(
             domain.name.startswith(f"{node}.") and not host.off
