@@ -69,6 +69,11 @@ packages:
   description: What nodes install, with versions (C(install)), and what goes (C(remove)); empty where nothing does.
   type: dict
   returned: success
+restart:
+  description: Always empty, as nodes keep what they have.
+  type: list
+  elements: str
+  returned: success
 prove:
   description: Whether a meta package is new that says how to see that it works.
   type: bool

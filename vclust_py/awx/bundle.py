@@ -69,7 +69,13 @@ TEMPLATES = (
         "vclust apply",
         "apply_vcluster.yml",
         "Make a cluster as its request says now: nodes, users, keys, lease",
-        (*surveys.of_request(), _NODES),
+        (
+            *surveys.of_request(),
+            _NODES,
+            surveys.yes_or_no(
+                "vclust_restart", "Restart nodes", "One after the other, for other CPUs, RAM and Disk"
+            ),
+        ),
     ),
     Template(
         "vclust resize",

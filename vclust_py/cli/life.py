@@ -26,6 +26,11 @@ def add_commands(
     applying = add("apply", _apply, "make a cluster as its request says now")
     applying.add_argument("request", type=file, metavar="REQUEST", help="request file, INI or YAML")
     applying.set_defaults(locked=None)
+    applying.add_argument(
+        "--restart",
+        action="store_true",
+        help="nodes may be restarted, one after the other, for other CPUs, RAM and Disk",
+    )
     resizing = add("resize", _resize, "give a cluster more or fewer nodes")
     stopping = add("stop", _stop, "shut the nodes of a cluster down; places, disks and keys stay")
     starting = add("start", _start, "start a cluster again that was stopped")
@@ -88,14 +93,19 @@ def _duration(text: str) -> str:
     return text
 
 
-_CHANGE = ("image", "distribute", "create", "teach", "install", "ready")
+_CHANGE = ("restart", "image", "distribute", "create", "teach", "install", "ready")
 """Phases that do what a change of the spec asks of nodes."""
+
+
+_PLANNED = ("add", "remove", "differences", "packages", "restart")
+"""Of what modules tell before a change."""
 
 
 def _apply(arguments: argparse.Namespace) -> int:
     name, variables = playbooks.request(arguments)
     arguments.cluster = reference(name)
-    return _changed("apply", variables, arguments)
+    allowed = {"vclust_restart": True} if arguments.restart else {}
+    return _changed("apply", {**variables, **allowed}, arguments)
 
 
 def _resize(arguments: argparse.Namespace) -> int:
@@ -115,7 +125,7 @@ def _changed(word: str, variables: Mapping[str, Any], arguments: argparse.Namesp
         return playbooks.failed(outcome, arguments, name=name)
     if module not in outcome.results:
         raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
-    plan = {key: outcome.results[module][key] for key in ("add", "remove", "differences", "packages")}
+    plan = {key: outcome.results[module][key] for key in _PLANNED}
     if not arguments.json:
         for line in _plan(plan):
             print(plain(f"{name}: {line}", MESSAGE), flush=True)
@@ -144,6 +154,8 @@ def _plan(plan: Mapping[str, Any]) -> list[str]:
     for key, text in (("install", "packages that come"), ("remove", "packages that go")):
         if packages.get(key):
             lines.append(f"{text}: {', '.join(packages[key])}")
+    if plan["restart"]:
+        lines.append(f"these nodes restart, one after the other: {', '.join(plan['restart'])}")
     if plan["remove"]:
         lines.append(f"these nodes go: {', '.join(plan['remove'])}")
     if plan["add"]:

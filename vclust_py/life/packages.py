@@ -1,7 +1,7 @@
 """What nodes that run lack of their cluster's packages, and how that comes to them.
 
-Each generation of a cluster's spec has a lock and meta packages; the file `keys/installed.json` says which, so that a
-node that was told of an earlier generation is given the difference, and nothing else.
+Each generation of a cluster's spec has a lock, meta packages, CPUs and memory; the file `keys/installed.json` says
+which, so that a node that was told of an earlier generation is given the difference, and nothing else.
 """
 
 import json
@@ -17,6 +17,7 @@ from vclust_py.image import Report
 from vclust_py.image.store import fetch
 from vclust_py.lock import Lock, Package
 from vclust_py.metapackages import MetaPackage
+from vclust_py.request import Request
 from vclust_py.site import Site, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
@@ -27,15 +28,21 @@ _FILE = "installed.json"
 class _Held(NamedTuple):
     lock: str
     meta_packages: tuple[str, ...]
+    machine: tuple[int, int, int] | None = None
+    """Virtual CPUs, bytes of memory and disk of a node; None: an earlier version has not noted them."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What a node lacks, and what it has that goes; `new` are names of meta packages that it has not been told of."""
+    """What a node lacks, and what it has that goes; `new` are names of meta packages that it has not been told of.
+
+    `resized`: nor of its CPUs and memory.
+    """
 
     install: tuple[Package, ...] = ()
     remove: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
+    resized: bool = False
 
     @property
     def packages(self) -> bool:
@@ -49,15 +56,27 @@ def between(old: Lock, new: Lock) -> tuple[tuple[Package, ...], tuple[str, ...]]
     return install, tuple(name for name in before if name not in after)
 
 
-def note(
-    session: Session, cluster: Cluster, generation: int, lock: str, meta_packages: Sequence[str]
-) -> None:
-    """Write down what nodes of a generation, the cluster's next, hold: digest of the lock, names of meta packages."""
-    present = cluster.request.software.meta_packages
-    known = {cluster.generation: _Held(cluster.lock, present), **_noted(session, cluster)}
-    known[generation] = _Held(lock, tuple(meta_packages))
+def note(session: Session, cluster: Cluster, lock: str, request: Request, disk: int) -> None:
+    """Write down what nodes of the cluster's next generation hold: digest of the lock, and what `request` says.
+
+    `disk` are bytes of each node's.
+    """
+    present = _held(cluster.lock, cluster.request, cluster.nodes[0].disk)
+    known = {cluster.generation: present, **_noted(session, cluster)}
+    known[cluster.generation + 1] = _held(lock, request, disk)
     data = {number: held._asdict() for number, held in known.items()}
     fat.write_all({_path(session, cluster): json.dumps(data).encode()})
+
+
+def _held(lock: str, request: Request, disk: int) -> _Held:
+    hardware = request.hardware
+    return _Held(lock, request.software.meta_packages, (hardware.cpus, hardware.ram, disk))
+
+
+def has_resized(session: Session, cluster: Cluster) -> bool:
+    """Whether the cluster's nodes had other CPUs, memory or disks in an earlier generation."""
+    machines = {held.machine for held in _noted(session, cluster).values()} - {None}
+    return len(machines) > 1
 
 
 def difference(session: Session, cluster: Cluster, node: Node) -> Difference:
@@ -67,10 +86,12 @@ def difference(session: Session, cluster: Cluster, node: Node) -> Difference:
         return Difference()
     told = noted[max((one for one in noted if one <= node.generation), default=min(noted))]
     new = [name for name in cluster.request.software.meta_packages if name not in told.meta_packages]
+    hardware = cluster.request.hardware
+    resized = told.machine is not None and told.machine[:2] != (hardware.cpus, hardware.ram)
     if told.lock == cluster.lock:
-        return Difference(new=tuple(new))
+        return Difference(new=tuple(new), resized=resized)
     old, now = (Lock.load(session.site, digest) for digest in (told.lock, cluster.lock))
-    return Difference(*between(old, now), tuple(new))
+    return Difference(*between(old, now), tuple(new), resized)
 
 
 def write(
@@ -109,4 +130,11 @@ def _noted(session: Session, cluster: Cluster) -> dict[int, _Held]:
         found = json.loads(_path(session, cluster).read_bytes())
     except FileNotFoundError:
         return {}
-    return {int(number): _Held(held["lock"], tuple(held["meta_packages"])) for number, held in found.items()}
+    return {
+        int(number): _Held(
+            held["lock"],
+            tuple(held["meta_packages"]),
+            tuple(held["machine"]) if held.get("machine") else None,
+        )
+        for number, held in found.items()
+    }

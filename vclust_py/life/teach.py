@@ -87,12 +87,10 @@ def _given(
     session: Session, cluster: Cluster, shared: ClusterIdentity, difference: packages.Difference
 ) -> Iterator[tuple[str | Path, tuple[str, ...]]]:
     """What a node's shell is given on standard input, and the command that takes it."""
-    script = update.script(
-        cluster_disk.parts(shared),
-        cluster_disk.changes(shared),
-        cluster.generation,
-        cluster_disk.steps_of(shared, difference.new),
-    )
+    changes, new = cluster_disk.changes(shared), cluster_disk.steps_of(shared, difference.new)
+    if difference.resized:
+        changes, new = {}, new | cluster_disk.resized(shared)
+    script = update.script(cluster_disk.parts(shared), changes, cluster.generation, new)
     if not difference.packages:
         yield script, ("sh", "-s")
         return

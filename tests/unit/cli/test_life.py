@@ -154,6 +154,7 @@ CHANGE = {
     "remove": [],
     "differences": ["NumberOfNodes: is 2, the request says 4"],
     "packages": {"install": ["full=1.0", "hello=2"], "remove": ["old"]},
+    "restart": [],
 }
 
 
@@ -182,7 +183,7 @@ def test_apply(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     (call,) = run.calls  # type: ignore[attr-defined]
     assert call["variables"]["nodes"] == ["n3", "n5"]
     assert call["variables"]["vclust_request"]["software"]["name"] == "one"
-    nothing = {"add": {}, "remove": [], "differences": [], "packages": {}}
+    nothing = {"add": {}, "remove": [], "differences": [], "packages": {}, "restart": []}
     assert run("apply", "one.ini", "--check", vclust_apply=nothing) == 0
     assert capsys.readouterr().out == "one: as it should be\n"
     late = {"late": ["n2"], "warnings": ["ssh: n2: no route; it is told when it can be"]}
@@ -190,6 +191,21 @@ def test_apply(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert json.loads(said.out)["late"] == ["n2"]
     assert "n2: no route" in said.err
+
+
+def test_restarts_are_said_and_allowed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    larger = CHANGE | {"add": {}, "packages": {}, "restart": ["n1", "n2"]}
+    larger |= {"differences": ["RAM: is 1GB, the request says 2GB"]}
+    assert run("apply", "one.ini", "--restart", vclust_apply=larger) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "one: RAM: is 1GB, the request says 2GB",
+        "one: these nodes restart, one after the other: n1, n2",
+        "one is as its request says",
+    ]
+    calls = run.calls  # type: ignore[attr-defined]
+    assert [call["variables"]["vclust_restart"] for call in calls] == [True, True]
+    assert run("apply", "one.ini", vclust_apply=CHANGE) == 0
+    assert "vclust_restart" not in calls[2]["variables"]
 
 
 @pytest.mark.parametrize("words", [("stop", "one"), ("renew", "one", "4h"), ("resize", "one", "3")])

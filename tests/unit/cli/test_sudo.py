@@ -45,6 +45,7 @@ def allowed(words: str) -> bool:
         "show hello-mpi",
         "destroy hello-mpi",
         "apply my.ini",
+        "apply --restart my.ini",
         "resize hello-mpi 4",
         "renew hello-mpi 4h",
         "capture hello-mpi",

@@ -1,10 +1,15 @@
 """Clusters that are ready, on hosts that only keep books."""
 
+import re
+import tarfile
+from pathlib import Path
+
 from cache.cachesite import make_base
 from fakehost import FakeSession
 from repository import KERNEL, Repository
 
 from vclust_py import request as requests
+from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.phases import ORDER, Inputs, phase
 from vclust_py.request import Request
@@ -51,3 +56,30 @@ def another(session: FakeSession) -> FakeSession:
     new.hosts, new.gone = session.hosts, session.gone
     new.networks = new.fake_networks = session.fake_networks
     return new
+
+
+class Told:
+    """In place of logins: what nodes are told, and what the proof prints."""
+
+    def __init__(self, session: FakeSession) -> None:
+        self.session, self.proof = session, session.run
+        self.nodes: list[tuple[str, int]] = []
+        self.away: set[str] = set()
+        self.proved: list[str] = []
+        self.packages: list[list[str]] = []
+        """Names in the archives that came with it."""
+        session.run = self  # type: ignore[assignment]
+
+    def __call__(self, argv: list[str], *, stdin: str | Path, **options: object) -> str:
+        if isinstance(stdin, Path):
+            with tarfile.open(stdin) as archive:
+                self.packages.append(archive.getnames())
+            stdin = stdin.read_bytes().decode(errors="replace")
+        if found := re.search(r"^generation=(\d+)$", stdin, re.MULTILINE):
+            node = argv[-3].removeprefix("root@")
+            if node in self.away:
+                raise VclustError(f"ssh: {node}: no route")
+            self.nodes.append((node, int(found[1])))
+            return f"vclust: generation {found[1]}\n"
+        self.proved = [line for line in stdin.splitlines() if re.fullmatch(r"one-\d\d", line)]
+        return self.proof(argv, stdin=stdin, **options)

@@ -22,6 +22,7 @@ from vclust_py.site.store import Store
 class FakeFiles:
     def __init__(self, host: "FakeHost", folder: str) -> None:
         self._host, self._files = host, host.folders.setdefault(folder, {})
+        self._sizes = host.virtual_sizes.setdefault(folder, {})
 
     def path(self, name: str) -> Path:
         return Path("/fake", name)
@@ -36,15 +37,24 @@ class FakeFiles:
         self._host.calls["put"] += 1
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
-        self._files.setdefault(name, 1)
+        self.blank(name, size)
 
     def blank(self, name: str, size: int) -> None:
-        self._files.setdefault(name, 1)
+        if name not in self._files:
+            self._files[name] = 1
+            self._sizes[name] = size
+
+    def virtual_size(self, name: str) -> int:
+        return self._sizes[name]
+
+    def grow(self, name: str, size: int) -> None:
+        self._sizes[name] = max(self._sizes[name], size)
 
     def copy(self, source: str, target: str) -> None:
         if target in self._host.full:
             raise VclustError(f"{target}: no space left on its file system")
         self._files[target] = self._files[source]
+        self._sizes[target] = self._sizes[source]
 
     def length(self, name: str) -> int:
         return self._files.get(name, 0)
@@ -110,6 +120,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.domains: dict[str, Domain] = {}
         self.folders: dict[str, dict[str, int]] = {}
+        self.virtual_sizes: dict[str, dict[str, int]] = {}
         self.segments: dict[str, Segment] = {}
         self.silent: set[str] = set()
         self.failing: set[str] = set()
@@ -131,6 +142,10 @@ class FakeHost:
         return {
             uuid for uuid, domain in self.domains.items() if domain.name.partition(".")[0] not in self.silent
         }
+
+    def machine(self, uuid: str) -> tuple[int, int] | None:
+        domain = self.domains.get(uuid)
+        return None if domain is None else (domain.cpus, domain.memory)
 
     def processor_seconds(self) -> dict[str, float]:
         return {uuid: self.used.get(uuid, 0.0) for uuid in self.domains}
