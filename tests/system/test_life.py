@@ -262,6 +262,57 @@ def test_packages_come_and_go_in_place(vclust: Vclust, site: Site) -> None:
     assert domains() == before
 
 
+LARGER = REQUEST.replace("RAM: 512MB", "RAM: 640MB\nCPUs: 2\nDisk: 6GB")
+
+
+def size(vclust: Vclust, node: str) -> list[int]:
+    """CPUs, MB of memory and of the root's file system, as the node sees them."""
+    words = "nproc; free -m | awk '/^Mem:/ { print $2 }'; df --output=size -m / | tail -n 1"
+    return [int(line) for line in vclust("ssh", "life", node, "--", words).splitlines()[-3:]]
+
+
+def test_larger_nodes_by_a_restart_of_each(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
+    """The first is left as it is until the second is ready again."""
+    before, small = domains(), size(vclust, "1")
+    uuids = {name: output("virsh", "domuuid", name) for name in before}
+    path = vclust.folder / "life.ini"
+    path.write_text(LARGER)
+    assert "vclust apply --restart" in vclust("apply", str(path), code=2)
+    plan = vclust.json("apply", str(path), "--restart", "--check")
+    assert plan["restart"] == ["life01", "life02"]
+    assert (domains(), size(vclust, "1")) == (before, small)
+    begun = time.monotonic()
+    vclust.json("apply", str(path), "--restart")
+    print(f"\nLIFE two nodes restarted in turn after {time.monotonic() - begun:.1f} s")
+    after = domains()
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+    assert int(after["life01.life"]) > int(after["life02.life"])
+    assert {name: output("virsh", "domuuid", name) for name in after} == uuids
+    for node in ("1", "2"):
+        cpus, memory, disk = size(vclust, node)
+        assert (cpus, disk > small[2] + 1000) == (2, True)
+        assert memory > small[1] + 100
+    console = next(site.clusters.glob("life.*/life02.life.console")).read_text(errors="replace")
+    assert "vclust: installed" not in console  # only the first boot of a node installs
+    assert "work\n" in vclust("ssh", "life", "2", "--", "cat kept")
+    assert "life02\n" in vclust("ssh", "life", "--", "ssh life02 hostname")
+    assert vclust.json("apply", str(path), "--restart")["restart"] == []
+    assert domains() == after
+    # Back, but for the disks, and somebody is ended when the first node has gone.
+    path.write_text(LARGER.replace("RAM: 640MB\nCPUs: 2", "RAM: 512MB\nCPUs: 1"))
+    command = [str(BIN / "vclust"), "-i", str(vclust.inventory), "apply", str(path), "--restart"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_for("the shutdown of the first node", lambda: "life01.life" not in domains())
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    # Who is ended at that moment leaves a node that has crashed.
+    wait_for("the node", lambda: set(domains()) == set(after) and state(vclust) == "ready")
+    vclust.json("apply", str(path), "--restart")
+    assert [size(vclust, node)[0] for node in ("1", "2")] == [1, 1]
+    assert "work\n" in vclust("ssh", "life", "2", "--", "cat kept")
+
+
 def test_a_lease_from_its_warning_to_its_removal(vclust: Vclust, site: Site, hook: Path) -> None:
     def told(event: str) -> bool:
         path = Path(f"{hook}.told")

@@ -71,8 +71,12 @@ class LocalFiles:
             draft.rename(path)
 
     def virtual_size(self, name: str) -> int:
-        with open(self.path(name), "rb") as file:  # QEMU's docs/interop/qcow2.txt
-            return int.from_bytes(file.read(32)[24:], "big")
+        path = self.path(name)
+        try:
+            with open(path, "rb") as file:  # QEMU's docs/interop/qcow2.txt
+                return int.from_bytes(file.read(32)[24:], "big")
+        except OSError as error:
+            raise VclustError(f"{path}: cannot be read: {error.strerror}") from error
 
     def grow(self, name: str, size: int) -> None:
         if self.virtual_size(name) < size:
