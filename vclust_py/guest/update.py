@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from vclust_py.errors import VclustError
 from vclust_py.guest.tar import File, packed
+from vclust_py.serving import Offer
 
 _PARTS = ("files.tar.gz", "passwd", "shadow", "group", "groups", "environment")
 """Files of the disk that it goes by; the others are for nodes that are being made."""
@@ -156,6 +157,26 @@ mv "$root/etc/vclust/generation.new" "$root/etc/vclust/generation"
 echo "vclust: generation $generation"
 """
 
+# No program's arguments have the token: others in the node could read it there.
+_FETCH = r"""
+umask 077
+VCLUST_PACKAGES=$(mktemp -d -p /var/tmp) && export VCLUST_PACKAGES || exit 1
+cat > "$VCLUST_PACKAGES/token" << 'END'
+@TOKEN@
+END
+why=$(timeout 600 bash -c 'cd "$VCLUST_PACKAGES" && exec 3<> /dev/tcp/@ADDRESS@/@PORT@ && cat token >&3 &&
+    head -c @SIZE@ <&3 > all.tar' 2>&1 < /dev/null) || :
+case $(sha256sum "$VCLUST_PACKAGES/all.tar" 2> /dev/null) in
+    "@DIGEST@ "*) why=$(tar -x -C "$VCLUST_PACKAGES" -f "$VCLUST_PACKAGES/all.tar" 2>&1) ;;
+    *) false ;;
+esac || {
+    rm -rf "$VCLUST_PACKAGES"
+    echo "vclust: failed packages: cannot be fetched from @ADDRESS@:@PORT@: $(echo "${why:-cut off}" | tail -n 1)"
+    exit 1
+}
+rm "$VCLUST_PACKAGES/all.tar" "$VCLUST_PACKAGES/token"
+"""
+
 
 def script(
     parts: Mapping[str, bytes],
@@ -176,15 +197,22 @@ def script(
     return _SCRIPT.replace("@PARTS@", text).replace("@GENERATION@", str(generation))
 
 
-def unpack(size: int) -> str:
-    """What a node's shell does first where packages come: a tar file of `size` bytes, and then the script.
+def fetch(offer: Offer) -> str:
+    """What comes before `script` where packages do: a tar file, which the node fetches from its router.
 
     The packages are where VCLUST_PACKAGES says.  They are on the disk: /tmp may be memory.
     """
-    return (
-        "umask 077; VCLUST_PACKAGES=$(mktemp -d -p /var/tmp) && export VCLUST_PACKAGES &&"
-        f' head -c {size} | tar -x -C "$VCLUST_PACKAGES" && exec'
-    )
+    words = {
+        "@TOKEN@": offer.token,
+        "@ADDRESS@": offer.address,
+        "@PORT@": str(offer.port),
+        "@SIZE@": str(offer.size),
+        "@DIGEST@": offer.digest,
+    }
+    text = _FETCH
+    for word, value in words.items():
+        text = text.replace(word, value)
+    return text
 
 
 def judge(node: str, output: str, generation: int) -> None:

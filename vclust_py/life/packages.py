@@ -101,8 +101,8 @@ def write(
     meta_packages: Sequence[MetaPackage],
     path: Path,
     report: Report,
-) -> int:
-    """Write the tar file that a node installs from, as `guest/install-packages` wants it; its bytes.
+) -> None:
+    """Write the tar file that a node installs from, as `guest/install-packages` wants it.
 
     Beside the .debs, the fast copies: `debconf`, the answers of the meta packages, and `remove`, names of packages that
     go, one a line.  Raises VclustError for a package that neither the store nor its source has.
@@ -117,7 +117,6 @@ def write(
             archive.addfile(entry, BytesIO(text.encode()))
         for package, copy in zip(wanted.install, copies, strict=True):
             archive.add(copy, f"{package.name}_{package.architecture}.deb")
-    return path.stat().st_size
 
 
 def _path(session: Session, cluster: Cluster) -> Path:

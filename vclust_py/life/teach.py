@@ -18,6 +18,7 @@ from vclust_py.lock import Lock
 from vclust_py.phases import Inputs, Result
 from vclust_py.phases.create import mtu, segments, way_out
 from vclust_py.run import CommandError
+from vclust_py.serving import offered
 from vclust_py.site import changes, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
@@ -76,8 +77,9 @@ def teach(session: Session, cluster: Cluster, nodes: list[Node]) -> dict[str, Vc
     for node in nodes:
         lacking.setdefault(packages.difference(session, cluster, node), []).append(node)
     for difference, alike in lacking.items():
-        with _given(session, cluster, shared, difference) as (stdin, command):
-            failures |= _tell(session, cluster, alike, stdin, command)
+        timeout = _INSTALL_TIMEOUT if difference.packages else _TIMEOUT
+        with _given(session, cluster, shared, difference) as script:
+            failures |= _tell(session, cluster, alike, script, timeout)
     changes.told(session.store, cluster, [node.name for node in nodes if node.name not in failures])
     return failures
 
@@ -85,37 +87,35 @@ def teach(session: Session, cluster: Cluster, nodes: list[Node]) -> dict[str, Vc
 @contextlib.contextmanager
 def _given(
     session: Session, cluster: Cluster, shared: ClusterIdentity, difference: packages.Difference
-) -> Iterator[tuple[str | Path, tuple[str, ...]]]:
-    """What a node's shell is given on standard input, and the command that takes it."""
+) -> Iterator[str]:
+    """What a node's shell is given on standard input; within the block it can fetch the packages that this says."""
     changes, new = cluster_disk.changes(shared), cluster_disk.steps_of(shared, difference.new)
     if difference.resized:
         changes, new = {}, new | cluster_disk.resized(shared)
     script = update.script(cluster_disk.parts(shared), changes, cluster.generation, new)
     if not difference.packages:
-        yield script, ("sh", "-s")
+        yield script
         return
     folder = clusters.folder(session.store, cluster)
     with naming_full_disk(folder), tempfile.NamedTemporaryFile(prefix=".packages-", dir=folder) as file:
         path, lock = Path(file.name), Lock.load(session.site, cluster.lock)
-        size = packages.write(session.site, lock, difference, shared.meta_packages, path, lambda *_: None)
-        with open(path, "ab") as stream:
-            stream.write(script.encode())
-        yield path, (update.unpack(size), "sh -s")
+        packages.write(session.site, lock, difference, shared.meta_packages, path, lambda *_: None)
+        with offered(path, lambda: session.networks.listen(cluster.segment, cluster.request.router)) as offer:
+            yield update.fetch(offer) + script
 
 
 def _tell(
-    session: Session, cluster: Cluster, nodes: list[Node], stdin: str | Path, command: tuple[str, ...]
+    session: Session, cluster: Cluster, nodes: list[Node], script: str, timeout: float
 ) -> dict[str, VclustError]:
     access = way_in(session.store, cluster)
-    timeout = _TIMEOUT if isinstance(stdin, str) else _INSTALL_TIMEOUT
 
     def tell(node: Node) -> VclustError | None:
         reached = ssh_options({"ssh": access}, {"name": node.name, "address": node.address})
         options = ["BatchMode=yes", "ConnectTimeout=30", KEY_EXCHANGE]
         argv = ["ssh", "-F", "/dev/null", *reached, *(word for option in options for word in ("-o", option))]
-        argv += ["-i", access["admin_key"], f"root@{node.name}", *command]
+        argv += ["-i", access["admin_key"], f"root@{node.name}", "sh", "-s"]
         try:
-            update.judge(node.name, session.run(argv, stdin=stdin, timeout=timeout), cluster.generation)
+            update.judge(node.name, session.run(argv, stdin=script, timeout=timeout), cluster.generation)
         except VclustError as error:
             return _why(node, error)
         return None

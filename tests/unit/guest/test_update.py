@@ -17,6 +17,8 @@ from vclust_py.guest.cluster_disk import ClusterIdentity
 from vclust_py.guest.trust import Authority
 from vclust_py.metapackages import MetaPackage, Step
 from vclust_py.request import SSHKey, User
+from vclust_py.router_socket import bound
+from vclust_py.serving import Offer, offered
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
@@ -64,17 +66,25 @@ class Tree:
             cluster.generation,
             cluster_disk.steps_of(cluster, new),
         )
-        # As sshd has it done: the words with blanks between, by a shell.
-        command = f"{update.unpack(len(packages))} sh -s" if packages else "sh -s"
+        if not packages:
+            return self.run(script, code)
+        path = self.path.with_name(f"{self.path.name}.tar")
+        path.write_bytes(packages)
+        with offered(path, lambda: bound("127.0.0.1", 0)) as offer:
+            return self.run(update.fetch(offer) + script, code)
+
+    def run(self, script: str, code: int = 0) -> str:
+        """What a node's shell says that is given this script."""
         done = subprocess.run(
-            ["sh", "-c", command],
-            input=packages + script.encode(),
+            ["sh", "-s"],
+            input=script,
             env={"PATH": os.environ["PATH"], "VCLUST_ROOT": str(self.path)},
             capture_output=True,
+            text=True,
             check=False,
         )
-        assert (done.returncode, done.stderr) == (code, b""), done
-        return done.stdout.decode()
+        assert (done.returncode, done.stderr) == (code, ""), done
+        return done.stdout
 
     def has_packages(self, installer: str) -> None:
         """The package `old`, and in place of what installs packages these lines of sh."""
@@ -277,6 +287,25 @@ def test_packages_that_do_not_install_are_told_and_tried_again(tree: Tree) -> No
     assert tree.read("var/lib/vclust/wanted") == "mine.service\n"
     (tree.path / "usr/libexec/vclust/install-packages").write_text(INSTALLER)
     assert tree.take(wanted, packages=packages) == "vclust: generation 2\n"
+
+
+@pytest.mark.parametrize("wrong", ["port", "token", "digest"])
+def test_packages_that_do_not_come_change_nothing(tree: Tree, tmp_path: Path, wrong: str) -> None:
+    path = tmp_path.with_name(f"{tmp_path.name}.tar")
+    path.write_bytes(archive(**{"some_all.deb": "some\n"}))
+    before = set(Path("/var/tmp").glob("tmp.*"))
+    state = digest(tree)
+    with offered(path, lambda: bound("127.0.0.1", 0)) as offer:
+        given: dict[str, Offer] = {
+            "port": replace(offer, port=1),
+            "token": replace(offer, token="0" * 32),
+            "digest": replace(offer, digest="0" * 64),
+        }
+        said = tree.run(f"{update.fetch(given[wrong])}echo not here\n", code=1)
+    assert said.startswith("vclust: failed packages: cannot be fetched from 127.0.0.1:")
+    assert said.count("\n") == 1
+    assert ("refused" in said, "cut off" in said) == (wrong == "port", wrong != "port")
+    assert (digest(tree), set(Path("/var/tmp").glob("tmp.*"))) == (state, before)
 
 
 def test_what_the_script_has_said() -> None:

@@ -75,7 +75,7 @@ class Lives:
         self.hosts[host.name].fault()
         return self.hosts[host.name]
 
-    def log_in(self, argv: list[str], *, stdin: str | Path = "", **options: object) -> str:
+    def log_in(self, argv: list[str], *, stdin: str = "", **options: object) -> str:
         """Nodes are told only where they run, and may be out of reach; a host that is off can be switched off."""
         if argv[0] == "/fence":
             host = self.hosts[argv[1]]
@@ -83,8 +83,6 @@ class Lives:
                 raise VclustError("fence: it is on")
             host.domains.clear()
             return ""
-        if isinstance(stdin, Path):  # packages come with it
-            stdin = stdin.read_bytes().decode(errors="replace")
         found = re.search(r"^generation=(\d+)$", stdin, re.MULTILINE)
         if found is None:
             return self.session._log_in(argv, stdin=stdin, **options)

@@ -1,6 +1,7 @@
 """Hosts, networks and logins that only keep books: everything of a phase but what machines do."""
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
@@ -14,6 +15,7 @@ from vclust_py.guest.proof import groups
 from vclust_py.hypervisor import Capacity, Domain, Segment, memory_bytes
 from vclust_py.ingress import Door
 from vclust_py.leftover_networks import Leftover
+from vclust_py.router_socket import bound
 from vclust_py.site import Site
 from vclust_py.site.session import Session
 from vclust_py.site.store import Store
@@ -226,6 +228,10 @@ class FakeNetworks:
         assert segment in self.segments
         self.doors[segment] = door
         return ()
+
+    def listen(self, segment: str, router: IPv4Address) -> socket.socket:
+        assert segment in self.segments
+        return bound("127.0.0.1", 0)
 
     def admit(self, store: Store) -> tuple[str, ...]:
         self.admitted = gateway.admitted(store)
