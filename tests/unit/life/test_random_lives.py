@@ -22,7 +22,7 @@ from test_chaos import FaultyHost, Killed
 
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Host
-from vclust_py.life import apply, heal, lease, stop, teach
+from vclust_py.life import apply, heal, lease, restart, stop, teach
 from vclust_py.life.keeper import Keeper
 from vclust_py.lock import Lock
 from vclust_py.nodes import overlay
@@ -60,6 +60,8 @@ class Lives:
         self.marks = itertools.count(1000)
         self.work: dict[tuple[int, str], int] = {}
         """By number of the cluster and UUID of the node what a user has left on its disk."""
+        self.unchanged: list[str] = []
+        """What was not as a request said when it was applied."""
         self.given_up: set[int] = set()
         self.done: list[str] = []
         self.keeper = Keeper(self.make, HOSTS)
@@ -123,10 +125,19 @@ class Lives:
             if self.random.random() < 0.3:
                 packages = ("hello",) * self.random.randint(0, 1) + ("full",)
                 request = replace(request, software=replace(request.software, packages=packages))
-            apply.run(session, Inputs(name, request=request, hosts=HOSTS))
-            for word in ("image", "create", "teach", "install", "ready"):
-                self.perhaps_killed()
-                (teach.run if word == "teach" else phase(word))(session, Inputs(name))
+            if self.random.random() < 0.6:
+                cpus, disk = self.random.randint(1, 3), request.hardware.disk + self.random.randint(0, 1)
+                request = replace(request, hardware=replace(request.hardware, cpus=cpus, disk=disk))
+            apply.run(session, Inputs(name, request=request, hosts=HOSTS), restarts=True)
+            self.do_the_rest(session, name)
+            self.unchanged += self.wrong_machines(clusters.get(session.store, name))
+
+    def do_the_rest(self, session: FakeSession, name: str) -> None:
+        """What a playbook does once it is written down what should be."""
+        restart.run(session, Inputs(name))
+        for word in ("image", "create", "teach", "install", "ready"):
+            self.perhaps_killed()
+            (teach.run if word == "teach" else phase(word))(session, Inputs(name))
 
     def start(self, name: str) -> None:
         with self.make() as session:
@@ -225,6 +236,19 @@ class Lives:
                     disks[overlay(node.name)] = self.work[cluster.id, node.uuid] = next(self.marks)
         self.work = {key: mark for key, mark in self.work.items() if key in known}
 
+    def wrong_machines(self, cluster: Cluster) -> list[str]:
+        """Nodes that run with other CPUs, memory or disk than the request says."""
+        wanted, told = cluster.request.hardware, []
+        for node in cluster.nodes:
+            host = self.hosts[node.host]
+            machine = host.machine(node.uuid)
+            if machine not in (None, (wanted.cpus, wanted.ram)):
+                told.append(f"{node.name}: runs with {machine}")
+            disks = host.virtual_sizes[clusters.folder(self.session.store, cluster).name]
+            if disks[overlay(node.name)] != wanted.disk:
+                told.append(f"{node.name}: has a disk of {disks[overlay(node.name)]}")
+        return told
+
     def wrong(self) -> list[str]:
         """What the hosts have that the store does not say, and the other way round."""
         found = clusters.live(self.session.store)
@@ -252,6 +276,7 @@ class Lives:
                 if mark is not None and self.hosts[node.host].folders[folder].get(overlay(node.name)) != mark:
                     told.append(f"{node.name}: lost the work on its disk")
             if runs(cluster):
+                told += self.wrong_machines(cluster)
                 told += [f"{node.name}: {node.state}" for node in cluster.nodes if node.state != "ready"]
                 told += [
                     f"{node.name}: was not told"
@@ -295,14 +320,14 @@ def test_lives_at_random(toy: Repository, tmp_path: Path) -> None:
                         own,
                         Inputs(cluster.name, hosts=HOSTS),
                         number=cluster.request.hardware.number_of_nodes,
+                        restarts=True,
                     )
-                    for word in ("image", "create", "teach", "install", "ready"):
-                        (teach.run if word == "teach" else phase(word))(own, Inputs(cluster.name))
+                    lives.do_the_rest(own, cluster.name)
         for _ in range(6):
             lives.pass_by("")
             lives.keeper.round(answer=10, work=60)
         lives.keeper.close()
-        assert lives.wrong() == [], told
+        assert (lives.wrong(), lives.unchanged) == ([], []), told
         assert sum("killed" not in one and "(" not in one for one in lives.done) > STEPS / 3, told
         for name in clusters.names(session.store):
             lives.destroy(name)
