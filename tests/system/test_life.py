@@ -209,8 +209,14 @@ def test_a_node_more_and_users_in_place(vclust: Vclust, site: Site, keeper: subp
     for node in ("1", "2", "3"):
         assert "uid=1001(bob)" in vclust("ssh", "life", node, "--", "id bob")
     assert "life03\n" in vclust("ssh", "life", "2", "--user", "bob", "--", "ssh life03 hostname")
+    login = [BIN / "vclust", "-i", vclust.inventory, "ssh", "life", "2", "--user", "bob", "--", "sleep 3600"]
+    bob = subprocess.Popen(login, stdin=subprocess.DEVNULL)
+    wait_for(
+        "the login", lambda: vclust("ssh", "life", "2", "--", "pgrep -cu bob sleep || true").strip() == "1"
+    )
     (vclust.folder / "life.ini").write_text(REQUEST)
     done = vclust.json("apply", str(vclust.folder / "life.ini"))
+    assert bob.wait(60) != 0  # who goes is logged out
     assert done["remove"] == ["life03"]
     assert domains() == before
     assert not list(site.clusters.glob("life.*/life03.*"))

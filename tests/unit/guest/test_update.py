@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -227,6 +228,49 @@ def test_services_are_told_of_other_nodes(tmp_path: Path, host: str) -> None:
     tree.take(made(4, 2))
     assert said.read_text() == f"restarted {host} of 3\nrestarted {host} of 2\n"
     assert (tree.path / "etc/leads").exists() == (host == "n1")
+
+
+def test_what_runs_in_a_node_is_told_of_its_new_size(tmp_path: Path) -> None:
+    """By its steps, `change`, then `resume`, though the other nodes are the same."""
+    say = 'echo "{} of $VCLUST_NODE: $VCLUST_CPUS, $VCLUST_RAM_MB" >> "$VCLUST_ROOT/etc/said"'
+    bundle = MetaPackage(
+        "some-thing",
+        "a test",
+        (),
+        steps=(Step("all", say.format("step")),),
+        change=say.format("change"),
+        leave="echo not here",
+        resume=say.format("resume"),
+    )
+
+    def made(number: int, cpus: int) -> ClusterIdentity:
+        cluster = a_generation(number, (ANN,))
+        hardware = replace(cluster.request.hardware, cpus=cpus, ram=cpus * 2**30)
+        request = replace(cluster.request, hardware=hardware)
+        return replace(cluster, request=request, meta_packages=(bundle,), secrets={})
+
+    tree = Tree(tmp_path, made(1, 1))
+    (tree.path / "etc/said").unlink()
+    larger = made(2, 3)
+    script = update.script(cluster_disk.parts(larger), {}, 2, cluster_disk.resized(larger))
+    assert tree.run(script) == "vclust: generation 2\n"
+    told = [f"{word} of n2: 3, 3072\n" for word in ("step", "change", "resume")]
+    assert tree.read("etc/said") == "".join(told)
+    assert "slots=3" in tree.read("etc/vclust/hostfile.openmpi")
+
+
+def test_who_is_logged_in_and_goes_is_logged_out() -> None:
+    (function,) = re.findall(r"^end_processes\(\) \{.*?^\}", update._SCRIPT, re.MULTILINE | re.DOTALL)
+    uid = 54321
+    with (
+        subprocess.Popen(["sleep", "300"], user=uid) as theirs,
+        subprocess.Popen(["sleep", "300"], user=uid + 1) as another,
+    ):
+        for _ in range(2):  # the second time there is nobody left
+            subprocess.run(["sh", "-ec", f"{function}\nend_processes {uid}"], check=True)
+            assert theirs.wait(10) == -9
+        assert another.poll() is None
+        another.kill()
 
 
 def test_a_service_that_does_not_bear_it_is_said_and_tried_again(tree: Tree) -> None:
