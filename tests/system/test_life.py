@@ -211,9 +211,8 @@ def test_a_node_more_and_users_in_place(vclust: Vclust, site: Site, keeper: subp
     assert "life03\n" in vclust("ssh", "life", "2", "--user", "bob", "--", "ssh life03 hostname")
     login = [BIN / "vclust", "-i", vclust.inventory, "ssh", "life", "2", "--user", "bob", "--", "sleep 3600"]
     bob = subprocess.Popen(login, stdin=subprocess.DEVNULL)
-    wait_for(
-        "the login", lambda: vclust("ssh", "life", "2", "--", "pgrep -cu bob sleep || true").strip() == "1"
-    )
+    words = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
+    wait_for("the login", lambda: "sleep 3600" in vclust("ssh", "life", "2", "--", words))
     (vclust.folder / "life.ini").write_text(REQUEST)
     done = vclust.json("apply", str(vclust.folder / "life.ini"))
     assert bob.wait(60) != 0  # who goes is logged out
@@ -314,8 +313,10 @@ LARGER = REQUEST.replace("RAM: 512MB", "RAM: 640MB\nCPUs: 2\nDisk: 6GB")
 
 def size(vclust: Vclust, node: str) -> list[int]:
     """CPUs, MB of memory and of the root's file system, as the node sees them."""
-    words = "nproc; free -m | awk '/^Mem:/ { print $2 }'; df --output=size -m / | tail -n 1"
-    return [int(line) for line in vclust("ssh", "life", node, "--", words).splitlines()[-3:]]
+    memory = "awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo"
+    words = f"nproc; {memory}; df --output=size -m / | tail -n 1"
+    said = vclust("ssh", "life", node, "--", words)
+    return [int(line) for line in said.splitlines() if line.strip().isdigit()]
 
 
 def test_larger_nodes_by_a_restart_of_each(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
