@@ -75,7 +75,7 @@ restart:
   elements: str
   returned: success
 prove:
-  description: Whether a meta package is new that says how to see that it works.
+  description: Whether a meta package is new that says how to see that it works, or nodes restart.
   type: bool
   returned: success
 exit_code:

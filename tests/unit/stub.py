@@ -24,7 +24,7 @@ from vclust_py.site.session import Session
 PHASE = __name__.rpartition(".")[2]
 READY = {"lost": [], "report": ""}
 """What the phase `ready` says."""
-start_nodes = more_nodes = segments = mtu = way_out = package_names = None
+start_nodes = more_nodes = require_machines = segments = mtu = way_out = package_names = None
 """`vclust_py.life` takes them from the phases `create` and `place`, and has no nodes here."""
 
 

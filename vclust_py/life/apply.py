@@ -136,7 +136,7 @@ def run(
         "differences": list(plan.differences),
         "packages": plan.packages,
         "restart": plan.restart,
-        "prove": _has_new_checks(session, cluster.request, request),
+        "prove": bool(plan.restart) or _has_new_checks(session, cluster.request, request),
     }
     return Result(change, facts, tuple(warnings))
 

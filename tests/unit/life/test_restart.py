@@ -70,6 +70,7 @@ def test_one_after_the_other_four_ways(session: FakeSession, told: Told) -> None
     assert (would.facts["restart"], found(session)) == (["one-01", "one-02"], before)
     done = asked(session, larger())
     assert (done.change, done.facts) == (would.change, would.facts)
+    assert done.facts["prove"]
     assert set(machines(session).values()) == {SMALL}
     assert restart.run(session, replace(INPUTS, check=True)).facts["restarted"] == ["one-01", "one-02"]
     assert set(machines(session).values()) == {SMALL}
