@@ -1,10 +1,11 @@
 """A file of the site manager for the nodes of a cluster, by plain TCP within the cluster's own network.
 
-ssh would cost an emulated node most of a second for each megabyte.  Who connects says a word of its own first, which
-nodes are given by a login, with the digest of the file.
+Bytes through ssh are dear for an emulated node: it has to decrypt them.  Who connects says a word first, which nodes
+are given by a login, with the digest of the file.
 """
 
 import contextlib
+import hashlib
 import hmac
 import secrets
 import socket
@@ -13,8 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-from vclust_py.image.files import file_digest
 
 _AT_ONCE = 64
 """Connections that are answered at once; more wait."""
@@ -32,7 +31,7 @@ class Offer:
     """To be said first, with a line end."""
     size: int
     digest: str
-    """sha256, hexadecimal."""
+    """BLAKE2b, hexadecimal, as b2sum(1) writes it: an emulated node has it in half the time that sha256 takes."""
 
 
 @contextlib.contextmanager
@@ -48,10 +47,15 @@ def offered(path: Path, listen: Callable[[], socket.socket]) -> Iterator[Offer]:
         thread = threading.Thread(target=served.run, daemon=True)
         thread.start()
         try:
-            yield Offer(address, port, token, path.stat().st_size, file_digest(path))
+            yield Offer(address, port, token, path.stat().st_size, _digest(path))
         finally:
             served.stop()
             thread.join()
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 class _Server:

@@ -166,7 +166,7 @@ cat > "$VCLUST_PACKAGES/token" << 'END'
 END
 why=$(timeout 600 bash -c 'cd "$VCLUST_PACKAGES" && exec 3<> /dev/tcp/@ADDRESS@/@PORT@ && cat token >&3 &&
     head -c @SIZE@ <&3 > all.tar' 2>&1 < /dev/null) || :
-case $(sha256sum "$VCLUST_PACKAGES/all.tar" 2> /dev/null) in
+case $(b2sum "$VCLUST_PACKAGES/all.tar" 2> /dev/null) in
     "@DIGEST@ "*) why=$(tar -x -C "$VCLUST_PACKAGES" -f "$VCLUST_PACKAGES/all.tar" 2>&1) ;;
     *) false ;;
 esac || {

@@ -343,7 +343,7 @@ def test_packages_that_do_not_come_change_nothing(tree: Tree, tmp_path: Path, wr
         given: dict[str, Offer] = {
             "port": replace(offer, port=1),
             "token": replace(offer, token="0" * 32),
-            "digest": replace(offer, digest="0" * 64),
+            "digest": replace(offer, digest="0" * 128),
         }
         said = tree.run(f"{update.fetch(given[wrong])}echo not here\n", code=1)
     assert said.startswith("vclust: failed packages: cannot be fetched from 127.0.0.1:")

@@ -68,7 +68,7 @@ def fetched(script: str) -> bytes:
         connection.sendall(f"{token}\n".encode())
         with connection.makefile("rb") as stream:
             data = stream.read()
-    assert (len(data), hashlib.sha256(data).hexdigest() in script) == (int(size), True)
+    assert (len(data), hashlib.blake2b(data).hexdigest() in script) == (int(size), True)
     return data
 
 
