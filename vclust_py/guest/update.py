@@ -164,7 +164,7 @@ VCLUST_PACKAGES=$(mktemp -d -p /var/tmp) && export VCLUST_PACKAGES || exit 1
 cat > "$VCLUST_PACKAGES/token" << 'END'
 @TOKEN@
 END
-why=$(timeout 600 bash -c 'cd "$VCLUST_PACKAGES" && exec 3<> /dev/tcp/@ADDRESS@/@PORT@ && cat token >&3 &&
+why=$(timeout 3000 bash -c 'cd "$VCLUST_PACKAGES" && exec 3<> /dev/tcp/@ADDRESS@/@PORT@ && cat token >&3 &&
     head -c @SIZE@ <&3 > all.tar' 2>&1 < /dev/null) || :
 case $(b2sum "$VCLUST_PACKAGES/all.tar" 2> /dev/null) in
     "@DIGEST@ "*) why=$(tar -x -C "$VCLUST_PACKAGES" -f "$VCLUST_PACKAGES/all.tar" 2>&1) ;;
