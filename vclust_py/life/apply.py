@@ -18,7 +18,7 @@ from vclust_py.image.builder import disk_size
 from vclust_py.life import leave, packages, restart
 from vclust_py.lock import Lock
 from vclust_py.monitor import Survey, survey
-from vclust_py.nodes import domain_name, drivers_for, drivers_of, overlay, seed_disk, snapshot_file
+from vclust_py.nodes import domain_name, drivers_for, overlay, seed_disk, snapshot_file
 from vclust_py.phases import Inputs, Phase, Result
 from vclust_py.phases.create import segments
 from vclust_py.phases.place import more_nodes, require_machines
@@ -195,7 +195,7 @@ def _plan(
             [f"{cluster.name}: {problem}" for problem in problems],
             f"for these: vclust destroy {cluster.name}, then create",
         )
-    outdated = _outdated(session, cluster)
+    outdated = restart.pending(session, cluster)
     if (machines or outdated) and not restarts:
         raise RequestError(
             _restarting(cluster, request, outdated),
@@ -221,7 +221,7 @@ def _plan(
         _coming(cluster, request, number - there),
         nodes,
         machines,
-        outdated,
+        tuple(outdated),
         lock,
         changed if install or gone else {},
     )
@@ -235,13 +235,6 @@ def _with_machine(node: Node, request: Request) -> Node:
 
 def _tells_size(script: str) -> bool:
     return "VCLUST_CPUS" in script or "VCLUST_RAM_MB" in script
-
-
-def _outdated(session: Session, cluster: Cluster) -> tuple[Node, ...]:
-    """Nodes that are yet to be restarted; hosts are only asked where there may be some."""
-    if not packages.has_resized(session, cluster):
-        return ()
-    return tuple(restart.outdated(session, cluster, drivers_of(session, cluster)[0]))
 
 
 def _restarting(cluster: Cluster, request: Request, outdated: Sequence[Node]) -> list[str]:

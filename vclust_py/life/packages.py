@@ -62,7 +62,12 @@ def note(session: Session, cluster: Cluster, lock: str, request: Request, disk: 
     `disk` are bytes of each node's.
     """
     present = _held(cluster.lock, cluster.request, cluster.nodes[0].disk)
-    known = {cluster.generation: present, **_noted(session, cluster)}
+    known = {cluster.generation: present}
+    # What an earlier version has noted is from before machines could change.
+    known |= {
+        number: held._replace(machine=held.machine or present.machine)
+        for number, held in _noted(session, cluster).items()
+    }
     known[cluster.generation + 1] = _held(lock, request, disk)
     data = {number: held._asdict() for number, held in known.items()}
     fat.write_all({_path(session, cluster): json.dumps(data).encode()})

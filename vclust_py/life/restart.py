@@ -50,6 +50,13 @@ def run(session: Session, inputs: Inputs) -> Result:
     return Result(change, {"restarted": names})
 
 
+def pending(session: Session, cluster: Cluster) -> list[Node]:
+    """Nodes that are yet to be restarted, as far as hosts answer; these are only asked where there may be some."""
+    if not packages.has_resized(session, cluster):
+        return []
+    return outdated(session, cluster, drivers_of(session, cluster)[0])
+
+
 def outdated(session: Session, cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> list[Node]:
     """Nodes that run with another machine than they are to have, on the hosts of these drivers."""
     folder = clusters.folder(session.store, cluster).name

@@ -1,5 +1,6 @@
 """Other CPUs, memory and disks for a cluster that is made, on hosts that only keep books."""
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -94,6 +95,27 @@ def test_one_after_the_other_four_ways(session: FakeSession, told: Told) -> None
         inputs = replace(INPUTS, request=larger(), check=check)
         assert not apply.run(session, inputs, restarts=True).change.changed
         assert not restart.run(session, inputs).change.changed
+    assert not teach.run(session, INPUTS).change.changed
+
+
+def test_a_disk_alone(session: FakeSession, told: Told) -> None:
+    created(session)
+    assert asked(session, a_request(hardware={"disk": "6GB"})).facts["restart"] == ["one-01", "one-02"]
+    assert restart.run(session, INPUTS).facts["restarted"] == ["one-01", "one-02"]
+    assert set(machines(session).values()) == {(1, 512 * MB, 6 * GB)}
+    assert not asked(session, a_request(hardware={"disk": "6GB"}), restarts=False).change.changed
+
+
+def test_a_cluster_that_an_earlier_version_has_changed(session: FakeSession, told: Told) -> None:
+    cluster = created(session)
+    asked(session, a_request(lease="8h"))
+    teach.run(session, INPUTS)
+    path = clusters.folder(session.store, cluster) / "keys/installed.json"
+    noted = json.loads(path.read_text())
+    path.write_text(json.dumps({number: {**held, "machine": None} for number, held in noted.items()}))
+    asked(session, larger(lease="8h"))
+    assert restart.run(session, INPUTS).facts["restarted"] == ["one-01", "one-02"]
+    assert set(machines(session).values()) == {LARGE}
     assert not teach.run(session, INPUTS).change.changed
 
 
