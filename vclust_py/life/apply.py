@@ -316,7 +316,9 @@ def _change(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[S
     if plan.packages:
         plan.lock.save(session.site)
         values["lock"] = plan.lock.digest
-    packages.note(session, cluster, plan.lock.digest, plan.request, plan.nodes[0].disk)
+    meta_packages, first = plan.request.software.meta_packages, plan.nodes[0]
+    machine = (first.cpus, first.memory, first.disk)
+    packages.note(session, cluster, cluster.generation + 1, plan.lock.digest, meta_packages, machine=machine)
     with store.transaction():
         add = _placed(session, cluster, plan, surveys)
         changes.change(

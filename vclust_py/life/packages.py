@@ -17,7 +17,6 @@ from vclust_py.image import Report
 from vclust_py.image.store import fetch
 from vclust_py.lock import Lock, Package
 from vclust_py.metapackages import MetaPackage
-from vclust_py.request import Request
 from vclust_py.site import Site, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
@@ -25,11 +24,15 @@ from vclust_py.site.session import Session
 _FILE = "installed.json"
 
 
+Machine = tuple[int, int, int]
+"""Virtual CPUs of a node, bytes of its memory and of its disk."""
+
+
 class _Held(NamedTuple):
     lock: str
     meta_packages: tuple[str, ...]
-    machine: tuple[int, int, int] | None = None
-    """Virtual CPUs, bytes of memory and disk of a node; None: an earlier version has not noted them."""
+    machine: Machine | None = None
+    """None: an earlier version has not noted it."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +59,30 @@ def between(old: Lock, new: Lock) -> tuple[tuple[Package, ...], tuple[str, ...]]
     return install, tuple(name for name in before if name not in after)
 
 
-def note(session: Session, cluster: Cluster, lock: str, request: Request, disk: int) -> None:
-    """Write down what nodes of the cluster's next generation hold: digest of the lock, and what `request` says.
+def note(
+    session: Session,
+    cluster: Cluster,
+    generation: int,
+    lock: str,
+    meta_packages: Sequence[str],
+    *,
+    machine: Machine | None = None,
+) -> None:
+    """Write down what nodes of a generation, the cluster's next, hold: digest of the lock, names of meta packages.
 
-    `disk` are bytes of each node's.
+    `machine`: what each is to be, where that is another than now.
     """
-    present = _held(cluster.lock, cluster.request, cluster.nodes[0].disk)
-    known = {cluster.generation: present}
+    hardware, present = cluster.request.hardware, cluster.request.software.meta_packages
+    now = (hardware.cpus, hardware.ram, cluster.nodes[0].disk)
+    known = {cluster.generation: _Held(cluster.lock, present, now)}
     # What an earlier version has noted is from before machines could change.
     known |= {
-        number: held._replace(machine=held.machine or present.machine)
+        number: held._replace(machine=held.machine or now)
         for number, held in _noted(session, cluster).items()
     }
-    known[cluster.generation + 1] = _held(lock, request, disk)
+    known[generation] = _Held(lock, tuple(meta_packages), machine or now)
     data = {number: held._asdict() for number, held in known.items()}
     fat.write_all({_path(session, cluster): json.dumps(data).encode()})
-
-
-def _held(lock: str, request: Request, disk: int) -> _Held:
-    hardware = request.hardware
-    return _Held(lock, request.software.meta_packages, (hardware.cpus, hardware.ram, disk))
 
 
 def has_resized(session: Session, cluster: Cluster) -> bool:
