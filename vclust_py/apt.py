@@ -8,6 +8,7 @@ times as long for the records of a closure, 0.03 s to be imported, and would lea
 """
 
 import contextlib
+import math
 import os
 import re
 import time
@@ -193,13 +194,14 @@ class AptRoot:
         with self.site.file_lock(f"apt-{self.suite}-{self.architecture}"):
             yield
 
-    def ensure_index(self, report: Report) -> None:
+    def ensure_index(self, report: Report, *, max_age: float = math.inf) -> None:
         """Fetch the package index where it is missing, old, or from other sources.  Call it under `file_lock`.
 
+        Old is what the site's `index_max_age` says, or older than `max_age` seconds where that is less.
         Where the sources cannot be reached an older index serves, and `report` is told; an index that was reached and
         has a wrong signature, has expired or is not what its signature covers is an error in any case.
         """
-        if self._is_current():
+        if self._is_current(max_age):
             return
         self.make()
         report(f"fetching the package index of {self.suite}", 0, 0)
@@ -230,11 +232,11 @@ class AptRoot:
     def _settings(self) -> str:
         return f"{self.site.sources}\n{self.site.apt_proxy}\n"
 
-    def _is_current(self) -> bool:
+    def _is_current(self, max_age: float = math.inf) -> bool:
         with contextlib.suppress(FileNotFoundError):
             fetched = self._stamp.stat().st_mtime
             return (
-                time.time() - fetched < self.site.index_max_age
+                time.time() - fetched < min(self.site.index_max_age, max_age)
                 and self._stamp.read_text(encoding="utf-8") == self._settings
                 and not self._sources_newer_than(fetched)
             )
