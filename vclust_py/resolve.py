@@ -270,7 +270,9 @@ def install(root: AptRoot, names: Sequence[str], status: Path | None, *options: 
 
 def upgrade(root: AptRoot, status: Path) -> tuple[Package, ...]:
     """What apt would upgrade over `status`, and the new packages that this needs; packages on hold stay, none goes."""
-    text = root.run("apt-get", "-q", "upgrade", "--with-new-pkgs", "--no-remove", "--print-uris", status=status)
+    text = root.run(
+        "apt-get", "-q", "upgrade", "--with-new-pkgs", "--no-remove", "--print-uris", status=status
+    )
     return _with_installed_sizes(root, _listed(text))
 
 

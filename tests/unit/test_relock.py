@@ -142,7 +142,9 @@ def test_an_upgrade_for_security_alone(toy: Repository, site: Site) -> None:
     present = lock_of(site, "hello")
     toy.add("core", "1.1")
     toy.publish()
-    toy.secure("libgreet", "1.6", Depends="either")  # the sources are newer than the index, which is fetched again
+    toy.secure(
+        "libgreet", "1.6", Depends="either"
+    )  # the sources are newer than the index, which is fetched again
     found = upgraded(present, site, quiet, security=True)
     assert versions(found.lock) == {"either": "1.0", "hello": "2:1.5-1", "libgreet": "1.6"}
     assert found.lacking == {"core": ("1.1", False)}

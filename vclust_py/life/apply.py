@@ -78,11 +78,7 @@ def run(session: Session, inputs: Inputs, *, number: int | None = None, remove: 
     store = session.store
     clusters.require_access(store, clusters.get(store, inputs.name))
     with clusters.locked(store, inputs.name, timeout=_LOCK_TIMEOUT) as cluster:
-        if cluster.ready is None or cluster.state is ClusterState.STOPPED:
-            raise RequestError(
-                [f"{cluster.name}: got the state {cluster.state}, expected a cluster that is ready"],
-                f"vclust start {cluster.name}" if cluster.ready else "create with its request takes it up",
-            )
+        require_running(cluster)
         request = resized(cluster.request, number) if number is not None else inputs.asked
         plan = _plan(session, cluster, request, remove)
         surveys = survey(session, inputs.hosts, write=not inputs.check) if plan.add else []
@@ -111,6 +107,27 @@ def run(session: Session, inputs: Inputs, *, number: int | None = None, remove: 
         "prove": _has_new_checks(session, cluster.request, request),
     }
     return Result(change, facts, tuple(warnings))
+
+
+def require_running(cluster: Cluster) -> None:
+    """Raises RequestError for a cluster that was never ready, or is stopped."""
+    if cluster.ready is None or cluster.state is ClusterState.STOPPED:
+        raise RequestError(
+            [f"{cluster.name}: got the state {cluster.state}, expected a cluster that is ready"],
+            f"vclust start {cluster.name}" if cluster.ready else "create with its request takes it up",
+        )
+
+
+def require_disks(cluster: Cluster, lock: Lock) -> None:
+    """Raises RequestError where the nodes' disks are too small for the lock."""
+    if (size := disk_size(lock)) > cluster.nodes[0].disk:
+        raise RequestError(
+            [
+                f"{cluster.name}: Packages: need disks of {size_text(size)},"
+                f" its nodes have {size_text(cluster.nodes[0].disk)}"
+            ],
+            f"vclust destroy {cluster.name}, then create",
+        )
 
 
 def to_request(remove: Sequence[str] = ()) -> Phase:
@@ -153,14 +170,7 @@ def _plan(session: Session, cluster: Cluster, request: Request, remove: Sequence
         )
     present = Lock.load(session.site, cluster.lock)
     lock = relock(present, package_names(request, bundles), session.site, lambda *_: None)
-    if (size := disk_size(lock)) > cluster.nodes[0].disk:
-        raise RequestError(
-            [
-                f"{cluster.name}: Packages: need disks of {size_text(size)},"
-                f" its nodes have {size_text(cluster.nodes[0].disk)}"
-            ],
-            f"vclust destroy {cluster.name}, then create",
-        )
+    require_disks(cluster, lock)
     install, gone = packages.between(present, lock)
     changed = {"install": [package.pinned for package in install], "remove": list(gone)}
     return _Plan(

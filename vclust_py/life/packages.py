@@ -88,7 +88,8 @@ def write(
     """Write the tar file that a node installs from, as `guest/install-packages` wants it; its bytes.
 
     Beside the .debs, the fast copies: `debconf`, the answers of the meta packages; `remove`, names of packages that go,
-    one a line; and `replaces`, empty, where services may run what other versions take the place of.  Raises VclustError for a package that neither the store nor its source has.
+    one a line; and `replaces`, empty, where services may run what other versions take the place of.  Raises VclustError
+    for a package that neither the store nor its source has.
     """
     copies = fetch(site, replace(lock, packages=wanted.install), report)
     answers = "".join(f"{line}\n" for meta in meta_packages for line in meta.debconf)

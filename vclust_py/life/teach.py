@@ -35,7 +35,8 @@ _INSTALL_TIMEOUT = 3600.0
 def run(session: Session, inputs: Inputs, *, in_turn: bool = False) -> Result:
     """Tell each ready node that has an earlier generation; the result warns of those that cannot be told now.
 
-    With `in_turn` one after the other, as `teach` does.  Raises RequestError when there is no such cluster, or it is somebody else's.
+    With `in_turn` one after the other, as `teach` does.  Raises RequestError when there is no such cluster, or it is
+    somebody else's.
     """
     store = session.store
     clusters.require_access(store, clusters.get(store, inputs.name))

@@ -18,12 +18,13 @@ def change(
     *,
     add: Sequence[Node] = (),
     leave: Collection[str] = (),
+    action: str = "apply",
     detail: str = "",
     **values: Any,
 ) -> None:
     """Give a cluster that is made another request, and so its next generation, with nodes more and, by name, fewer.
 
-    With more columns of its row, in one transaction; `detail` says in the audit what is different.
+    With more columns of its row, in one transaction; `action` and `detail` say in the audit what is different.
     """
     generation = cluster.generation + 1
     with store.transaction():
@@ -35,7 +36,7 @@ def change(
             "generation": generation,
         }
         update(store, cluster, **spec, **values)
-        audit(store, "apply", cluster.name, detail)
+        audit(store, action, cluster.name, detail)
 
 
 def replace_nodes(store: Store, cluster: Cluster, nodes: Sequence[Node], detail: str) -> None:
