@@ -46,6 +46,8 @@ def allowed(words: str) -> bool:
         "destroy hello-mpi",
         "apply my.ini",
         "resize hello-mpi 4",
+        "upgrade hello-mpi",
+        "upgrade hello-mpi --at-once --security",
         "renew hello-mpi 4h",
         "capture hello-mpi",
         "snapshot hello-mpi",
