@@ -13,7 +13,7 @@ from vclust_py.image import Catalogue, Report
 from vclust_py.image.base import find_base
 from vclust_py.image.store import signed_copy
 from vclust_py.lock import Lock, Package
-from vclust_py.resolve import check_names, install, later, upgrade
+from vclust_py.resolve import FRESH, check_names, install, later, upgrade
 from vclust_py.run import CommandError, run
 from vclust_py.site import Site
 
@@ -22,8 +22,6 @@ _REMOVED = re.compile(r"^Remv (\S+) ", re.MULTILINE)
 _AUTOREMOVE = (
     "-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false",
 )  # fmt: skip
-_FRESH = 600.0
-"""Seconds that the package index may be old for an upgrade, which is asked for to have what is there today."""
 
 
 def relock(present: Lock, names: Iterable[str], site: Site, report: Report) -> Lock:
@@ -71,7 +69,7 @@ def upgraded(present: Lock, site: Site, report: Report, *, security: bool = Fals
     installed = present.installed()
     kernels = {name for name in installed if name.startswith("linux-image-") or name == present.kernel}
     with root.file_lock():
-        root.ensure_index(report, max_age=_FRESH)
+        root.ensure_index(report, max_age=FRESH)
         offered = later(root, installed)
         held = kernels | {name for name in installed if security and not offered.get(name, ("", False))[1]}
         new: tuple[Package, ...] = ()

@@ -21,6 +21,8 @@ from vclust_py.lock import NAME, Lock, Package
 from vclust_py.run import CommandError, run
 from vclust_py.site import Site
 
+FRESH = 600.0
+"""Seconds that the package index may be old where the point is what the archives have today."""
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
 
 
@@ -87,6 +89,20 @@ def newer(
     with root.file_lock():
         root.ensure_index(report)
     return {name: security for name, (_, security) in later(root, packages).items()}
+
+
+def base_updates(
+    packages: Mapping[str, str], *, suite: str, architecture: str, kernel: str, site: Site, report: Report
+) -> tuple[Lock, list[str]]:
+    """Which packages of a base image, versions by their names, the archives have in a later version for security; and
+    the lock of a base image that is made now.
+    """
+    root = AptRoot(site, suite, architecture)
+    with root.file_lock():
+        root.ensure_index(report, max_age=FRESH)
+        security = sorted(name for name, (_, for_security) in later(root, packages).items() if for_security)
+        _, base = _future_base(root, [*BASE_PACKAGES, *site.base_packages, kernel])
+    return Lock(suite, architecture, kernel, base, (), ()), security
 
 
 def later(root: AptRoot, packages: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
