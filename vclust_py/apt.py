@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import re
+import shutil
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
@@ -191,8 +192,12 @@ class AptRoot:
 
     @contextlib.contextmanager
     def file_lock(self) -> Iterator[None]:
-        with self.site.file_lock(f"apt-{self.suite}-{self.architecture}"):
+        with self.site.file_lock(self._lock_name):
             yield
+
+    @property
+    def _lock_name(self) -> str:
+        return f"apt-{self.suite}-{self.architecture}"
 
     def ensure_index(self, report: Report, *, max_age: float = math.inf) -> None:
         """Fetch the package index where it is missing, old, or from other sources.  Call it under `file_lock`.
@@ -201,6 +206,7 @@ class AptRoot:
         Where the sources cannot be reached an older index serves, and `report` is told; an index that was reached and
         has a wrong signature, has expired or is not what its signature covers is an error in any case.
         """
+        self.note_use()
         if self._is_current(max_age):
             return
         self.make()
@@ -241,6 +247,22 @@ class AptRoot:
                 and not self._sources_newer_than(fetched)
             )
         return False
+
+    def note_use(self) -> None:
+        """Its index is used now: the least recently used ones go when there is no space for them."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / "used").touch()
+
+    def clear(self, *, timeout: float) -> None:
+        """Take the index away, which is fetched again when it is needed; what people have put there stays.
+
+        Raises BusyError when somebody still fetches or reads it after `timeout` seconds.
+        """
+        with self.site.file_lock(self._lock_name, timeout=timeout):
+            self.expire()
+            self.names.unlink(missing_ok=True)
+            for name in ("lists", "cache"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def state(self) -> list[list[str | int]]:
         """What apt's answers depend on, as files with times and sizes; empty when the index must be fetched first."""
@@ -365,6 +387,12 @@ Debug::NoLocking "true";
 """
             + (f'Acquire::http::Proxy "{proxy}";\n' if proxy else ""),
         )
+
+
+def apt_roots(site: Site) -> list[AptRoot]:
+    """Those of the site that have an index."""
+    names = sorted(path.parent.name for path in site.apt.glob("*-*/names"))
+    return [AptRoot(site, *name.rpartition("-")[::2]) for name in names]
 
 
 def _write(path: Path, text: str) -> None:

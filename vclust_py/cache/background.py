@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-from vclust_py.cache import renewal
+from vclust_py.cache import package_space, renewal
 from vclust_py.cache.status import due
 from vclust_py.errors import VclustError
 from vclust_py.estimate import is_refit_due
@@ -71,7 +71,7 @@ def main() -> None:
                 refit(session)
             for name in sys.argv[1:]:
                 make(session, name, _tell)
-            for line in renewal.renew(session, _tell):
+            for line in (*renewal.renew(session, _tell), *package_space.trim(session)):
                 print(line, flush=True)
             if due(session) or renewal.left_behind(session):
                 rebuild(session, _tell)

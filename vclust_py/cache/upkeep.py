@@ -11,7 +11,7 @@ import json
 import sys
 
 from vclust_py import fitting
-from vclust_py.cache import rebuild, renewal, retention, status
+from vclust_py.cache import package_space, rebuild, renewal, retention, status
 from vclust_py.errors import VclustError
 from vclust_py.estimate import is_refit_due
 from vclust_py.image import Report
@@ -28,7 +28,7 @@ def upkeep(session: Session, report: Report) -> list[str]:
     """
     if not session.store.exists:
         return []  # nothing was ever asked of the site
-    done = [f"removed {line}" for line in retention.trim(session)]
+    done = [f"removed {line}" for line in (*retention.trim(session), *package_space.trim(session))]
     if is_refit_due(session.store):
         fitting.refit(session)
         done.append("fitted the time models")
