@@ -10,7 +10,7 @@ from vclust_py.apt import AptRoot, apt_roots
 from vclust_py.errors import BusyError, VclustError
 from vclust_py.image.store import files_of
 from vclust_py.lock import Lock
-from vclust_py.site import clusters
+from vclust_py.site import clusters, snapshots
 from vclust_py.site.session import Session
 
 _GRACE = 3600.0
@@ -30,7 +30,7 @@ class _Entry:
 def trim(session: Session) -> list[str]:
     """Take away what is too much for `package_space` and `index_space`; what that was, a line for each of both.
 
-    Packages of live clusters' locks stay, and so do the indices of their suites.
+    Packages of the locks of live clusters and their snapshots stay, and so do the indices of their suites.
     """
     return [*_trim_packages(session), *_trim_indices(session)]
 
@@ -75,9 +75,12 @@ def _entry(paths: Iterable[Path]) -> _Entry:
 
 
 def _locks(session: Session) -> list[Lock]:
-    """Those of live clusters that are there."""
+    """Those of live clusters and of their snapshots, where they are there."""
+    live = clusters.live(session.store)
+    digests = {cluster.lock for cluster in live if cluster.lock}
+    digests |= {one.lock for cluster in live for one in snapshots.of(session.store, cluster)}
     found = []
-    for digest in {cluster.lock for cluster in clusters.live(session.store) if cluster.lock}:
+    for digest in digests:
         with contextlib.suppress(VclustError):
             found.append(Lock.load(session.site, digest))
     return found

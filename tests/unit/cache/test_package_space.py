@@ -12,7 +12,7 @@ from vclust_py.apt import AptRoot
 from vclust_py.cache import package_space
 from vclust_py.image.store import fetch, files_of
 from vclust_py.lock import Lock
-from vclust_py.site import Site, clusters
+from vclust_py.site import Site, clusters, snapshots
 from vclust_py.site.session import Session
 
 trim = with_session(package_space.trim)
@@ -90,6 +90,19 @@ def test_what_a_live_lock_needs_stays(site: Site, lock: Lock) -> None:
     assert len(trim(none)) == 1
     assert names(site, lock) == set()
     assert trim(none) == []
+
+
+def test_what_a_snapshot_goes_back_to_stays(site: Site, lock: Lock) -> None:
+    before = placed(site, a_lock(site, "hello"))
+    with Session(site) as session:
+        snapshots.begin(session.store, clusters.get(session.store, "one"), "before")
+        clusters.update(session.store, before, lock=a_lock(site, "full").save(site).stem)
+    aged(site, lock, "hello", "libgreet", "full")
+    assert trim(shrunk(site, package_space=0)) == []
+    with Session(site) as session:
+        session.store.execute("DELETE FROM snapshots")
+    trim(shrunk(site, package_space=0))
+    assert names(site, lock) == {"full"}
 
 
 def test_while_somebody_fetches_nothing_goes(site: Site, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:

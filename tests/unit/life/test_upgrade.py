@@ -14,7 +14,7 @@ from repository import KERNEL, Repository
 
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image.store import stored
-from vclust_py.life import apply, heal, stop, teach, upgrade
+from vclust_py.life import apply, heal, snapshot, stop, teach, upgrade
 from vclust_py.lock import Lock
 from vclust_py.phases import Inputs, Result, phase
 from vclust_py.run import CommandError
@@ -234,3 +234,40 @@ def test_disks_that_are_too_small(session: FakeSession, told: Told, toy: Reposit
     with pytest.raises(RequestError, match="one: Packages: need disks of "):
         upgrade.run(session, Inputs("one"))
     assert found(session) == before
+
+
+def test_a_snapshot_goes_back_to_before_the_upgrade(
+    session: FakeSession, told: Told, toy: Repository
+) -> None:
+    created(session, a_request(packages=["hello"], install="each"))
+    before = found(session)
+    snapshot.take(session, Inputs("one"), "before")
+    newer(session, toy, core="1.1", libgreet="1.6")
+    upgraded(session)
+    after = found(session)
+    told.nodes.clear()
+    would = snapshot.restore(session, Inputs("one", check=True), "before")
+    assert found(session) == after
+    assert snapshot.restore(session, Inputs("one"), "before").change == would.change
+    cluster = found(session)
+    assert (cluster.lock, cluster.generation, cluster.state) == (before.lock, after.generation + 1, "ready")
+    # No package comes: the disks have what the lock says.
+    assert sorted(told.nodes) == [("one-01", 3, []), ("one-02", 3, [])]
+    assert generations(session) == [3, 3]
+    # New nodes are as the others; what that takes is in the store, whatever the archive has.
+    (toy.pool / "libgreet_1.5+dfsg~1_all.deb").unlink()
+    apply.run(session, Inputs("one", hosts=HOSTS), number=3)
+    phase("image")(session, Inputs("one"))
+    held = set(session.images.get(found(session).images["bundle"]).manifest.pinned)
+    assert held == {"hello=2:1.5-1", "libgreet=1.5+dfsg~1"}
+    # And forward again.
+    assert upgrade.run(session, Inputs("one", check=True)).facts["packages"] == ["core=1.1", "libgreet=1.6"]
+
+
+def test_a_snapshot_of_other_packages_is_none_to_go_back_to(session: FakeSession, told: Told) -> None:
+    created(session, a_request(packages=["hello"], install="each"))
+    snapshot.take(session, Inputs("one"), "before")
+    asked = a_request(packages=["hello", "full"], install="each")
+    apply.run(session, Inputs("one", request=asked, hosts=HOSTS))
+    with pytest.raises(RequestError, match="the cluster has got other packages since it was made"):
+        snapshot.restore(session, Inputs("one"), "before")
