@@ -53,6 +53,8 @@ class Upgraded:
     lock: Lock
     lacking: Mapping[str, tuple[str, bool]]
     """Packages that keep a version older than the archives': by name that one, and whether it is for security."""
+    held: frozenset[str]
+    """Names of packages that were to keep their versions."""
     kernel: str
     """The later kernel, `name=version`, that the archives have and nodes with this lock never boot; empty: none."""
 
@@ -67,20 +69,24 @@ def upgraded(present: Lock, site: Site, report: Report, *, security: bool = Fals
     """
     root = AptRoot(site, present.suite, present.architecture)
     installed = present.installed()
-    kernels = {name for name in installed if name.startswith("linux-image-") or name == present.kernel}
+    kernels = [present.kernel, *sorted(name for name in installed if name.startswith("linux-image-"))]
     with root.file_lock():
         root.ensure_index(report, max_age=FRESH)
         offered = later(root, installed)
-        held = kernels | {name for name in installed if security and not offered.get(name, ("", False))[1]}
+        held = frozenset(
+            name
+            for name in installed
+            if name in kernels or (security and not offered.get(name, ("", False))[1])
+        )
         new: tuple[Package, ...] = ()
         if offered.keys() - held:
             status = root.path / "running.status"
             status.write_text(_status(root, site, present, held), encoding="utf-8")
             new = upgrade(root, status)
     fresh = {package.name for package in new}
-    kernel = f"{present.kernel}={offered[present.kernel][0]}" if present.kernel in offered else ""
+    kernel = next((f"{name}={offered[name][0]}" for name in kernels if name in offered), "")
     lacking = {name: version for name, version in offered.items() if name not in fresh}
-    return Upgraded(_with(present, new), lacking, kernel)
+    return Upgraded(_with(present, new), lacking, held, kernel)
 
 
 def _with(lock: Lock, new: Iterable[Package], gone: Container[str] = frozenset()) -> Lock:

@@ -192,6 +192,16 @@ def test_interrupted_it_can_be_given_again(vclust: Vclust, archive: Archive) -> 
     assert [daemon(vclust, node)[:2] for node in ("1", "2")] == [("1.5", "active")] * 2
 
 
+def test_a_snapshot_goes_back(vclust: Vclust, archive: Archive) -> None:
+    vclust("snapshot", "up", "before")
+    archive.offer("1.6")
+    vclust("upgrade", "up", "--at-once")
+    assert [daemon(vclust, node)[:2] for node in ("1", "2")] == [("1.6", "active")] * 2
+    vclust("restore", "up", "before")
+    assert [daemon(vclust, node)[:2] for node in ("1", "2")] == [("1.5", "active")] * 2
+    assert "toyd=1.6" in vclust.json("upgrade", "up", "--check")["packages"]
+
+
 def test_a_new_node_has_the_same(vclust: Vclust) -> None:
     vclust("resize", "up", "3")
     listed = "dpkg-query -W -f '${Package}=${Version}\\n' | sort"

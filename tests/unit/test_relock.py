@@ -8,6 +8,7 @@ import pytest
 from cache.cachesite import make_base
 from repository import KERNEL, Repository, lock_of, quiet
 
+from vclust_py.apt import AptRoot
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image.store import fetch
 from vclust_py.lock import Lock
@@ -110,6 +111,18 @@ def test_an_upgrade_brings_everything_but_the_kernel(toy: Repository, site: Site
     # Once more, and from there: the same.
     fetch(site, found.lock, quiet)
     assert upgraded(found.lock, site, quiet).lock == found.lock
+
+
+def test_no_kernel_is_upgraded(toy: Repository, site: Site) -> None:
+    """Not that of a version either, which the package named by the request depends on."""
+    toy.add("linux-image-9-toy")
+    toy.publish()
+    AptRoot(site, "toy", "amd64").expire()
+    present = lock_of(site, "linux-image-9-toy")
+    published(toy, site, ("linux-image-9-toy", "2.0"))
+    found = upgraded(present, site, quiet)
+    assert (found.lock, found.kernel) == (present, "linux-image-9-toy=2.0")
+    assert found.held == {KERNEL, "linux-image-9-toy"}
 
 
 def test_an_upgrade_may_need_new_packages_and_removes_none(toy: Repository, site: Site) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
+from vclust_py import timing
 from vclust_py.change import Change
 from vclust_py.image.store import fetch
 from vclust_py.life import packages
@@ -45,13 +46,16 @@ def run(session: Session, inputs: Inputs, *, security: bool = False) -> Result:
         names = [package.name for package in install]
         change = Change({name: before.get(name, "") for name in names}, {name: after[name] for name in names})
         if install and not inputs.check:
-            # Before it is written down: an archive may not have them any more when the next try comes.
-            fetch(session.site, replace(found.lock, packages=install), _silent)
-            _write(session, cluster, found, names)
+            with timing.phase(store, cluster, "upgrade") as record:
+                # Before it is written down: an archive may not have them any more when the next try comes.
+                fetch(session.site, replace(found.lock, packages=install), record.report)
+                _write(session, cluster, found, names)
         absent = [node.name for node in cluster.nodes if node.state is not NodeState.READY]
+    # apt leaves these by itself: they need what conflicts with a package that is there.
+    kept = [f"{name}={found.lacking[name][0]}" for name in sorted(found.lacking.keys() - found.held)]
     facts = {
         "packages": [package.pinned for package in install],
-        "kept": _kept(found, security),
+        "kept": kept,
         "kernel": found.kernel,
         "absent": absent,
     }
@@ -85,16 +89,6 @@ def _write(session: Session, cluster: Cluster, found: Upgraded, names: Iterable[
         lock=found.lock.digest,
         updates=updates,
     )
-
-
-def _kept(found: Upgraded, security: bool) -> list[str]:
-    """Later versions, `name=version`, that nodes do not get though they are asked for."""
-    kernel = found.kernel.partition("=")[0]
-    return [
-        f"{name}={version}"
-        for name, (version, for_security) in sorted(found.lacking.items())
-        if name != kernel and (for_security or not security)
-    ]
 
 
 def _silent(message: str, done: int, total: int) -> None:

@@ -132,6 +132,15 @@ def test_four_ways(session: FakeSession, told: Told, toy: Repository) -> None:
     assert not teach.run(session, inputs, in_turn=True).change.changed
 
 
+def test_what_apt_leaves_is_named(session: FakeSession, told: Told, toy: Repository) -> None:
+    created(session, a_request(packages=["fight-b"], install="each"))
+    toy.add("fight-b", "2.0", Depends="fight-a")
+    newer(session, toy)
+    done = upgrade.run(session, Inputs("one"))
+    assert (done.facts["packages"], done.facts["kept"]) == ([], ["fight-b=2.0"])
+    assert not upgrade.run(session, Inputs("one"), security=True).facts["kept"]
+
+
 def test_no_other_node_after_one_that_does_not_bear_it(
     session: FakeSession, told: Told, toy: Repository
 ) -> None:
@@ -208,7 +217,8 @@ def test_packages_are_there_before_it_is_written_down(
     before = found(session)
     with pytest.raises(VclustError, match="cannot download packages"):
         upgrade.run(session, Inputs("one"))
-    assert found(session) == before
+    assert (found(session).lock, found(session).generation) == (before.lock, before.generation)
+    assert "upgrade failed: " in found(session).detail
     (toy.path / "away").rename(toy.pool / "libgreet_1.6_all.deb")
     upgrade.run(session, Inputs("one"))
     assert all(stored(session.site, one) for one in lock_of(session).packages if one.name == "libgreet")
