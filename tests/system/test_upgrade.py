@@ -93,7 +93,9 @@ def vclust(site: Site, archive: Archive, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("up")
     shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
     variables = folder / "inventory/group_vars/site_local.yml"
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, sources: {archive.toy.sources}}}"
+    settings = (
+        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, sources: {archive.toy.sources}}}"
+    )
     text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
     assert count == 1
     variables.write_text(text)
