@@ -61,7 +61,7 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
     command = subprocess.Popen([VCLUST, "-i", arguments.inventory, "create", path], stdout=subprocess.DEVNULL)
     first = 0.0
     while command.poll() is None:
-        for console in (arguments.root / "clusters").glob(f"{name}.*/{name}.*.console"):
+        for console in (arguments.root / "clusters").glob(f"{name}.*/*.{name}.console"):
             first = first or time.monotonic()
             if console.stem not in spent and b"vclust: ready" in console.read_bytes():
                 with contextlib.suppress(OSError):

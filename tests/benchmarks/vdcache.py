@@ -183,9 +183,11 @@ def create(arguments: argparse.Namespace) -> Iterable[Row]:
                 yield {"strategy": strategy, "case": case, **row}
 
 
-def create_once(root: Path, site: Site, path: Path, name: str) -> Row:
+def create_once(
+    root: Path, site: Site, path: Path, name: str, *, drop_kinds: Sequence[str] = ("layer", "bundle")
+) -> Row:
     inventory = make_inventory(root, site)
-    drop(site, ("layer", "bundle"))
+    drop(site, drop_kinds)
     os.sync()
     started = time.monotonic()
     vclust("-i", inventory, "create", path)
@@ -214,8 +216,8 @@ def make_inventory(root: Path, site: Site) -> Path:
     if not folder.exists():
         shutil.copytree(PROJECT / "inventories/local", folder)
         variables = folder / "group_vars/site_local.yml"
-        settings = f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0}}"
-        text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.MULTILINE)
+        settings = f"vclust_site: {json.dumps(site.to_mapping())}"
+        text, count = re.subn(r"^vclust_site: .*$", lambda _: settings, variables.read_text(), flags=re.M)
         assert count == 1
         variables.write_text(text)
         with open(folder / "vclust.yml", "a") as plugin:

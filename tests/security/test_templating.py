@@ -364,7 +364,7 @@ def test_types_take_no_template(kind: str) -> None:
 @pytest.mark.parametrize("value", [None, [], {}, 1.5, True, b"x", ["a"], {"a": 1}])
 def test_types_take_no_other_kind(value: object) -> None:
     for kind in arguments.TYPES:
-        if (kind, value) in (("flag", True), ("hosts", ["a"]), ("moment", 1.5)) or (
+        if (kind, value) in (("flag", True), ("hosts", ["a"]), ("nodes", ["a"]), ("moment", 1.5)) or (
             kind == "request" and isinstance(value, dict)
         ):
             continue

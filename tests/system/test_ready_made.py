@@ -65,7 +65,7 @@ class Cluster:
 
     def domain(self, *words: str, node: int) -> str:
         name = self.vclust.json("show", self.name)["nodes"][node - 1]["name"]
-        return output("virsh", "-c", "qemu:///system", *words, f"{self.name}.{name}")
+        return output("virsh", "-c", "qemu:///system", *words, f"{name}.{self.name}")
 
 
 def eventually(done: "subprocess.Popen[str]", port: int) -> http.client.HTTPConnection:

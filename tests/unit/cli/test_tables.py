@@ -126,6 +126,8 @@ def test_how_the_nodes_of_a_cluster_have_started(capsys: pytest.CaptureFixture[s
         "phases": [],
         "node_phases": [],
         "slowest_node": None,
+        "updates": {},
+        "logs": [],
     }
     nodes = [
         node | {"name": name, "start": start, "start_detail": why} for name, (start, why) in starts.items()

@@ -164,7 +164,7 @@ def test_a_host_without_templates(session: FakeSession) -> None:
 def test_a_clone_that_does_not_come_up_boots_once(session: FakeSession) -> None:
     forking(session).failing = {"n2"}
     started = create(session, a_request("one", 2))
-    assert started == {"n1": ("fork", ""), "n2": ("boot", "one.n2: not ready after 90 s")}
+    assert started == {"n1": ("fork", ""), "n2": ("boot", "n2.one: not ready after 90 s")}
     assert session.hosts["a"].calls["start"] == 1
     assert len(session.hosts["a"].domains) == 2
     assert create(session, a_request("two", 1)) == {"n1": ("fork", "")}
@@ -233,7 +233,7 @@ def test_templates_stay_when_further_nodes_start_from_other_images(
 def test_a_node_with_a_users_work_is_not_made_anew(session: FakeSession) -> None:
     request = a_request("one", 2)
     create(session, request)
-    uuid = next(uuid for uuid, domain in session.hosts["a"].domains.items() if domain.name == "one.n1")
+    uuid = next(uuid for uuid, domain in session.hosts["a"].domains.items() if domain.name == "n1.one")
     session.hosts["a"].domains.pop(uuid)
     create(session, request)
     assert session.hosts["a"].calls["start"] == 1
@@ -298,7 +298,7 @@ def test_a_clone_that_was_stopped_boots_from_its_disk(session: FakeSession) -> N
 def test_a_clone_that_has_crashed_boots_from_its_disk(session: FakeSession) -> None:
     create(session, a_request("one", 2))
     forking(session).forked.clear()
-    uuid = next(uuid for uuid, domain in session.hosts["a"].domains.items() if domain.name == "one.n2")
+    uuid = next(uuid for uuid, domain in session.hosts["a"].domains.items() if domain.name == "n2.one")
     session.hosts["a"].domains.pop(uuid)
     assert heal.run(session, Inputs("one", hosts=(Host("a"),))).facts["started"] == ["n2"]
     (told,) = describe(session.store, "one")
