@@ -59,7 +59,9 @@ def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("life")
     shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
     variables = folder / "inventory/group_vars/site_local.yml"
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, lease_grace: 1h, hook: {hook}}}"
+    settings = (
+        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, lease_grace: 1h, hook: {hook}}}"
+    )
     text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
     assert count == 1
     variables.write_text(text)
@@ -80,7 +82,13 @@ def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def keeper(site: Site, hook: Path) -> Iterator[subprocess.Popen[str]]:
     """As the roll-out would have systemd run it."""
-    settings = {"root": str(site.root), "cache_every": 0, "lease_grace": "1h", "hook": str(hook)}
+    settings = {
+        "root": str(site.root),
+        "cache_every": 0,
+        "base_renewal": 0,
+        "lease_grace": "1h",
+        "hook": str(hook),
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "vclust_py.life.keeper"],
         cwd=PROJECT,

@@ -84,6 +84,16 @@ TEMPLATES = (
         (_NAME, surveys.number("number", "Nodes", "How many it is to have", 1, MAX_NODES), _NODES),
     ),
     Template(
+        "vclust upgrade",
+        "upgrade_vcluster.yml",
+        "Bring the packages of a running cluster to the versions that the site's archives have today",
+        (
+            _NAME,
+            surveys.yes_or_no("vclust_at_once", "All at once", "Not one node after the other"),
+            surveys.yes_or_no("vclust_security", "Security", "Only what is there for security"),
+        ),
+    ),
+    Template(
         "vclust stop",
         "stop_vcluster.yml",
         "Shut the nodes of a cluster down; their places and disks stay",

@@ -16,6 +16,34 @@ from vclust_py.serving import Offer
 _PARTS = ("files.tar.gz", "passwd", "shadow", "group", "groups", "environment")
 """Files of the disk that it goes by; the others are for nodes that are being made."""
 
+REACHED = "vclust: reached"
+"""What a node says before anything of it is changed."""
+
+# Which services run files that packages have replaced, and their restart.  Not those that a running system does not
+# bear, nor consoles: for them the node must be restarted.  $proc and $kept are paths.
+RESTART = r"""
+stale() {
+    grep -l -s -E ' /(usr|lib|opt|s?bin).* \(deleted\)$' "$proc"/[0-9]*/maps | sed 's/maps$/cgroup/' |
+        xargs -r cat 2> /dev/null |
+        sed -n 's,^0::/system\.slice/\([^/]*\.slice/\)*\([^/]*\.service\)\(/.*\)*$,\2,p' |
+        grep -v -E '^(dbus|systemd-logind|vclust-.*|(serial-)?getty@.*)\.service$' | sort -u
+}
+restart_stale() {
+    if grep -q -s -E ' /(usr|lib).* \(deleted\)$' "$proc/1/maps"; then
+        systemctl daemon-reexec
+    fi
+    # They are written down: who is interrupted here has to find those again that do not run.
+    { stale; cat "$kept" 2> /dev/null; } | sort -u > "$kept.new" && mv "$kept.new" "$kept"
+    while read -r unit; do
+        systemctl restart "$unit" < /dev/null || :
+    done < "$kept"
+    while read -r unit; do
+        systemctl -q is-active "$unit" < /dev/null || fail "service $unit: does not run with its new packages"
+    done < "$kept"
+    rm "$kept"
+}
+"""
+
 # $root is for tests: in a node it is empty.  A handful of processes: each costs some 0.05 s when emulated.
 _SCRIPT = r"""
 set -eu
@@ -37,6 +65,7 @@ old=$root/var/lib/vclust/expected new=$work/expected
 [ "$(cat "$root/etc/vclust/generation")" -lt $generation ] || { echo "vclust: generation $generation"; exit 0; }
 tar -x -z -O -f "$work/files.tar.gz" var/lib/vclust/expected > "$new"
 
+@RESTART@
 wants() { # units that something starts at boot
     for unit in "$root"/etc/systemd/system/*.wants/*; do echo "${unit##*/}"; done
 }
@@ -149,6 +178,10 @@ if [ -e "$wanted" ]; then # what has come starts as it will at the next boot
     [ -n "$root" ] || [ -z "$units" ] || systemctl start --no-block $units || :
     rm "$wanted"
 fi
+if [ -n "$packages" ] && [ -e "$packages/replaces" ] && [ -z "$root" ]; then
+    proc=/proc kept=/var/lib/vclust/restarting
+    restart_stale
+fi
 # Services are told of other nodes.
 [ -z "$others" ] || run_scripts "$work/scripts"
 echo $generation > "$root/etc/vclust/generation.new"
@@ -194,7 +227,8 @@ def script(
     for name, scripts in (("scripts", changes), ("new", new)):
         files.append(File(name, "".join(f"{one}\n" for one in scripts).encode(), 0o600))
     text = base64.encodebytes(packed(files)).decode("ascii").rstrip("\n")
-    return _SCRIPT.replace("@PARTS@", text).replace("@GENERATION@", str(generation))
+    whole = _SCRIPT.replace("@RESTART@", RESTART.strip())
+    return whole.replace("@PARTS@", text).replace("@GENERATION@", str(generation))
 
 
 def fetch(offer: Offer) -> str:

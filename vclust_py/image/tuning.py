@@ -6,6 +6,8 @@ Everything here is administration that a Debian user knows: drop-ins, disabled o
 import os
 from pathlib import Path
 
+from vclust_py.image.files import open_folder
+
 _UNITS = "etc/systemd/system"
 
 FILES = {
@@ -98,18 +100,19 @@ def tune(root: Path, sources: str) -> None:
                 path.unlink()
     for name, text in {**FILES, "etc/apt/sources.list.d/vclust.sources": sources}.items():
         path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        open_folder(path.parent)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
     for unit in MASKED:
         path = root / _UNITS / unit
-        path.parent.mkdir(exist_ok=True)
+        open_folder(path.parent)
         path.unlink(missing_ok=True)
         path.symlink_to("/dev/null")
     # As new as /usr: systemd need not go through users and files to be made once more (ConditionNeedsUpdate).
     made = (root / "usr").stat().st_mtime_ns
     for name in ("etc/.updated", "var/.updated"):
         (root / name).touch()
+        (root / name).chmod(0o644)
         os.utime(root / name, ns=(made, made))
 
 

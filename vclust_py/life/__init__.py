@@ -6,6 +6,7 @@ apply       another request for a cluster that is made: its spec and places, nod
 leave       what runs on nodes told that some of them go
 packages    what running nodes lack of their cluster's packages, and how that comes to them
 teach       nodes that run told of their cluster's generation
+upgrade     today's versions of a cluster's packages
 stop        nodes shut down on purpose, with what they stand on kept
 restart     nodes restarted in turn that are to have other CPUs, memory or disks
 snapshot    copies of all nodes' disks, and back to one of them

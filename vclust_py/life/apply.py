@@ -98,11 +98,7 @@ def run(
     store = session.store
     clusters.require_access(store, clusters.get(store, inputs.name))
     with clusters.locked(store, inputs.name, timeout=_LOCK_TIMEOUT) as cluster:
-        if cluster.ready is None or cluster.state is ClusterState.STOPPED:
-            raise RequestError(
-                [f"{cluster.name}: got the state {cluster.state}, expected a cluster that is ready"],
-                f"vclust start {cluster.name}" if cluster.ready else "create with its request takes it up",
-            )
+        require_running(cluster)
         request = resized(cluster.request, number) if number is not None else inputs.asked
         plan = _plan(session, cluster, request, remove, restarts=restarts)
         surveys = _surveys(session, inputs, cluster, plan)
@@ -139,6 +135,24 @@ def run(
         "prove": bool(plan.restart) or _has_new_checks(session, cluster.request, request),
     }
     return Result(change, facts, tuple(warnings))
+
+
+def require_running(cluster: Cluster) -> None:
+    """Raises RequestError for a cluster that was never ready, or is stopped."""
+    if cluster.ready is None or cluster.state is ClusterState.STOPPED:
+        raise RequestError(
+            [f"{cluster.name}: got the state {cluster.state}, expected a cluster that is ready"],
+            f"vclust start {cluster.name}" if cluster.ready else "create with its request takes it up",
+        )
+
+
+def require_disks(cluster: Cluster, lock: Lock, disk: int) -> None:
+    """Raises RequestError where nodes' disks of `disk` bytes are too small for the lock."""
+    if (size := disk_size(lock)) > disk:
+        raise RequestError(
+            [f"{cluster.name}: Packages: need disks of {size_text(size)}, its nodes have {size_text(disk)}"],
+            f"vclust apply --restart with Disk: {size_text(size)} in the request",
+        )
 
 
 def to_request(remove: Sequence[str] = (), *, restarts: bool = False) -> Phase:
@@ -204,14 +218,7 @@ def _plan(
         )
     present = Lock.load(session.site, cluster.lock)
     lock = relock(present, package_names(request, bundles), session.site, lambda *_: None)
-    if (size := disk_size(lock)) > nodes[0].disk:
-        raise RequestError(
-            [
-                f"{cluster.name}: Packages: need disks of {size_text(size)},"
-                f" its nodes have {size_text(nodes[0].disk)}"
-            ],
-            f"Disk: {size_text(size)} in the request, with --restart",
-        )
+    require_disks(cluster, lock, nodes[0].disk)
     install, gone = packages.between(present, lock)
     changed = {"install": [package.pinned for package in install], "remove": list(gone)}
     return _Plan(

@@ -46,6 +46,8 @@ class Difference:
     remove: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
     resized: bool = False
+    replaces: bool = False
+    """Whether some of `install` take the place of other versions, which services may be running."""
 
     @property
     def packages(self) -> bool:
@@ -103,7 +105,9 @@ def difference(session: Session, cluster: Cluster, node: Node) -> Difference:
     if told.lock == cluster.lock:
         return Difference(new=tuple(new), resized=resized)
     old, now = (Lock.load(session.site, digest) for digest in (told.lock, cluster.lock))
-    return Difference(*between(old, now), tuple(new), resized)
+    install, remove = between(old, now)
+    replaces = not old.installed().keys().isdisjoint(package.name for package in install)
+    return Difference(install, remove, tuple(new), resized, replaces)
 
 
 def write(
@@ -116,12 +120,15 @@ def write(
 ) -> None:
     """Write the tar file that a node installs from, as `guest/install-packages` wants it.
 
-    Beside the .debs, the fast copies: `debconf`, the answers of the meta packages, and `remove`, names of packages that
-    go, one a line.  Raises VclustError for a package that neither the store nor its source has.
+    Beside the .debs, the fast copies: `debconf`, the answers of the meta packages; `remove`, names of packages that go,
+    one a line; and `replaces`, empty, where services may run what other versions take the place of.  Raises VclustError
+    for a package that neither the store nor its source has.
     """
     copies = fetch(site, replace(lock, packages=wanted.install), report)
     answers = "".join(f"{line}\n" for meta in meta_packages for line in meta.debconf)
     texts = {"debconf": answers, "remove": "".join(f"{name}\n" for name in wanted.remove)}
+    if wanted.replaces:
+        texts["replaces"] = ""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for name, text in texts.items():
             entry = tarfile.TarInfo(name)

@@ -19,13 +19,14 @@ def change(
     add: Sequence[Node] = (),
     leave: Collection[str] = (),
     machines: Sequence[Node] = (),
+    action: str = "apply",
     detail: str = "",
     **values: Any,
 ) -> None:
     """Give a cluster that is made another request, and so its next generation, with nodes more and, by name, fewer.
 
     `machines` are nodes of it with other CPUs, memory and disks.  With more columns of its row, in one transaction;
-    `detail` says in the audit what is different.
+    `action` and `detail` say in the audit what is different.
     """
     generation = cluster.generation + 1
     with store.transaction():
@@ -41,7 +42,7 @@ def change(
             "generation": generation,
         }
         update(store, cluster, **spec, **values)
-        audit(store, "apply", cluster.name, detail)
+        audit(store, action, cluster.name, detail)
 
 
 def replace_nodes(store: Store, cluster: Cluster, nodes: Sequence[Node], detail: str) -> None:

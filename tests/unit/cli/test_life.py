@@ -208,7 +208,43 @@ def test_restarts_are_said_and_allowed(run: Run, capsys: pytest.CaptureFixture[s
     assert "vclust_restart" not in calls[2]["variables"]
 
 
-@pytest.mark.parametrize("words", [("stop", "one"), ("renew", "one", "4h"), ("resize", "one", "3")])
+def test_upgrade(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    comes = {"packages": ["core=1.1", "full=2"], "kept": ["old=2"], "kernel": "linux=2", "absent": []}
+    assert run("upgrade", "one", "--check", "--security", vclust_upgrade=comes) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] + lines[3:] == [
+        "one: packages that come: core=1.1, full=2",
+        "one: cannot come without the removal of others: old=2",
+        "one: that would come",
+    ]
+    assert lines[2].startswith(
+        "one: the archives have linux=2: nodes boot the kernel of their base image, a restart"
+    )
+    (call,) = run.calls  # type: ignore[attr-defined]
+    assert (call["check"], call["variables"]) == (True, {"name": "one", "vclust_security": True})
+
+    nothing = {"packages": [], "kept": [], "kernel": "", "absent": []}
+    assert run("upgrade", "one", "--check", vclust_upgrade=nothing) == 0
+    assert run("upgrade", "one", vclust_upgrade=nothing, vclust_teach={"late": []}) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "one: its lock has today's versions",
+        "one: its nodes have what its lock says",
+    ]
+    # Nodes that did not bear it, wait for it, or do not run.
+    away = {**nothing, "absent": ["n4"], "warnings": ["n4: is not ready"]}
+    late = {"late": ["n2", "n3"], "warnings": ["n2: was not changed: service x: no"]}
+    assert run("upgrade", "one", "--at-once", vclust_upgrade=away, vclust_teach=late) == 4
+    said = capsys.readouterr()
+    assert said.out == "one: has not come to all nodes: n2, n3, n4\n"
+    assert ("n4: is not ready" in said.err, "n2: was not changed" in said.err) == (True, True)
+    calls = run.calls  # type: ignore[attr-defined]
+    assert [call["check"] for call in calls] == [True, True, True, False, True, False]
+    assert calls[-1]["variables"] == {"name": "one", "vclust_at_once": True}
+
+
+@pytest.mark.parametrize(
+    "words", [("stop", "one"), ("renew", "one", "4h"), ("resize", "one", "3"), ("upgrade", "one")]
+)
 def test_a_failure_has_its_code(run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     assert run(*words, "--json", code=3) == 3
     assert json.loads(capsys.readouterr().out) == {"exit_code": 3, "error": "no", "phase": "", "name": "one"}

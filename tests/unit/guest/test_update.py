@@ -352,6 +352,72 @@ def test_packages_that_do_not_come_change_nothing(tree: Tree, tmp_path: Path, wr
     assert (digest(tree), set(Path("/var/tmp").glob("tmp.*"))) == (state, before)
 
 
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$*" >> {told}
+case "$*" in *is-active*{broken}.service) exit 3 ;; esac
+"""
+
+
+def restarted(path: Path, broken: str = "none") -> tuple[str, list[str]]:
+    """What is said, and what systemd is told, where `broken` does not start again."""
+    told = path / "told"
+    told.write_text("")
+    (path / "systemctl").write_text(SYSTEMCTL.format(told=told, broken=broken))
+    (path / "systemctl").chmod(0o755)
+    script = f'set -eu; fail() {{ echo "failed $*"; exit 1; }}; proc={path}/proc kept={path}/kept\n{update.RESTART}'
+    done = subprocess.run(
+        ["sh", "-c", f"{script}\nrestart_stale; echo done"],
+        env={"PATH": f"{path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.strip(), told.read_text().splitlines()
+
+
+def test_services_that_run_replaced_files_start_again(tmp_path: Path) -> None:
+    """/proc as Linux has it, with systemd's groups of processes."""
+    here = "7f0 r-xp 00 fe:00 12 /usr/lib/x86_64-linux-gnu/libc.so.6"
+    gone = f"{here} (deleted)"
+    for number, (maps, group) in enumerate(
+        [
+            (gone, "init.scope"),
+            (gone, "system.slice/ssh.service"),
+            (here, "system.slice/cron.service"),
+            (gone, "system.slice/slurmd.service/system"),
+            (gone, "system.slice/ssh.service"),
+            (gone, "system.slice/system-postgresql.slice/postgresql@15-main.service"),
+            (gone, "system.slice/dbus.service"),
+            (gone, "system.slice/system-getty.slice/getty@tty1.service"),
+            (gone, "system.slice/vclust-fork.service"),
+            (gone, "user.slice/user-1000.slice/session-3.scope"),
+            ("7f0 rw-s 00 00:01 9 /memfd:x (deleted)", "system.slice/memory.service"),
+            ("7f0 rw-s 00 00:01 9 /dev/shm/x (deleted)", "system.slice/shared.service"),
+        ],
+        1,
+    ):
+        (tmp_path / f"proc/{number}").mkdir(parents=True)
+        (tmp_path / f"proc/{number}/maps").write_text(f"{here}\n{maps}\n")
+        (tmp_path / f"proc/{number}/cgroup").write_text(f"0::/{group}\n")
+    wanted = ["postgresql@15-main.service", "slurmd.service", "ssh.service"]
+    said, told = restarted(tmp_path)
+    assert (said, told[0]) == ("done", "daemon-reexec")
+    assert told[1:] == [f"restart {unit}" for unit in wanted] + [f"-q is-active {unit}" for unit in wanted]
+    assert not (tmp_path / "kept").exists()
+    # One that does not start again is named, and not forgotten though it runs nothing that is gone any more.
+    assert restarted(tmp_path, broken="slurmd")[0] == (
+        "failed service slurmd.service: does not run with its new packages"
+    )
+    for folder in (tmp_path / "proc").iterdir():
+        (folder / "maps").write_text(f"{here}\n")
+    said, told = restarted(tmp_path, broken="slurmd")
+    assert (said.partition(":")[0], told[0]) == ("failed service slurmd.service", f"restart {wanted[0]}")
+    assert restarted(tmp_path)[0] == "done"
+    assert restarted(tmp_path) == ("done", [])
+
+
 def test_what_the_script_has_said() -> None:
     update.judge("n1", "vclust: generation 2\n", 2)
     for output in ("", "vclust: generation 1\n", "Connection closed\n"):

@@ -65,6 +65,21 @@ def test_units_are_masked_or_disabled_and_others_left(root: Path) -> None:
         assert (root / name).stat().st_mode & 0o777 == 0o644
 
 
+def test_what_is_added_is_for_everybody_whatever_the_umask(root: Path) -> None:
+    """Users run the proof of MPI; the units of systemd have another umask than people."""
+    (root / "usr/lib").mkdir()
+    there = set(root.rglob("*"))
+    before = os.umask(0o077)
+    try:
+        tuning.tune(root, SOURCES)
+        base._add_programs(root)
+    finally:
+        os.umask(before)
+    for path in set(root.rglob("*")) - there:
+        if not path.is_symlink():
+            assert path.stat().st_mode & 0o777 in ((0o755,) if path.is_dir() else (0o644, 0o755)), path
+
+
 def test_nothing_of_etc_and_var_counts_as_older_than_usr(root: Path) -> None:
     tuning.tune(root, SOURCES)
     made = (root / "usr").stat().st_mtime_ns

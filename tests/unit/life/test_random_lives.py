@@ -1,8 +1,8 @@
 """Lives of clusters at random, on hosts that only keep books: at the end all is as the requests say.
 
-Created, applied, crashed, stopped and started, renewed, expired, destroyed; hosts that go away and come back; whoever
-is at work is ended in the middle.  What follows from a seed: VCLUST_LIVES_SEED, which a failure names;
-VCLUST_LIVES_STEPS (default 150; thousands are fine).
+Created, applied, upgraded, crashed, stopped and started, renewed, expired, destroyed; hosts that go away and come back;
+archives that move on; whoever is at work is ended in the middle.  What follows from a seed: VCLUST_LIVES_SEED, which a
+failure names; VCLUST_LIVES_STEPS (default 150; thousands are fine).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from test_chaos import FaultyHost, Killed
 
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Host
-from vclust_py.life import apply, heal, lease, restart, stop, teach
+from vclust_py.life import apply, heal, lease, restart, stop, teach, upgrade
 from vclust_py.life.keeper import Keeper
 from vclust_py.lock import Lock
 from vclust_py.nodes import overlay
@@ -52,8 +52,8 @@ class LivesHost(FaultyHost):
 
 
 class Lives:
-    def __init__(self, session: FakeSession) -> None:
-        self.session = session
+    def __init__(self, session: FakeSession, toy: Repository) -> None:
+        self.session, self.toy = session, toy
         self.random = random.Random(f"lives {SEED}")  # noqa: S311
         self.hosts = {host.name: LivesHost(host.name) for host in HOSTS}
         session.hosts = self.hosts  # type: ignore[assignment]
@@ -139,6 +139,12 @@ class Lives:
             self.perhaps_killed()
             (teach.run if word == "teach" else phase(word))(session, Inputs(name))
 
+    def upgrade(self, name: str) -> None:
+        with self.make() as session:
+            upgrade.run(session, Inputs(name))
+            self.perhaps_killed()
+            teach.run(session, Inputs(name), in_turn=self.random.random() < 0.5)
+
     def start(self, name: str) -> None:
         with self.make() as session:
             for word in ("create", "install", "ready"):
@@ -186,6 +192,13 @@ class Lives:
             self.pass_by("")
             self.keep("")
 
+    def move_on(self, name: str) -> None:
+        """The archives have a later version of something."""
+        package = self.random.choice(("core", "libgreet", "full"))
+        self.toy.add(package, str(next(self.marks)))
+        self.toy.publish()
+        (self.session.site.apt / "toy-amd64/fetched").unlink(missing_ok=True)
+
     def expire(self, name: str) -> None:
         self.session.store.execute(
             "UPDATE clusters SET ends = 5 WHERE name = ? AND ends IS NOT NULL", (name,)
@@ -210,7 +223,7 @@ class Lives:
         deeds = (
             *[self.create] * 4, *[self.apply] * 4, *[self.keep] * 8, *[self.crash] * 3,
             self.stop, self.start, self.heal, self.renew, self.destroy, *[self.switch] * 3, self.lose,
-            self.expire, self.pass_by,
+            self.expire, self.pass_by, *[self.upgrade] * 2, self.move_on,
         )  # fmt: skip
         deed, name = self.random.choice(deeds), self.random.choice(NAMES)
         self.done.append(f"{deed.__name__} {name}")
@@ -297,7 +310,7 @@ def runs(cluster: Cluster) -> bool:
 
 def test_lives_at_random(toy: Repository, tmp_path: Path) -> None:
     with a_site(toy, toy.site(tmp_path / "site", cache_every=0)) as session:
-        lives = Lives(session)
+        lives = Lives(session, toy)
         for _ in range(STEPS):
             lives.step()
         told = f"VCLUST_LIVES_SEED={SEED}\n" + "\n".join(lives.done[-80:])
