@@ -106,7 +106,7 @@ def _duration(text: str) -> str:
     return text
 
 
-_CHANGE = ("restart", "image", "distribute", "create", "teach", "install", "ready")
+_CHANGE = ("image", "distribute", "create", "teach", "install", "ready")
 """Phases that do what a change of the spec asks of nodes."""
 
 
@@ -149,7 +149,8 @@ def _changed(word: str, variables: Mapping[str, Any], arguments: argparse.Namesp
             f"{name}: that would change" if any(plan.values()) else f"{name}: as it should be",
         )
     follow = Follow(cluster_progress(arguments.cluster["name"]))
-    outcome = playbooks.run(playbook, variables, arguments, phases=(word, *_CHANGE), follow=follow)
+    phases = (word, *(("restart",) if plan["restart"] else ()), *_CHANGE)
+    outcome = playbooks.run(playbook, variables, arguments, phases=phases, follow=follow)
     playbooks.warn(outcome.results.get("vclust_teach", {}))
     if outcome.exit_code:
         again = "say it again to go on where it was left"

@@ -123,8 +123,8 @@ def run(
         if inputs.check:
             add = _placed(session, cluster, plan, surveys)
         else:
-            written = change.changed and (plan.differences or plan.add or plan.remove or plan.packages)
-            add = _change(session, cluster, plan, surveys) if written else []
+            differs = plan.differences or plan.add or plan.remove or plan.packages
+            add = _change(session, cluster, plan, surveys) if differs else []
             warnings = remove_leaving(session, clusters.get(store, cluster.name))
     facts = {
         "add": {node.name: node.host for node in add},
