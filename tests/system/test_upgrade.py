@@ -115,9 +115,9 @@ def daemon(vclust: Vclust, node: str) -> tuple[str, str, str]:
     """Version of the package, state of its service, and the number of its process where that runs today's file."""
     words = (
         "dpkg-query -W -f '${Version}\\n' toyd; systemctl is-active toyd;"
-        " pid=$(systemctl show --value -p MainPID toyd); sudo ls -l /proc/$pid/exe | grep -c deleted; echo $pid"
+        " pid=$(systemctl show --value -p MainPID toyd); ls -l /proc/$pid/exe | grep -c deleted; echo $pid"
     )
-    lines = vclust("ssh", "up", node, "--", f"({words}) || true").splitlines()
+    lines = vclust("ssh", "--root", "up", node, "--", f"({words}) || true").splitlines()
     version, active, deleted, pid = lines[-4:]
     return version, active, pid if deleted == "0" else "old"
 
@@ -148,7 +148,7 @@ def test_node_by_node(vclust: Vclust, archive: Archive) -> None:
     shown = vclust.json("show", "up")
     assert "toyd" not in shown["updates"]["updates"]
     # What a node compares itself with at its next boot is the new lock.
-    assert "package toyd 1.1" in vclust("ssh", "up", "--", "sudo grep toyd /var/lib/vclust/expected")
+    assert "package toyd 1.1" in vclust("ssh", "--root", "up", "--", "grep toyd /var/lib/vclust/expected")
 
 
 def test_the_others_stay_after_one_that_does_not_bear_it(vclust: Vclust, archive: Archive) -> None:
