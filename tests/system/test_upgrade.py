@@ -112,14 +112,17 @@ def vclust(site: Site, archive: Archive, tmp_path_factory: pytest.TempPathFactor
 
 
 def daemon(vclust: Vclust, node: str) -> tuple[str, str, str]:
-    """Version of the package, state of its service, and the number of its process where that runs today's file."""
+    """Version of the package, state of its service, and its process where that runs today's file, else `old`."""
     words = (
-        "dpkg-query -W -f '${Version}\\n' toyd; systemctl is-active toyd;"
-        " pid=$(systemctl show --value -p MainPID toyd); ls -l /proc/$pid/exe | grep -c deleted; echo $pid"
+        "version=$(dpkg-query -W -f '${Version}' toyd); state=$(systemctl is-active toyd || :)\n"
+        "pid=$(systemctl show --value -p MainPID toyd)\n"
+        "case $(readlink /proc/$pid/exe) in *deleted*) pid=old ;; esac\n"
+        "echo toyd: $version $state $pid"
     )
-    lines = vclust("ssh", "--root", "up", node, "--", f"({words}) || true").splitlines()
-    version, active, deleted, pid = lines[-4:]
-    return version, active, pid if deleted == "0" else "old"
+    said = vclust("ssh", "--root", "up", node, "--", words)
+    found = re.search(r"^toyd: (\S+) (\S+) (\S+)$", said, re.MULTILINE)
+    assert found is not None, said
+    return found[1], found[2], found[3]
 
 
 def starts() -> set[str]:
@@ -208,4 +211,5 @@ def test_a_new_node_has_the_same(vclust: Vclust) -> None:
     vclust("resize", "up", "3")
     listed = "dpkg-query -W -f '${Package}=${Version}\\n' | sort"
     there = [vclust("ssh", "up", node, "--", listed) for node in ("1", "3")]
+    assert "toyd=1.5" in there[0]
     assert there[0] == there[1]
