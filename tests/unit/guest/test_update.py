@@ -291,7 +291,9 @@ def restarted(path: Path, broken: str = "none") -> tuple[str, list[str]]:
     told = path / "told"
     told.write_text("")
     (path / "systemctl").write_text(SYSTEMCTL.format(told=told, broken=broken))
-    (path / "systemctl").chmod(0o755)
+    (path / "sleep").write_text(f"#!/bin/sh\necho sleep >> {told}\n")
+    for program in ("systemctl", "sleep"):
+        (path / program).chmod(0o755)
     script = f'set -eu; fail() {{ echo "failed $*"; exit 1; }}; proc={path}/proc kept={path}/kept\n{update.RESTART}'
     done = subprocess.run(
         ["sh", "-c", f"{script}\nrestart_stale; echo done"],
@@ -331,7 +333,8 @@ def test_services_that_run_replaced_files_start_again(tmp_path: Path) -> None:
     wanted = ["postgresql@15-main.service", "slurmd.service", "ssh.service"]
     said, told = restarted(tmp_path)
     assert (said, told[0]) == ("done", "daemon-reexec")
-    assert told[1:] == [f"restart {unit}" for unit in wanted] + [f"-q is-active {unit}" for unit in wanted]
+    asked = [f"-q is-active {unit}" for unit in wanted]
+    assert told[1:] == [*(f"restart {unit}" for unit in wanted), "sleep", *asked]
     assert not (tmp_path / "kept").exists()
     # One that does not start again is named, and not forgotten though it runs nothing that is gone any more.
     assert restarted(tmp_path, broken="slurmd")[0] == (
