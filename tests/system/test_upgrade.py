@@ -112,14 +112,17 @@ def vclust(site: Site, archive: Archive, tmp_path_factory: pytest.TempPathFactor
 
 
 def daemon(vclust: Vclust, node: str) -> tuple[str, str, str]:
-    """Version of the package, state of its service, and the number of its process where that runs today's file."""
+    """Version of the package, state of its service, and its process where that runs today's file, else `old`."""
     words = (
-        "dpkg-query -W -f '${Version}\\n' toyd; systemctl is-active toyd;"
-        " pid=$(systemctl show --value -p MainPID toyd); sudo ls -l /proc/$pid/exe | grep -c deleted; echo $pid"
+        "version=$(dpkg-query -W -f '${Version}' toyd); state=$(systemctl is-active toyd || :)\n"
+        "pid=$(systemctl show --value -p MainPID toyd)\n"
+        "case $(readlink /proc/$pid/exe) in *deleted*) pid=old ;; esac\n"
+        "echo toyd: $version $state $pid"
     )
-    lines = vclust("ssh", "up", node, "--", f"({words}) || true").splitlines()
-    version, active, deleted, pid = lines[-4:]
-    return version, active, pid if deleted == "0" else "old"
+    said = vclust("ssh", "--root", "up", node, "--", words)
+    found = re.search(r"^toyd: (\S+) (\S+) (\S+)$", said, re.MULTILINE)
+    assert found is not None, said
+    return found[1], found[2], found[3]
 
 
 def starts() -> set[str]:
@@ -148,7 +151,7 @@ def test_node_by_node(vclust: Vclust, archive: Archive) -> None:
     shown = vclust.json("show", "up")
     assert "toyd" not in shown["updates"]["updates"]
     # What a node compares itself with at its next boot is the new lock.
-    assert "package toyd 1.1" in vclust("ssh", "up", "--", "sudo grep toyd /var/lib/vclust/expected")
+    assert "package toyd 1.1" in vclust("ssh", "--root", "up", "--", "grep toyd /var/lib/vclust/expected")
 
 
 def test_the_others_stay_after_one_that_does_not_bear_it(vclust: Vclust, archive: Archive) -> None:
@@ -208,4 +211,5 @@ def test_a_new_node_has_the_same(vclust: Vclust) -> None:
     vclust("resize", "up", "3")
     listed = "dpkg-query -W -f '${Package}=${Version}\\n' | sort"
     there = [vclust("ssh", "up", node, "--", listed) for node in ("1", "3")]
+    assert "toyd=1.5" in there[0]
     assert there[0] == there[1]

@@ -190,7 +190,7 @@ def _upgrade(arguments: argparse.Namespace) -> int:
         for line in _upgrade_plan(plan):
             print(plain(f"{name}: {line}", MESSAGE), flush=True)
     if arguments.check:
-        text = "that would come" if plan["packages"] else "its lock has today's versions"
+        text = "that would come" if plan["packages"] else "nothing would come"
         return _done(arguments, plan, f"{name}: {text}")
     outcome = _run("upgrade_vcluster.yml", arguments, ("upgrade", "teach", "ready"), variables)
     for module in ("vclust_upgrade", "vclust_teach"):

@@ -227,7 +227,7 @@ def test_upgrade(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("upgrade", "one", "--check", vclust_upgrade=nothing) == 0
     assert run("upgrade", "one", vclust_upgrade=nothing, vclust_teach={"late": []}) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "one: its lock has today's versions",
+        "one: nothing would come",
         "one: its nodes have what its lock says",
     ]
     # Nodes that did not bear it, wait for it, or do not run.

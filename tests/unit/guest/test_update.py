@@ -355,16 +355,21 @@ def test_packages_that_do_not_come_change_nothing(tree: Tree, tmp_path: Path, wr
 SYSTEMCTL = """\
 #!/bin/sh
 echo "$*" >> {told}
-case "$*" in *is-active*{broken}.service) exit 3 ;; esac
+case "$*" in
+    is-active*{broken}.service) echo {state}; exit 3 ;;
+    is-active*) echo active ;;
+esac
 """
 
 
-def restarted(path: Path, broken: str = "none") -> tuple[str, list[str]]:
-    """What is said, and what systemd is told, where `broken` does not start again."""
+def restarted(path: Path, broken: str = "none", state: str = "failed") -> tuple[str, list[str]]:
+    """What is said, and what systemd is told, where `broken` is in another state than active after it."""
     told = path / "told"
     told.write_text("")
-    (path / "systemctl").write_text(SYSTEMCTL.format(told=told, broken=broken))
-    (path / "systemctl").chmod(0o755)
+    (path / "systemctl").write_text(SYSTEMCTL.format(told=told, broken=broken, state=state))
+    (path / "sleep").write_text(f"#!/bin/sh\necho sleep >> {told}\n")
+    for program in ("systemctl", "sleep"):
+        (path / program).chmod(0o755)
     script = f'set -eu; fail() {{ echo "failed $*"; exit 1; }}; proc={path}/proc kept={path}/kept\n{update.RESTART}'
     done = subprocess.run(
         ["sh", "-c", f"{script}\nrestart_stale; echo done"],
@@ -404,7 +409,8 @@ def test_services_that_run_replaced_files_start_again(tmp_path: Path) -> None:
     wanted = ["postgresql@15-main.service", "slurmd.service", "ssh.service"]
     said, told = restarted(tmp_path)
     assert (said, told[0]) == ("done", "daemon-reexec")
-    assert told[1:] == [f"restart {unit}" for unit in wanted] + [f"-q is-active {unit}" for unit in wanted]
+    asked = [f"is-active {unit}" for unit in wanted]
+    assert told[1:] == [*(f"restart {unit}" for unit in wanted), "sleep", *asked]
     assert not (tmp_path / "kept").exists()
     # One that does not start again is named, and not forgotten though it runs nothing that is gone any more.
     assert restarted(tmp_path, broken="slurmd")[0] == (
@@ -414,7 +420,10 @@ def test_services_that_run_replaced_files_start_again(tmp_path: Path) -> None:
         (folder / "maps").write_text(f"{here}\n")
     said, told = restarted(tmp_path, broken="slurmd")
     assert (said.partition(":")[0], told[0]) == ("failed service slurmd.service", f"restart {wanted[0]}")
-    assert restarted(tmp_path)[0] == "done"
+    assert (
+        restarted(tmp_path, broken="slurmd", state="activating")[0] != "done"
+    )  # systemd starts it again and again
+    assert restarted(tmp_path, broken="slurmd", state="inactive")[0] == "done"  # it has nothing to do
     assert restarted(tmp_path) == ("done", [])
 
 
