@@ -3,6 +3,7 @@
 Verified with virsh, sqlite3 and the nodes' own tools, not with what vclust says of itself.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -134,6 +135,19 @@ def kill(domain: str) -> None:
     """As a crash of QEMU."""
     (pid,) = output("pgrep", "-f", f"guest={domain},").split()
     os.kill(int(pid), signal.SIGKILL)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """The process and all that it has started, at once."""
+    found = [process.pid]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def test_a_crash_is_seen_at_once_and_healed_by_hand(vclust: Vclust) -> None:
@@ -306,7 +320,7 @@ def test_a_file_costs_a_node_less_by_tcp_than_by_ssh(vclust: Vclust, site: Site,
     with serving.offered(path, lambda: router_socket.listening(str(segment), router)) as offer:
         script = f"{update.fetch(offer)}sha256sum $VCLUST_PACKAGES/some.deb; rm -r $VCLUST_PACKAGES\n"
         assert digest in measured("by TCP", "sh -s", input=script.encode())
-        wrong = f"echo no | bash -c 'exec 3<> /dev/tcp/{router}/{offer.port}; cat >&3; wc -c <&3'"
+        wrong = f"printf %033d 0 | bash -c 'exec 3<> /dev/tcp/{router}/{offer.port}; cat >&3; wc -c <&3'"
         assert vclust("ssh", "life", "--", wrong).split()[-1] == "0"
         # Nor does another machine, or a process of this one, reach it.
         with socket.socket() as outside:
@@ -355,13 +369,12 @@ def test_larger_nodes_by_a_restart_of_each(vclust: Vclust, site: Site, keeper: s
     assert "life02\n" in vclust("ssh", "life", "--", "ssh life02 hostname")
     assert vclust.json("apply", str(path), "--restart")["restart"] == []
     assert domains() == after
-    # Back, but for the disks, and somebody is ended when the first node has gone.
+    # Back, but for the disks; and who does it is ended when the first node has gone.
     path.write_text(LARGER.replace("RAM: 640MB\nCPUs: 2", "RAM: 512MB\nCPUs: 1"))
     command = [str(BIN / "vclust"), "-i", str(vclust.inventory), "apply", str(path), "--restart"]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    wait_for("the shutdown of the first node", lambda: "life01.life" not in domains())
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_for("the shutdown of a node", lambda: domains() != after)
+    kill_all(running)
     # Who is ended at that moment leaves a node that has crashed.
     wait_for("the node", lambda: set(domains()) == set(after) and state(vclust) == "ready")
     vclust.json("apply", str(path), "--restart")
