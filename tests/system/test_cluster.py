@@ -34,7 +34,7 @@ def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcl
     variables = folder / "inventory/group_vars/site_local.yml"
     text, count = re.subn(
         r"^vclust_site: .*$",
-        f"vclust_site: {{root: {site.root}, cache_every: 0}}",
+        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0}}",
         variables.read_text(),
         flags=re.M,
     )

@@ -172,6 +172,17 @@ class Files(Protocol):
         """
         ...
 
+    def virtual_size(self, name: str) -> int:
+        """Bytes of the disk that the cluster's qcow2 file `name` is to a guest; it may be in use."""
+        ...
+
+    def grow(self, name: str, size: int) -> None:
+        """Make the disk that the cluster's qcow2 file `name` is, which nobody uses, `size` bytes long.
+
+        No change when it is as long already.
+        """
+        ...
+
     def blank(self, name: str, size: int) -> None:
         """Make the empty qcow2 file `name`, for root only; no change when it is there."""
         ...
@@ -251,6 +262,10 @@ class Hypervisor(Protocol):
 
     def processor_seconds(self) -> dict[str, float]:
         """By UUID of each domain that runs what it has used of processors since its start."""
+        ...
+
+    def machine(self, uuid: str) -> tuple[int, int] | None:
+        """Virtual CPUs and bytes of memory that the domain was started with; None when it does not run."""
         ...
 
     def files(self, folder: str) -> Files:

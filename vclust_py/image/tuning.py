@@ -6,6 +6,8 @@ Everything here is administration that a Debian user knows: drop-ins, disabled o
 import os
 from pathlib import Path
 
+from vclust_py.image.files import open_folder
+
 _UNITS = "etc/systemd/system"
 
 FILES = {
@@ -121,7 +123,7 @@ def tune(root: Path, sources: str) -> None:
                 path.unlink()
     for name, text in {**FILES, "etc/apt/sources.list.d/vclust.sources": sources}.items():
         path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        open_folder(path.parent)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
     masked = [f"{_UNITS}/{unit}" for unit in MASKED]
@@ -130,13 +132,14 @@ def tune(root: Path, sources: str) -> None:
         masked += [f"etc/systemd/system-generators/{name}" for name in GENERATORS_MASKED_WITH_EXECUTOR]
     for name in masked:
         path = root / name
-        path.parent.mkdir(exist_ok=True)
+        open_folder(path.parent)
         path.unlink(missing_ok=True)
         path.symlink_to("/dev/null")
     # As new as /usr: systemd need not go through users and files to be made once more (ConditionNeedsUpdate).
     made = (root / "usr").stat().st_mtime_ns
     for name in ("etc/.updated", "var/.updated"):
         (root / name).touch()
+        (root / name).chmod(0o644)
         os.utime(root / name, ns=(made, made))
 
 

@@ -81,6 +81,21 @@ def test_where_systemd_starts_all_by_another_program_more_is_masked(root: Path) 
         assert (settings / name).readlink() == Path("/dev/null"), name
 
 
+def test_what_is_added_is_for_everybody_whatever_the_umask(root: Path) -> None:
+    """Users run the proof of MPI; the units of systemd have another umask than people."""
+    (root / "usr/lib").mkdir()
+    there = set(root.rglob("*"))
+    before = os.umask(0o077)
+    try:
+        tuning.tune(root, SOURCES)
+        base._add_programs(root)
+    finally:
+        os.umask(before)
+    for path in set(root.rglob("*")) - there:
+        if not path.is_symlink():
+            assert path.stat().st_mode & 0o777 in ((0o755,) if path.is_dir() else (0o644, 0o755)), path
+
+
 def test_nothing_of_etc_and_var_counts_as_older_than_usr(root: Path) -> None:
     tuning.tune(root, SOURCES)
     made = (root / "usr").stat().st_mtime_ns

@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakehost import FakeSession
-from life.living import HOSTS, a_request, a_site, another, created, states
+from life.living import HOSTS, Told, a_request, a_site, another, created, states
 from repository import Repository
 
 from vclust_py.errors import CapacityError, RequestError, VclustError
@@ -33,31 +31,6 @@ from vclust_py.site.store import audited
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
 HASH = "$6$saltsalt$" + "x" * 86
-
-
-class Told:
-    """In place of logins: what nodes are told."""
-
-    def __init__(self, session: FakeSession) -> None:
-        self.session = session
-        self.nodes: list[tuple[str, int]] = []
-        self.away: set[str] = set()
-        self.packages: list[list[str]] = []
-        """Names in the archives that came with it."""
-        session.run = self
-
-    def __call__(self, argv: list[str], *, stdin: str | Path, **options: object) -> str:
-        if isinstance(stdin, Path):
-            with tarfile.open(stdin) as archive:
-                self.packages.append(archive.getnames())
-            stdin = stdin.read_bytes().decode(errors="replace")
-        if found := re.search(r"^generation=(\d+)$", stdin, re.MULTILINE):
-            node = argv[-3].removeprefix("root@")
-            if node in self.away:
-                raise VclustError(f"ssh: {node}: no route")
-            self.nodes.append((node, int(found[1])))
-            return f"vclust: generation {found[1]}\n"
-        raise AssertionError(stdin)
 
 
 @pytest.fixture
@@ -216,12 +189,17 @@ def test_users_and_keys_lease_and_healing(session: FakeSession, told: Told) -> N
 
 def test_what_cannot_change_in_place(session: FakeSession) -> None:
     before = created(session)
-    other = a_request(hardware={"ram": "1GB"}, suite="other", network="10.21.0.0/24")
+    other = a_request(hardware={"disk": "3GB"}, suite="other", network="10.21.0.0/24")
     with pytest.raises(RequestError) as refused:
         apply.run(session, Inputs("one", request=other, hosts=HOSTS))
     text = str(refused.value)
-    for word in ("one: RAM: is ", "one: Suite: ", "one: Network: ", "vclust destroy one"):
+    for word in (
+        "one: Disk: is 4GB, the request says 3GB: disks only grow",
+        "one: Suite: ",
+        "one: Network: ",
+    ):
         assert word in text
+    assert "vclust destroy one" in text
     assert found(session) == before
 
 

@@ -1,6 +1,7 @@
 """Hosts, networks and logins that only keep books: everything of a phase but what machines do."""
 
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Capacity, Domain, Segment, memory_bytes
 from vclust_py.ingress import Door
 from vclust_py.leftover_networks import Leftover
+from vclust_py.router_socket import bound
 from vclust_py.site import Site
 from vclust_py.site.session import Session
 from vclust_py.site.store import Store
@@ -22,6 +24,7 @@ from vclust_py.site.store import Store
 class FakeFiles:
     def __init__(self, host: "FakeHost", folder: str) -> None:
         self._host, self._files = host, host.folders.setdefault(folder, {})
+        self._sizes = host.virtual_sizes.setdefault(folder, {})
 
     def path(self, name: str) -> Path:
         return Path("/fake", name)
@@ -36,15 +39,24 @@ class FakeFiles:
         self._host.calls["put"] += 1
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
-        self._files.setdefault(name, 1)
+        self.blank(name, size)
 
     def blank(self, name: str, size: int) -> None:
-        self._files.setdefault(name, 1)
+        if name not in self._files:
+            self._files[name] = 1
+            self._sizes[name] = size
+
+    def virtual_size(self, name: str) -> int:
+        return self._sizes[name]
+
+    def grow(self, name: str, size: int) -> None:
+        self._sizes[name] = max(self._sizes[name], size)
 
     def copy(self, source: str, target: str) -> None:
         if target in self._host.full:
             raise VclustError(f"{target}: no space left on its file system")
         self._files[target] = self._files[source]
+        self._sizes[target] = self._sizes[source]
 
     def length(self, name: str) -> int:
         return self._files.get(name, 0)
@@ -118,6 +130,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.domains: dict[str, Domain] = {}
         self.folders: dict[str, dict[str, int]] = {}
+        self.virtual_sizes: dict[str, dict[str, int]] = {}
         self.segments: dict[str, Segment] = {}
         self.silent: set[str] = set()
         self.failing: set[str] = set()
@@ -139,6 +152,10 @@ class FakeHost:
         return {
             uuid for uuid, domain in self.domains.items() if domain.name.partition(".")[0] not in self.silent
         }
+
+    def machine(self, uuid: str) -> tuple[int, int] | None:
+        domain = self.domains.get(uuid)
+        return None if domain is None else (domain.cpus, domain.memory)
 
     def processor_seconds(self) -> dict[str, float]:
         return {uuid: self.used.get(uuid, 0.0) for uuid in self.domains}
@@ -222,6 +239,10 @@ class FakeNetworks:
         assert segment in self.segments
         self.doors[segment] = door
         return ()
+
+    def listen(self, segment: str, router: IPv4Address) -> socket.socket:
+        assert segment in self.segments
+        return bound("127.0.0.1", 0)
 
     def admit(self, store: Store) -> tuple[str, ...]:
         self.admitted = gateway.admitted(store)
