@@ -107,7 +107,7 @@ def destroy(arguments: argparse.Namespace) -> int:
     result = outcome.results.get("vclust_cluster", {})
     playbooks.warn(result)
     if not result.get("changed"):
-        raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
+        raise sites.no_such_cluster(arguments)
     if arguments.json:
         done = {"name": name, "site": site, "seconds": round(time.monotonic() - begun, 3)}
         print(json.dumps({"exit_code": 0, **done}, indent=2))
