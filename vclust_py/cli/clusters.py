@@ -9,7 +9,6 @@ from typing import Any
 from vclust_py.arguments import reference
 from vclust_py.cli import messages, playbooks, sites
 from vclust_py.cli.progress import Follow, cluster_progress
-from vclust_py.errors import RequestError
 
 
 def create(arguments: argparse.Namespace) -> int:

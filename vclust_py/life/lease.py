@@ -85,7 +85,10 @@ def renew(session: Session, inputs: Inputs, seconds: int) -> Result:
         if cluster.ends is None:
             why, hint = "was not ready yet", "it counts from when the cluster is ready"
             if not cluster.request.software.lease:
-                why, hint = "has none: nothing ends it", "to let it end: Lease in its request, then vclust apply REQUEST"
+                why, hint = (
+                    "has none: nothing ends it",
+                    "to give it an end: Lease in its request, vclust apply REQUEST",
+                )
             raise RequestError([f"{cluster.name}: Lease: {why}"], hint)
         now = time.time()
         require_kept(session.site, cluster, now)
