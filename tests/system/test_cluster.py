@@ -267,6 +267,7 @@ def test_nodes_reach_no_address_of_this_machine(vclust: Vclust, hello: str) -> N
             listening.recv(100)
 
 
+@pytest.mark.long
 def test_four_nodes_take_as_many_tasks_as_two(vclust: Vclust, hello: str) -> None:
     """Also: its network is that of the other cluster, and its request layer is there already."""
     text = HELLO.replace("hello", "t-four").replace("NumberOfNodes: 2", "NumberOfNodes: 4")

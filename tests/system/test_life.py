@@ -328,6 +328,7 @@ def size(vclust: Vclust, node: str) -> list[int]:
     return [int(line) for line in said.splitlines() if line.strip().isdigit()]
 
 
+@pytest.mark.long
 def test_larger_nodes_by_a_restart_of_each(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
     """The first is left as it is until the second is ready again."""
     before, small = domains(), size(vclust, "1")

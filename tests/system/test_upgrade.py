@@ -141,6 +141,7 @@ def test_node_by_node(vclust: Vclust, archive: Archive) -> None:
     assert "package toyd 1.1" in vclust("ssh", "--root", "up", "--", "grep toyd /var/lib/vclust/expected")
 
 
+@pytest.mark.long
 def test_the_others_stay_after_one_that_does_not_bear_it(vclust: Vclust, archive: Archive) -> None:
     archive.offer("1.2", program="/usr/bin/false")
     said = vclust("upgrade", "up", code=4)
@@ -153,6 +154,7 @@ def test_the_others_stay_after_one_that_does_not_bear_it(vclust: Vclust, archive
     assert [daemon(vclust, node)[:2] for node in ("1", "2")] == [("1.3", "active")] * 2
 
 
+@pytest.mark.long
 def test_a_node_that_does_not_run_comes_to_it_when_it_is_healed(vclust: Vclust, archive: Archive) -> None:
     (pid,) = output("pgrep", "-f", "guest=up02.up,").split()
     os.kill(int(pid), signal.SIGKILL)
@@ -166,6 +168,7 @@ def test_a_node_that_does_not_run_comes_to_it_when_it_is_healed(vclust: Vclust, 
     assert [daemon(vclust, node)[:2] for node in ("1", "2")] == [("1.4", "active")] * 2
 
 
+@pytest.mark.long
 def test_interrupted_it_can_be_given_again(vclust: Vclust, archive: Archive) -> None:
     archive.offer("1.5")
     with subprocess.Popen(
@@ -184,6 +187,7 @@ def test_interrupted_it_can_be_given_again(vclust: Vclust, archive: Archive) -> 
     assert [daemon(vclust, node)[:2] for node in ("1", "2")] == [("1.5", "active")] * 2
 
 
+@pytest.mark.long
 def test_a_snapshot_goes_back(vclust: Vclust, archive: Archive) -> None:
     vclust("snapshot", "up", "before")
     archive.offer("1.6")
@@ -194,6 +198,7 @@ def test_a_snapshot_goes_back(vclust: Vclust, archive: Archive) -> None:
     assert "toyd=1.6" in vclust.json("upgrade", "up", "--check")["packages"]
 
 
+@pytest.mark.long
 def test_a_new_node_has_the_same(vclust: Vclust) -> None:
     vclust("resize", "up", "3")
     listed = "dpkg-query -W -f '${Package}=${Version}\\n' | sort"

@@ -107,6 +107,7 @@ def run_unit(name: str, site: Site, folder: Path, *namespaces: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_a_base_image_is_renewed_within_what_the_unit_leaves(
     own: Site, toys: Repository, tmp_path: Path
 ) -> None:
