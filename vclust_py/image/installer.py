@@ -83,6 +83,10 @@ def command_line(architecture: str = "amd64", accelerator: str = "tcg", wait: in
     return " ".join(words)
 
 
+SUSPEND = "vclust.suspend"
+"""On the kernel's command line: the installer waits before it looks at any disk."""
+
+
 def build(root: Path, target: Path) -> None:
     """Write the initramfs for the kernel of the base image's `root`.  Uncompressed: unpacking would take longer."""
     versions = sorted(path.name for path in (root / "usr/lib/modules").iterdir())

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -73,13 +74,37 @@ def forking(accelerator: str = "tcg", **host: Any) -> LocalForking:
     )
 
 
-def definition(*, clone: bool) -> ElementTree.Element:
-    return forking()._xml(DOMAIN, Path("/n1.console"), Path("/images/t.memory"), clone=clone)
+class Stopped(Exception):
+    """Before anything is started."""
 
 
+def definition(*, clone: bool, suspended: bool = False) -> ElementTree.Element:
+    """What libvirt would be told to start."""
+    told: list[ElementTree.Element] = []
+
+    def start(xml: ElementTree.Element) -> None:
+        told.append(xml)
+        raise Stopped
+
+    found = forking()
+    domain = replace(DOMAIN, disks=()) if suspended and not clone else DOMAIN
+    if clone:
+        found._paused = lambda domain, console, xml: start(xml)  # type: ignore[method-assign]
+        work: Callable[..., None] = found.resume if suspended else found.fork
+        arguments: tuple[Any, ...] = (Path("/images/t.memory"), Path("/images/t.state"), 1)
+    else:
+        found._frozen = lambda domain, folder, xml: start(xml)  # type: ignore[method-assign,assignment,return-value]
+        work = found.suspend if suspended else found.freeze
+        arguments = (Path("/images/t"), 1)
+    with pytest.raises(Stopped):
+        work(domain, *arguments)
+    return told[0]
+
+
+@pytest.mark.parametrize("suspended", [True, False])
 @pytest.mark.parametrize("clone", [True, False])
-def test_libvirt_takes_the_definition(clone: bool) -> None:
-    xml = as_text(definition(clone=clone))
+def test_libvirt_takes_the_definition(clone: bool, suspended: bool) -> None:
+    xml = as_text(definition(clone=clone, suspended=suspended))
     connection = libvirt.open("test:///default")
     connection.defineXMLFlags(
         xml.replace('type="qemu"', 'type="test"', 1), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
@@ -92,10 +117,10 @@ def test_a_clone_maps_what_its_template_has_shared() -> None:
         clone: " ".join(element.get("value", "") for element in definition(clone=clone)[-1])
         for clone in (True, False)
     }
-    memory = "memory-backend-file,id=vclust,size=512753664,mem-path=/images/t.memory"
+    memory = "memory-backend-file,id=vclust,size=512753664,mem-path=/images"
     machine = "-machine memory-backend=vclust"
-    assert words[False] == f"-object {memory},share=on {machine}"
-    assert words[True] == f"-object {memory},share=off {machine} -incoming defer"
+    assert words[False] == f"-object {memory}/t/memory,share=on {machine}"
+    assert words[True] == f"-object {memory}/t.memory,share=off {machine} -incoming defer"
 
 
 def test_both_have_the_same_devices() -> None:
@@ -106,6 +131,16 @@ def test_both_have_the_same_devices() -> None:
     assert [device.tag for device in clone] == [device.tag for device in template]
     assert [device.tag for device in clone].count("channel") == 1
     assert clone.find(f"channel/target[@name='{PORT}']") is not None
+
+
+def test_a_suspended_installer_lacks_what_nodes_have_of_their_own() -> None:
+    """And has all else."""
+    frozen, node = (definition(clone=clone, suspended=True).find("devices") for clone in (False, True))
+    assert frozen is not None
+    assert node is not None
+    own = ("disk", "interface")
+    assert [device.tag for device in frozen] == [device.tag for device in node if device.tag not in own]
+    assert [device.tag for device in node if device.tag in own] == ["disk", "disk", "interface"]
 
 
 def test_a_template_is_connected_to_nothing() -> None:
@@ -162,8 +197,9 @@ def test_a_clone_that_boots_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "xml", "gone"),
     [
-        (libvirt.VIR_DOMAIN_PAUSED, f"<target name='{PORT}'/>", True),
-        (libvirt.VIR_DOMAIN_RUNNING, f"<target name='{PORT}'/>", False),
+        (libvirt.VIR_DOMAIN_PAUSED, as_text(definition(clone=True)), True),
+        (libvirt.VIR_DOMAIN_PAUSED, as_text(definition(clone=True, suspended=True)), True),
+        (libvirt.VIR_DOMAIN_RUNNING, as_text(definition(clone=True)), False),
         (libvirt.VIR_DOMAIN_PAUSED, "<domain/>", False),  # it has booted, and somebody has paused it
     ],
 )

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from vclust_py import gateway
 from vclust_py.egress import Way
 from vclust_py.errors import VclustError
 from vclust_py.guest.proof import groups
-from vclust_py.hypervisor import Capacity, Domain, Segment, memory_bytes
+from vclust_py.hypervisor import Capacity, Disk, Domain, Segment, memory_bytes
 from vclust_py.ingress import Door
 from vclust_py.leftover_networks import Leftover
 from vclust_py.site import Site
@@ -91,6 +92,14 @@ class FakeForking:
             raise VclustError(f"{domain.name}: not ready after {timeout:g} s")
         self.forked[_node(domain)] = memory, state
         self._host.looks[domain.name] = 1  # it has reported
+
+    def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
+        self.freeze(replace(domain, disks=(Disk(folder / "disk", "raw"),)), folder, timeout)
+        (folder / "state").write_bytes(os.urandom(16))
+
+    def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+        self.fork(domain, memory, state, timeout)
+        self._host.looks[domain.name] = 0  # it is yet to install
 
     def clear(self, uuids: Iterable[str]) -> list[str]:
         return [uuid for uuid in uuids if uuid in self.cut and self._host.domains.pop(uuid)]
