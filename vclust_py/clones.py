@@ -79,7 +79,7 @@ def offers(
         found = _forks(session, cluster, folder, images, drivers, fresh, report, volume=volume)
     if asked != "fork":
         rest = [node for node in fresh if node.name not in found]
-        found |= _resumes(session, cluster, images, drivers, rest, report)
+        found |= _resumes(session, cluster, folder, images, drivers, rest, report, volume=volume)
     return found
 
 
@@ -217,18 +217,23 @@ def _pinned(session: Session, cluster: Cluster, image: Image) -> Offer:
 def _resumes(
     session: Session,
     cluster: Cluster,
+    folder: Path,
     images: Mapping[str, Image],
     drivers: Mapping[str, Hypervisor],
     nodes: Sequence[Node],
     report: Report,
+    *,
+    volume: bool,
 ) -> dict[str, Offer]:
-    """As `offers`, from suspended installers alone."""
+    """As `offers`, of new nodes, from suspended installers alone."""
     groups: dict[tuple[str, suspended.Shape], list[str]] = {}
     for node in nodes:
         architecture = cluster.request.hardware.architecture
         line = command_line(session.site, architecture, drivers[node.host].accelerator)
         kernel, installer = (images[role].manifest.digest for role in ("kernel", "installer"))
-        shape = suspended.Shape(kernel, installer, line, architecture, node.cpus, node.memory)
+        disks = 1 + len(identity_disks(folder, node.name))
+        disks += ("bundle" in images) + (volume and node.position == 0)
+        shape = suspended.Shape(kernel, installer, line, architecture, node.cpus, node.memory, disks)
         groups.setdefault((node.host, shape), []).append(node.name)
     found = dict[str, Offer]()
     for (host, shape), names in groups.items():

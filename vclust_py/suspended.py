@@ -1,18 +1,19 @@
-"""Suspended installers of this machine (paper 4.4): frozen when their drivers are loaded and before they have any disk.
+"""Suspended installers of this machine (paper 4.4): frozen before they look at any disk.
 
-An image like others: the state of the devices, with the memory beside it.  It serves nodes of every layer, with any
-disks; its key names what it fixes.  It is kept, pinned and taken away as templates are.
+An image like others: the state of the devices, with the memory beside it.  It serves nodes of every layer, with disks
+of any size; its key names what it fixes.  It is kept, pinned and taken away as templates are.
 """
 
 import hashlib
 import json
+import os
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from vclust_py import templates
 from vclust_py.guest import template
-from vclust_py.hypervisor import Domain, Forking, memory_bytes
+from vclust_py.hypervisor import Disk, Domain, Forking, memory_bytes
 from vclust_py.image import Image, Report
 from vclust_py.image.installer import SUSPEND
 from vclust_py.image.recipe import RECIPES
@@ -20,6 +21,8 @@ from vclust_py.image.space import naming_full_disk, require_space
 from vclust_py.site.session import Session
 
 KIND = "suspended"
+_BLANK = 1 << 20
+"""Bytes of the disks in the places of a node's: nobody reads them."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,13 @@ class Shape:
     architecture: str
     cpus: int
     memory: int
+    disks: int
+    """How many."""
 
     def key(self, forking: Forking) -> str:
         """The key of its image on that host."""
-        fixed = [self.kernel, self.installer, self.command_line, self.architecture, self.cpus, self.memory]
-        return hashlib.sha256(json.dumps([RECIPES[KIND], fixed, forking.identity()]).encode()).hexdigest()
+        parts = [RECIPES[KIND], astuple(self), forking.identity()]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def find(session: Session, shape: Shape, forking: Forking) -> Image | None:
@@ -46,7 +51,7 @@ def find(session: Session, shape: Shape, forking: Forking) -> Image | None:
 
 
 def ensure(session: Session, shape: Shape, forking: Forking, report: Report) -> Image:
-    """The image of that shape, made now if it is not there: an installer boots until it waits for disks.
+    """The image of that shape, made now if it is not there: an installer boots until it waits to be a node's.
 
     Raises VclustError when that does not work, or there is no space for it.
     """
@@ -61,6 +66,10 @@ def ensure(session: Session, shape: Shape, forking: Forking, report: Report) -> 
         require_space(session.site.images, memory_bytes(shape.memory))
         folder.chmod(0o711)  # QEMU runs as a user of its own
         kernel, installer = catalogue.get(shape.kernel), catalogue.get(shape.installer)
+        disks = [folder / f"{number}.img" for number in range(shape.disks)]
+        for path in disks:
+            path.touch()
+            os.truncate(path, _BLANK)
         domain = Domain(
             name=f"vclust-suspended-{key[:16]}",
             uuid=str(uuid.UUID(key[:32], version=4)),
@@ -70,7 +79,7 @@ def ensure(session: Session, shape: Shape, forking: Forking, report: Report) -> 
             kernel=kernel.path,
             initrd=installer.path,
             command_line=f"{shape.command_line} {SUSPEND}",
-            disks=(),
+            disks=tuple(Disk(path, "raw", readonly=True) for path in disks),
             mac=template.mac(),
             bridge="",
             folder="",

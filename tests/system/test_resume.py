@@ -145,7 +145,7 @@ def test_two_nodes_differ(vclust: Vclust, pair: str) -> None:
 def test_the_random_generator_noticed_that_it_was_copied(vclust: Vclust, pair: str) -> None:
     """Before systemd, and all that it starts, asked it for anything."""
     for node in ("rs01", "rs02"):
-        log = vclust("ssh", "--user", "root", pair, node, "--", "dmesg").splitlines()
+        log = vclust("ssh", "--root", pair, node, "--", "dmesg").splitlines()
         when = [
             next(n for n, line in enumerate(log) if text in line)
             for text in ("crng reseeded due to virtual machine fork", "systemd[1]: ")

@@ -226,14 +226,12 @@ class Forking(Protocol):
         ...
 
     def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
-        """As `freeze`, of an installer that waits before it looks at any disk: `domain` has none.  Nor does it get a
-        network card.
-        """
+        """As `freeze`, of an installer that waits before it looks at any disk."""
         ...
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
-        """Start `domain` from a suspended installer, and wait at most `timeout` s until that has found the disks and
-        the network card, whichever they are.
+        """Start `domain` from a suspended installer, and wait at most `timeout` s until that has seen disks and network
+        card.  Of disks it must have as many as the frozen one had.
 
         It is defined as one that boots: started again, it does.
         """

@@ -81,11 +81,6 @@ class LocalForking:
         console = folder / "console"
         xml = self._xml(domain, console, folder / "memory", clone=False)
         _add_port(xml)
-        # Connected to nothing, but a tap as a node's: what the card can do depends on it.
-        (interface,) = xml.findall("devices/interface")
-        interface.set("type", "ethernet")
-        for source in interface.findall("source"):
-            interface.remove(source)
         with self._frozen(domain, folder, xml) as started, self._port(started) as say:
             self._hear(domain, console, "waiting", timeout)
             say("prepare\n")
@@ -97,9 +92,6 @@ class LocalForking:
     def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
         console = folder / "console"
         xml = self._xml(domain, console, folder / "memory", clone=False)
-        (devices,) = xml.findall("devices")
-        for interface in devices.findall("interface"):
-            devices.remove(interface)
         with self._frozen(domain, folder, xml):
             self._hear(domain, console, "waiting", timeout)
             time.sleep(_SETTLE)
@@ -118,13 +110,12 @@ class LocalForking:
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        # It has the disks and the card that the frozen machine lacked: the guest looks for them when it goes on.
         started = self._paused(domain, console, self._xml(domain, console, memory, clone=True))
         with self._keyboard(started) as say:
             self._load(domain, started, state)
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
             # The guest's clock counts whole seconds from here.
-            say(f"go {time.time():.0f} {secrets.token_hex(_SEED)}\n")
+            say(f"go {time.time():.0f} {secrets.token_hex(_SEED)} {domain.mac}\n")
             self._hear(domain, console, "resumed", timeout, wrong="installer")
 
     def clear(self, uuids: Iterable[str]) -> list[str]:
@@ -148,6 +139,12 @@ class LocalForking:
         """The domain with its memory in a file, and a generation of its own."""
         xml = self._definition(domain, console)
         add(xml, "genid")
+        if not clone:
+            # Connected to nothing, but a tap as a node's: what the card can do depends on it.
+            (interface,) = xml.findall("devices/interface")
+            interface.set("type", "ethernet")
+            for source in interface.findall("source"):
+                interface.remove(source)
         ElementTree.register_namespace("qemu", _NAMESPACE)
         arguments = add(xml, f"{{{_NAMESPACE}}}commandline")
         options = [f"id=vclust,size={memory_bytes(domain.memory)},mem-path={memory}"]

@@ -25,11 +25,11 @@ from vclust_py.site.session import Session
 PINNED = {
     "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "installer": ("6", "5c7f2dccbe1a4f11"),
+    "installer": ("6", "547e03fe4366271e"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
     "template": ("1", "234c4c504df19535"),
-    "suspended": ("1", "710402774f53ba74"),
+    "suspended": ("1", "56628e6abf466f9e"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
 }
 """Version and digest of the output of each recipe."""
@@ -215,7 +215,7 @@ def make_template(site: Site, recorder: Recorder) -> None:
 
 def make_suspended(site: Site, recorder: Recorder) -> None:
     digest = a_base(site).manifest.digest
-    shape = suspended.Shape(digest, digest, "quiet", "amd64", 2, 1 << 28)
+    shape = suspended.Shape(digest, digest, "quiet", "amd64", 2, 1 << 28, 3)
     with Session(site) as session:
         suspended.ensure(session, shape, Freezing(recorder), quiet)
 

@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from vclust_py import gateway
 from vclust_py.egress import Way
 from vclust_py.errors import VclustError
 from vclust_py.guest.proof import groups
-from vclust_py.hypervisor import Capacity, Disk, Domain, Segment, memory_bytes
+from vclust_py.hypervisor import Capacity, Domain, Segment, memory_bytes
 from vclust_py.ingress import Door
 from vclust_py.leftover_networks import Leftover
 from vclust_py.site import Site
@@ -94,7 +93,7 @@ class FakeForking:
         self._host.looks[domain.name] = 1  # it has reported
 
     def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
-        self.freeze(replace(domain, disks=(Disk(folder / "disk", "raw"),)), folder, timeout)
+        self.freeze(domain, folder, timeout)
         (folder / "state").write_bytes(os.urandom(16))
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
