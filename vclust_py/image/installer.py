@@ -44,6 +44,7 @@ APPLETS = (
         "chown",
         "chroot",
         "cp",
+        "date",
         "echo",
         "findfs",
         "grep",
