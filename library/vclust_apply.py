@@ -14,8 +14,9 @@ description:
   - Gives new nodes their places, and takes nodes away that are too many.
   - The phases C(image), C(distribute), C(create), C(install) and C(ready) make new nodes.
   - C(vclust_teach) tells the others.
-  - Nodes more or fewer, packages, users and their keys, lease and healing can change; for other differences it
-    fails, and changes nothing.
+  - Nodes more or fewer, packages, users and their keys, lease and healing can change; with O(restart) also CPUs, memory
+    and the size of disks, which C(vclust_restart) then gives the nodes. For other differences it fails, and changes
+    nothing.
 extends_documentation_fragment:
   - vclust
   - vclust.request
@@ -26,6 +27,10 @@ options:
     type: list
     elements: str
     default: []
+  restart:
+    description: Whether nodes may be restarted, one after the other, for other CPUs, memory and disks.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -69,8 +74,13 @@ packages:
   description: What nodes install, with versions (C(install)), and what goes (C(remove)); empty where nothing does.
   type: dict
   returned: success
+restart:
+  description: Names of the nodes that are to be restarted for other CPUs, memory or disks.
+  type: list
+  elements: str
+  returned: success
 prove:
-  description: Whether a meta package is new that says how to see that it works.
+  description: Whether a meta package is new that says how to see that it works, or nodes restart.
   type: bool
   returned: success
 exit_code:
@@ -91,11 +101,13 @@ from vclust_py.site.session import Session
 
 def argument_spec() -> dict[str, Any]:
     remove = {"type": "list", "elements": "str", "default": []}
-    return {**request_options(), **host_options(), "remove": remove}
+    restart = {"type": "bool", "default": False}
+    return {**request_options(), **host_options(), "remove": remove, "restart": restart}
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase(apply.to_request(params["remove"]), session, params, check)
+    phase = apply.to_request(params["remove"], restarts=params["restart"])
+    return run_phase(phase, session, params, check)
 
 
 def main() -> None:

@@ -20,6 +20,12 @@ options:
     description: Why the cluster is at this site, as returned by M(vclust_choose); empty where there was no choice.
     type: str
     default: ""
+  local:
+    description:
+      - Whether the site manager is one of the hosts (C(qemu:///system)).
+      - Its libvirt is started then, if it does not run, while the next phases are at work.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -80,7 +86,11 @@ from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
-    return {**request_options(), "reason": {"type": "str", "default": ""}}
+    return {
+        **request_options(),
+        "reason": {"type": "str", "default": ""},
+        "local": {"type": "bool", "default": False},
+    }
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:

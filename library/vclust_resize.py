@@ -69,8 +69,13 @@ packages:
   description: What nodes install, with versions (C(install)), and what goes (C(remove)); empty where nothing does.
   type: dict
   returned: success
+restart:
+  description: Always empty, as nodes keep what they have.
+  type: list
+  elements: str
+  returned: success
 prove:
-  description: Whether a meta package is new that says how to see that it works.
+  description: Whether a meta package is new that says how to see that it works, or nodes restart.
   type: bool
   returned: success
 exit_code:

@@ -12,10 +12,18 @@ short_description: Tell the nodes of a virtual cluster what has changed
 description:
   - Brings names of other nodes, users and their keys to nodes that run and were told of an earlier generation of the
     cluster, without a restart.
+  - Packages that a node lacks come with that. Services that run files which these replace are started again.
   - Warns of nodes that cannot be told now; they are told when the module is run again.
 extends_documentation_fragment:
   - vclust
   - vclust.name
+options:
+  in_turn:
+    description:
+      - Tell each node only when the one before has what it was told, and its services run again.
+      - A node that is not reached is left for later; after one that does not bear it, all others are.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -30,6 +38,11 @@ EXAMPLES = """
   vclust_teach:
     site: "{{ vclust_site }}"
     name: hello-mpi
+
+- name: Tell them one after the other
+  vclust_teach:
+    name: hello-mpi
+    in_turn: true
 
 - name: See which have not been told
   vclust_teach:
@@ -65,11 +78,11 @@ from vclust_py.site.session import Session
 
 
 def argument_spec() -> dict[str, Any]:
-    return cluster_options()
+    return {**cluster_options(), "in_turn": {"type": "bool", "default": False}}
 
 
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
-    return run_phase(teach.run, session, params, check)
+    return run_phase(teach.phase(in_turn=params["in_turn"]), session, params, check)
 
 
 def main() -> None:

@@ -27,10 +27,11 @@ repair       what a site manager has for running clusters, made again when its m
 identities   a cluster's keys, and what is made of them: seeds and the disk that nodes share
 seed         the small disk that carries a node's identity
 guest        what nodes share, what they say on their consoles, and the proof that a cluster works
-network      one isolated segment and one router namespace a cluster; network_hook a machine's end of it, which the
-             roll-out makes libvirt's hook on hosts; egress the way out, egress_relay what nodes' apt talks to,
-             nat the way to the internet; ingress the way in without root, ingress_relay what lets people in; gateway
-             the way in from other machines, gateway_jump what it runs for them
+network      one isolated segment and one router namespace a cluster; router_socket what nodes reach there, serving a
+             file for them; network_hook a machine's end of it, which the roll-out makes libvirt's hook on hosts;
+             egress the way out, egress_relay what nodes' apt talks to, nat the way to the internet; ingress the way in
+             without root, ingress_relay what lets people in; gateway the way in from other machines, gateway_jump what
+             it runs for them
              leftover_networks what is there of networks, and is no cluster's
 hypervisor   what a host can do: the interface, and one file for each driver
 access       how ssh reaches a cluster's nodes: options, and configurations for people
@@ -43,7 +44,7 @@ timing       start, end, bytes and outcome of each phase and node
 pki          who may talk to whom: the site's authority, keys and certificates; x509 how these are made
 hosts        hosts as people see them: what each has, what is wrong with it; taking one out of the site
 change       what an operation found and what it left
-run, errors  processes and failures
+run, errors  processes and failures; conversation a process that is spoken to while it runs
 text         what users, guests and hosts wrote, made fit to be shown, stored and logged
 
 What uses it:

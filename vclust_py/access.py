@@ -130,13 +130,23 @@ def _config(
     return "".join(f"{line}\n" for line in lines)
 
 
-def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
+_WAIT = (
+    "tries=0; "
+    'until nc "$1" 22 2> /dev/null; do '
+    "tries=$((tries + 1)); kill -0 $PPID && [ $tries -lt 500 ] || exit 1; sleep 0.2; done"
+)
+"""Of a shell's text: connects as soon as sshd listens.  It ends with the ssh that it does so for, or soon after."""
+
+
+def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any], *, wait: bool = False) -> list[str]:
     """Options of ssh(1) that reach `node`, without user and key; the arguments are parts of what
     `vclust_py.site.describe` gives.
 
-    The name given to ssh is free: the address is in the proxy command, as networks of clusters may overlap.
+    With `wait` its sshd may not listen yet; ssh's ConnectTimeout says for how long.  The name given to ssh is free: the
+    address is in the proxy command, as networks of clusters may overlap.
     """
-    access = keys_of(cluster)
+    access, address = keys_of(cluster), node["address"]
+    connect = ["sh", "-c", _WAIT, "sh", address] if wait else ["nc", address, "22"]
     options = {
         "HostKeyAlias": node["name"],
         "UserKnownHostsFile": access["known_hosts"],
@@ -145,21 +155,33 @@ def ssh_options(cluster: Mapping[str, Any], node: Mapping[str, Any]) -> list[str
         "IdentitiesOnly": "yes",
         # A session to a node that has gone ends after a minute and a half, instead of never.
         "ServerAliveInterval": "30",
-        "ProxyCommand": shlex.join(["ip", "netns", "exec", access["netns"], "nc", node["address"], "22"]),
+        "ProxyCommand": shlex.join(["ip", "netns", "exec", access["netns"], *connect]),
     }
     return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
 
 def program_login(
-    access: Mapping[str, Any], name: str, address: str, *command: str, user: str = "root", patience: int = 30
+    access: Mapping[str, Any],
+    name: str,
+    address: str,
+    *command: str,
+    user: str = "root",
+    patience: int = 30,
+    wait: bool = False,
 ) -> list[str]:
     """The argv of ssh(1) by which vclust itself runs a command in the node of that name and address, asking nobody.
 
-    `access` is that of `vclust_py.site.describe.way_in`; `patience`: seconds to connect.
+    `access` is that of `vclust_py.site.describe.way_in`; `patience`: seconds to connect; `wait`: its
+    sshd may not listen yet.
     """
     options = ["BatchMode=yes", f"ConnectTimeout={patience}", KEY_EXCHANGE]
     return [
-        *("ssh", "-F", "/dev/null", *ssh_options({"ssh": access}, {"name": name, "address": address})),
+        *(
+            "ssh",
+            "-F",
+            "/dev/null",
+            *ssh_options({"ssh": access}, {"name": name, "address": address}, wait=wait),
+        ),
         *(word for option in options for word in ("-o", option)),
         *("-i", access["admin_key" if user == "root" else "key"], f"{user}@{name}", *command),
     ]

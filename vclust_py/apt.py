@@ -8,8 +8,10 @@ times as long for the records of a closure, 0.03 s to be imported, and would lea
 """
 
 import contextlib
+import math
 import os
 import re
+import shutil
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
@@ -190,16 +192,22 @@ class AptRoot:
 
     @contextlib.contextmanager
     def file_lock(self) -> Iterator[None]:
-        with self.site.file_lock(f"apt-{self.suite}-{self.architecture}"):
+        with self.site.file_lock(self._lock_name):
             yield
 
-    def ensure_index(self, report: Report) -> None:
+    @property
+    def _lock_name(self) -> str:
+        return f"apt-{self.suite}-{self.architecture}"
+
+    def ensure_index(self, report: Report, *, max_age: float = math.inf) -> None:
         """Fetch the package index where it is missing, old, or from other sources.  Call it under `file_lock`.
 
+        Old is what the site's `index_max_age` says, or older than `max_age` seconds where that is less.
         Where the sources cannot be reached an older index serves, and `report` is told; an index that was reached and
         has a wrong signature, has expired or is not what its signature covers is an error in any case.
         """
-        if self._is_current():
+        self.note_use()
+        if self._is_current(max_age):
             return
         self.make()
         report(f"fetching the package index of {self.suite}", 0, 0)
@@ -230,15 +238,31 @@ class AptRoot:
     def _settings(self) -> str:
         return f"{self.site.sources}\n{self.site.apt_proxy}\n"
 
-    def _is_current(self) -> bool:
+    def _is_current(self, max_age: float = math.inf) -> bool:
         with contextlib.suppress(FileNotFoundError):
             fetched = self._stamp.stat().st_mtime
             return (
-                time.time() - fetched < self.site.index_max_age
+                time.time() - fetched < min(self.site.index_max_age, max_age)
                 and self._stamp.read_text(encoding="utf-8") == self._settings
                 and not self._sources_newer_than(fetched)
             )
         return False
+
+    def note_use(self) -> None:
+        """Its index is used now: the least recently used ones go when there is no space for them."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / "used").touch()
+
+    def clear(self, *, timeout: float) -> None:
+        """Take the index away, which is fetched again when it is needed; what people have put there stays.
+
+        Raises BusyError when somebody still fetches or reads it after `timeout` seconds.
+        """
+        with self.site.file_lock(self._lock_name, timeout=timeout):
+            self.expire()
+            self.names.unlink(missing_ok=True)
+            for name in ("lists", "cache"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def state(self) -> list[list[str | int]]:
         """What apt's answers depend on, as files with times and sizes; empty when the index must be fetched first."""
@@ -363,6 +387,12 @@ Debug::NoLocking "true";
 """
             + (f'Acquire::http::Proxy "{proxy}";\n' if proxy else ""),
         )
+
+
+def apt_roots(site: Site) -> list[AptRoot]:
+    """Those of the site that have an index."""
+    names = sorted(path.parent.name for path in site.apt.glob("*-*/names"))
+    return [AptRoot(site, *name.rpartition("-")[::2]) for name in names]
 
 
 def _write(path: Path, text: str) -> None:

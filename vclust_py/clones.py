@@ -6,6 +6,7 @@ What does not work boots, and says why.
 import contextlib
 import logging
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from vclust_py.guest import template
 from vclust_py.hypervisor import Domain, Files, Forking, Hypervisor
 from vclust_py.image import Image, Report
 from vclust_py.nodes import command_line, drivers_of, identity_disks, overlay
-from vclust_py.site import clusters, learning, records
+from vclust_py.site import Site, clusters, learning, records
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
@@ -36,7 +37,7 @@ _OFTEN = 2
 _FEWEST = 3
 """Nodes of each way to start that the site must have seen before it chooses between them."""
 _LEAST_TIMEOUT = 30.0
-"""Seconds that a clone has to its identity, and then to its report, at least."""
+"""Seconds that a clone has to its identity, and then (`unreported`) to its report, at least."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,11 @@ def _pinned(session: Session, cluster: Cluster, image: Image) -> Offer:
     digest = image.manifest.digest
     if not pin(session, cluster, {**pinned, f"{templates.ROLE}{digest[:12]}": digest}):
         return Offer(None, f"{image.path.name} was taken away")
-    return Offer(image, timeout=max(_LEAST_TIMEOUT, session.site.ready_timeout / 10))
+    return Offer(image, timeout=_timeout(session.site))
+
+
+def _timeout(site: Site) -> float:
+    return max(_LEAST_TIMEOUT, site.ready_timeout / 10)
 
 
 def _resumes(
@@ -344,6 +349,30 @@ def start(
         files.discard(overlay(node.name))
         driver.clear_consoles(domain.folder, [domain.name])
         return instead(str(error))
+
+
+def unreported(session: Session, cluster: Cluster) -> dict[str, float]:
+    """By name of the nodes that have started as clones, and are yet to report, the seconds that they have for it."""
+    last = records.starts(session.store, cluster.id)
+    coming = [node.name for node in cluster.nodes if node.state in (NodeState.STARTED, NodeState.INSTALLED)]
+    return {name: _timeout(session.site) for name in coming if last.get(name) == FORKED}
+
+
+def give_up(session: Session, cluster: Cluster, node: Node, why: str, driver: Hypervisor) -> None:
+    """Take away what a clone that does not report has left, and write down why: the node boots instead."""
+    _log.warning("%s boots: %s", node.name, why)
+    driver.remove(node.uuid)
+    driver.files(clusters.folder(session.store, cluster).name).discard(overlay(node.name))
+    now = time.time()
+    records.add(session.store, [], [(cluster.id, "create", node.name, now, now, 0, instead(why))])
+
+
+def retire_templates(session: Session, cluster: Cluster) -> None:
+    """Nobody finds the templates of this cluster again, of which no clone has reported."""
+    for role, digest in cluster.images.items():
+        if role.startswith(templates.ROLE):
+            with contextlib.suppress(VclustError):  # taken away meanwhile
+                session.images.retire(session.images.get(digest))
 
 
 def clear(drivers: Mapping[str, Hypervisor], nodes: Sequence[Node]) -> set[str]:

@@ -9,7 +9,6 @@ Both processes are a user's without rights; they start with a site's first clust
 """
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import json
@@ -19,7 +18,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
@@ -31,6 +29,7 @@ from vclust_py.egress_relay import MESSAGE, PORT, Archive
 from vclust_py.errors import VclustError
 from vclust_py.guest.tar import File, text
 from vclust_py.request import Request
+from vclust_py.router_socket import NAMESPACES, listening
 from vclust_py.run import CommandError, run
 from vclust_py.site.settings import Site
 
@@ -38,10 +37,8 @@ USER = PROGRAM = "apt-cacher-ng"
 """The package makes a user of its own."""
 RUN = Path("/run/vclust/egress")
 """A file for each segment with a way out, and for each site's relay the socket that root tells it things by."""
-NAMESPACES = Path("/run/netns")
 SOURCES = "etc/apt/sources.list.d/vclust.sources"
 """In a node; the base has one of that name, whose URIs may need more than http."""
-_CLONE_NEWNET = 0x40000000
 _TIMEOUT = 20.0
 _URI = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~+/-]*)?")
 
@@ -242,8 +239,8 @@ def _serve(relay: socket.socket, segment: str, record: dict[str, Any]) -> bool:
     if _ask(relay, question)["served"]:
         return True
     words = {name: record[name] for name in ("archives", "proxy", "ca")}
-    with _listening(segment, record["router"]) as listening:
-        return bool(_ask(relay, {**question, **words}, listening)["served"])
+    with listening(segment, record["router"], PORT) as own:
+        return bool(_ask(relay, {**question, **words}, own)["served"])
 
 
 def _upstream(way: Way) -> dict[str, str]:
@@ -356,36 +353,3 @@ def _ask(relay: socket.socket, message: dict[str, Any], *passed: socket.socket) 
     if not answer:
         raise ConnectionResetError("the site's relay has ended")
     return dict(json.loads(answer))
-
-
-def _listening(segment: str, router: str) -> socket.socket:
-    """A listening socket in the segment's router namespace."""
-    made: list[socket.socket] = []
-    errors: list[OSError] = []
-
-    def work() -> None:  # in a thread, which alone goes to the other namespace
-        libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            with open(NAMESPACES / segment, "rb") as namespace:
-                if libc.setns(namespace.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            listening = socket.socket()
-            try:
-                # The one before may be listening, and its connections linger.
-                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-                    listening.setsockopt(socket.SOL_SOCKET, option, 1)
-                listening.bind((router, PORT))
-                listening.listen(64)
-            except OSError:
-                listening.close()
-                raise
-            made.append(listening)
-        except OSError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if errors:
-        raise VclustError(f"{router}:{PORT}: {errors[0].strerror}") from errors[0]
-    return made[0]

@@ -13,8 +13,7 @@ from vclust_py.chain import Hop, Outcome, lacking
 from vclust_py.chain.report import explained, keys
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host
-from vclust_py.hypervisor.certificates import ROLL_OUT
+from vclust_py.hypervisor import ROLL_OUT, Host
 from vclust_py.site import clusters, volumes
 from vclust_py.site.clusters import Node
 from vclust_py.site.hosts import forget_host, known_hosts, knows_host

@@ -10,6 +10,7 @@ One YAML file each, `NAME.yml`:
     check: srun -N "$VCLUST_NODES" hostname            # the cluster is ready when this succeeds
     change: systemctl restart slurmd                   # sh, in nodes that run, when the cluster has other nodes
     leave: scontrol …                                  # sh, on the first node, before nodes go
+    resume: scontrol …                                 # sh, in a node that was restarted, after `change`
 
 A step runs as root, in a chroot of the installed node, after the packages are configured and before systemd
 starts: it writes configuration and enables units, daemons then start with it.  Its environment:
@@ -27,6 +28,9 @@ The check runs as the cluster's first user on the first node, with VCLUST_NODES 
 A bundle with steps and a `change` can be in a cluster that gets more or fewer nodes: in each node that runs the steps
 are run again, then `change`, both as root with the environment above.  `leave` has VCLUST_LEAVING, the names of nodes
 that go with commas between; they are not taken away before it has ended well.
+
+A node that is restarted for other CPUs or memory goes in the same way where there is a `resume`.  That is run in it
+when it is back, after its steps and `change`, to take back what `leave` has done.
 """
 
 import difflib
@@ -74,6 +78,7 @@ class MetaPackage:
     check: str | None = None
     change: str | None = None
     leave: str | None = None
+    resume: str | None = None
 
 
 def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
@@ -147,7 +152,7 @@ class _Parser:
         self._keys(
             "",
             content,
-            {"description", "packages", "debconf", "steps", "secrets", "check", "change", "leave"},
+            {"description", "packages", "debconf", "steps", "secrets", "check", "change", "leave", "resume"},
         )
         made = MetaPackage(
             name=name,
@@ -164,6 +169,7 @@ class _Parser:
             else None,
             change=self._script("change", content),
             leave=self._script("leave", content),
+            resume=self._script("resume", content),
         )
         if self.problems:
             raise RequestError(self.problems)

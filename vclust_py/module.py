@@ -107,6 +107,7 @@ def run_phase(phase: Phase, session: "Session", params: dict[str, Any], check: b
         lock=params.get("lock", ""),
         cache=params.get("cache", ""),
         reason=params.get("reason", ""),
+        local=params.get("local", False),
         hosts=tuple(Host.from_mapping(host) for host in params.get("hosts", ())),
         again=params.get("again", False),
         forget=frozenset(params.get("forget_hosts", ())),

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from vclust_py import egress, gateway, ingress, leftover_networks, network_hook
+from vclust_py import egress, gateway, ingress, leftover_networks, network_hook, router_socket
 from vclust_py.addresses import mac_of
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Segment
@@ -198,6 +198,11 @@ def let_out(segment: str, way: egress.Way) -> tuple[str, ...]:
 def let_in(segment: str, door: ingress.Door) -> tuple[str, ...]:
     """Open the segment's way in for those who are not root; warnings say why there is none (`ingress.ensure`)."""
     return ingress.ensure(segment, door)
+
+
+def listen(segment: str, router: IPv4Address) -> socket.socket:
+    """A listening socket for the segment's nodes, at the router's address (`router_socket.listening`)."""
+    return router_socket.listening(segment, str(router))
 
 
 def admit(store: Store) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
-"""The lock of a cluster that runs, once other packages are asked for: what is there keeps its version."""
+"""The next lock of a cluster that runs: other packages are asked for, and what is there keeps its version; or the
+packages come to the versions that the archives have now.
+"""
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vclust_py.apt import AptRoot
@@ -10,8 +12,8 @@ from vclust_py.errors import RequestError, VclustError
 from vclust_py.image import Catalogue, Report
 from vclust_py.image.base import find_base
 from vclust_py.image.store import signed_copy
-from vclust_py.lock import Lock
-from vclust_py.resolve import check_names, install
+from vclust_py.lock import Lock, Package
+from vclust_py.resolve import FRESH, check_names, install, later, upgrade
 from vclust_py.run import CommandError, run
 from vclust_py.site import Site
 
@@ -41,18 +43,61 @@ def relock(present: Lock, names: Iterable[str], site: Site, report: Report) -> L
         status.write_text(_status(root, site, present), encoding="utf-8")
         new = install(root, added, status, "--no-upgrade") if added else ()
         gone = _unused(root, present, requested, added, status)
+    return replace(_with(present, new, gone), requested=tuple(requested))
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """What an upgrade makes of a lock."""
+
+    lock: Lock
+    lacking: Mapping[str, tuple[str, bool]]
+    """Packages that keep a version older than the archives': by name that one, and whether it is for security."""
+    held: frozenset[str]
+    """Names of packages that were to keep their versions."""
+    kernel: str
+    """The later kernel, `name=version`, that the archives have and nodes with this lock never boot; empty: none."""
+
+
+def upgraded(present: Lock, site: Site, report: Report, *, security: bool = False) -> Upgraded:
+    """The lock of nodes with the lock `present`, once their packages are upgraded; with `security` only those of which
+    the archives have a version for security, and what these need.
+
+    None goes: what could be upgraded only without another package keeps its version.  So does the kernel: nodes boot
+    the one of their base image, whatever is on their disks.  Raises VclustError where nobody knows a package of the
+    lock any more.
+    """
+    root = AptRoot(site, present.suite, present.architecture)
+    installed = present.installed()
+    kernels = [present.kernel, *sorted(name for name in installed if name.startswith("linux-image-"))]
+    with root.file_lock():
+        root.ensure_index(report, max_age=FRESH)
+        offered = later(root, installed)
+        held = frozenset(
+            name
+            for name in installed
+            if name in kernels or (security and not offered.get(name, ("", False))[1])
+        )
+        new: tuple[Package, ...] = ()
+        if offered.keys() - held:
+            status = root.path / "running.status"
+            status.write_text(_status(root, site, present, held), encoding="utf-8")
+            new = upgrade(root, status)
     fresh = {package.name for package in new}
-    packages = [one for one in present.packages if one.name not in fresh | gone]
-    packages += [package for package in new if package.name not in gone]
-    return replace(
-        present,
-        packages=tuple(sorted(packages, key=lambda package: package.name)),
-        requested=tuple(requested),
-    )
+    kernel = next((f"{name}={offered[name][0]}" for name in kernels if name in offered), "")
+    lacking = {name: version for name, version in offered.items() if name not in fresh}
+    return Upgraded(_with(present, new), lacking, held, kernel)
 
 
-def _status(root: AptRoot, site: Site, lock: Lock) -> str:
-    """A dpkg status file of nodes with the lock."""
+def _with(lock: Lock, new: Iterable[Package], gone: Container[str] = frozenset()) -> Lock:
+    """The lock with the packages `new`, those of the same names replaced, and without those that go."""
+    packages = {package.name: package for package in (*lock.packages, *new)}
+    kept = (package for name, package in sorted(packages.items()) if name not in gone)
+    return replace(lock, packages=tuple(kept))
+
+
+def _status(root: AptRoot, site: Site, lock: Lock, held: Container[str] = frozenset()) -> str:
+    """A dpkg status file of nodes with the lock; `held` are packages on hold."""
     base = find_base(site, lock)
     if base is None:
         raise VclustError(f"the base image of the lock {lock.digest[:12]} is not there")
@@ -65,7 +110,11 @@ def _status(root: AptRoot, site: Site, lock: Lock) -> str:
     for record in _described(root, site, lock):
         lines = [line for line in record.splitlines() if not line.startswith(("Status:", "Filename:"))]
         records.append("\n".join([lines[0], "Status: install ok installed", *lines[1:]]))
-    return "\n\n".join(records) + "\n"
+    return "\n\n".join(_on_hold(one) if _field(one, "Package") in held else one for one in records) + "\n"
+
+
+def _on_hold(record: str) -> str:
+    return re.sub(r"^Status: install ", "Status: hold ", record, flags=re.MULTILINE)
 
 
 def _described(root: AptRoot, site: Site, lock: Lock) -> Iterator[str]:

@@ -21,6 +21,8 @@ from vclust_py.lock import NAME, Lock, Package
 from vclust_py.run import CommandError, run
 from vclust_py.site import Site
 
+FRESH = 600.0
+"""Seconds that the package index may be old where the point is what the archives have today."""
 _URI_LINE = re.compile(r"'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})")
 
 
@@ -86,9 +88,30 @@ def newer(
     root = AptRoot(site, suite, architecture)
     with root.file_lock():
         root.ensure_index(report)
+    return {name: security for name, (_, security) in later(root, packages).items()}
+
+
+def base_updates(
+    packages: Mapping[str, str], *, suite: str, architecture: str, kernel: str, site: Site, report: Report
+) -> tuple[Lock, list[str]]:
+    """Which packages of a base image, versions by their names, the archives have in a later version for security; and
+    the lock of a base image that is made now.
+    """
+    root = AptRoot(site, suite, architecture)
+    with root.file_lock():
+        root.ensure_index(report, max_age=FRESH)
+        security = sorted(name for name, (_, for_security) in later(root, packages).items() if for_security)
+        _, base = _future_base(root, [*BASE_PACKAGES, *site.base_packages, kernel])
+    return Lock(suite, architecture, kernel, base, (), ()), security
+
+
+def later(root: AptRoot, packages: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
+    """Those of these packages, versions by their names, that the index has in a later version: that version, and
+    whether it is for security.
+    """
     text = root.run("apt-cache", "policy", "--", *sorted(packages)) if packages else ""
     return {
-        name: security
+        name: (version, security)
         for name, (version, security) in candidates(text).items()
         if name in packages and version != packages[name] and _is_later(version, packages[name])
     }
@@ -258,6 +281,14 @@ def install(root: AptRoot, names: Sequence[str], status: Path | None, *options: 
             raise _unknown(root, [name for name in names if name in mentioned]) from error
         lines = [line for line in error.output.splitlines() if line.startswith((" ", "E:"))]
         raise RequestError([f"{root.suite}: these packages cannot be installed together", *lines]) from error
+    return _with_installed_sizes(root, _listed(text))
+
+
+def upgrade(root: AptRoot, status: Path) -> tuple[Package, ...]:
+    """What apt would upgrade over `status`, and the new packages that this needs; packages on hold stay, none goes."""
+    text = root.run(
+        "apt-get", "-q", "upgrade", "--with-new-pkgs", "--no-remove", "--print-uris", status=status
+    )
     return _with_installed_sizes(root, _listed(text))
 
 

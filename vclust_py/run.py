@@ -40,15 +40,13 @@ class CommandError(VclustError):
 def run(
     argv: Sequence[str | Path],
     *,
-    stdin: str | Path | None = None,
+    stdin: str | None = None,
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     limit: int = MOST_OUTPUT,
 ) -> str:
     """Run `argv` to its end and return its standard output.  It dies with its caller.
-
-    `stdin` is text, or a file to read from.
 
     Raises CommandError (exit status other than 0, time-out in seconds, command not there, more than `limit` bytes of
     output); the error ends with the last lines the command printed, standard error included.
@@ -57,11 +55,10 @@ def run(
     if shutil.which(words[0], path=(os.environ if env is None else env).get("PATH")) is None:
         raise CommandError(words, "not found", "")
     output, errors = bytearray(), bytearray()
-    # Text is kept in memory, so that a command that prints before it reads cannot block.
-    with open(stdin if isinstance(stdin, Path) else os.memfd_create("stdin"), "rb+", buffering=0) as given:
-        if not isinstance(stdin, Path):
-            given.write((stdin or "").encode())
-            given.seek(0)
+    # Kept in memory, so that a command that prints before it reads cannot block.
+    with open(os.memfd_create("stdin"), "wb+", buffering=0) as given:
+        given.write((stdin or "").encode())
+        given.seek(0)
         process = subprocess.Popen(
             [*DYING_WITH_PARENT, *words],
             stdin=given,

@@ -94,14 +94,14 @@ def _missing(
     where = f" on hosts {kind}" if kind else ""
     needs = []
     if any(total.values()):
-        needs.append(f"{_amounts(total)} more{where}")
+        needs.append(f"{amounts(total)} more{where}")
     if hosts_more := number - sum(more):
         hosts_text = "1 more host" if hosts_more == 1 else f"{hosts_more} more hosts"
         needs.append(f"{hosts_text}{'' if needs or not kind else f' {kind}'} (Spread: hosts)")
     text = f"needs {' and '.join(needs)}"
     if nearest is None:
         return text
-    return f"{text}; the nearest: {hosts[nearest].host.name} lacks {_amounts(lacks(nearest, 1))} for one"
+    return f"{text}; the nearest: {hosts[nearest].host.name} lacks {amounts(lacks(nearest, 1))} for one"
 
 
 def _kind(request: Request) -> str:
@@ -112,12 +112,13 @@ def _kind(request: Request) -> str:
     return " ".join(filter(None, (architecture, speed)))
 
 
-def _amounts(amounts: Mapping[str, int]) -> str:
+def amounts(counts: Mapping[str, int]) -> str:
+    """In words what a host lacks: virtual CPUs, and bytes of memory and disk."""
     found = [
         f"{amount} {what.removesuffix('s') if amount == 1 else what}"
         if what == CPUS
         else f"{_size(amount)} of {what}"
-        for what, amount in amounts.items()
+        for what, amount in counts.items()
         if amount
     ]
     return " and ".join(filter(None, (", ".join(found[:-1]), found[-1])))

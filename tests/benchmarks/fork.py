@@ -11,6 +11,7 @@ installer  CPU seconds of a node's QEMU process until its installer has seen dis
 cpu     CPU seconds of a node's QEMU process until the node has reported (host side included)
 wall    seconds of the whole `vclust create`, proof by ssh and MPI included
 nodes   seconds from the start of the first node to the report of the last one
+proof   seconds from that report to the end of `ready`
 memory  MB of a node's QEMU process when all is proven, shared pages divided among their holders (PSS)
 
 Root.  Nodes run by KVM where it works, else emulated.
@@ -29,6 +30,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from create import proof
 
 from vclust_py.site import PROJECT, Site
 
@@ -78,15 +81,14 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
     wall = time.monotonic() - started
     if command.returncode:
         sys.exit(f"vclust create ended with {command.returncode}")
+    shown = json.loads(vclust(arguments.inventory, "show", name, "--json"))
     row = {
         "cpu": statistics.mean(spent.values()),
         "nodes": max(reported) - first,
         "wall": wall,
         "memory": statistics.mean(map(memory, spent)),
-        "clones": sum(
-            node["start"] != "boot"
-            for node in json.loads(vclust(arguments.inventory, "show", name, "--json"))["nodes"]
-        ),
+        "proof": proof(shown),
+        "clones": sum(node["start"] != "boot" for node in shown["nodes"]),
     }
     if installing:
         row["installer"] = statistics.mean(installing.values())

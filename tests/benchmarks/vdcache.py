@@ -87,7 +87,7 @@ def say(message: str) -> None:
 
 def make_site(root: Path, name: str, **settings: Any) -> Site:
     """The site `name`; base images, packages and index are those of the first site made there, as hard links."""
-    site, first = Site(root=root / name, cache_every=0, **settings), Site(root=root / "first")
+    site, first = Site(root=root / name, cache_every=0, base_renewal=0, **settings), Site(root=root / "first")
     first.make_directories()
     site.make_directories()
     if site.root != first.root:

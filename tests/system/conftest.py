@@ -35,7 +35,9 @@ def site() -> Site:
     It learns nothing (`test_caches` has a site of its own that does): how many requests of other tests came before
     must not decide what a node starts from.
     """
-    site = Site(root=Path(os.environ.get("VCLUST_TEST_ROOT", "/var/lib/vclust-test")), cache_every=0)
+    site = Site(
+        root=Path(os.environ.get("VCLUST_TEST_ROOT", "/var/lib/vclust-test")), cache_every=0, base_renewal=0
+    )
     site.make_directories()
     machine.ROOTS.add(site.root)
     forget_caches(site)

@@ -47,7 +47,7 @@ all:
   children:
     site_testbed:
       vars:
-        vclust_site: {{root: {root}}}
+        vclust_site: {{root: {root}, base_renewal: 0}}
       children:
         site_managers:
           hosts:

@@ -103,7 +103,8 @@ def main() -> None:
         "+" + name.removeprefix("CAP_").lower() for name in found["CapabilityBoundingSet"].split()
     )
     filters.load()
-    os.environ.update([found["Environment"].split("=", 1)])
+    if "Environment" in found:
+        os.environ.update([found["Environment"].split("=", 1)])
     argv = ["setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", *sys.argv[2:]]
     os.execvp(argv[0], argv)  # noqa: S606 - an argument list, no shell
 

@@ -70,7 +70,7 @@ def lock_of(site: Site, *names: str) -> Lock:
 @pytest.fixture(scope="module")
 def learnt(site: Site) -> Iterator[Site]:
     """A site of its own with the others' base image, that has chosen and built caches after ten requests."""
-    own = Site(root=site.root / "learnt", cache_every=0)
+    own = Site(root=site.root / "learnt", cache_every=0, base_renewal=0)
 
     def clear() -> None:
         for cluster in live(own):
@@ -191,7 +191,7 @@ def vclust(learnt: Site, tmp_path_factory: pytest.TempPathFactory) -> Vclust:
     variables = folder / "inventory/group_vars/site_local.yml"
     text, count = re.subn(
         r"^vclust_site: .*$",
-        f"vclust_site: {{root: {learnt.root}, cache_every: 0}}",
+        f"vclust_site: {{root: {learnt.root}, cache_every: 0, base_renewal: 0}}",
         variables.read_text(),
         flags=re.M,
     )

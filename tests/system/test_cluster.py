@@ -34,7 +34,7 @@ def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcl
     variables = folder / "inventory/group_vars/site_local.yml"
     text, count = re.subn(
         r"^vclust_site: .*$",
-        f"vclust_site: {{root: {site.root}, cache_every: 0}}",
+        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0}}",
         variables.read_text(),
         flags=re.M,
     )
@@ -81,6 +81,13 @@ def run_in(vclust: Vclust, name: str, node: str, command: str) -> str:
     return vclust("ssh", name, node, "--", command)
 
 
+def test_the_proof_logs_in_once_to_each_node(vclust: Vclust, hello: str) -> None:
+    """From the first, by a connection that MPI goes through as well; first of the tests, as others log in, too."""
+    accepted = "'Accepted publickey for alice from 192.168.77.1 '"
+    count = f"journalctl --no-pager -t sshd -t sshd-session | grep -c {accepted}"
+    assert run_in(vclust, hello, "t-hello02", count).strip() == "1"
+
+
 def test_the_user_can_log_in_and_run_mpi(vclust: Vclust, hello: str) -> None:
     said = vclust(
         "ssh", hello, "--", "mpiexec -n 2 hostname; id -un; python3 -c 'print(6 * 7)'; gcc --version"
@@ -96,8 +103,8 @@ def test_a_create_does_nothing_twice(hello: str, counts: Path) -> None:
     assert sum(count for (what, _, _), count in done.items() if what == "request") <= 2
     for kind in ("database", "manifest", "host"):
         found = {key: count for key, count in done.items() if key[0] == kind}
-        assert found, f"nothing was counted: {kind}"
-        assert set(found.values()) == {1}, found
+        assert found or kind == "manifest", f"nothing was counted: {kind}"  # the index may have them all
+        assert set(found.values()) <= {1}, found
 
 
 def test_nodes_are_domains_with_what_was_asked_for(vclust: Vclust, hello: str) -> None:

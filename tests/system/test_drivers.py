@@ -167,9 +167,11 @@ def test_a_domain_from_its_start_to_its_end(guest: Guest, capsys: pytest.Capture
     assert after.resident[domain.uuid] >= 32 * MB
     assert after.sizes[domain.uuid] == (domain.cpus, domain.memory)
     assert domain.uuid not in before.resident | before.sizes
+    assert driver.machine(domain.uuid) == (domain.cpus, domain.memory)
 
     assert timed("remove", lambda: driver.remove(domain.uuid))
     assert not driver.remove(domain.uuid)
+    assert driver.machine(domain.uuid) is None
     driver.clear_consoles(FOLDER, [domain.name])
     assert driver.console(FOLDER, domain.name) == b""
     with capsys.disabled():
@@ -228,6 +230,19 @@ def test_files_through_libvirt(remote: Callable[[], RemoteFiles], tmp_path: Path
     files.remove()
     files.remove()
     assert not files.path("").exists()
+
+
+def test_a_disk_grows_and_keeps_what_it_has(remote: Callable[[], RemoteFiles]) -> None:
+    files = remote()
+    files.overlay("n1.qcow2", "base.qcow2", 4 << 30)
+    path = files.path("n1.qcow2")
+    output("qemu-io", "-c", "write -P 7 1M 3M", str(path))
+    for size in (2 << 30, 6 << 30):
+        files.grow("n1.qcow2", size)
+        info = json.loads(output("qemu-img", "info", "--output=json", str(path)))
+        assert info["virtual-size"] == files.virtual_size("n1.qcow2") == max(4 << 30, size)
+    output("qemu-io", "-c", "read -P 7 1M 3M", str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_copies_of_disks_have_all_that_these_have(remote: Callable[[], RemoteFiles]) -> None:

@@ -41,7 +41,7 @@ def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcl
 
 def allow(vclust: Vclust, site: Site, egress: str) -> None:
     variables = vclust.inventory / "group_vars/site_local.yml"
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, egress: {egress}}}"
+    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, egress: {egress}}}"
     text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
     assert count == 1
     variables.write_text(text)

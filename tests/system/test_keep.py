@@ -30,7 +30,7 @@ def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcl
     folder = tmp_path_factory.mktemp("keep")
     shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
     variables = folder / "inventory/group_vars/site_local.yml"
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, snapshots: 1}}"
+    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, snapshots: 1}}"
     text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
     assert count == 1
     variables.write_text(text)

@@ -3,23 +3,30 @@
 Verified with virsh, sqlite3 and the nodes' own tools, not with what vclust says of itself.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checker import check
 from machine import BIN, Vclust, output
 
+from vclust_py import router_socket, serving
+from vclust_py.guest import update
 from vclust_py.site import PROJECT, Site
 
 pytestmark = pytest.mark.system
@@ -54,7 +61,9 @@ def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("life")
     shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
     variables = folder / "inventory/group_vars/site_local.yml"
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, lease_grace: 1h, hook: {hook}}}"
+    settings = (
+        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, lease_grace: 1h, hook: {hook}}}"
+    )
     text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
     assert count == 1
     variables.write_text(text)
@@ -75,7 +84,13 @@ def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def keeper(site: Site, hook: Path) -> Iterator[subprocess.Popen[str]]:
     """As the roll-out would have systemd run it."""
-    settings = {"root": str(site.root), "cache_every": 0, "lease_grace": "1h", "hook": str(hook)}
+    settings = {
+        "root": str(site.root),
+        "cache_every": 0,
+        "base_renewal": 0,
+        "lease_grace": "1h",
+        "hook": str(hook),
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "vclust_py.life.keeper"],
         cwd=PROJECT,
@@ -121,6 +136,19 @@ def kill(domain: str) -> None:
     """As a crash of QEMU."""
     (pid,) = output("pgrep", "-f", f"guest={domain},").split()
     os.kill(int(pid), signal.SIGKILL)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """The process and all that it has started, at once."""
+    found = [process.pid]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def test_a_crash_is_seen_at_once_and_healed_by_hand(vclust: Vclust) -> None:
@@ -204,8 +232,13 @@ def test_a_node_more_and_users_in_place(vclust: Vclust, site: Site, keeper: subp
     for node in ("1", "2", "3"):
         assert "uid=1001(bob)" in vclust("ssh", "life", node, "--", "id bob")
     assert "life03\n" in vclust("ssh", "life", "2", "--user", "bob", "--", "ssh life03 hostname")
+    login = [BIN / "vclust", "-i", vclust.inventory, "ssh", "life", "2", "--user", "bob", "--", "sleep 3600"]
+    bob = subprocess.Popen(login, stdin=subprocess.DEVNULL)
+    words = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
+    wait_for("the login", lambda: "sleep 3600" in vclust("ssh", "life", "2", "--", words))
     (vclust.folder / "life.ini").write_text(REQUEST)
     done = vclust.json("apply", str(vclust.folder / "life.ini"))
+    assert bob.wait(60) != 0  # who goes is logged out
     assert done["remove"] == ["life03"]
     assert domains() == before
     assert not list(site.clusters.glob("life.*/life03.*"))
@@ -261,6 +294,93 @@ def test_packages_come_and_go_in_place(vclust: Vclust, site: Site) -> None:
     assert "nmap" not in holds(vclust, "1")
     assert "inactive" in holds(vclust, "2")
     assert domains() == before
+
+
+def test_a_file_costs_a_node_less_by_tcp_than_by_ssh(vclust: Vclust, site: Site, tmp_path: Path) -> None:
+    """As packages come; and nobody has it who does not know the word."""
+    ((segment,),) = rows(site, "SELECT segment FROM clusters WHERE name = 'life' AND destroyed IS NULL")
+    found = json.loads(output("ip", "-netns", str(segment), "-json", "-4", "address", "show", "eth0"))
+    router = found[0]["addr_info"][0]["local"]
+    path = tmp_path / "packages.tar"
+    with tarfile.open(path, "w") as archive:
+        (tmp_path / "some.deb").write_bytes(os.urandom(6_000_000))
+        archive.add(tmp_path / "some.deb", "some.deb")
+    digest = hashlib.sha256((tmp_path / "some.deb").read_bytes()).hexdigest()
+    login = [BIN / "vclust", "-i", vclust.inventory, "ssh", "life", "2", "--root", "--"]
+    spent = dict[str, float]()
+
+    def measured(what: str, command: str, **given: Any) -> str:
+        used = cpu_seconds("life02.life")
+        done = subprocess.run([*login, command], capture_output=True, check=True, **given)
+        spent[what] = cpu_seconds("life02.life") - used
+        return str(done.stdout.decode())
+
+    measured("a first login", "true")
+    measured("a login", "true")
+    assert digest in measured("by ssh", "sha256sum", input=(tmp_path / "some.deb").read_bytes())
+    with serving.offered(path, lambda: router_socket.listening(str(segment), router)) as offer:
+        script = f"{update.fetch(offer)}sha256sum $VCLUST_PACKAGES/some.deb; rm -r $VCLUST_PACKAGES\n"
+        assert digest in measured("by TCP", "sh -s", input=script.encode())
+        wrong = f"printf %033d 0 | bash -c 'exec 3<> /dev/tcp/{router}/{offer.port}; cat >&3; wc -c <&3'"
+        assert vclust("ssh", "life", "--", wrong).split()[-1] == "0"
+        # Nor does another machine, or a process of this one, reach it.
+        with socket.socket() as outside:
+            outside.settimeout(1)
+            assert outside.connect_ex((router, offer.port)) != 0
+    print("\nLIFE CPU-s of a node for 6 MB:", {what: round(seconds, 2) for what, seconds in spent.items()})
+    assert spent["by TCP"] < spent["by ssh"]
+
+
+LARGER = REQUEST.replace("RAM: 512MB", "RAM: 640MB\nCPUs: 2\nDisk: 6GB")
+
+
+def size(vclust: Vclust, node: str) -> list[int]:
+    """CPUs, MB of memory and of the root's file system, as the node sees them."""
+    memory = "awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo"
+    words = f"nproc; {memory}; df --output=size -m / | tail -n 1"
+    said = vclust("ssh", "life", node, "--", words)
+    return [int(line) for line in said.splitlines() if line.strip().isdigit()]
+
+
+def test_larger_nodes_by_a_restart_of_each(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
+    """The first is left as it is until the second is ready again."""
+    before, small = domains(), size(vclust, "1")
+    uuids = {name: output("virsh", "domuuid", name) for name in before}
+    path = vclust.folder / "life.ini"
+    path.write_text(LARGER)
+    assert "vclust apply --restart" in vclust("apply", str(path), code=2)
+    plan = vclust.json("apply", str(path), "--restart", "--check")
+    assert plan["restart"] == ["life01", "life02"]
+    assert (domains(), size(vclust, "1")) == (before, small)
+    begun = time.monotonic()
+    vclust.json("apply", str(path), "--restart")
+    print(f"\nLIFE two nodes restarted in turn after {time.monotonic() - begun:.1f} s")
+    after = domains()
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+    assert int(after["life01.life"]) > int(after["life02.life"])
+    assert {name: output("virsh", "domuuid", name) for name in after} == uuids
+    for node in ("1", "2"):
+        cpus, memory, disk = size(vclust, node)
+        assert (cpus, disk > small[2] + 1000) == (2, True)
+        assert memory > small[1] + 100
+    console = next(site.clusters.glob("life.*/life02.life.console")).read_text(errors="replace")
+    assert "vclust: installed" not in console  # only the first boot of a node installs
+    assert "work\n" in vclust("ssh", "life", "2", "--", "cat kept")
+    assert "life02\n" in vclust("ssh", "life", "--", "ssh life02 hostname")
+    assert vclust.json("apply", str(path), "--restart")["restart"] == []
+    assert domains() == after
+    # Back, but for the disks; and who does it is ended when the first node has gone.
+    path.write_text(LARGER.replace("RAM: 640MB\nCPUs: 2", "RAM: 512MB\nCPUs: 1"))
+    command = [str(BIN / "vclust"), "-i", str(vclust.inventory), "apply", str(path), "--restart"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_for("the shutdown of a node", lambda: domains() != after)
+    kill_all(running)
+    # Who is ended at that moment leaves a node that has crashed.
+    wait_for("the node", lambda: set(domains()) == set(after) and state(vclust) == "ready")
+    vclust.json("apply", str(path), "--restart")
+    assert [size(vclust, node)[0] for node in ("1", "2")] == [1, 1]
+    assert "work\n" in vclust("ssh", "life", "2", "--", "cat kept")
 
 
 def test_a_lease_from_its_warning_to_its_removal(vclust: Vclust, site: Site, hook: Path) -> None:

@@ -86,6 +86,22 @@ def test_a_request_becomes_a_cluster_on_both_kinds_and_nothing_is_left_of_it(
         ).split()
     assert nodes | {"kvm", "xen", "x86_64-linux-gnu", "Python"} <= set(said), said
 
+    # In place, on both: a package, then memory and disk by a restart of each.
+    with_bc = REQUEST.replace("Packages:", "Packages: bc")
+    with Meter(host) as changing:
+        vclust("apply", vclust.request(NAME, with_bc))
+    said = vclust("ssh", NAME, "--", "mpiexec -n 2 sh -c 'echo 6*7 | bc'")
+    assert said.split().count("42") == 2, said
+    other = with_bc.replace("RAM: 512MB", "RAM: 448MB\nDisk: 5GB")
+    with Meter(host) as restarting:
+        vclust("apply", "--restart", vclust.request(NAME, other))
+    for node in ("1", "2"):
+        words = "awk '/^MemTotal:/ { print $2 }' /proc/meminfo; df --output=size -B 1MB / | tail -n 1"
+        memory, disk = map(int, vclust("ssh", NAME, node, "--", words).split())
+        assert memory < 448 * 10**6 / 1024
+        assert 4500 < disk < 5000
+    print(f"\nMIXED {changing.line('a package')} {restarting.line('both restarted')}")
+
     with Meter(host) as destroying:
         vclust("destroy", NAME)
     phases = " ".join(f"{phase['phase']} {phase['seconds']:.1f}" for phase in shown["phases"])

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.system, pytest.mark.long]
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Vclust:
     folder = tmp_path_factory.mktemp("ready-made")
     shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0}}"
+    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0}}"
     variables = folder / "inventory/group_vars/site_local.yml"
     variables.write_text(re.sub(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M))
     command = Vclust(folder / "inventory", folder)
@@ -140,6 +140,16 @@ def test_jobs_of_the_requests_user(vclust: Vclust) -> None:
         assert sorted(said[2:]) == ["1000", "1000", "compute01", "compute02"]
         cluster.listening(1)
         assert "accounting storage is disabled" in cluster.user(1, "sacct 2>&1 || true")
+        # More CPUs by a restart of each node: what runs there is waited for, and each is used again.
+        (example,) = (PROJECT / "examples").glob("slurm.*")
+        larger = vclust.folder / "larger.yml"
+        larger.write_text(example.read_text().replace("ram: 512MB", "ram: 576MB\n  cpus: 2"))
+        cluster.user(1, "sbatch -w compute02 -o last.out --wrap 'sleep 20; hostname'")
+        vclust("apply", "--restart", larger)
+        assert cluster.user(2, "cat last.out") == "compute02\n"
+        for node in ("compute01", "compute02"):
+            _until(cluster, 1, "sinfo -h -N -o '%n %c %t'", f"{node} 2 idle")
+        assert cluster.user(1, "srun -N 2 -c 2 nproc").split() == ["2", "2"]
 
 
 def test_prometheus_sees_all_nodes(vclust: Vclust) -> None:

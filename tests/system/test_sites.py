@@ -34,7 +34,7 @@ def vclust(site: Site, disk_path: Path, tmp_path: Path) -> Vclust:
     managers: dict[str, Any] = {
         "away": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9},
         "crowded": {"vclust_site": {"root": str(full), "cpu_overcommit": 0}},
-        "spacious": {"vclust_site": {"root": str(site.root), "cache_every": 0}},
+        "spacious": {"vclust_site": {"root": str(site.root), "cache_every": 0, "base_renewal": 0}},
     }
     managers["away"]["vclust_site"] = {}
     children: dict[str, Any] = {

@@ -86,7 +86,7 @@ class Vclust:
         shutil.copytree(PROJECT / "inventories/local", self.inventory)
         variables = self.inventory / "group_vars/site_local.yml"
         lines = [line for line in variables.read_text().splitlines() if not line.startswith("vclust_site:")]
-        settings = {"cache_every": 0, **settings}
+        settings = {"cache_every": 0, "base_renewal": 0, **settings}
         # JSON is YAML too.
         variables.write_text("\n".join([*lines, f"vclust_site: {json.dumps(settings, default=str)}"]))
 

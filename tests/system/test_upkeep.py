@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,10 @@ from machine import BIN
 from repository import Repository
 from shared import inventory
 
+from vclust_py.apt import sources
 from vclust_py.cache import upkeep
-from vclust_py.image.base import ensure_base
+from vclust_py.image import Catalogue
+from vclust_py.image.base import ensure_base, find_base
 from vclust_py.resolve import closure
 from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
@@ -40,7 +44,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root"),
 ]
 
-UNIT = PROJECT / "roles/site_manager/templates/vclust-caches.service.j2"
+UNITS = PROJECT / "roles/site_manager/templates"
 
 
 def quiet(message: str, done: int, total: int) -> None:
@@ -74,32 +78,84 @@ def own(site: Site) -> Iterator[Site]:
     shutil.rmtree(made.root)
 
 
-def test_a_cache_is_built_within_what_the_unit_leaves(own: Site, tmp_path: Path) -> None:
-    with Session(own) as session:
-        assert upkeep.upkeep(session, quiet) == []  # packages are fetched
-    unit = tmp_path / "vclust-caches.service"
+def run_unit(name: str, site: Site, folder: Path, *namespaces: str) -> str:
+    """What the unit prints, run by what it leaves of root's rights."""
+    unit = folder / name
     variables = {
         "site_manager_name": "t",
         "site_manager_python": sys.executable,
-        "_site_manager_root": own.root,
+        "_site_manager_root": site.root,
         "_site_manager_unit": "vclust-upkeep-t",
+        "_site_manager_bases_unit": "vclust-bases-t",
     }
-    unit.write_text(Template(UNIT.read_text()).render(variables))
+    unit.write_text(Template((UNITS / f"{name}.j2").read_text()).render(variables))
     start = next(line for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
+    sandbox = Path(__file__).with_name("sandboxed.py")
     done = subprocess.run(
         [
-            *("unshare", "--mount", "--net", sys.executable, Path(__file__).with_name("sandboxed.py"), unit),
+            *("unshare", "--mount", *namespaces, sys.executable, sandbox, unit),
             *start.removeprefix("ExecStart=").split(),
         ],
         cwd="/",
-        input=json.dumps(own.to_mapping()),
+        input=json.dumps(site.to_mapping()),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("built "), done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_base_image_is_renewed_within_what_the_unit_leaves(
+    own: Site, toys: Repository, tmp_path: Path
+) -> None:
+    """For a package of Debian's that a toy archive for security updates has in a later version."""
+    toy = Repository(own.root / "toy", toys.keys)
+    shutil.copytree(toys.path, toy.path)
+    suite = own.default_suite
+    toy.add("netbase", "99", pool="pool-security")
+    toy.publish(f"{suite}-security", "pool-security")
+    listed = (
+        f"{sources(own, suite)}\nTypes: deb\nURIs: copy:{toy.path}\nSuites: {suite}-security\n"
+        f"Components: main\nSigned-By: {toy.path}/toy.gpg\n"
+    )
+    toy.sources.write_text(listed)
+    with_toy = replace(own, sources=str(toy.sources), base_renewal=60)
+    old = {image.manifest.digest for image in Catalogue(own).images()}
+    newest = max(path.stat().st_mtime for path in own.images.glob("base-*.qcow2"))
+    time.sleep(max(newest + 61 - time.time(), 0))
+    before = subprocess.run(["findmnt", "--list", "--noheadings"], capture_output=True, text=True, check=True)
+    said = run_unit("vclust-bases.service", with_toy, tmp_path)
+    assert said.startswith(f"renewed the base image of {suite} for amd64, for netbase"), said
+    after = subprocess.run(["findmnt", "--list", "--noheadings"], capture_output=True, text=True, check=True)
+    assert after.stdout == before.stdout
+    (new,) = [
+        image
+        for image in Catalogue(own).images()
+        if image.manifest.kind == "base" and image.manifest.digest not in old
+    ]
+    assert "netbase=99" in new.manifest.pinned
+    # The next request starts from it; its file system is whole.
+    lock = closure(["hello"], suite=suite, architecture="amd64", kernel=KERNEL, site=with_toy, report=quiet)
+    found = find_base(with_toy, lock)
+    assert found is not None
+    assert found.base == new
+    raw = own.root / "base.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", new.path, raw], check=True)
+    subprocess.run(["e2fsck", "-f", "-n", raw], check=True, capture_output=True)
+    listing = subprocess.run(
+        ["debugfs", "-R", "stat /usr/bin/sudo", raw], capture_output=True, text=True, check=True
+    ).stdout
+    assert "Mode:  04755" in listing
+    assert run_unit("vclust-bases.service", with_toy, tmp_path) == ""
+
+
+def test_a_cache_is_built_within_what_the_unit_leaves(own: Site, tmp_path: Path) -> None:
+    with Session(own) as session:
+        assert upkeep.upkeep(session, quiet) == []  # packages are fetched
+    said = run_unit("vclust-caches.service", own, tmp_path, "--net")
+    assert said.startswith("built "), said
     assert status(own)["state"] == "done"
     (cache,) = caches(own)
     assert {package.partition("=")[0] for package in cache.packages} == {"hello"}
@@ -228,13 +284,13 @@ def test_on_a_machine_with_systemd(
         before = host.ssh("losetup --all; findmnt --list --noheadings --output TARGET")
 
         # What the timer starts, and what comes behind it.
-        units = f"{unit}.service vclust-caches-toy.service"
+        units = f"{unit}.service vclust-bases-toy.service vclust-caches-toy.service"
         said = host.ssh(
-            f"systemctl start {unit}.service; systemctl start vclust-caches-toy.service; journalctl -o cat -u {unit}"
-            f" -u vclust-caches-toy; systemctl show {units} --property Result",
+            f"systemctl start {unit}.service; systemctl start vclust-bases-toy.service vclust-caches-toy.service;"
+            f" journalctl -o cat -u {unit} -u vclust-caches-toy; systemctl show {units} --property Result",
             timeout=PATIENCE,
         )
-        assert re.findall(r"^Result=(.*)", said, re.MULTILINE) == ["success"] * 2, said
+        assert re.findall(r"^Result=(.*)", said, re.MULTILINE) == ["success"] * 3, said
         assert re.findall(r"^built (1 packages, .*)", said, re.MULTILINE) != [], said
         assert [Path(name).name for name in asked if name.endswith(".deb")] == ["program_1.0_all.deb"]
         assert host.ssh("losetup --all; findmnt --list --noheadings --output TARGET") == before

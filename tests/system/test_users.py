@@ -68,9 +68,8 @@ def users(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[User
     shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    settings = (
-        f"root: {site.root}, cache_every: 0, gateway: {{port: {port}, listen: 127.0.0.1, host: 127.0.0.1}}"
-    )
+    gateway = f"{{port: {port}, listen: 127.0.0.1, host: 127.0.0.1}}"
+    settings = f"root: {site.root}, cache_every: 0, base_renewal: 0, gateway: {gateway}"
     variables = folder / "inventory/group_vars/site_local.yml"
     text = re.sub(r"^vclust_site: .*$", f"vclust_site: {{{settings}}}", variables.read_text(), flags=re.M)
     variables.write_text(text)

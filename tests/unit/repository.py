@@ -38,14 +38,19 @@ class Repository:
             {"root": str(root), "suite": "toy", "sources": str(self.sources), **settings}
         )
 
-    def write_sources(self) -> None:
+    def write_sources(self, suites: str = "toy") -> None:
         self.sources.write_text(
-            f"Types: deb\nURIs: file:{self.path}\nSuites: toy\nComponents: main\n"
+            f"Types: deb\nURIs: file:{self.path}\nSuites: {suites}\nComponents: main\n"
             f"Signed-By: {self.path}/toy.gpg\n"
         )
 
     def add(
-        self, name: str, version: str = "1.0", files: Callable[[Path], None] | None = None, **fields: str
+        self,
+        name: str,
+        version: str = "1.0",
+        files: Callable[[Path], None] | None = None,
+        pool: str = "pool",
+        **fields: str,
     ) -> None:
         """Build a package into the pool; fields' underscores stand for dashes."""
         folder = self.path / "new"
@@ -64,28 +69,35 @@ class Repository:
         )
         if files is not None:
             files(folder)
-        self.pool.mkdir(exist_ok=True)
-        target = self.pool / f"{name}_{version.split(':')[-1]}_all.deb"
+        (self.path / pool).mkdir(exist_ok=True)
+        target = self.path / pool / f"{name}_{version.split(':')[-1]}_all.deb"
         subprocess.run(
             ["dpkg-deb", "--root-owner-group", "-b", folder, target], check=True, capture_output=True
         )
         shutil.rmtree(folder)
 
-    def publish(self) -> None:
+    def secure(self, name: str, version: str, **fields: str) -> None:
+        """Have the package in an archive for security updates, which the sources name from then on."""
+        self.add(name, version, pool="pool-security", **fields)
+        self.publish("toy-security", "pool-security")
+        self.write_sources("toy toy-security")
+
+    def publish(self, suite: str = "toy", pool: str = "pool") -> None:
         """Write and sign the index of what is in the pool."""
-        index = self.path / "dists/toy/main/binary-amd64"
+        dist = f"dists/{suite}"
+        index = self.path / dist / "main/binary-amd64"
         index.mkdir(parents=True, exist_ok=True)
         run = functools.partial(subprocess.run, cwd=self.path, check=True, capture_output=True, text=True)
-        (index / "Packages").write_text(run(["apt-ftparchive", "packages", "pool"]).stdout)
-        options = ["Suite", "toy", "Codename", "toy", "Components", "main", "Architectures", "amd64"]
+        (index / "Packages").write_text(run(["apt-ftparchive", "packages", pool]).stdout)
+        options = ["Suite", suite, "Codename", suite, "Components", "main", "Architectures", "amd64"]
         words = [
             f"-oAPT::FTPArchive::Release::{key}={value}"
             for key, value in zip(options[::2], options[1::2], strict=True)
         ]
-        release = run(["apt-ftparchive", *words, "release", "dists/toy"]).stdout
-        (self.path / "dists/toy/Release").write_text(release)
-        (self.path / "dists/toy/InRelease").unlink(missing_ok=True)
-        self.gpg("--clearsign", "-o", "dists/toy/InRelease", "dists/toy/Release")
+        release = run(["apt-ftparchive", *words, "release", dist]).stdout
+        (self.path / dist / "Release").write_text(release)
+        (self.path / dist / "InRelease").unlink(missing_ok=True)
+        self.gpg("--clearsign", "-o", f"{dist}/InRelease", f"{dist}/Release")
 
     def gpg(self, *words: str) -> None:
         home = {**os.environ, "GNUPGHOME": str(self.keys)}

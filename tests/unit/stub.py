@@ -24,8 +24,8 @@ from vclust_py.site.session import Session
 PHASE = __name__.rpartition(".")[2]
 READY = {"lost": [], "report": ""}
 """What the phase `ready` says."""
-start_nodes = more_nodes = segments = mtu = way_out = package_names = None
-"""`vclust_py.life` takes them from the phases `create` and `place`, and has no nodes here."""
+start_nodes = more_nodes = require_machines = segments = mtu = way_out = package_names = None
+"""`vclust_py.life` takes them from the phases `create`, `place` and `resolve`, and has no nodes here."""
 
 
 def run(session: Session, inputs: Inputs) -> Result:

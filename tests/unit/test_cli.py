@@ -171,7 +171,9 @@ def test_create_and_destroy_as_json(copy: Copy) -> None:
         assert not told.get("unfinished")
 
 
-@pytest.mark.parametrize("words", [("stop",), ("start",), ("heal",), ("renew", "4h"), ("resize", "3")])
+@pytest.mark.parametrize(
+    "words", [("stop",), ("start",), ("heal",), ("renew", "4h"), ("resize", "3"), ("upgrade",)]
+)
 def test_commands_for_the_life_of_a_cluster_that_cannot_have_one(copy: Copy, words: tuple[str, ...]) -> None:
     """With phases that do nothing no cluster has nodes: each says so, in its own words, and ends with its code."""
     command, *rest = words
@@ -186,6 +188,7 @@ def test_commands_for_the_life_of_a_cluster_that_cannot_have_one(copy: Copy, wor
         "heal": "vclust: heal: hello-mpi: got the state requested, expected a cluster that was ready",
         "renew": "vclust: renew: hello-mpi: Lease: has none: nothing ends it",
         "resize": "vclust: resize: hello-mpi: got the state requested, expected a cluster that is ready",
+        "upgrade": "vclust: upgrade: hello-mpi: got the state requested, expected a cluster that is ready",
     }
     assert done.returncode == (0 if command == "start" else 2)
     assert said[command] in done.stdout + done.stderr

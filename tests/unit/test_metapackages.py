@@ -60,6 +60,23 @@ def test_a_whole_file(tmp_path: Path) -> None:
     )
 
 
+def test_what_becomes_of_nodes_that_change(tmp_path: Path) -> None:
+    scripts = "change: again\nleave: |\n  drain\n  wait\nresume: undrain\n"
+    (tmp_path / "demo.yml").write_text(f"{WHOLE}{scripts}")
+    (found,) = metapackages.expand(request("demo"), site(tmp_path))
+    assert (found.change, found.leave, found.resume) == ("again", "drain\nwait", "undrain")
+    (tmp_path / "demo.yml").write_text(f"{WHOLE}resume: []\n")
+    with pytest.raises(RequestError, match=r"resume: got '\[\]', expected lines of shell"):
+        metapackages.expand(request("demo"), site(tmp_path))
+
+
+def test_who_sends_work_away_before_a_restart_says_how_it_comes_back() -> None:
+    """Else nodes would be restarted under what runs there."""
+    for name in SHIPPED:
+        found = metapackages.load(name, [metapackages.SHIPPED])
+        assert (found.leave is None) == (found.resume is None)
+
+
 def test_the_sites_own_come_first(tmp_path: Path) -> None:
     (tmp_path / "mpi.yml").write_text("description: ours\npackages: [openmpi-bin]\n")
     (own, shipped) = metapackages.expand(request("mpi", "slurm"), site(tmp_path))

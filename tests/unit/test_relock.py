@@ -1,15 +1,18 @@
-"""Other packages for nodes that run: what is there keeps its version, what nothing asks for goes."""
+"""The next lock of nodes that run: what is there keeps its version, what nothing asks for goes; and upgrades."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 from cache.cachesite import make_base
-from repository import Repository, lock_of, quiet
+from repository import KERNEL, Repository, lock_of, quiet
 
+from vclust_py.apt import AptRoot
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.image.store import fetch
 from vclust_py.lock import Lock
-from vclust_py.relock import relock
+from vclust_py.relock import relock, upgraded
 from vclust_py.site import Site
 
 
@@ -82,3 +85,81 @@ def test_what_cannot_be(toy: Repository, site: Site) -> None:
     (site.apt / "toy-amd64/fetched").unlink()
     with pytest.raises(VclustError, match=r"fight-b=1\.0:all: neither the package index of toy nor"):
         relock(present, ["fight-b", "full"], site, quiet)
+
+
+def published(toy: Repository, site: Site, *packages: tuple[str, str], **fields: str) -> None:
+    """The archive has these, name and version, as well from now on."""
+    for name, version in packages:
+        toy.add(name, version, **fields)
+    toy.publish()
+    (site.apt / "toy-amd64/fetched").unlink()
+
+
+def test_an_upgrade_brings_everything_but_the_kernel(toy: Repository, site: Site) -> None:
+    present = lock_of(site, "hello")
+    nothing = upgraded(present, site, quiet)
+    assert (nothing.lock, nothing.lacking, nothing.kernel) == (present, {}, "")
+    published(toy, site, ("core", "1.1"), ("libgreet", "1.6"), (KERNEL, "2.0"), ("full", "2.0"))
+    found = upgraded(present, site, quiet)
+    # `core` is in the base, which stays what it is; nobody has `full`.
+    assert versions(found.lock) == {"core": "1.1", "hello": "2:1.5-1", "libgreet": "1.6"}
+    assert (found.lock.base, found.lock.requested) == (present.base, present.requested)
+    assert found.lock.installed()["core"] == "1.1"
+    assert (found.kernel, found.lacking) == (f"{KERNEL}=2.0", {KERNEL: ("2.0", False)})
+    core = next(one for one in found.lock.packages if one.name == "core")
+    assert (len(core.sha256), core.installed_size) == (64, 7 * 1024)
+    # Once more, and from there: the same.
+    fetch(site, found.lock, quiet)
+    assert upgraded(found.lock, site, quiet).lock == found.lock
+
+
+def test_no_kernel_is_upgraded(toy: Repository, site: Site) -> None:
+    """Not that of a version either, which the package named by the request depends on."""
+    toy.add("linux-image-9-toy")
+    toy.publish()
+    AptRoot(site, "toy", "amd64").expire()
+    present = lock_of(site, "linux-image-9-toy")
+    published(toy, site, ("linux-image-9-toy", "2.0"))
+    found = upgraded(present, site, quiet)
+    assert (found.lock, found.kernel) == (present, "linux-image-9-toy=2.0")
+    assert found.held == {KERNEL, "linux-image-9-toy"}
+
+
+def test_an_upgrade_may_need_new_packages_and_removes_none(toy: Repository, site: Site) -> None:
+    present = lock_of(site, "hello", "fight-b")
+    toy.add("libgreet", "1.6", Depends="either")
+    published(toy, site, ("fight-b", "2.0"), Depends="fight-a")
+    found = upgraded(present, site, quiet)
+    assert versions(found.lock) == {
+        "either": "1.0",
+        "fight-b": "1.0",
+        "hello": "2:1.5-1",
+        "libgreet": "1.6",
+    }
+    assert found.lacking == {"fight-b": ("2.0", False)}
+
+
+def test_an_upgrade_looks_for_what_is_there_today(toy: Repository, site: Site) -> None:
+    present = lock_of(site, "hello")
+    stamp = site.apt / "toy-amd64/fetched"
+    toy.add("libgreet", "1.6")
+    toy.publish()
+    assert upgraded(present, site, quiet).lock == present  # fetched a moment ago
+    old = time.time() - 3600
+    os.utime(stamp, (old, old))
+    assert relock(present, ["hello", "full"], site, quiet).installed()["libgreet"] == "1.5+dfsg~1"
+    assert versions(upgraded(present, site, quiet).lock)["libgreet"] == "1.6"
+
+
+def test_an_upgrade_for_security_alone(toy: Repository, site: Site) -> None:
+    present = lock_of(site, "hello")
+    toy.add("core", "1.1")
+    toy.publish()
+    toy.secure(
+        "libgreet", "1.6", Depends="either"
+    )  # the sources are newer than the index, which is fetched again
+    found = upgraded(present, site, quiet, security=True)
+    assert versions(found.lock) == {"either": "1.0", "hello": "2:1.5-1", "libgreet": "1.6"}
+    assert found.lacking == {"core": ("1.1", False)}
+    assert upgraded(found.lock, site, quiet, security=True).lock == found.lock
+    assert versions(upgraded(present, site, quiet).lock) == {**versions(found.lock), "core": "1.1"}

@@ -69,13 +69,29 @@ TEMPLATES = (
         "vclust apply",
         "apply_vcluster.yml",
         "Make a cluster as its request says now: nodes, users, keys, lease",
-        (*surveys.of_request(), _NODES),
+        (
+            *surveys.of_request(),
+            _NODES,
+            surveys.yes_or_no(
+                "vclust_restart", "Restart nodes", "One after the other, for other CPUs, RAM and Disk"
+            ),
+        ),
     ),
     Template(
         "vclust resize",
         "resize_vcluster.yml",
         "Give a cluster more or fewer nodes",
         (_NAME, surveys.number("number", "Nodes", "How many it is to have", 1, MAX_NODES), _NODES),
+    ),
+    Template(
+        "vclust upgrade",
+        "upgrade_vcluster.yml",
+        "Bring the packages of a running cluster to the versions that the site's archives have today",
+        (
+            _NAME,
+            surveys.yes_or_no("vclust_at_once", "All at once", "Not one node after the other"),
+            surveys.yes_or_no("vclust_security", "Security", "Only what is there for security"),
+        ),
     ),
     Template(
         "vclust stop",

@@ -13,6 +13,8 @@ grow        growth chains: the sets that our own policy chooses among
 choose      filling a space with caches, one after another by what they save for what they cost
 policies    which caches to keep: `paper`, `nested` (our default) and others, all behind one function
 rebuild     recomputing: choosing and building them; background: as a process of its own; priority: the least
+renewal     base images made anew for security updates
+package_space  the package store and the package indices within their spaces
 retention   which images may stay, and which go; upkeep: that and the recomputing, when systemd's timer says so
 status      the last recomputation, and what past requests started from
 

@@ -1,4 +1,5 @@
-"""What a site learns in the background, caches, time models and templates: when that is started, and its process.
+"""What a site does in the background, caches, time models, templates, base images: when that is started, and its
+process.
 
 The process is `python -m vclust_py.cache.background [CLUSTER]`, with the site's settings on standard input; with a
 cluster's name it makes the template that its nodes could have started from.
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 
+from vclust_py.cache import package_space, renewal
 from vclust_py.cache.status import due
 from vclust_py.errors import VclustError
 from vclust_py.estimate import is_refit_due
@@ -27,9 +29,8 @@ def start_if_due(session: Session, template_of: str = "") -> bool:
     `template_of`: a cluster whose template is to be made.
     """
     try:
-        return bool(due(session) or is_refit_due(session.store) or template_of) and _start(
-            session, template_of
-        )
+        wanted = due(session) or is_refit_due(session.store) or renewal.is_due(session) or template_of
+        return bool(wanted) and _start(session, template_of)
     except (OSError, VclustError) as error:  # whose cluster is ready shall not hear of it
         _log.warning("caches and estimates are not computed again: %s", error)
         return False
@@ -70,7 +71,9 @@ def main() -> None:
                 refit(session)
             for name in sys.argv[1:]:
                 make(session, name, _tell)
-            if due(session):
+            for line in (*renewal.renew(session, _tell), *package_space.trim(session)):
+                print(line, flush=True)
+            if due(session) or renewal.left_behind(session):
                 rebuild(session, _tell)
     except VclustError as error:
         sys.exit(f"vclust: {error}")

@@ -1,16 +1,17 @@
-"""What recurs on a site manager: VD caches chosen and time models fitted when that is due, images without a place gone,
-updates that clusters lack looked for.
+"""What recurs on a site manager: VD caches chosen and time models fitted when that is due, images and packages without
+a place gone, updates that clusters lack looked for, base images renewed.
 
-The roll-out has systemd run `python -m vclust_py.cache.upkeep` each hour, and after it the same with the word `build`,
-each with the site's settings (JSON) on standard input.  They are two as neither needs all rights: the first one the
-network, the second one mounts.  Where there is no systemd, creations do the same.
+The roll-out has systemd run `python -m vclust_py.cache.upkeep` each hour, and after it the same with the word `renew`,
+then `build`, each with the site's settings (JSON) on standard input.  They are three as none needs all rights: the
+first one has the network, the last one mounts; only renewing base images, which is rarely due, takes both.  Where there
+is no systemd, creations do the same.
 """
 
 import json
 import sys
 
 from vclust_py import fitting
-from vclust_py.cache import rebuild, retention, status
+from vclust_py.cache import package_space, rebuild, renewal, retention, status
 from vclust_py.errors import VclustError
 from vclust_py.estimate import is_refit_due
 from vclust_py.image import Report
@@ -27,15 +28,19 @@ def upkeep(session: Session, report: Report) -> list[str]:
     """
     if not session.store.exists:
         return []  # nothing was ever asked of the site
-    done = [f"removed {line}" for line in retention.trim(session)]
+    done = [f"removed {line}" for line in (*retention.trim(session), *package_space.trim(session))]
     if is_refit_due(session.store):
         fitting.refit(session)
         done.append("fitted the time models")
     done += updates.look(session, report)
     if _is_rebuild_due(session):
-        failed = rebuild.fetch_packages(session, report)
-        done += [f"not fetched: {label}: {why}" for label, why in failed.items()]
+        done += _fetch(session, report)
     return done
+
+
+def _fetch(session: Session, report: Report) -> list[str]:
+    failed = rebuild.fetch_packages(session, report)
+    return [f"not fetched: {label}: {why}" for label, why in failed.items()]
 
 
 def build(session: Session, report: Report) -> list[str]:
@@ -50,13 +55,24 @@ def build(session: Session, report: Report) -> list[str]:
     ]
 
 
+def renew(session: Session, report: Report) -> list[str]:
+    """Renew base images when that is due, and fetch what caches over them need; what was done, a line for each."""
+    if not renewal.is_due(session):
+        return []
+    done = renewal.renew(session, report)
+    return done + (_fetch(session, report) if renewal.left_behind(session) else [])
+
+
 def _is_rebuild_due(session: Session) -> bool:
-    return status.due(session) and not status.is_rebuilding(session)
+    return (status.due(session) or renewal.left_behind(session)) and not status.is_rebuilding(session)
+
+
+_WORK = {"": upkeep, "renew": renew, "build": build}
 
 
 def main() -> None:
     keep_interruptions()
-    work = build if sys.argv[1:] == ["build"] else upkeep
+    work = _WORK["".join(sys.argv[1:])]
     try:
         site = Site.from_mapping(json.load(sys.stdin))
         with Session(site) as session:

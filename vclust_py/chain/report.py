@@ -7,8 +7,7 @@ from typing import Any
 
 from vclust_py.chain import Keys, Outcome, Progress
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT
-from vclust_py.hypervisor.certificates import ROLL_OUT
+from vclust_py.hypervisor import HOST_ROOT, ROLL_OUT
 from vclust_py.site import Site
 
 _HINTS = {

@@ -1,4 +1,4 @@
-"""The commands for the life of a cluster: apply and resize, stop and start, renew, heal, snapshot,
+"""The commands for the life of a cluster: apply and resize, upgrade, stop and start, renew, heal, snapshot,
 restore, capture.
 """
 
@@ -26,7 +26,15 @@ def add_commands(
     applying = add("apply", _apply, "make a cluster as its request says now")
     applying.add_argument("request", type=file, metavar="REQUEST", help="request file, INI or YAML")
     applying.set_defaults(locked=None)
+    applying.add_argument(
+        "--restart",
+        action="store_true",
+        help="nodes may be restarted, one after the other, for other CPUs, RAM and Disk",
+    )
     resizing = add("resize", _resize, "give a cluster more or fewer nodes")
+    upgrading = add(
+        "upgrade", _upgrade, "bring a cluster's packages to the versions that the archives have today"
+    )
     stopping = add("stop", _stop, "shut the nodes of a cluster down; places, disks and keys stay")
     starting = add("start", _start, "start a cluster again that was stopped")
     renewing = add("renew", _renew, "prolong the lease of a cluster")
@@ -39,7 +47,7 @@ def add_commands(
     )
     capturing = add("capture", _capture, "print a request for what packages a running cluster has")
     capturing.add_argument("--meta", action="store_true", help="print a meta package with them instead")
-    for one in (resizing, stopping, starting, renewing, healing, keeping, restoring, capturing):
+    for one in (resizing, upgrading, stopping, starting, renewing, healing, keeping, restoring, capturing):
         one.add_argument(
             "cluster",
             type=typed("reference"),
@@ -58,6 +66,13 @@ def add_commands(
             help="these go where there are to be fewer (default: those with the highest numbers)",
         )
         one.add_argument("--check", action="store_true", help="only say what would change")
+    upgrading.add_argument(
+        "--at-once",
+        action="store_true",
+        help="all nodes side by side (default: each when the one before has it and its services run again)",
+    )
+    upgrading.add_argument("--security", action="store_true", help="only what is there for security")
+    upgrading.add_argument("--check", action="store_true", help="only say what would come")
     healing.add_argument(
         "--forget-host",
         action="append",
@@ -78,7 +93,10 @@ def add_commands(
     restoring.add_argument("tag", type=typed("tag"), metavar="TAG", help="of the snapshot")
     for one in (keeping, restoring):
         one.add_argument("--check", action="store_true", help="only say whether it can be done")
-    for one in (applying, resizing, stopping, starting, renewing, healing, keeping, restoring, capturing):
+    for one in (
+        *(applying, resizing, upgrading, stopping, starting),
+        *(renewing, healing, keeping, restoring, capturing),
+    ):
         one.add_argument("--json", action="store_true", help="print JSON, of an error too")
 
 
@@ -92,10 +110,15 @@ _CHANGE = ("image", "distribute", "create", "teach", "install", "ready")
 """Phases that do what a change of the spec asks of nodes."""
 
 
+_PLANNED = ("add", "remove", "differences", "packages", "restart")
+"""Of what modules tell before a change."""
+
+
 def _apply(arguments: argparse.Namespace) -> int:
     name, variables = playbooks.request(arguments)
     arguments.cluster = reference(name)
-    return _changed("apply", variables, arguments)
+    allowed = {"vclust_restart": True} if arguments.restart else {}
+    return _changed("apply", {**variables, **allowed}, arguments)
 
 
 def _resize(arguments: argparse.Namespace) -> int:
@@ -115,7 +138,7 @@ def _changed(word: str, variables: Mapping[str, Any], arguments: argparse.Namesp
         return playbooks.failed(outcome, arguments, name=name)
     if module not in outcome.results:
         raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
-    plan = {key: outcome.results[module][key] for key in ("add", "remove", "differences", "packages")}
+    plan = {key: outcome.results[module][key] for key in _PLANNED}
     if not arguments.json:
         for line in _plan(plan):
             print(plain(f"{name}: {line}", MESSAGE), flush=True)
@@ -126,7 +149,8 @@ def _changed(word: str, variables: Mapping[str, Any], arguments: argparse.Namesp
             f"{name}: that would change" if any(plan.values()) else f"{name}: as it should be",
         )
     follow = Follow(cluster_progress(arguments.cluster["name"]))
-    outcome = playbooks.run(playbook, variables, arguments, phases=(word, *_CHANGE), follow=follow)
+    phases = (word, *(("restart",) if plan["restart"] else ()), *_CHANGE)
+    outcome = playbooks.run(playbook, variables, arguments, phases=phases, follow=follow)
     playbooks.warn(outcome.results.get("vclust_teach", {}))
     if outcome.exit_code:
         again = "say it again to go on where it was left"
@@ -144,10 +168,52 @@ def _plan(plan: Mapping[str, Any]) -> list[str]:
     for key, text in (("install", "packages that come"), ("remove", "packages that go")):
         if packages.get(key):
             lines.append(f"{text}: {', '.join(packages[key])}")
+    if plan["restart"]:
+        lines.append(f"these nodes restart, one after the other: {', '.join(plan['restart'])}")
     if plan["remove"]:
         lines.append(f"these nodes go: {', '.join(plan['remove'])}")
     if plan["add"]:
         lines.append(f"new nodes: {', '.join(f'{node} on {host}' for node, host in plan['add'].items())}")
+    return lines
+
+
+def _upgrade(arguments: argparse.Namespace) -> int:
+    """Say what comes, which takes a run of its own, then do it."""
+    name = _name(arguments)
+    variables = {f"vclust_{word}": True for word in ("at_once", "security") if getattr(arguments, word)}
+    outcome = _run("upgrade_vcluster.yml", arguments, ("upgrade",), variables, check=True)
+    if outcome.exit_code:
+        return playbooks.failed(outcome, arguments, name=name)
+    result = outcome.results["vclust_upgrade"]
+    plan = {key: result[key] for key in ("packages", "kept", "kernel", "absent")}
+    if not arguments.json:
+        for line in _upgrade_plan(plan):
+            print(plain(f"{name}: {line}", MESSAGE), flush=True)
+    if arguments.check:
+        text = "that would come" if plan["packages"] else "nothing would come"
+        return _done(arguments, plan, f"{name}: {text}")
+    outcome = _run("upgrade_vcluster.yml", arguments, ("upgrade", "teach", "ready"), variables)
+    for module in ("vclust_upgrade", "vclust_teach"):
+        playbooks.warn(outcome.results.get(module, {}))
+    if outcome.exit_code:
+        messages.note("say it again to go on where it was left")
+        return playbooks.failed(outcome, arguments, name=name)
+    late = [*outcome.results["vclust_teach"]["late"], *outcome.results["vclust_upgrade"]["absent"]]
+    text = f"has not come to all nodes: {', '.join(late)}" if late else "its nodes have what its lock says"
+    code = _done(arguments, {**plan, "late": late}, f"{name}: {text}")
+    return 4 if late else code
+
+
+def _upgrade_plan(plan: Mapping[str, Any]) -> list[str]:
+    """What comes, and what does not, in sentences."""
+    lines = [f"packages that come: {', '.join(plan['packages'])}"] if plan["packages"] else []
+    if plan["kept"]:
+        lines.append(f"cannot come without the removal of others: {', '.join(plan['kept'])}")
+    if plan["kernel"]:
+        lines.append(
+            f"the archives have {plan['kernel']}: nodes boot the kernel of their base image, a restart brings no other;"
+            " a new cluster has it once the base image is renewed"
+        )
     return lines
 
 

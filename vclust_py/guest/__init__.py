@@ -9,6 +9,7 @@ cluster_disk  the disk that all nodes of a cluster share: names, users, trust, p
 template      the two disks of a node that others start from as clones
 update        a later generation of that disk brought to a node that runs
 proof         the scripts that try a cluster from its first node, and what their output says
+prover        the proof by these, from the login on, beside the reports of the nodes
 
 A node's own disk is `vclust_py.seed`; the programs that run in nodes are in `vclust_py/image/guest`.
 """

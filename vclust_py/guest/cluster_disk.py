@@ -139,6 +139,15 @@ def changes(cluster: ClusterIdentity) -> dict[str, str]:
     }
 
 
+def resized(cluster: ClusterIdentity) -> dict[str, str]:
+    """Scripts that a node is to run when it has got other CPUs or memory: `changes`, then each `resume`."""
+    return changes(cluster) | {
+        f"resume-{meta.name}": f"set -eu\n{meta.resume}"
+        for meta in cluster.meta_packages
+        if meta.resume is not None
+    }
+
+
 def steps_of(cluster: ClusterIdentity, meta_packages: Iterable[str]) -> dict[str, str]:
     """The steps of these meta packages, by name the text: for a node that has not been told of them."""
     names = set(meta_packages)

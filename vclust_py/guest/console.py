@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
 
 from vclust_py import timing
 from vclust_py.change import Change
@@ -32,8 +34,19 @@ _TOLD_IN_FULL = 4
 """Failed nodes whose reasons are told in full; of more, the names."""
 _ORDER = list(NodeState)
 _POLL = 0.1  # seconds between two looks at the consoles
-_POLL_FAR = 1.0  # where some are on other machines
+_POLL_FAR = 1.0  # at most, where some are on other machines
+_LOOK_FAR = 0.25  # for each of these: a look costs its host, and the last few are looked at more often
 _ALIVE = 5.0  # seconds between two looks at whether the silent nodes still run
+
+
+class Meanwhile(Protocol):
+    """What is done while nodes are waited for."""
+
+    def saw(self, node: str, state: NodeState) -> None:
+        """Of each node after each look."""
+
+    def work(self, seconds: float) -> None:
+        """In place of waiting so long."""
 
 
 @dataclass
@@ -75,6 +88,11 @@ class Watch:
             return seen[len(self.last) :]
         self.position, self.last, self.rest = 0, b"", b""
         return self.console(0)
+
+    def begin(self) -> None:
+        """The node has been started anew, with an empty console."""
+        self.state, self.start, self.detail = NodeState.STARTED, time.time(), ""
+        self.position, self.last, self.rest = 0, b"", b""
 
     def fail(self, why: str) -> None:
         self.state, self.detail = NodeState.FAILED, plain(why, DETAIL, lines=True)
@@ -137,10 +155,16 @@ def follow(
     record: timing.Recorder,
     *,
     least: int | None = None,
+    timeouts: Mapping[str, float] = MappingProxyType({}),
+    instead: Callable[[Watch], bool] = lambda _: False,
+    meanwhile: Meanwhile | None = None,
 ) -> list[Watch]:
     """Read the consoles until every node has reached `goal` or failed; what was seen of those that had not yet.
 
-    Raises VclustError when fewer than `least` nodes are left; default: the request's MinNodes.
+    `timeouts` are the seconds that some nodes have, by their names, where that is not the site's `ready_timeout`.
+    `instead` is asked of each node that fails whether it has started it anew: then that is waited for, too.
+    `meanwhile` works between two looks.  Raises VclustError when fewer than `least` nodes are left; default: the
+    request's MinNodes.
     """
     least = cluster.request.hardware.min_nodes if least is None else least
     folder = clusters.folder(session.store, cluster).name
@@ -157,7 +181,10 @@ def follow(
         if _rank(node.state) < _rank(goal)
     ]
     with ThreadPoolExecutor(fan_out(len(drivers) or 1)) as pool:
-        _wait(session.site.ready_timeout, watches, goal, drivers, record, pool)
+        most = {
+            watch.node.name: timeouts.get(watch.node.name, session.site.ready_timeout) for watch in watches
+        }
+        _wait(most, session.site.ready_timeout, watches, goal, drivers, record, pool, instead, meanwhile)
     record.flush()
     failed = [watch for watch in watches if watch.state is NodeState.FAILED]
     for watch in failed:
@@ -209,26 +236,35 @@ def _unanswered(error: VclustError, position: int) -> bytes:
 
 
 def _wait(
-    timeout: int,
+    timeouts: Mapping[str, float],
+    timeout_anew: float,
     watches: Sequence[Watch],
     goal: NodeState,
     drivers: Mapping[str, Hypervisor],
     record: timing.Recorder,
     pool: ThreadPoolExecutor,
+    instead: Callable[[Watch], bool],
+    meanwhile: Meanwhile | None,
 ) -> None:
-    waiting, deadline, looked = list(watches), time.monotonic() + timeout, time.monotonic()
-    poll = _POLL_FAR if any(watch.node.machine for watch in watches) else _POLL
+    waiting, looked = list(watches), time.monotonic()
+    limits = {name: (seconds, looked + seconds) for name, seconds in timeouts.items()}
     while waiting:
         begun = time.monotonic()
         for watch, lines in zip(waiting, pool.map(Watch.read, waiting), strict=True):
             for word, rest in lines:
                 take(watch, word, rest, record)
+            if meanwhile is not None:
+                meanwhile.saw(watch.node.name, watch.state)
         if time.monotonic() - looked > _ALIVE:
             _look(waiting, drivers)
             looked = time.monotonic()
-        if time.monotonic() > deadline:
-            for watch in waiting:
-                watch.fail(f"no report after {timeout} s; {watch.last_words()}")
+        for watch in waiting:
+            timeout, deadline = limits[watch.node.name]
+            if time.monotonic() > deadline:
+                watch.fail(f"no report after {timeout:g} s; {watch.last_words()}")
+            if watch.state is NodeState.FAILED and instead(watch):
+                watch.begin()
+                limits[watch.node.name] = timeout_anew, time.monotonic() + timeout_anew
         done = [watch for watch in waiting if _rank(watch.state) >= _rank(goal)]
         waiting = [watch for watch in waiting if _rank(watch.state) < _rank(goal)]
         for watch in done:
@@ -240,7 +276,10 @@ def _wait(
             record.report(goal, len(watches) - len(waiting), len(watches))
         if waiting:
             # Thousands of consoles take longer than the pause: half of the time is for those who report.
-            time.sleep(max(poll, min(time.monotonic() - begun, _ALIVE)))
+            far = sum(watch.node.machine is not None for watch in waiting)
+            poll = max(_POLL, min(_LOOK_FAR * far, _POLL_FAR))
+            pause = max(poll, min(time.monotonic() - begun, _ALIVE))
+            (time.sleep if meanwhile is None else meanwhile.work)(pause)
 
 
 def take(watch: Watch, word: str, rest: str, record: timing.Recorder | None = None) -> None:

@@ -1,13 +1,13 @@
 """The proof that a cluster works: one login to its first node tries the way to all others, MPI and the checks.
 
 The first node may have 512 MB, of which a connection takes 2 MB while it lasts: nodes are tried in groups, one after
-the other, so that the number of connections does not grow with the cluster.  The scripts come by standard input: no
-list of names is an argument of a process.
+the other, so that the number of connections does not grow with the cluster.  The scripts come by standard input, line
+by line (`vclust_py.guest.prover`): no list of names is an argument of a process.
 """
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vclust_py import network
 from vclust_py.access import KEY_EXCHANGE
@@ -26,40 +26,45 @@ _GROUP_TIMEOUT = 60.0
 
 # The names are checked host names, so they stand for themselves.  One login to each node: MPI's own ssh goes through
 # the connections that are open already.  MPI runs on the hosts that work: with MinNodes the node's own list may name
-# others.
-_FUNCTIONS = f"""
+# others.  A process costs an emulated node some 0.05 s, so what the shell can do itself it does.
+FUNCTIONS = f"""\
 set -u
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 control="-o ControlPath=$work/%n.master"
 
-log_in() {{ # names on standard input, which stay in $work/group
-  cat > "$work/group"
-  while read -r node; do
-    ssh -o BatchMode=yes -o ConnectTimeout=60 -o {KEY_EXCHANGE} -o ControlMaster=yes -o ControlPersist=20 \\
-      $control "$node" hostname < /dev/null > "$work/$node" 2>&1 &
-  done < "$work/group"
-  wait
-  while read -r node; do
-    echo "vclust: login $node $(tr '\\n' ' ' < "$work/$node")"
-  done < "$work/group"
+try() {{ # NODE ATTEMPTS: a login, once a second until its sshd listens; it stays open
+  {{
+    ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=60 \\
+      -o ConnectionAttempts="$2" -o {KEY_EXCHANGE} -o ControlMaster=yes -o ControlPersist=60 $control "$1" hostname \\
+      < /dev/null > "$work/$1.said" 2>&1
+    said=
+    while IFS= read -r line || [ -n "$line" ]; do said="$said $line"; done < "$work/$1.said"
+    echo "vclust: login $1$said"
+  }} &
 }}
 
-run_mpi() {{ # FIRST COUNT NUMBER
-  command -v mpiexec > /dev/null || {{ echo "vclust: mpi $3 none"; return; }}
-  program=/usr/libexec/vclust/mpi-hello
-  [ -x $program ] || program=hostname
-  {{ echo "$1"; cat "$work/group"; }} > "$work/hosts"
-  export HYDRA_HOST_FILE="$work/hosts" OMPI_MCA_orte_default_hostfile="$work/hosts"
-  export PRTE_MCA_prte_default_hostfile="$work/hosts"
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  export HYDRA_LAUNCHER_EXTRA_ARGS="$control" OMPI_MCA_plm_rsh_args="$control"
-  mpiexec -n "$2" $program < /dev/null 2>&1 | sed "s/^/vclust: mpi $3 /"
+leave() {{ # NODE
+  ssh $control -O exit "$1" < /dev/null > /dev/null 2>&1
 }}
 
-log_out() {{ # before the next group; the last one's connections end by themselves
-  while read -r node; do
-    ssh $control -O exit "$node" < /dev/null > /dev/null 2>&1
-  done < "$work/group"
+node() {{ # NODE: one of those that the next MPI program runs on
+  echo "$1" >> "$work/hosts"
+}}
+
+mpi() {{ # NUMBER COUNT
+  if command -v mpiexec > /dev/null; then
+    program=/usr/libexec/vclust/mpi-hello
+    [ -x $program ] || program=hostname
+    export HYDRA_HOST_FILE="$work/hosts" OMPI_MCA_orte_default_hostfile="$work/hosts"
+    export PRTE_MCA_prte_default_hostfile="$work/hosts"
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export HYDRA_LAUNCHER_EXTRA_ARGS="$control" OMPI_MCA_plm_rsh_args="$control"
+    mpiexec -n "$2" $program < /dev/null 2>&1 |
+      while IFS= read -r line || [ -n "$line" ]; do echo "vclust: mpi $1 $line"; done
+  else echo "vclust: mpi $1 none"
+  fi
+  : > "$work/hosts"
+  echo "vclust: done mpi $1"
 }}
 
 check() {{ # NAME NODES COMMAND
@@ -68,41 +73,51 @@ check() {{ # NAME NODES COMMAND
     echo "vclust: check $1 failed: exit status $?"
     printf '%s\\n' "$output" | tail -n {CHECK_LINES} | sed "s/^/vclust: check $1 said: /"
   fi
+  echo "vclust: done check $1"
 }}
 """
+"""What the first node's `sh -s` is given first.  Each function says in a line of `LINE` what it has come to."""
+LINE = re.compile(r"^vclust: (login|mpi|check|done) (.*)$", re.MULTILINE)
 
 
-def groups(names: Sequence[str]) -> list[list[str]]:
-    """The names in groups of at most GROUP; every group begins with the first one, from which all others are tried."""
-    first, *others = names
-    size = GROUP - 1
-    return [[first, *others[start : start + size]] for start in range(0, max(len(others), 1), size)]
+def greeting(first: str) -> str:
+    """The functions, and the first line that the node `first` is to say."""
+    return f'{FUNCTIONS}echo "vclust: login {first} $(hostname)"\n'
+
+
+def tries(names: Sequence[str], attempts: int) -> str:
+    """Logins to these nodes, side by side."""
+    return "".join(f"try {name} {attempts}\n" for name in names)
+
+
+def mpi_run(number: int, names: Sequence[str]) -> str:
+    """An MPI program over these nodes, the first one leads."""
+    return "".join(f"node {name}\n" for name in names) + f"mpi {number} {len(names)}\n"
+
+
+def check_runs(checks: Sequence[MetaPackage], nodes: int) -> str:
+    """The checks of these meta packages, which are told how many nodes there are."""
+    return "".join(f"check {one.name} {nodes} {shlex.quote(one.check or '')}\n" for one in checks)
 
 
 def timeout(names: Sequence[str]) -> float:
     """Seconds after which the proof counts as hung."""
-    return _FIRST_GROUP_TIMEOUT + _GROUP_TIMEOUT * (len(groups(names)) - 1)
-
-
-def script(names: Sequence[str], checks: Sequence[MetaPackage]) -> str:
-    """What the first of the nodes `names` is to run, as the cluster's user, to try them all; to be given to `sh -s`."""
-    tries = []
-    for number, (first, *others) in enumerate(groups(names)):
-        listed = "".join(f"{name}\n" for name in others)
-        tries.append(f"log_in << 'END'\n{listed}END\nrun_mpi {first} {len(others) + 1} {number}\n")
-    said = f'echo "vclust: login {names[0]} $(hostname)"\n'
-    asked = "".join(
-        f"check {bundle.name} {len(names)} {shlex.quote(bundle.check or '')}\n" for bundle in checks
-    )
-    return _FUNCTIONS + said + "log_out\n".join(tries) + asked
+    return _FIRST_GROUP_TIMEOUT + _GROUP_TIMEOUT * (max(len(names) - 2, 0) // (GROUP - 1))
 
 
 def judge(
-    cluster: str, output: str, names: Sequence[str], checks: Sequence[MetaPackage]
+    cluster: str,
+    output: str,
+    names: Sequence[str],
+    runs: Mapping[int, Sequence[str]],
+    checks: Sequence[MetaPackage],
 ) -> dict[str, object]:
-    """What the script's output proves.  Raises VclustError with what did not work."""
-    said: dict[str, list[str]] = {"login": [], "mpi": [], "check": []}
-    for word, rest in re.findall(r"^vclust: (login|mpi|check) (.*)$", output, re.MULTILINE):
+    """What the output proves of the nodes `names`; `runs` are the nodes of each MPI run that counts, by its number.
+
+    Raises VclustError with what did not work.
+    """
+    said: dict[str, list[str]] = {"login": [], "mpi": [], "check": [], "done": []}
+    for word, rest in LINE.findall(output):
         said[word].append(rest.strip())
     expected = {f"{node} {node}" for node in names}
     if missing := expected - set(said["login"]):
@@ -116,7 +131,7 @@ def judge(
             else None,
         )
     has_mpi = False
-    for number, group in enumerate(groups(names)):
+    for number, group in runs.items():
         prefix = f"{number} "
         lines = [line.removeprefix(prefix) for line in said["mpi"] if f"{line} ".startswith(prefix)]
         if lines == ["none"]:
@@ -124,6 +139,8 @@ def judge(
         has_mpi = True
         if not mpi_reaches(lines, group):
             raise VclustError(f"{cluster}: MPI does not reach every node:\n  " + "\n  ".join(lines))
+    if left := sorted(set(names).difference(*runs.values())):
+        raise VclustError(f"{cluster}: MPI was not tried on {', '.join(left)}")
     for bundle in checks:
         if f"{bundle.name} passed" not in said["check"]:
             raise VclustError(_failed(cluster, bundle, said["check"]))

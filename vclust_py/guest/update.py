@@ -11,9 +11,42 @@ from types import MappingProxyType
 
 from vclust_py.errors import VclustError
 from vclust_py.guest.tar import File, packed
+from vclust_py.serving import Offer
 
 _PARTS = ("files.tar.gz", "passwd", "shadow", "group", "groups", "environment")
 """Files of the disk that it goes by; the others are for nodes that are being made."""
+
+REACHED = "vclust: reached"
+"""What a node says before anything of it is changed."""
+
+# Which services run files that packages have replaced, and their restart.  Not those that a running system does not
+# bear, nor consoles: for them the node must be restarted.  $proc and $kept are paths.
+RESTART = r"""
+stale() {
+    grep -l -s -E ' /(usr|lib|opt|s?bin).* \(deleted\)$' "$proc"/[0-9]*/maps | sed 's/maps$/cgroup/' |
+        xargs -r cat 2> /dev/null |
+        sed -n 's,^0::/system\.slice/\([^/]*\.slice/\)*\([^/]*\.service\)\(/.*\)*$,\2,p' |
+        grep -v -E '^(dbus|systemd-logind|vclust-.*|(serial-)?getty@.*)\.service$' | sort -u
+}
+restart_stale() {
+    if grep -q -s -E ' /(usr|lib).* \(deleted\)$' "$proc/1/maps"; then
+        systemctl daemon-reexec
+    fi
+    # They are written down: who is interrupted here has to find those again that do not run.
+    { stale; cat "$kept" 2> /dev/null; } | sort -u > "$kept.new" && mv "$kept.new" "$kept"
+    while read -r unit; do
+        systemctl restart "$unit" < /dev/null || :
+    done < "$kept"
+    [ ! -s "$kept" ] || sleep 2 # a simple service counts as started before it has read its settings
+    while read -r unit; do
+        state=$(systemctl is-active "$unit" < /dev/null) || :
+        case $state in # some end by themselves when nobody needs them: they are inactive
+            failed | activating | maintenance) fail "service $unit: does not run with its new packages" ;;
+        esac
+    done < "$kept"
+    rm "$kept"
+}
+"""
 
 # $root is for tests: in a node it is empty.  A handful of processes: each costs some 0.05 s when emulated.
 _SCRIPT = r"""
@@ -36,6 +69,7 @@ old=$root/var/lib/vclust/expected new=$work/expected
 [ "$(cat "$root/etc/vclust/generation")" -lt $generation ] || { echo "vclust: generation $generation"; exit 0; }
 tar -x -z -O -f "$work/files.tar.gz" var/lib/vclust/expected > "$new"
 
+@RESTART@
 wants() { # units that something starts at boot
     for unit in "$root"/etc/systemd/system/*.wants/*; do echo "${unit##*/}"; done
 }
@@ -148,12 +182,36 @@ if [ -e "$wanted" ]; then # what has come starts as it will at the next boot
     [ -n "$root" ] || [ -z "$units" ] || systemctl start --no-block $units || :
     rm "$wanted"
 fi
+if [ -n "$packages" ] && [ -e "$packages/replaces" ] && [ -z "$root" ]; then
+    proc=/proc kept=/var/lib/vclust/restarting
+    restart_stale
+fi
 # Services are told of other nodes.
 [ -z "$others" ] || run_scripts "$work/scripts"
 echo $generation > "$root/etc/vclust/generation.new"
 chmod 0644 "$root/etc/vclust/generation.new"
 mv "$root/etc/vclust/generation.new" "$root/etc/vclust/generation"
 echo "vclust: generation $generation"
+"""
+
+# No program's arguments have the token: others in the node could read it there.
+_FETCH = r"""
+umask 077
+VCLUST_PACKAGES=$(mktemp -d -p /var/tmp) && export VCLUST_PACKAGES || exit 1
+cat > "$VCLUST_PACKAGES/token" << 'END'
+@TOKEN@
+END
+why=$(timeout 3000 bash -c 'cd "$VCLUST_PACKAGES" && exec 3<> /dev/tcp/@ADDRESS@/@PORT@ && cat token >&3 &&
+    head -c @SIZE@ <&3 > all.tar' 2>&1 < /dev/null) || :
+case $(b2sum "$VCLUST_PACKAGES/all.tar" 2> /dev/null) in
+    "@DIGEST@ "*) why=$(tar -x -C "$VCLUST_PACKAGES" -f "$VCLUST_PACKAGES/all.tar" 2>&1) ;;
+    *) false ;;
+esac || {
+    rm -rf "$VCLUST_PACKAGES"
+    echo "vclust: failed packages: cannot be fetched from @ADDRESS@:@PORT@: $(echo "${why:-cut off}" | tail -n 1)"
+    exit 1
+}
+rm "$VCLUST_PACKAGES/all.tar" "$VCLUST_PACKAGES/token"
 """
 
 
@@ -173,18 +231,26 @@ def script(
     for name, scripts in (("scripts", changes), ("new", new)):
         files.append(File(name, "".join(f"{one}\n" for one in scripts).encode(), 0o600))
     text = base64.encodebytes(packed(files)).decode("ascii").rstrip("\n")
-    return _SCRIPT.replace("@PARTS@", text).replace("@GENERATION@", str(generation))
+    whole = _SCRIPT.replace("@RESTART@", RESTART.strip())
+    return whole.replace("@PARTS@", text).replace("@GENERATION@", str(generation))
 
 
-def unpack(size: int) -> str:
-    """What a node's shell does first where packages come: a tar file of `size` bytes, and then the script.
+def fetch(offer: Offer) -> str:
+    """What comes before `script` where packages do: a tar file, which the node fetches from its router.
 
     The packages are where VCLUST_PACKAGES says.  They are on the disk: /tmp may be memory.
     """
-    return (
-        "umask 077; VCLUST_PACKAGES=$(mktemp -d -p /var/tmp) && export VCLUST_PACKAGES &&"
-        f' head -c {size} | tar -x -C "$VCLUST_PACKAGES" && exec'
-    )
+    words = {
+        "@TOKEN@": offer.token,
+        "@ADDRESS@": offer.address,
+        "@PORT@": str(offer.port),
+        "@SIZE@": str(offer.size),
+        "@DIGEST@": offer.digest,
+    }
+    text = _FETCH
+    for word, value in words.items():
+        text = text.replace(word, value)
+    return text
 
 
 def judge(node: str, output: str, generation: int) -> None:

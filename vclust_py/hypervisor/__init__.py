@@ -25,6 +25,8 @@ from vclust_py.errors import VclustError
 from vclust_py.network_hook import MTU
 from vclust_py.site import Site
 
+ROLL_OUT = "run the roll-out: ansible-playbook playbooks/site.yml"
+"""What people are told to do about a host."""
 HOST_ROOT = Path("/var/lib/vclust")
 """Where a host that is not the site manager keeps its files; the roll-out makes it (role vm_host)."""
 
@@ -170,6 +172,17 @@ class Files(Protocol):
         """
         ...
 
+    def virtual_size(self, name: str) -> int:
+        """Bytes of the disk that the cluster's qcow2 file `name` is to a guest; it may be in use."""
+        ...
+
+    def grow(self, name: str, size: int) -> None:
+        """Make the disk that the cluster's qcow2 file `name` is, which nobody uses, `size` bytes long.
+
+        No change when it is as long already.
+        """
+        ...
+
     def blank(self, name: str, size: int) -> None:
         """Make the empty qcow2 file `name`, for root only; no change when it is there."""
         ...
@@ -218,8 +231,7 @@ class Forking(Protocol):
         ...
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
-        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity, then for its
-        report.
+        """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity.
 
         It is defined as one that boots: started again, it does.  Its disks must be like the template's.
         """
@@ -262,6 +274,10 @@ class Hypervisor(Protocol):
 
     def processor_seconds(self) -> dict[str, float]:
         """By UUID of each domain that runs what it has used of processors since its start."""
+        ...
+
+    def machine(self, uuid: str) -> tuple[int, int] | None:
+        """Virtual CPUs and bytes of memory that the domain was started with; None when it does not run."""
         ...
 
     def files(self, folder: str) -> Files:

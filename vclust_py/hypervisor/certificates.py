@@ -12,9 +12,9 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from vclust_py.errors import VclustError
+from vclust_py.hypervisor import ROLL_OUT
 from vclust_py.x509 import is_issued_by, revoked
 
-ROLL_OUT = "run the roll-out: ansible-playbook playbooks/site.yml"
 _TIMEOUT = 10.0
 
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import libvirt
 
 from vclust_py.errors import NoAnswerError, VclustError
-from vclust_py.hypervisor import Host, certificates
+from vclust_py.hypervisor import ROLL_OUT, Host
 
 _T = TypeVar("_T")
 
@@ -208,7 +208,7 @@ def _reach(host: Host) -> None:
     except ConnectionRefusedError as error:
         raise VclustError(
             f"{host.name}: libvirt does not listen at {parts.hostname} port {port}",
-            f"on {host.name}: systemctl status libvirtd libvirtd-tls.socket; or: {certificates.ROLL_OUT}",
+            f"on {host.name}: systemctl status libvirtd libvirtd-tls.socket; or: {ROLL_OUT}",
         ) from error
     except OSError as error:
         why = (
@@ -227,10 +227,10 @@ def _refused(host: Host, error: libvirt.libvirtError) -> VclustError:
     parts = urlsplit(host.uri)
     folder = parse_qs(parts.query).get("pkipath")
     if parts.hostname and folder and parts.scheme.endswith("+tls"):
+        from vclust_py.hypervisor import certificates  # with X.509: only what fails needs it
+
         found = certificates.fault(host.name, Path(folder[0]), parts.hostname, parts.port or _PORTS["tls"])
         if found:
             return found
-        return VclustError(
-            f"{host.name}: its libvirt refuses this site manager: {error}", certificates.ROLL_OUT
-        )
+        return VclustError(f"{host.name}: its libvirt refuses this site manager: {error}", ROLL_OUT)
     return VclustError(f"{host.name}: connect: libvirt: {error}")

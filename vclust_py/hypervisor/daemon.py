@@ -3,18 +3,21 @@
 import contextlib
 import fcntl
 import os
+import platform
 import select
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from vclust_py.errors import VclustError
 from vclust_py.run import run
+from vclust_py.site.settings import PROJECT
 
 _RUN = Path("/run/libvirt")
 _SOCKETS = {"virtlogd": _RUN / "virtlogd-sock", "libvirtd": _RUN / "libvirt-sock"}
@@ -53,6 +56,28 @@ def ensure(*, kvm: bool) -> None:
         for name, path in _SOCKETS.items():
             if not _answers(path):
                 _start(name, kvm=kvm)
+
+
+def begin() -> None:
+    """Start what does not run, in a process of its own, where this machine has QEMU.
+
+    Who comes to need it finds it there, or waits for that process in `ensure`.
+    """
+    if all(map(_answers, _SOCKETS.values())) or shutil.which(_emulator()) is None:
+        return
+    subprocess.Popen(
+        [sys.executable, "-m", "vclust_py.hypervisor.daemon"],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _emulator() -> str:
+    return f"qemu-system-{platform.machine()}"
 
 
 @contextlib.contextmanager
@@ -125,3 +150,15 @@ def _end(pid: int) -> None:
         select.select([process], [], [], _STOP_TIMEOUT)
     finally:
         os.close(process)
+
+
+def main() -> None:
+    """What `begin` starts.  Who needs the daemons tells why they do not come up."""
+    from vclust_py.hypervisor import kvm
+
+    with contextlib.suppress(VclustError):
+        ensure(kvm=kvm.works(_emulator()))
+
+
+if __name__ == "__main__":
+    main()

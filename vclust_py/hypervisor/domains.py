@@ -1,6 +1,7 @@
 """What the drivers do alike with a domain, through libvirt."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 from xml.etree import ElementTree
@@ -82,6 +83,20 @@ class Domains:
             return seconds
 
         return self._connection.call("processor time", work)
+
+    def machine(self, uuid: str) -> tuple[int, int] | None:
+        def work(connection: Any) -> tuple[int, int] | None:
+            found = _lookup(connection.lookupByUUIDString, uuid)
+            if found is None or not found.isActive():
+                return None
+            xml = parsed(found.XMLDesc())
+            numbers = [xml.findtext(name, "") for name in ("vcpu", "memory")]
+            if not all(re.fullmatch("[0-9]{1,15}", number) for number in numbers):
+                raise VclustError(f"{self._host.name}: domain {uuid}: got no numbers of CPUs and memory")
+            cpus, memory = map(int, numbers)
+            return cpus, memory * 1024  # libvirt writes KiB, whatever it was given
+
+        return self._connection.call(f"look at domain {uuid}", work)
 
     def versions(self) -> dict[str, str]:
         def work(connection: Any) -> dict[str, str]:

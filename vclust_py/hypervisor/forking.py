@@ -105,8 +105,7 @@ class LocalForking:
             self._load(domain, started, state)
             say(f"go {time.time():.6f}\n")
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
-            for word in ("installed", "ready"):
-                self._hear(domain, console, word, timeout, wrong="installer")
+            self._hear(domain, console, "installed", timeout, wrong="installer")
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)

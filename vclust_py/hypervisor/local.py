@@ -70,6 +70,19 @@ class LocalFiles:
             draft.chmod(0o600)  # it will hold keys and hashes; libvirt changes its owner, not its mode
             draft.rename(path)
 
+    def virtual_size(self, name: str) -> int:
+        path = self.path(name)
+        try:
+            with open(path, "rb") as file:  # QEMU's docs/interop/qcow2.txt
+                return int.from_bytes(file.read(32)[24:], "big")
+        except OSError as error:
+            raise VclustError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def grow(self, name: str, size: int) -> None:
+        if self.virtual_size(name) < size:
+            with naming_full_disk(self._folder):
+                run(["qemu-img", "resize", "-q", "-f", "qcow2", self.path(name), str(size)])
+
     def blank(self, name: str, size: int) -> None:
         path = self.path(name)
         if path.exists():

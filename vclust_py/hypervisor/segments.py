@@ -12,8 +12,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Host, Segment
-from vclust_py.hypervisor.certificates import ROLL_OUT
+from vclust_py.hypervisor import ROLL_OUT, Host, Segment
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import Element, absent, add, as_text, parsed
 from vclust_py.hypervisor.storage import Pool

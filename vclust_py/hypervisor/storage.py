@@ -13,8 +13,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT, Host
-from vclust_py.hypervisor.certificates import ROLL_OUT
+from vclust_py.hypervisor import HOST_ROOT, ROLL_OUT, Host
 from vclust_py.hypervisor.connection import CALL_TIMEOUT, Connection
 from vclust_py.hypervisor.domains import absent, add, as_text
 
@@ -225,6 +224,35 @@ class Pool:
             f"length of {self.folder / name}", lambda connection: self._use(connection, work)
         )
 
+    def virtual_size(self, name: str) -> int:
+        """Bytes of the disk that the file is to a guest."""
+
+        def work(pool: Any) -> int:
+            return int(self._looked_up(pool, name).info()[1])
+
+        return self._connection.call(
+            f"size of {self.folder / name}", lambda connection: self._use(connection, work)
+        )
+
+    def grow(self, name: str, size: int) -> None:
+        """Make the disk that the file is `size` bytes long; no change when it is as long already."""
+
+        def work(pool: Any) -> None:
+            volume = self._looked_up(pool, name)
+            if int(volume.info()[1]) < size:
+                with self._naming_full_disk(pool, name):
+                    volume.resize(size)
+
+        self._connection.call(f"grow {self.folder / name}", lambda connection: self._use(connection, work))
+
+    def _looked_up(self, pool: Any, name: str) -> Any:
+        """libvirt's volume, also of a file that came by another way.  Raises libvirtError without one."""
+        volume = _volume(pool, name)
+        if volume is None:
+            self.refresh(pool)
+            volume = pool.storageVolLookupByName(name)
+        return volume
+
     def lacks(self, names: Iterable[str]) -> list[str]:
         """Those of the files that are not there."""
 
@@ -302,10 +330,7 @@ class Pool:
         """
 
         def work(pool: Any) -> None:
-            original = _volume(pool, source)
-            if original is None:
-                self.refresh(pool)
-                original = pool.storageVolLookupByName(source)
+            original = self._looked_up(pool, source)
             xml = self._volume_xml(target, int(original.info()[1]), "qcow2")
             _delete(_volume(pool, target))
             with self._naming_full_disk(pool, target):
@@ -487,6 +512,12 @@ class RemoteFiles:
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
         self._cluster.make_overlay(name, self.image(backing), size, backing_format)
+
+    def virtual_size(self, name: str) -> int:
+        return self._cluster.virtual_size(name)
+
+    def grow(self, name: str, size: int) -> None:
+        self._cluster.grow(name, size)
 
     def blank(self, name: str, size: int) -> None:
         self._cluster.make_blank(name, size)

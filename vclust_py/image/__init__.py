@@ -1,7 +1,7 @@
 """Images: files that never change once made, each with a manifest beside it; a graph of what a node can start from.
 
 manifest   what an image says of itself, and how earlier forms of it are read
-snapshot   what is in a folder of images, read once a process
+snapshot   what is in a folder of images, read once a process; index what the last process has read of it
 catalogue  the images of a site: found, taken in, removed
 recipe     the version of each kind's recipe, and the keys that images are found by
 base       the base image with its kernel and installer, by mmdebstrap; tuning: what it has otherwise than Debian's

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from vclust_py.apt import AptRoot, sources
 from vclust_py.errors import VclustError
 from vclust_py.image import Catalogue, Image, PackageRecord, Report, base_key, file_digest, installer, tuning
+from vclust_py.image.files import open_folder
 from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.image.space import naming_full_disk, require_space
 from vclust_py.image.watching import watched
@@ -293,14 +294,14 @@ def _copy_keys(listed: str, root: Path) -> None:
         for name in line.replace(",", " ").split():
             target = root / name.lstrip("/")
             if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
+                open_folder(target.parent)
                 shutil.copyfile(name, target)
                 target.chmod(0o644)
 
 
 def _add_programs(root: Path) -> None:
     programs = root / "usr/libexec/vclust"
-    programs.mkdir(parents=True)
+    open_folder(programs)
     for names, mode in ((_PROGRAMS, 0o755), (_DATA, 0o644)):
         for name in names:
             shutil.copyfile(installer.GUEST / name, programs / name)

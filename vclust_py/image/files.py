@@ -1,4 +1,4 @@
-"""Digests of files, and files that are safely on the disk."""
+"""Digests of files, files that are safely on the disk, and folders that are open to everybody."""
 
 import hashlib
 import os
@@ -18,3 +18,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_folder(path: Path) -> None:
+    """Make the folder, and those above it that are not there, for everybody to read, whatever the umask."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)

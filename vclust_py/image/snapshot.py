@@ -2,7 +2,7 @@
 
 A process has one snapshot of each folder, whoever asks.  Every look compares the folder's listing and each file's
 inode, size and times with what the last one saw: only a manifest that is new or changed is read, and what other
-processes add or remove is seen at once.
+processes add or remove is seen at once.  What the last look of any process saw is in the `index`.
 """
 
 import contextlib
@@ -14,13 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 from vclust_py.errors import VclustError
+from vclust_py.image import index
 from vclust_py.image.files import file_digest
+from vclust_py.image.index import Indexed, Version
 from vclust_py.image.manifest import EXTENSIONS, Image, Manifest, NewerSchema
 
 _log = logging.getLogger(__name__)
-
-Version = tuple[int, int, int, int]
-"""A file's inode, size, and times in ns: another version of it has others."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,13 @@ class _Entry:
     image_version: Version | None = None
     outcome: Image | Refusal | None = None
 
+    @cached_property
+    def indexed(self) -> Indexed | None:
+        """What the index has of it; None: nothing."""
+        if self.image_version is None or not isinstance(self.outcome, Image):
+            return None
+        return Indexed(self.manifest_version, self.image_version, self.outcome)
+
 
 class Snapshot:
     """The images of one folder; safe to use from several threads."""
@@ -92,6 +98,8 @@ class Snapshot:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._entries: dict[str, _Entry] = {}
+        self._indexed: dict[str, Indexed] | None = None
+        """What is in the index, as far as this process knows; None: it has not looked."""
 
     def look(self) -> View:
         """The images as they are now.  Raises OSError when an image that must be hashed cannot be read."""
@@ -103,6 +111,12 @@ class Snapshot:
             names = {name for name in os.listdir(self.folder) if name.endswith(".json")}
         except FileNotFoundError:
             names = set()
+        if self._indexed is None:
+            self._indexed = index.load(self.folder)
+            for name, known in self._indexed.items():
+                self._entries[name] = _Entry(
+                    known.manifest_version, known.image, known.image_version, known.image
+                )
         for name in self._entries.keys() - names:
             del self._entries[name]
         dated, refusals, newer = [], [], []
@@ -127,6 +141,10 @@ class Snapshot:
                 self.folder,
                 ", ".join(newer),
             )
+        valid = {name: entry.indexed for name, entry in self._entries.items() if entry.indexed is not None}
+        if valid != self._indexed:
+            index.save(self.folder, valid)
+            self._indexed = valid
         dated.sort(key=lambda pair: (pair[0], pair[1].manifest.digest))
         return View(self.folder, tuple(image for _, image in dated), tuple(refusals))
 

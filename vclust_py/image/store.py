@@ -5,6 +5,7 @@ compression of its data: the tar stream inside is the same byte for byte, so own
 are too.
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -37,6 +38,14 @@ def fast_copy(site: Site, package: Package) -> Path:
     return site.packages / "fast" / f"{package.sha256}.deb"
 
 
+def files_of(site: Site) -> dict[str, list[Path]]:
+    """All files of each package in the store, by its sha256."""
+    found: dict[str, list[Path]] = {}
+    for path in (*site.packages.glob("signed/*.deb"), *site.packages.glob("fast/*")):
+        found.setdefault(path.stem, []).append(path)
+    return found
+
+
 def stored(site: Site, package: Package) -> bool:
     """Whether the package need not be downloaded."""
     path = signed_copy(site, package)
@@ -61,6 +70,9 @@ def fetch(site: Site, lock: Lock, report: Report) -> tuple[Path, ...]:
     lock's sha256.  Raises VclustError for what cannot be had.
     """
     site.make_directories()
+    for package in lock.packages:  # the least recently used go when there is no space for them
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(fast_copy(site, package))
     wanted = [package for package in lock.packages if not _packed(site, package)]
     if wanted:
         with site.file_lock("packages"), naming_full_disk(site.packages):

@@ -6,6 +6,8 @@ Everything here is administration that a Debian user knows: drop-ins, disabled o
 import os
 from pathlib import Path
 
+from vclust_py.image.files import open_folder
+
 _UNITS = "etc/systemd/system"
 
 FILES = {
@@ -59,6 +61,29 @@ MASKED = (
     "getty-static.service",
 )
 
+EXECUTOR = "usr/lib/systemd/systemd-executor"
+"""systemd 254 and later (Debian 13) starts every process through this program, which costs an emulated node as much
+again as the process: there what does nothing in a node is masked, too."""
+
+MASKED_WITH_EXECUTOR = (
+    # The same program does the same for all of /dev a moment later.
+    "systemd-tmpfiles-setup-dev-early.service",
+    # Settings of udev from the firmware or the hypervisor: a node is given none.
+    "systemd-udev-load-credentials.service",
+    # Kernel objects by mkdir, and the list of FUSE mounts: root can load and mount them. Each takes a modprobe more.
+    "sys-kernel-config.mount",
+    "sys-fs-fuse-connections.mount",
+)
+
+GENERATORS_MASKED_WITH_EXECUTOR = (
+    # Ways in by vsock and by a socket of the node's own, beside the cluster's.
+    "systemd-ssh-generator",
+    # No TPM, no partitions to be found, nothing to resume from.
+    "systemd-tpm2-generator",
+    "systemd-gpt-auto-generator",
+    "systemd-hibernate-resume-generator",
+)
+
 REMOVED = (
     # Disabled, as by `systemctl disable`: no screen, no EFI crash store, no LVM snapshots to scrub.
     f"{_UNITS}/getty.target.wants/getty@tty1.service",
@@ -98,18 +123,23 @@ def tune(root: Path, sources: str) -> None:
                 path.unlink()
     for name, text in {**FILES, "etc/apt/sources.list.d/vclust.sources": sources}.items():
         path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        open_folder(path.parent)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
-    for unit in MASKED:
-        path = root / _UNITS / unit
-        path.parent.mkdir(exist_ok=True)
+    masked = [f"{_UNITS}/{unit}" for unit in MASKED]
+    if (root / EXECUTOR).exists():
+        masked += [f"{_UNITS}/{unit}" for unit in MASKED_WITH_EXECUTOR]
+        masked += [f"etc/systemd/system-generators/{name}" for name in GENERATORS_MASKED_WITH_EXECUTOR]
+    for name in masked:
+        path = root / name
+        open_folder(path.parent)
         path.unlink(missing_ok=True)
         path.symlink_to("/dev/null")
     # As new as /usr: systemd need not go through users and files to be made once more (ConditionNeedsUpdate).
     made = (root / "usr").stat().st_mtime_ns
     for name in ("etc/.updated", "var/.updated"):
         (root / name).touch()
+        (root / name).chmod(0o644)
         os.utime(root / name, ns=(made, made))
 
 

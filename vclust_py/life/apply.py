@@ -1,9 +1,9 @@
 """A cluster that is made gets another request: its spec and its places first, then phases do what that asks of nodes.
 
-Nodes more or fewer, packages, users and their keys, lease and healing change in place; what else differs is refused.
+Nodes more or fewer, packages, users and their keys, lease and healing change in place; CPUs, memory and disk by a
+restart of each node (`vclust_py.life.restart`), where that is allowed.  What else differs is refused.
 """
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,17 +12,16 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from vclust_py import metapackages
-from vclust_py.access import program_login
 from vclust_py.change import Change
 from vclust_py.errors import RequestError
 from vclust_py.image.builder import disk_size
-from vclust_py.life import lease, packages
+from vclust_py.life import lease, leave, packages, restart
 from vclust_py.lock import Lock
 from vclust_py.monitor import Survey, survey
 from vclust_py.nodes import domain_name, drivers_for, overlay, seed_disk, snapshot_file
 from vclust_py.phases import Inputs, Phase, Result
 from vclust_py.phases.create import segments
-from vclust_py.phases.place import more_nodes
+from vclust_py.phases.place import more_nodes, require_machines
 from vclust_py.phases.resolve import package_names
 from vclust_py.relock import relock
 from vclust_py.request import Request
@@ -31,7 +30,6 @@ from vclust_py.request.model import KEYS
 from vclust_py.request.values import size_text
 from vclust_py.site import changes, clusters, snapshots
 from vclust_py.site.clusters import Cluster, Node
-from vclust_py.site.describe import way_in
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState
 
@@ -39,9 +37,9 @@ IN_PLACE = (
     "number_of_nodes", "min_nodes", "users", "ssh_keys", "packages", "meta_packages", "lease", "idle", "heal",
 )  # fmt: skip
 """Keys of a request, by their YAML names, that can change while nodes run."""
+BY_RESTART = ("cpus", "ram", "disk")
+"""Keys that can change while a cluster is there, with a restart of its nodes."""
 _LOCK_TIMEOUT = 30.0
-_DRAIN = 900.0
-"""Seconds that nodes may take to be free of what they are at."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,24 @@ class _Plan:
     remove: tuple[Node, ...]
     add: Mapping[int, str]
     """Names of new nodes by their positions."""
+    nodes: tuple[Node, ...]
+    """Those that are there, with the CPUs, memory and disks that they are to have; those that go as they are."""
+    machines: tuple[Node, ...]
+    """Of these the ones that have others now."""
+    outdated: tuple[Node, ...]
+    """Those that run with others still, though that is written down: somebody was interrupted."""
     lock: Lock
     """What nodes are to hold."""
     packages: dict[str, list[str]]
     """`install`, with versions, and `remove`: the difference to what they hold."""
+
+    @property
+    def restart(self) -> list[str]:
+        """Names of the nodes that are to be restarted."""
+        wanted = {node.uuid for node in (*self.machines, *self.outdated)} - {
+            node.uuid for node in self.remove
+        }
+        return [node.name for node in self.nodes if node.uuid in wanted]
 
 
 def resized(request: Request, number: int) -> Request:
@@ -66,28 +78,37 @@ def resized(request: Request, number: int) -> Request:
     return replace(request, hardware=replace(hardware, number_of_nodes=number, min_nodes=least))
 
 
-def run(session: Session, inputs: Inputs, *, number: int | None = None, remove: Sequence[str] = ()) -> Result:
+def run(
+    session: Session,
+    inputs: Inputs,
+    *,
+    number: int | None = None,
+    remove: Sequence[str] = (),
+    restarts: bool = False,
+) -> Result:
     """Give the cluster the request of `inputs`, or the one it has with another `number` of nodes.
 
     `remove` names the nodes that go where there are to be fewer; default: those with the highest numbers.  They are
     gone when this ends, but for those on a host that does not answer, which the result warns of; new ones have their
-    places, and are made by the phases from `image` on.  Given again it does nothing, but for what was interrupted.
-    Raises RequestError for what cannot change in place, a cluster that is not there, not ready or somebody else's;
-    CapacityError when there is no space.
+    places, and are made by the phases from `image` on.  With `restarts` nodes may get other CPUs, memory and disks,
+    which `vclust_py.life.restart` then gives them.  Given again it does nothing, but for what was interrupted.  Raises
+    RequestError for what cannot change in place, a restart that is not allowed, and a cluster that is not there, not
+    ready or somebody else's; CapacityError when there is no space.
     """
     store = session.store
     clusters.require_access(store, clusters.get(store, inputs.name))
     with clusters.locked(store, inputs.name, timeout=_LOCK_TIMEOUT) as cluster:
-        if cluster.ready is None or cluster.state is ClusterState.STOPPED:
-            raise RequestError(
-                [f"{cluster.name}: got the state {cluster.state}, expected a cluster that is ready"],
-                f"vclust start {cluster.name}" if cluster.ready else "create with its request takes it up",
-            )
+        require_running(cluster)
         request = resized(cluster.request, number) if number is not None else inputs.asked
-        plan = _plan(session, cluster, request, remove)
-        surveys = survey(session, inputs.hosts, write=not inputs.check) if plan.add else []
+        plan = _plan(session, cluster, request, remove, restarts=restarts)
+        surveys = _surveys(session, inputs, cluster, plan)
         change = Change(
-            {"nodes": [node.name for node in cluster.nodes], "differences": [], "packages": {}},
+            {
+                "nodes": [node.name for node in cluster.nodes],
+                "differences": [],
+                "packages": {},
+                "restart": [],
+            },
             {
                 "nodes": [
                     *(node.name for node in cluster.nodes if node not in plan.remove),
@@ -95,27 +116,48 @@ def run(session: Session, inputs: Inputs, *, number: int | None = None, remove: 
                 ],
                 "differences": list(plan.differences),
                 "packages": plan.packages,
+                "restart": plan.restart,
             },
         )
         warnings = list[str]()
         if inputs.check:
             add = _placed(session, cluster, plan, surveys)
         else:
-            add = _change(session, cluster, plan, surveys) if change.changed else []
+            differs = plan.differences or plan.add or plan.remove or plan.packages
+            add = _change(session, cluster, plan, surveys) if differs else []
             warnings = remove_leaving(session, clusters.get(store, cluster.name))
     facts = {
         "add": {node.name: node.host for node in add},
         "remove": [node.name for node in plan.remove],
         "differences": list(plan.differences),
         "packages": plan.packages,
-        "prove": _has_new_checks(session, cluster.request, request),
+        "restart": plan.restart,
+        "prove": bool(plan.restart) or _has_new_checks(session, cluster.request, request),
     }
     return Result(change, facts, tuple(warnings))
 
 
-def to_request(remove: Sequence[str] = ()) -> Phase:
+def require_running(cluster: Cluster) -> None:
+    """Raises RequestError for a cluster that was never ready, or is stopped."""
+    if cluster.ready is None or cluster.state is ClusterState.STOPPED:
+        raise RequestError(
+            [f"{cluster.name}: got the state {cluster.state}, expected a cluster that is ready"],
+            f"vclust start {cluster.name}" if cluster.ready else "create with its request takes it up",
+        )
+
+
+def require_disks(cluster: Cluster, lock: Lock, disk: int) -> None:
+    """Raises RequestError where nodes' disks of `disk` bytes are too small for the lock."""
+    if (size := disk_size(lock)) > disk:
+        raise RequestError(
+            [f"{cluster.name}: Packages: need disks of {size_text(size)}, its nodes have {size_text(disk)}"],
+            f"vclust apply --restart with Disk: {size_text(size)} in the request",
+        )
+
+
+def to_request(remove: Sequence[str] = (), *, restarts: bool = False) -> Phase:
     """`run` as a phase: to the request of the inputs, without the nodes named."""
-    return partial(run, remove=remove)
+    return partial(run, remove=remove, restarts=restarts)
 
 
 def to_number(number: int, remove: Sequence[str] = ()) -> Phase:
@@ -123,7 +165,9 @@ def to_number(number: int, remove: Sequence[str] = ()) -> Phase:
     return partial(run, number=number, remove=remove)
 
 
-def _plan(session: Session, cluster: Cluster, request: Request, remove: Sequence[str]) -> _Plan:
+def _plan(
+    session: Session, cluster: Cluster, request: Request, remove: Sequence[str], *, restarts: bool
+) -> _Plan:
     problems = _refused(cluster.request, request)
     number, there = request.hardware.number_of_nodes, len(cluster.nodes)
     if remove and number != there - len(remove):
@@ -138,6 +182,20 @@ def _plan(session: Session, cluster: Cluster, request: Request, remove: Sequence
             f"NumberOfNodes: is {there}, the request says {number}: the meta package {steps[0]} has told the nodes of"
             " each other when they were made"
         )
+    leaving = _leaving(cluster, number, remove)
+    nodes = tuple(node if node in leaving else _with_machine(node, request) for node in cluster.nodes)
+    machines = tuple(new for new, old in zip(nodes, cluster.nodes, strict=True) if new != old)
+    hardware, present_hardware = request.hardware, cluster.request.hardware
+    if hardware.disk < present_hardware.disk:
+        problems.append(
+            f"Disk: is {size_text(present_hardware.disk)}, the request says {size_text(hardware.disk)}: disks only grow"
+        )
+    if (hardware.cpus, hardware.ram) != (present_hardware.cpus, present_hardware.ram):
+        problems += [
+            f"CPUs, RAM: the meta package {bundle.name} has told the nodes of these when they were made"
+            for bundle in bundles
+            if bundle.change is None and any(_tells_size(step.run) for step in bundle.steps)
+        ]
     lost = [
         name for name in cluster.request.software.meta_packages if name not in request.software.meta_packages
     ]
@@ -151,26 +209,60 @@ def _plan(session: Session, cluster: Cluster, request: Request, remove: Sequence
             [f"{cluster.name}: {problem}" for problem in problems],
             f"for these: vclust destroy {cluster.name}, then create",
         )
+    outdated = restart.pending(session, cluster)
+    if (machines or outdated) and not restarts:
+        raise RequestError(
+            _restarting(cluster, request, outdated),
+            "nodes are restarted for that, one after the other, where you say so: vclust apply --restart REQUEST"
+            " (-e vclust_restart=true)",
+        )
     present = Lock.load(session.site, cluster.lock)
     lock = relock(present, package_names(request, bundles), session.site, lambda *_: None)
-    if (size := disk_size(lock)) > cluster.nodes[0].disk:
-        raise RequestError(
-            [
-                f"{cluster.name}: Packages: need disks of {size_text(size)},"
-                f" its nodes have {size_text(cluster.nodes[0].disk)}"
-            ],
-            f"vclust destroy {cluster.name}, then create",
-        )
+    require_disks(cluster, lock, nodes[0].disk)
     install, gone = packages.between(present, lock)
     changed = {"install": [package.pinned for package in install], "remove": list(gone)}
     return _Plan(
         request,
         tuple(differences(cluster.request, request)),
-        _leaving(cluster, number, remove),
+        leaving,
         _coming(cluster, request, number - there),
+        nodes,
+        machines,
+        tuple(outdated),
         lock,
         changed if install or gone else {},
     )
+
+
+def _with_machine(node: Node, request: Request) -> Node:
+    """The node with the CPUs and memory of the request; its disk may be larger, as its packages need it."""
+    hardware = request.hardware
+    return replace(node, cpus=hardware.cpus, memory=hardware.ram, disk=max(node.disk, hardware.disk))
+
+
+def _tells_size(script: str) -> bool:
+    return "VCLUST_CPUS" in script or "VCLUST_RAM_MB" in script
+
+
+def _restarting(cluster: Cluster, request: Request, outdated: Sequence[Node]) -> list[str]:
+    """What nodes would be restarted for, a line each."""
+    fields = {key.ini: key.yaml for key in KEYS}
+    lines = [
+        line for line in differences(cluster.request, request) if fields[line.partition(":")[0]] in BY_RESTART
+    ]
+    if outdated:
+        lines.append(
+            f"yet to be restarted for an earlier change: {', '.join(node.name for node in outdated)}"
+        )
+    return [f"{cluster.name}: {line}" for line in lines]
+
+
+def _surveys(session: Session, inputs: Inputs, cluster: Cluster, plan: _Plan) -> list[Survey]:
+    """What hosts say of themselves, where the plan needs space there."""
+    if not (plan.add or plan.machines):
+        return []
+    more = sum(node.disk for node in plan.nodes) - sum(node.disk for node in cluster.nodes)
+    return survey(session, inputs.hosts, lambda _: more, write=not inputs.check)
 
 
 def _has_new_checks(session: Session, present: Request, asked: Request) -> bool:
@@ -187,7 +279,7 @@ def _refused(present: Request, asked: Request) -> list[str]:
     return [
         f"{line}; that cannot change in place"
         for line in differences(present, asked)
-        if fields[line.partition(":")[0]] not in IN_PLACE
+        if fields[line.partition(":")[0]] not in (*IN_PLACE, *BY_RESTART)
     ]
 
 
@@ -213,7 +305,11 @@ def _coming(cluster: Cluster, request: Request, count: int) -> dict[int, str]:
 
 
 def _placed(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[Survey]) -> list[Node]:
-    return more_nodes(session, plan.request, cluster, surveys, plan.add) if plan.add else []
+    """Space for what nodes are to have more, then places for new ones."""
+    if plan.machines:
+        require_machines(session, plan.request, cluster, surveys, plan.nodes)
+    new = replace(cluster, nodes=plan.nodes)
+    return more_nodes(session, plan.request, new, surveys, plan.add) if plan.add else []
 
 
 def _change(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[Survey]) -> list[Node]:
@@ -221,34 +317,26 @@ def _change(session: Session, cluster: Cluster, plan: _Plan, surveys: Sequence[S
     if plan.request.software.lease != cluster.request.software.lease:
         values = lease.until(time.time(), plan.request.software.lease)
     if plan.remove:
-        _announce(session, cluster, plan.remove)
+        leave.announce(session, cluster, plan.remove)
     if plan.packages:
         plan.lock.save(session.site)
         values["lock"] = plan.lock.digest
-    meta_packages = plan.request.software.meta_packages
-    packages.note(session, cluster, cluster.generation + 1, plan.lock.digest, meta_packages)
+    meta_packages, first = plan.request.software.meta_packages, plan.nodes[0]
+    machine = (first.cpus, first.memory, first.disk)
+    packages.note(session, cluster, cluster.generation + 1, plan.lock.digest, meta_packages, machine=machine)
     with store.transaction():
         add = _placed(session, cluster, plan, surveys)
-        leave, detail = [node.name for node in plan.remove], "; ".join(plan.differences)
-        changes.change(store, cluster, plan.request, add=add, leave=leave, detail=detail, **values)
+        changes.change(
+            store,
+            cluster,
+            plan.request,
+            add=add,
+            leave=[node.name for node in plan.remove],
+            machines=plan.machines,
+            detail="; ".join(plan.differences),
+            **values,
+        )
     return add
-
-
-def _announce(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> None:
-    """Let the first node know, by the meta packages' `leave`, that these nodes go; wait until they may."""
-    scripts = [
-        bundle.leave
-        for bundle in metapackages.expand(cluster.request, session.site)
-        if bundle.leave is not None
-    ]
-    if not scripts:
-        return
-    first, access = cluster.nodes[0], way_in(session.store, cluster)
-    argv = program_login(access, first.name, first.address, "sh", "-s")
-    names = ",".join(node.name for node in nodes)
-    for script in scripts:
-        text = f"set -eu\nexport VCLUST_LEAVING={shlex.quote(names)}\n{script}\n"
-        session.run(argv, stdin=text, timeout=_DRAIN)
 
 
 def remove_leaving(session: Session, cluster: Cluster) -> list[str]:

@@ -1,7 +1,7 @@
 """What nodes that run lack of their cluster's packages, and how that comes to them.
 
-Each generation of a cluster's spec has a lock and meta packages; the file `keys/installed.json` says which, so that a
-node that was told of an earlier generation is given the difference, and nothing else.
+Each generation of a cluster's spec has a lock, meta packages, CPUs and memory; the file `keys/installed.json` says
+which, so that a node that was told of an earlier generation is given the difference, and nothing else.
 """
 
 import json
@@ -24,18 +24,30 @@ from vclust_py.site.session import Session
 _FILE = "installed.json"
 
 
+Machine = tuple[int, int, int]
+"""Virtual CPUs of a node, bytes of its memory and of its disk."""
+
+
 class _Held(NamedTuple):
     lock: str
     meta_packages: tuple[str, ...]
+    machine: Machine | None = None
+    """None: an earlier version has not noted it."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What a node lacks, and what it has that goes; `new` are names of meta packages that it has not been told of."""
+    """What a node lacks, and what it has that goes; `new` are names of meta packages that it has not been told of.
+
+    `resized`: nor of its CPUs and memory.
+    """
 
     install: tuple[Package, ...] = ()
     remove: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
+    resized: bool = False
+    replaces: bool = False
+    """Whether some of `install` take the place of other versions, which services may be running."""
 
     @property
     def packages(self) -> bool:
@@ -50,14 +62,35 @@ def between(old: Lock, new: Lock) -> tuple[tuple[Package, ...], tuple[str, ...]]
 
 
 def note(
-    session: Session, cluster: Cluster, generation: int, lock: str, meta_packages: Sequence[str]
+    session: Session,
+    cluster: Cluster,
+    generation: int,
+    lock: str,
+    meta_packages: Sequence[str],
+    *,
+    machine: Machine | None = None,
 ) -> None:
-    """Write down what nodes of a generation, the cluster's next, hold: digest of the lock, names of meta packages."""
-    present = cluster.request.software.meta_packages
-    known = {cluster.generation: _Held(cluster.lock, present), **_noted(session, cluster)}
-    known[generation] = _Held(lock, tuple(meta_packages))
+    """Write down what nodes of a generation, the cluster's next, hold: digest of the lock, names of meta packages.
+
+    `machine`: what each is to be, where that is another than now.
+    """
+    hardware, present = cluster.request.hardware, cluster.request.software.meta_packages
+    now = (hardware.cpus, hardware.ram, cluster.nodes[0].disk)
+    known = {cluster.generation: _Held(cluster.lock, present, now)}
+    # What an earlier version has noted is from before machines could change.
+    known |= {
+        number: held._replace(machine=held.machine or now)
+        for number, held in _noted(session, cluster).items()
+    }
+    known[generation] = _Held(lock, tuple(meta_packages), machine or now)
     data = {number: held._asdict() for number, held in known.items()}
     fat.write_all({_path(session, cluster): json.dumps(data).encode()})
+
+
+def has_resized(session: Session, cluster: Cluster) -> bool:
+    """Whether the cluster's nodes had other CPUs, memory or disks in an earlier generation."""
+    machines = {held.machine for held in _noted(session, cluster).values()} - {None}
+    return len(machines) > 1
 
 
 def difference(session: Session, cluster: Cluster, node: Node) -> Difference:
@@ -67,10 +100,14 @@ def difference(session: Session, cluster: Cluster, node: Node) -> Difference:
         return Difference()
     told = noted[max((one for one in noted if one <= node.generation), default=min(noted))]
     new = [name for name in cluster.request.software.meta_packages if name not in told.meta_packages]
+    hardware = cluster.request.hardware
+    resized = told.machine is not None and told.machine[:2] != (hardware.cpus, hardware.ram)
     if told.lock == cluster.lock:
-        return Difference(new=tuple(new))
+        return Difference(new=tuple(new), resized=resized)
     old, now = (Lock.load(session.site, digest) for digest in (told.lock, cluster.lock))
-    return Difference(*between(old, now), tuple(new))
+    install, remove = between(old, now)
+    replaces = not old.installed().keys().isdisjoint(package.name for package in install)
+    return Difference(install, remove, tuple(new), resized, replaces)
 
 
 def write(
@@ -80,15 +117,18 @@ def write(
     meta_packages: Sequence[MetaPackage],
     path: Path,
     report: Report,
-) -> int:
-    """Write the tar file that a node installs from, as `guest/install-packages` wants it; its bytes.
+) -> None:
+    """Write the tar file that a node installs from, as `guest/install-packages` wants it.
 
-    Beside the .debs, the fast copies: `debconf`, the answers of the meta packages, and `remove`, names of packages that
-    go, one a line.  Raises VclustError for a package that neither the store nor its source has.
+    Beside the .debs, the fast copies: `debconf`, the answers of the meta packages; `remove`, names of packages that go,
+    one a line; and `replaces`, empty, where services may run what other versions take the place of.  Raises VclustError
+    for a package that neither the store nor its source has.
     """
     copies = fetch(site, replace(lock, packages=wanted.install), report)
     answers = "".join(f"{line}\n" for meta in meta_packages for line in meta.debconf)
     texts = {"debconf": answers, "remove": "".join(f"{name}\n" for name in wanted.remove)}
+    if wanted.replaces:
+        texts["replaces"] = ""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for name, text in texts.items():
             entry = tarfile.TarInfo(name)
@@ -96,7 +136,6 @@ def write(
             archive.addfile(entry, BytesIO(text.encode()))
         for package, copy in zip(wanted.install, copies, strict=True):
             archive.add(copy, f"{package.name}_{package.architecture}.deb")
-    return path.stat().st_size
 
 
 def _path(session: Session, cluster: Cluster) -> Path:
@@ -109,4 +148,11 @@ def _noted(session: Session, cluster: Cluster) -> dict[int, _Held]:
         found = json.loads(_path(session, cluster).read_bytes())
     except FileNotFoundError:
         return {}
-    return {int(number): _Held(held["lock"], tuple(held["meta_packages"])) for number, held in found.items()}
+    return {
+        int(number): _Held(
+            held["lock"],
+            tuple(held["meta_packages"]),
+            tuple(held["machine"]) if held.get("machine") else None,
+        )
+        for number, held in found.items()
+    }

@@ -12,7 +12,9 @@ from vclust_py import timing
 from vclust_py.change import Change
 from vclust_py.errors import CapacityError, RequestError, VclustError
 from vclust_py.hypervisor import Hypervisor
+from vclust_py.life import packages
 from vclust_py.life.stop import stop
+from vclust_py.lock import Lock
 from vclust_py.nodes import drivers_of, in_turns, overlay, snapshot_file
 from vclust_py.phases import Inputs, Phase, Result, phase
 from vclust_py.site import clusters, snapshots, volumes
@@ -71,14 +73,15 @@ def take(session: Session, inputs: Inputs, tag: str) -> Result:
 def restore(session: Session, inputs: Inputs, tag: str) -> Result:
     """Give all nodes the disks of the snapshot `tag`; what was on theirs is lost.  Those that ran are started after it.
 
-    Interrupted, the cluster is stopped, and starts no more until this is done again.  Raises RequestError when there is
-    no such cluster or snapshot, the cluster is somebody else's, or has other nodes or packages than the snapshot;
+    Packages that were upgraded since are again what they were, for nodes that come later too.  Interrupted, the cluster
+    is stopped, and starts no more until this is done again.  Raises RequestError when there is no such cluster or
+    snapshot, the cluster is somebody else's, or has other nodes than the snapshot, or was asked for other packages;
     VclustError when a host does not answer, or a disk cannot be copied.
     """
     store = session.store
     with _made(session, inputs.name) as cluster:
         snapshot = _known(session, cluster, tag)
-        _require_same(cluster, snapshot)
+        _require_same(session, cluster, snapshot)
         drivers = _all_drivers(session, cluster)
         _require_files(session, cluster, drivers, snapshot)
         up = cluster.state is not ClusterState.STOPPED
@@ -91,6 +94,9 @@ def restore(session: Session, inputs: Inputs, tag: str) -> Result:
                 stop(session, cluster)
             snapshots.begin_restore(store, cluster, snapshot)
             _copy(session, cluster, drivers, lambda node: (snapshot_file(node, tag), overlay(node)), record)
+            if cluster.lock != snapshot.lock:
+                meta_packages = cluster.request.software.meta_packages
+                packages.note(session, cluster, cluster.generation + 1, snapshot.lock, meta_packages)
             snapshots.finish_restore(store, cluster, snapshot)
     if up:
         _start(session, inputs.name)
@@ -182,8 +188,8 @@ def _known(session: Session, cluster: Cluster, tag: str) -> Snapshot:
     return there[tag]
 
 
-def _require_same(cluster: Cluster, snapshot: Snapshot) -> None:
-    """Raises RequestError unless the cluster consists of the same nodes with the same packages."""
+def _require_same(session: Session, cluster: Cluster, snapshot: Snapshot) -> None:
+    """Raises RequestError unless the cluster consists of the same nodes, which were asked for the same packages."""
     now = {node.name: node.uuid for node in cluster.nodes}
     then = {name: uuid for name, (uuid, _) in snapshot.nodes.items()}
     if now != then:
@@ -194,7 +200,10 @@ def _require_same(cluster: Cluster, snapshot: Snapshot) -> None:
                 f" removed or replaced since: {', '.join(other)}"
             ]
         )
-    if cluster.lock != snapshot.lock:
+    now_asked, then_asked = (
+        Lock.load(session.site, digest).requested for digest in (cluster.lock, snapshot.lock)
+    )
+    if now_asked != then_asked:
         raise RequestError(
             [f"{cluster.name}: snapshot {snapshot.tag}: the cluster has got other packages since it was made"]
         )

@@ -5,7 +5,7 @@ The phases `create`, `install` and `ready` start it again.
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
@@ -13,7 +13,7 @@ from vclust_py.hypervisor import Hypervisor
 from vclust_py.nodes import drivers_of, in_turns
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters
-from vclust_py.site.clusters import Cluster
+from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import ClusterState, NodeState
 from vclust_py.site.store import audit
@@ -54,10 +54,7 @@ def stop(session: Session, cluster: Cluster, **values: object) -> None:
     """
     drivers, errors = drivers_of(session, cluster)
     nodes = [node for node in in_turns(cluster.nodes) if node.host in drivers]
-    session.side_by_side(lambda node: drivers[node.host].shutdown(node.uuid), nodes, hosts=len(drivers))
-    _wait(session, {node.uuid for node in nodes}, drivers)
-    # Also the definitions: what a node starts with may be another thing next time.
-    session.side_by_side(lambda node: drivers[node.host].remove(node.uuid), nodes, hosts=len(drivers))
+    shut_down(session, nodes, drivers)
     stopped = [node.name for node in nodes if node.state is not NodeState.PLACED]
     clusters.observe_nodes(session.store, cluster, dict.fromkeys(stopped, NodeState.STOPPED))
     if errors:
@@ -67,6 +64,14 @@ def stop(session: Session, cluster: Cluster, **values: object) -> None:
     session.side_by_side(lambda host: drivers[host].remove_segment(cluster.segment), list(drivers))
     session.networks.remove(cluster.segment, cluster.network)
     clusters.update(session.store, cluster, state=ClusterState.STOPPED, detail="", **values)
+
+
+def shut_down(session: Session, nodes: Sequence[Node], drivers: Mapping[str, Hypervisor]) -> None:
+    """Have these nodes end, all of whose hosts answer; their disks stay."""
+    session.side_by_side(lambda node: drivers[node.host].shutdown(node.uuid), nodes, hosts=len(drivers))
+    _wait(session, {node.uuid for node in nodes}, {node.host: drivers[node.host] for node in nodes})
+    # Also the definitions: what a node starts with may be another thing next time.
+    session.side_by_side(lambda node: drivers[node.host].remove(node.uuid), nodes, hosts=len(drivers))
 
 
 def _wait(session: Session, uuids: set[str], drivers: Mapping[str, Hypervisor]) -> None:

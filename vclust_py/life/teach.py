@@ -2,7 +2,8 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from vclust_py import identities, timing
@@ -14,9 +15,10 @@ from vclust_py.guest.cluster_disk import ClusterIdentity
 from vclust_py.image.space import naming_full_disk
 from vclust_py.life import packages
 from vclust_py.lock import Lock
-from vclust_py.phases import Inputs, Result
+from vclust_py.phases import Inputs, Phase, Result
 from vclust_py.phases.create import mtu, segments, way_out
 from vclust_py.run import CommandError
+from vclust_py.serving import offered
 from vclust_py.site import changes, clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
@@ -30,10 +32,11 @@ _INSTALL_TIMEOUT = 3600.0
 """Seconds that a node may take where packages come with it."""
 
 
-def run(session: Session, inputs: Inputs) -> Result:
+def run(session: Session, inputs: Inputs, *, in_turn: bool = False) -> Result:
     """Tell each ready node that has an earlier generation; the result warns of those that cannot be told now.
 
-    Raises RequestError when there is no such cluster, or it is somebody else's.
+    With `in_turn` one after the other, as `teach` does.  Raises RequestError when there is no such cluster, or it is
+    somebody else's.
     """
     store = session.store
     clusters.require_access(store, clusters.get(store, inputs.name))
@@ -45,12 +48,17 @@ def run(session: Session, inputs: Inputs) -> Result:
         )
         if inputs.check or not behind:
             return Result(change, {"told": [node.name for node in behind], "late": []})
-        with timing.phase(store, cluster, "teach"):
-            failures = teach(session, cluster, behind)
+        with timing.phase(store, cluster, "teach") as record:
+            failures = teach(session, cluster, behind, in_turn=in_turn, report=record.report)
     told = [node.name for node in behind if node.name not in failures]
     after = {node.name: node.generation if node.name in failures else cluster.generation for node in behind}
     warnings = tuple(f"{error}; it is told when it can be" for error in failures.values())
     return Result(Change(change.before, after), {"told": told, "late": sorted(failures)}, warnings)
+
+
+def phase(*, in_turn: bool) -> Phase:
+    """`run` as a phase."""
+    return partial(run, in_turn=in_turn)
 
 
 def late(cluster: Cluster) -> list[Node]:
@@ -62,10 +70,18 @@ def late(cluster: Cluster) -> list[Node]:
     ]
 
 
-def teach(session: Session, cluster: Cluster, nodes: list[Node]) -> dict[str, VclustError]:
+def teach(
+    session: Session,
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    *,
+    in_turn: bool = False,
+    report: timing.Report = lambda message, done, total: None,
+) -> dict[str, VclustError]:
     """Tell these nodes of a cluster that the caller has locked; by name why some could not be.
 
-    Packages that a node lacks come with it.
+    Packages that a node lacks come with it.  With `in_turn` each node is told when the one before has been; after one
+    that was reached and does not bear it no other is.
     """
     out = way_out(session.site, cluster)
     identities.ensure(session, cluster, mtu(segments(cluster)), out.files)
@@ -74,52 +90,66 @@ def teach(session: Session, cluster: Cluster, nodes: list[Node]) -> dict[str, Vc
     lacking: dict[packages.Difference, list[Node]] = {}
     for node in nodes:
         lacking.setdefault(packages.difference(session, cluster, node), []).append(node)
+    halted, done = "", 0
     for difference, alike in lacking.items():
-        with _given(session, cluster, shared, difference) as (stdin, command):
-            failures |= _tell(session, cluster, alike, stdin, command)
-    changes.told(session.store, cluster, [node.name for node in nodes if node.name not in failures])
+        timeout = _INSTALL_TIMEOUT if difference.packages else _TIMEOUT
+        with _given(session, cluster, shared, difference) as script:
+            for some in [[node] for node in alike] if in_turn else [alike]:
+                if halted:
+                    failures |= {one.name: VclustError(f"{one.name}: waits for {halted}") for one in some}
+                    continue
+                report("told", done, len(nodes))
+                failed = _tell(session, cluster, some, script, timeout)
+                # At once: who is interrupted goes on with the next one.
+                told = [node.name for node in some if node.name not in failed]
+                changes.told(session.store, cluster, told)
+                failures |= failed
+                done += len(some)
+                if in_turn:
+                    halted = next((name for name, error in failed.items() if _was_reached(error)), "")
     return failures
 
 
 @contextlib.contextmanager
 def _given(
     session: Session, cluster: Cluster, shared: ClusterIdentity, difference: packages.Difference
-) -> Iterator[tuple[str | Path, tuple[str, ...]]]:
-    """What a node's shell is given on standard input, and the command that takes it."""
-    script = update.script(
-        cluster_disk.parts(shared),
-        cluster_disk.changes(shared),
-        cluster.generation,
-        cluster_disk.steps_of(shared, difference.new),
-    )
+) -> Iterator[str]:
+    """What a node's shell is given on standard input; within the block it can fetch the packages that this says."""
+    changes, new = cluster_disk.changes(shared), cluster_disk.steps_of(shared, difference.new)
+    if difference.resized:
+        changes, new = {}, new | cluster_disk.resized(shared)
+    script = update.script(cluster_disk.parts(shared), changes, cluster.generation, new)
     if not difference.packages:
-        yield script, ("sh", "-s")
+        yield f"echo {update.REACHED}\n{script}"
         return
     folder = clusters.folder(session.store, cluster)
     with naming_full_disk(folder), tempfile.NamedTemporaryFile(prefix=".packages-", dir=folder) as file:
         path, lock = Path(file.name), Lock.load(session.site, cluster.lock)
-        size = packages.write(session.site, lock, difference, shared.meta_packages, path, lambda *_: None)
-        with open(path, "ab") as stream:
-            stream.write(script.encode())
-        yield path, (update.unpack(size), "sh -s")
+        packages.write(session.site, lock, difference, shared.meta_packages, path, lambda *_: None)
+        with offered(path, lambda: session.networks.listen(cluster.segment, cluster.request.router)) as offer:
+            yield f"{update.fetch(offer)}echo {update.REACHED}\n{script}"
 
 
 def _tell(
-    session: Session, cluster: Cluster, nodes: list[Node], stdin: str | Path, command: tuple[str, ...]
+    session: Session, cluster: Cluster, nodes: list[Node], script: str, timeout: float
 ) -> dict[str, VclustError]:
     access = way_in(session.store, cluster)
-    timeout = _TIMEOUT if isinstance(stdin, str) else _INSTALL_TIMEOUT
 
     def tell(node: Node) -> VclustError | None:
-        argv = program_login(access, node.name, node.address, *command)
+        argv = program_login(access, node.name, node.address, "sh", "-s")
         try:
-            update.judge(node.name, session.run(argv, stdin=stdin, timeout=timeout), cluster.generation)
+            update.judge(node.name, session.run(argv, stdin=script, timeout=timeout), cluster.generation)
         except VclustError as error:
             return _why(node, error)
         return None
 
     found = session.side_by_side(tell, nodes, hosts=len({node.host for node in nodes}))
     return {node.name: error for node, error in zip(nodes, found, strict=True) if error is not None}
+
+
+def _was_reached(error: VclustError) -> bool:
+    """Whether the node may have been changed."""
+    return not isinstance(error, CommandError) or update.REACHED in error.output
 
 
 def _why(node: Node, error: VclustError) -> VclustError:

@@ -33,6 +33,8 @@ class Inputs:
     """Up to `place`; later phases take what was registered."""
     reason: str = ""
     """`request`: why the cluster is at this site."""
+    local: bool = False
+    """`request`: the site manager is one of the hosts itself."""
     locked: "Lock | None" = None
     """`resolve`: the lock of an earlier cluster."""
     lock: str = ""

@@ -170,6 +170,8 @@ def start_nodes(
             # Larger only where an earlier version has placed the node.
             size = max(node.disk, root.manifest.virtual_size)
             own.overlay(overlay(node.name), root.path.name, size)
+            if node.state is not NodeState.PLACED:  # its disk was made before, perhaps for a smaller request
+                own.grow(overlay(node.name), size)
             driver.start(domain)
         record.node(node.name, begun, time.time(), outcome, state=NodeState.STARTED)
         outcomes[node.name] = outcome

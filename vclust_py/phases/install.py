@@ -1,6 +1,6 @@
 """Phase `install`: every node's installer hands over to the installed system."""
 
-from vclust_py import timing
+from vclust_py import clones, timing
 from vclust_py.guest import console
 from vclust_py.lock import Lock
 from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
@@ -21,6 +21,10 @@ def run(session: Session, inputs: Inputs) -> Result:
             return Result(change)
         require_started(cluster)
         with timing.phase(session.store, cluster, "install") as record:
+            # Clones have their identity since they run, and that is all; what else they say is for phase `ready`.
+            if forked := clones.unreported(session, cluster):
+                clusters.observe_nodes(session.store, cluster, dict.fromkeys(forked, NodeState.INSTALLED))
+                cluster = clusters.get(session.store, inputs.name)
             drivers, errors = drivers_of(session, cluster)
             require_min_nodes(cluster, errors)
             record.facts = facts(cluster, drivers)

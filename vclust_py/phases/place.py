@@ -11,9 +11,9 @@ from vclust_py.addresses import mac_of
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
 from vclust_py.change import Change
-from vclust_py.errors import RequestError
+from vclust_py.errors import CapacityError, RequestError
 from vclust_py.estimate import Estimate, choose_strategy, estimate, saved_seconds
-from vclust_py.free_capacity import FreeCapacity, free_capacity
+from vclust_py.free_capacity import CPUS, DISK, MEMORY, FreeCapacity, free_capacity
 from vclust_py.hypervisor import Capacity
 from vclust_py.image import Image
 from vclust_py.image.base import BaseImages, find_base
@@ -25,6 +25,7 @@ from vclust_py.nodes import facts_of, overlay
 from vclust_py.phases import Inputs, Result
 from vclust_py.placement import assign, assign_with_volume
 from vclust_py.request import Request, Volume, values
+from vclust_py.shortage import amounts
 from vclust_py.site import clusters, learning, volumes
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.hosts import known_hosts
@@ -185,15 +186,21 @@ def _limits(session: Session, request: Request, cluster: Cluster | None, disk: i
     return quotas.limits(wanted, request.software.lease, others, site.user_quota, site.project(project))
 
 
-def _free(session: Session, surveys: Sequence[Survey], made: "_Made") -> list[FreeCapacity]:
-    """What each host that has answered has left, of what it had then, with all that is placed there now."""
+def _free(
+    session: Session, surveys: Sequence[Survey], made: "_Made", changed: Sequence[Node] = ()
+) -> list[FreeCapacity]:
+    """What each host that has answered has left, of what it had then, with all that is placed there now.
+
+    `changed` are nodes as they are to be, in place of what is written down of them.
+    """
     placed, kept = clusters.placed(session.store), volumes.on_hosts(session.store)
+    new = {node.uuid: node for node in changed}
     return [
         free_capacity(
             one.host,
             one.capacity,
             [
-                (node, one.written.get((folder, overlay(node.name)), 0))
+                (new.get(node.uuid, node), one.written.get((folder, overlay(node.name)), 0))
                 for folder, node in placed.get(one.host.name, ())
             ],
             one.host.cpu_overcommit or session.site.cpu_overcommit,
@@ -209,18 +216,54 @@ def _free(session: Session, surveys: Sequence[Survey], made: "_Made") -> list[Fr
     ]
 
 
+def require_machines(
+    session: Session, request: Request, cluster: Cluster, surveys: Sequence[Survey], nodes: Sequence[Node]
+) -> None:
+    """Raises CapacityError, with what is missing, unless the hosts of a cluster that is made have space for its `nodes`
+    as they are to be: where they are, with other CPUs, memory and disks.
+
+    Within the transaction that writes them down; `request` is for all of them.
+    """
+    quotas.require(request.name, _limits(session, request, cluster, nodes[0].disk))
+    present = {node.uuid: node for node in cluster.nodes}
+    errors = {one.host.name: one.error for one in surveys}
+    free = {one.host.name: one for one in _free(session, surveys, _Made(None, None, ()), nodes)}
+    lines = []
+    for host in sorted({node.host for node in nodes}):
+        if host not in free:
+            lines.append(errors.get(host, f"{host}: is no host of the site any more"))
+            continue
+        changed = [(node, present[node.uuid]) for node in nodes if node.host == host]
+        more = {
+            CPUS: sum(new.cpus - old.cpus for new, old in changed),
+            MEMORY: sum(new.memory - old.memory for new, old in changed),
+            DISK: sum(new.disk - old.disk for new, old in changed),
+        }
+        left, cpus = free[host].left, free[host].capacity.cpus
+        lacks = {what: -left[what] for what, amount in more.items() if amount > 0 and left[what] < 0}
+        if more[CPUS] > 0 and request.hardware.cpus > cpus:
+            lines.append(f"{host}: {cpus} CPUs, asked for {request.hardware.cpus} in one node")
+        elif lacks:
+            lines.append(f"{host}: lacks {amounts(lacks)}")
+    if lines:
+        raise CapacityError(
+            "\n  ".join([f"{request.name}: its nodes do not fit where they are:", *lines]),
+            "ask for less, or destroy a cluster (`vclust list`)",
+        )
+
+
 def more_nodes(
     session: Session, request: Request, cluster: Cluster, surveys: Sequence[Survey], names: Mapping[int, str]
 ) -> list[Node]:
     """Hosts for more nodes of a cluster that is made, by their positions; within the transaction that writes them down.
 
-    `request` is for all its nodes.  Raises CapacityError as `run` does.
+    `request` is for all its nodes; those of `cluster` are as they are to be.  Raises CapacityError as `run` does.
     """
     disk = cluster.nodes[0].disk
     quotas.require(request.name, _limits(session, request, cluster, disk))
     upper = session.images.get(cluster.images["root"])
     stack = [image for image in session.images.chain(upper) if image.manifest.kind != "base"]
-    free = _free(session, surveys, _Made(None, None, stack))
+    free = _free(session, surveys, _Made(None, None, stack), cluster.nodes)
     if request.hardware.spread == "hosts":
         used = {node.host for node in cluster.nodes}
         free = [one for one in free if one.host.name not in used]

@@ -1,4 +1,4 @@
-"""Phase `ready`: every node checks itself, then the cluster is proved from outside.
+"""Phase `ready`: every node checks itself, meanwhile the cluster is proved from outside.
 
 Logging in to every node from outside would cost an emulated node seconds of CPU; so every node checks itself, and one
 login to the first node tries the way to all others.
@@ -6,16 +6,20 @@ login to the first node tries the way to all others.
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vclust_py import clones, metapackages, report, timing
 from vclust_py.access import program_login
 from vclust_py.cache import background
+from vclust_py.conversation import Talk
 from vclust_py.errors import VclustError
 from vclust_py.guest import console, proof
+from vclust_py.guest.prover import Prover
+from vclust_py.hypervisor import Hypervisor
 from vclust_py.life import lease, teach
 from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
 from vclust_py.phases import Inputs, Result
+from vclust_py.phases.create import start_nodes
 from vclust_py.site import clusters, kept_logs
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.describe import way_in
@@ -24,10 +28,11 @@ from vclust_py.site.states import ClusterState, NodeState
 
 
 def run(session: Session, inputs: Inputs) -> Result:
-    """Wait for every node's own check, then log in as a user would, and run MPI across the nodes if there is one.
+    """Wait for every node's own check, log in as a user would, and run MPI across the nodes if there is one.
 
-    Then its report is written, beside its disks.  A cluster that is ready is left alone, or tried once more where
-    `inputs.again` says so; that is in no record.  Raises VclustError with what did not work.
+    What of that can be done before the last node has reported is done meanwhile.  Then the cluster's report is
+    written, beside its disks.  A cluster that is ready is left alone, or tried once more where `inputs.again` says so;
+    that is in no record.  Raises VclustError with what did not work.
     """
     store = session.store
     with clusters.locked(store, inputs.name) as cluster:
@@ -35,7 +40,8 @@ def run(session: Session, inputs: Inputs) -> Result:
         if inputs.check or (not change.changed and cluster.state is ClusterState.READY):
             nodes = [node for node in cluster.nodes if node.state is NodeState.READY]
             if inputs.again and nodes and not inputs.check:
-                _prove(session, cluster, nodes)
+                with _prover(session, cluster, nodes) as prover:
+                    _finish(session, cluster, prover, nodes)
             return Result(change, {"lost": _lost(cluster), "report": _report(session, cluster)})
         require_started(cluster)
         with timing.phase(store, cluster, "ready") as record:
@@ -43,17 +49,16 @@ def run(session: Session, inputs: Inputs) -> Result:
             drivers, errors = drivers_of(session, cluster)
             require_min_nodes(cluster, errors)
             record.facts = facts(cluster, drivers)
-            console.follow(session, cluster, NodeState.READY, drivers, errors, record)
-            cluster = clusters.get(store, inputs.name)
-            if behind := teach.late(cluster):  # they did not run when the others were told
-                for error in teach.teach(session, cluster, behind).values():
-                    raise error
-            first, *others = [node for node in cluster.nodes if node.state is NodeState.READY]
-            # A login costs an emulated node seconds of CPU: those that were proved before are left alone.
-            nodes = [first, *(node for node in others if cluster.ready is None or node.name in fresh)]
-            record.report("log in, try the way to every node")
-            begun = time.time()
-            record.facts |= _prove(session, cluster, nodes) | {"proof_seconds": time.time() - begun}
+            with _prover(session, cluster, _to_prove(cluster, fresh, errors)) as prover:
+                _follow(session, cluster, drivers, errors, record, prover)
+                cluster = clusters.get(store, inputs.name)
+                if behind := teach.late(cluster):  # they did not run when the others were told
+                    for error in teach.teach(session, cluster, behind).values():
+                        raise error
+                record.report("log in, try the way to every node")
+                begun = time.time()
+                record.facts |= _finish(session, cluster, prover, _to_prove(cluster, fresh, {}))
+                record.facts["proof_seconds"] = time.time() - begun
         lost = _lost(cluster)
         detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
         now = time.time()
@@ -76,20 +81,68 @@ def _lost(cluster: Cluster) -> list[str]:
     return [node.name for node in cluster.nodes if node.state is NodeState.FAILED]
 
 
-def _prove(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> dict[str, object]:
+def _follow(
+    session: Session,
+    cluster: Cluster,
+    drivers: Mapping[str, Hypervisor],
+    errors: Mapping[str, VclustError],
+    record: timing.Recorder,
+    prover: Prover,
+) -> None:
+    """Wait for the nodes' reports.  A clone that does not report boots instead, once."""
+    clones_to_come, given_up = clones.unreported(session, cluster), set[str]()
+
+    def boot(watch: console.Watch) -> bool:
+        node = watch.node
+        if node.name not in clones_to_come or node.name in given_up or node.host not in drivers:
+            return False
+        given_up.add(node.name)
+        if given_up == clones_to_come.keys():
+            clones.retire_templates(session, cluster)
+        clones.give_up(session, cluster, node, watch.detail, drivers[node.host])
+        start_nodes(session, cluster, [node], drivers, record)
+        return True
+
+    console.follow(
+        session,
+        cluster,
+        NodeState.READY,
+        drivers,
+        errors,
+        record,
+        timeouts=clones_to_come,
+        instead=boot,
+        meanwhile=prover,
+    )
+
+
+def _to_prove(cluster: Cluster, fresh: Sequence[str], errors: Mapping[str, VclustError]) -> list[Node]:
+    """The nodes to be proven, the first one first, but for those that have failed and those on hosts with `errors`.
+
+    A login costs an emulated node seconds of CPU: those that were proved before are left alone.
+    """
+    working = [node for node in cluster.nodes if node.state is not NodeState.FAILED]
+    first, *others = [node for node in working if node.host not in errors] or cluster.nodes
+    return [first, *(node for node in others if cluster.ready is None or node.name in fresh)]
+
+
+def _prover(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> Prover:
     """One login to the first node that tries everything; what it says must hold for every node."""
-    names = [node.name for node in nodes]
-    bundles = metapackages.expand(cluster.request, session.site)
-    checks = [bundle for bundle in bundles if bundle.check]
-    output = ""
+
+    def log_in(node: Node, wait: bool) -> Talk:
+        access = way_in(session.store, cluster)
+        login = program_login(
+            access, node.name, node.address, "sh", "-s", user=access["user"], patience=60, wait=wait
+        )
+        return session.talk(login, limit=proof.OUTPUT_LIMIT)
+
+    checks = [bundle for bundle in metapackages.expand(cluster.request, session.site) if bundle.check]
+    return Prover(cluster.name, nodes, checks, log_in)
+
+
+def _finish(session: Session, cluster: Cluster, prover: Prover, nodes: Sequence[Node]) -> dict[str, object]:
+    """What is left of the proof; the log of one that fails is kept."""
     try:
-        output = _login(session, cluster, nodes[0], proof.script(names, checks), proof.timeout(names))
-        return proof.judge(cluster.name, output, names, checks)
+        return prover.finish(nodes)
     except VclustError as error:
-        raise kept_logs.failure(session.store, cluster, "ready", error, output) from error
-
-
-def _login(session: Session, cluster: Cluster, node: Node, script: str, timeout: float) -> str:
-    access = way_in(session.store, cluster)
-    argv = program_login(access, node.name, node.address, "sh", "-s", user=access["user"], patience=60)
-    return session.run(argv, stdin=script, timeout=timeout, limit=proof.OUTPUT_LIMIT)
+        raise kept_logs.failure(session.store, cluster, "ready", error, prover.output) from error

@@ -140,6 +140,7 @@ def _check_fit(lock: Lock, asked: dict[str, Any]) -> None:
 def _resolve(session: Session, request: Request, bundles: Sequence[MetaPackage], report: Report) -> Lock:
     """The lock of the request by apt, kept in the site; what was resolved before by the same index is looked up."""
     asked = _asked(session, request, bundles)
+    AptRoot(session.site, asked["suite"], asked["architecture"]).note_use()
     key = _key(session, asked)
     known = learning.resolution(session.store, key) if key else None
     if known is not None:

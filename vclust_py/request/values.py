@@ -191,6 +191,21 @@ lease = _quantity(_TIMES, MIN_LEASE, MAX_LEASE, "a time such as 30m, 8h or 2d, f
 """Seconds."""
 
 
+def or_zero(kind: Kind[int]) -> Kind[int]:
+    """As `kind`, or 0, which stands for never."""
+
+    def parse(text: str) -> int:
+        if text == "0":
+            return 0
+        try:
+            return kind.parse(text)
+        except Wrong as wrong:
+            raise Wrong(f"{wrong.expected}, or 0") from None
+
+    schema = {"anyOf": [dict(kind.schema), {"const": 0}]}
+    return Kind(parse, schema, write=lambda value: kind.write(value) if value else 0)
+
+
 def _parse_architecture(text: str) -> str:
     try:
         return _ARCHITECTURES[text.lower()]

@@ -18,24 +18,31 @@ def change(
     *,
     add: Sequence[Node] = (),
     leave: Collection[str] = (),
+    machines: Sequence[Node] = (),
+    action: str = "apply",
     detail: str = "",
     **values: Any,
 ) -> None:
     """Give a cluster that is made another request, and so its next generation, with nodes more and, by name, fewer.
 
-    With more columns of its row, in one transaction; `detail` says in the audit what is different.
+    `machines` are nodes of it with other CPUs, memory and disks.  With more columns of its row, in one transaction;
+    `action` and `detail` say in the audit what is different.
     """
     generation = cluster.generation + 1
     with store.transaction():
         _leave(store, cluster, leave)
         insert_nodes(store, cluster, add, generation)
+        store.executemany(
+            "UPDATE nodes SET cpus = ?, memory = ?, disk = ? WHERE cluster = ? AND uuid = ?",
+            [(node.cpus, node.memory, node.disk, cluster.id, node.uuid) for node in machines],
+        )
         spec: dict[str, Any] = {
             "spec": requests.stored(request),
             "digest": request.digest,
             "generation": generation,
         }
         update(store, cluster, **spec, **values)
-        audit(store, "apply", cluster.name, detail)
+        audit(store, action, cluster.name, detail)
 
 
 def replace_nodes(store: Store, cluster: Cluster, nodes: Sequence[Node], detail: str) -> None:

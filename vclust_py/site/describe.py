@@ -104,7 +104,9 @@ def _describe(
     mapping["software"]["users"] = [user.name for user in cluster.request.software.users]
     accelerators = hosts.accelerators(store)
     # Of a cluster that was taken up again the last start counts.
-    starts = {row["node"]: how(row["outcome"]) for row in per_node if row["phase"] in ("create", "heal")}
+    starts = {
+        row["node"]: how(row["outcome"]) for row in per_node if row["phase"] in ("create", "heal", "restart")
+    }
     started = [row for row in per_node if row["phase"] == "ready"]
     allowed = store.user.may(cluster.owner, cluster.project)
     return {

@@ -93,6 +93,16 @@ def phases(store: Store, cluster: int) -> list[dict[str, Any]]:
     return [dict(row) | {"seconds": (row["end"] or time.time()) - row["start"]} for row in rows]
 
 
+def starts(store: Store, cluster: int) -> dict[str, str]:
+    """By node the outcome of its last start (`vclust_py.starts`)."""
+    rows = store.rows(
+        "SELECT node, outcome FROM phases WHERE cluster = ? AND phase IN ('create', 'heal') AND node <> ''"
+        " ORDER BY id",
+        (cluster,),
+    )
+    return {row["node"]: row["outcome"] for row in rows}
+
+
 def past(store: Store, phase: str, limit: int = 200) -> list[tuple[int, float, dict[str, Any]]]:
     """Row, seconds and facts of the latest finished runs of a phase, newest first.
 

@@ -1,6 +1,7 @@
 """What a process works with: one connection to the store, one look at the images, one connection to each host."""
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vclust_py import hypervisor
+from vclust_py.conversation import Conversation, Talk
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor, Segment, daemon
 from vclust_py.image import Catalogue
@@ -52,6 +54,7 @@ class Networks(Protocol):
     def protect(self, segment: str, tunnel: Segment | None = None) -> None: ...
     def let_out(self, segment: str, way: "Way") -> tuple[str, ...]: ...
     def let_in(self, segment: str, door: "Door") -> tuple[str, ...]: ...
+    def listen(self, segment: str, router: IPv4Address) -> socket.socket: ...
     def admit(self, store: Store) -> tuple[str, ...]: ...
     def leftovers(self, store: Store) -> "list[Leftover]": ...
     def is_whole(self, segment: str) -> bool: ...
@@ -62,7 +65,8 @@ class Session:
     """A context manager: its end closes what was opened, in one place.  Threads may share it, processes may not.
 
     What changes or asks machines comes in from outside: `connect` to a host, this machine's `networks`, `run`, by which
-    the proof logs in to a node, and `stop_daemons` for when nothing of the site runs any more.
+    nodes are logged in to, `talk`, by which the proof does that, `start_daemons` for when hosts will soon be needed,
+    and `stop_daemons` for when nothing of the site runs any more.
     """
 
     def __init__(
@@ -72,10 +76,13 @@ class Session:
         connect: Connect = hypervisor.connect,
         networks: Networks | None = None,
         run: Callable[..., str] = run,
+        talk: Callable[..., Talk] = Conversation,
+        start_daemons: Callable[[], None] = daemon.begin,
         stop_daemons: Callable[[], None] = daemon.stop,
         who: str = "",
     ) -> None:
-        self.site, self.run, self.stop_daemons = site, run, stop_daemons
+        self.site, self.run, self.talk = site, run, talk
+        self.start_daemons, self.stop_daemons = start_daemons, stop_daemons
         self.store = Store(site, who)
         self._connect, self._networks = connect, networks
         self._drivers: dict[Host, Hypervisor] = {}

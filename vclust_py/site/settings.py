@@ -37,6 +37,9 @@ _PARSED: Mapping[str, requested.Kind[Any]] = {
     "egress": requested.choice("proxy", "none", "nat"),
     "lease_grace": requested.lease,
     "fence_after": requested.lease,
+    "base_renewal": requested.or_zero(requested.lease),
+    "package_space": requested.size(0, 10**15, "20GB"),
+    "index_space": requested.size(0, 10**15, "2GB"),
     "snapshots": requested.whole(0, 100),
 }
 """Settings that are checked as those of a request are."""
@@ -110,6 +113,12 @@ class Site:
     """Debian packages that each node has without being asked for, such as an editor and rsync."""
     index_max_age: int = 6 * 3600
     """The package index is fetched again when older than this."""
+    base_renewal: int = 86400
+    """How often to look for security updates of base images, which are made anew then; 0: never."""
+    package_space: int = 20 * 10**9
+    """Bytes that .debs which no cluster needs may take in the package store, both copies."""
+    index_space: int = 2 * 10**9
+    """Bytes that package indices may take which no cluster needs."""
     cache_policy: str = "nested"
     """Which VD caches to keep: a policy of `vclust_py.cache.policies`."""
     cache_space: int = 5 * 10**9
@@ -214,7 +223,7 @@ class Site:
         mapping: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         mapping["root"], mapping["metapackages"] = str(self.root), [str(path) for path in self.metapackages]
         mapping["egress_blocked"] = [str(network) for network in self.egress_blocked]
-        for name in ("cache_space", "layer_space", "template_space"):
+        for name in ("cache_space", "layer_space", "template_space", "package_space", "index_space"):
             mapping[name] = f"{mapping[name]}B"
         mapping["gateway"] = self.gateway.to_mapping() if self.gateway else None
         mapping["base_packages"] = list(self.base_packages)
@@ -222,6 +231,7 @@ class Site:
         mapping["lease_warnings"] = [requested.lease.write(one) for one in self.lease_warnings]
         for name in ("hook", "fence"):
             mapping[name] = None if mapping[name] is None else str(mapping[name])
+        mapping["base_renewal"] = requested.or_zero(requested.lease).write(self.base_renewal)
         mapping["fence_after"] = requested.lease.write(self.fence_after)
         mapping["administrators"] = list(self.administrators)
         mapping["projects"], mapping["user_quota"] = projects_to(self.projects), self.user_quota.to_mapping()

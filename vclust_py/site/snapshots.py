@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from vclust_py.site.clusters import Cluster, update
 from vclust_py.site.store import Store, audit
@@ -75,11 +76,18 @@ def begin_restore(store: Store, cluster: Cluster, snapshot: Snapshot) -> None:
 
 
 def finish_restore(store: Store, cluster: Cluster, snapshot: Snapshot) -> None:
-    """The nodes' disks are those of the snapshot, and know what these knew."""
+    """The nodes' disks are those of the snapshot, and know what these knew.
+
+    Where the cluster has another lock since, that of the snapshot is its next generation's.
+    """
+    changed: dict[str, Any] = {}
+    if cluster.lock != snapshot.lock:
+        # Which updates it lacks is looked up again.
+        changed = {"lock": snapshot.lock, "generation": cluster.generation + 1, "updates": {}}
     with store.transaction():
         store.executemany(
             "UPDATE observed_nodes SET generation = ? WHERE cluster = ? AND position = ?",
             [(snapshot.nodes[node.name][1], cluster.id, node.position) for node in cluster.nodes],
         )
-        update(store, cluster, restoring="")
+        update(store, cluster, restoring="", **changed)
         audit(store, "restore", cluster.name, snapshot.tag)

@@ -43,6 +43,7 @@ vclust_site:
   kernel_options: mitigations=off
   # Nodes start from the base or a layer, however many requests came before.
   cache_every: 0
+  base_renewal: 0
 """
 
 _PLUGIN = """\

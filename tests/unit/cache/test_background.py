@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from cache.cachesite import a_lock, remember, start_if_due, status
+from cache.cachesite import a_lock, age, remember, start_if_due, status
 from pastruns import add, node_facts
 
 from vclust_py.cache import priority
@@ -60,3 +60,14 @@ def test_time_models_are_fitted_in_the_background(site: Site) -> None:
         time.sleep(0.1)
     assert read_models(store)["ready tcg"].seconds({"base": 1, "nodes": 2}) == pytest.approx(6)
     store.close()
+
+
+def test_base_images_are_looked_after_in_the_background(site: Site, base: BaseImages) -> None:
+    remember(site, a_lock(site, "full"))
+    assert not start_if_due(site)
+    age(site, base.base, 86400 + 60)
+    assert start_if_due(site)
+    deadline = time.monotonic() + 60
+    while not (site.root / "renewed").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not start_if_due(site)  # it lacks nothing, and is looked after tomorrow

@@ -154,6 +154,7 @@ CHANGE = {
     "remove": [],
     "differences": ["NumberOfNodes: is 2, the request says 4"],
     "packages": {"install": ["full=1.0", "hello=2"], "remove": ["old"]},
+    "restart": [],
 }
 
 
@@ -182,7 +183,7 @@ def test_apply(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     (call,) = run.calls  # type: ignore[attr-defined]
     assert call["variables"]["nodes"] == ["n3", "n5"]
     assert call["variables"]["vclust_request"]["software"]["name"] == "one"
-    nothing = {"add": {}, "remove": [], "differences": [], "packages": {}}
+    nothing = {"add": {}, "remove": [], "differences": [], "packages": {}, "restart": []}
     assert run("apply", "one.ini", "--check", vclust_apply=nothing) == 0
     assert capsys.readouterr().out == "one: as it should be\n"
     late = {"late": ["n2"], "warnings": ["ssh: n2: no route; it is told when it can be"]}
@@ -192,7 +193,58 @@ def test_apply(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "n2: no route" in said.err
 
 
-@pytest.mark.parametrize("words", [("stop", "one"), ("renew", "one", "4h"), ("resize", "one", "3")])
+def test_restarts_are_said_and_allowed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    larger = CHANGE | {"add": {}, "packages": {}, "restart": ["n1", "n2"]}
+    larger |= {"differences": ["RAM: is 1GB, the request says 2GB"]}
+    assert run("apply", "one.ini", "--restart", vclust_apply=larger) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "one: RAM: is 1GB, the request says 2GB",
+        "one: these nodes restart, one after the other: n1, n2",
+        "one is as its request says",
+    ]
+    calls = run.calls  # type: ignore[attr-defined]
+    assert [call["variables"]["vclust_restart"] for call in calls] == [True, True]
+    assert run("apply", "one.ini", vclust_apply=CHANGE) == 0
+    assert "vclust_restart" not in calls[2]["variables"]
+
+
+def test_upgrade(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    comes = {"packages": ["core=1.1", "full=2"], "kept": ["old=2"], "kernel": "linux=2", "absent": []}
+    assert run("upgrade", "one", "--check", "--security", vclust_upgrade=comes) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] + lines[3:] == [
+        "one: packages that come: core=1.1, full=2",
+        "one: cannot come without the removal of others: old=2",
+        "one: that would come",
+    ]
+    assert lines[2].startswith(
+        "one: the archives have linux=2: nodes boot the kernel of their base image, a restart"
+    )
+    (call,) = run.calls  # type: ignore[attr-defined]
+    assert (call["check"], call["variables"]) == (True, {"name": "one", "vclust_security": True})
+
+    nothing = {"packages": [], "kept": [], "kernel": "", "absent": []}
+    assert run("upgrade", "one", "--check", vclust_upgrade=nothing) == 0
+    assert run("upgrade", "one", vclust_upgrade=nothing, vclust_teach={"late": []}) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "one: nothing would come",
+        "one: its nodes have what its lock says",
+    ]
+    # Nodes that did not bear it, wait for it, or do not run.
+    away = {**nothing, "absent": ["n4"], "warnings": ["n4: is not ready"]}
+    late = {"late": ["n2", "n3"], "warnings": ["n2: was not changed: service x: no"]}
+    assert run("upgrade", "one", "--at-once", vclust_upgrade=away, vclust_teach=late) == 4
+    said = capsys.readouterr()
+    assert said.out == "one: has not come to all nodes: n2, n3, n4\n"
+    assert ("n4: is not ready" in said.err, "n2: was not changed" in said.err) == (True, True)
+    calls = run.calls  # type: ignore[attr-defined]
+    assert [call["check"] for call in calls] == [True, True, True, False, True, False]
+    assert calls[-1]["variables"] == {"name": "one", "vclust_at_once": True}
+
+
+@pytest.mark.parametrize(
+    "words", [("stop", "one"), ("renew", "one", "4h"), ("resize", "one", "3"), ("upgrade", "one")]
+)
 def test_a_failure_has_its_code(run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     assert run(*words, "--json", code=3) == 3
     assert json.loads(capsys.readouterr().out) == {"exit_code": 3, "error": "no", "phase": "", "name": "one"}

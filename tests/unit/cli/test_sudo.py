@@ -25,7 +25,7 @@ def allowed(words: str) -> bool:
     rule = text.partition("```sudoers\n")[2].partition("```")[0].replace("\\\n", "")
     alias = rule.partition("VCLUST_USER = ")[2].partition("\n")[0]
     commands = [command.strip().split(" ", 1) for command in alias.split(",")]
-    assert len(commands) == 10
+    assert len(commands) == 11
     assert all(path == PROGRAM for path, _ in commands)
     patterns = [arguments for _, arguments in commands]
     # Only then sudo takes them for regular expressions.
@@ -45,7 +45,10 @@ def allowed(words: str) -> bool:
         "show hello-mpi",
         "destroy hello-mpi",
         "apply my.ini",
+        "apply --restart my.ini",
         "resize hello-mpi 4",
+        "upgrade hello-mpi",
+        "upgrade hello-mpi --at-once --security",
         "renew hello-mpi 4h",
         "capture hello-mpi",
         "snapshot hello-mpi",

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -17,6 +18,8 @@ from vclust_py.guest.cluster_disk import ClusterIdentity
 from vclust_py.guest.trust import Authority
 from vclust_py.metapackages import MetaPackage, Step
 from vclust_py.request import SSHKey, User
+from vclust_py.router_socket import bound
+from vclust_py.serving import Offer, offered
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
@@ -64,17 +67,25 @@ class Tree:
             cluster.generation,
             cluster_disk.steps_of(cluster, new),
         )
-        # As sshd has it done: the words with blanks between, by a shell.
-        command = f"{update.unpack(len(packages))} sh -s" if packages else "sh -s"
+        if not packages:
+            return self.run(script, code)
+        path = self.path.with_name(f"{self.path.name}.tar")
+        path.write_bytes(packages)
+        with offered(path, lambda: bound("127.0.0.1", 0)) as offer:
+            return self.run(update.fetch(offer) + script, code)
+
+    def run(self, script: str, code: int = 0) -> str:
+        """What a node's shell says that is given this script."""
         done = subprocess.run(
-            ["sh", "-c", command],
-            input=packages + script.encode(),
+            ["sh", "-s"],
+            input=script,
             env={"PATH": os.environ["PATH"], "VCLUST_ROOT": str(self.path)},
             capture_output=True,
+            text=True,
             check=False,
         )
-        assert (done.returncode, done.stderr) == (code, b""), done
-        return done.stdout.decode()
+        assert (done.returncode, done.stderr) == (code, ""), done
+        return done.stdout
 
     def has_packages(self, installer: str) -> None:
         """The package `old`, and in place of what installs packages these lines of sh."""
@@ -219,6 +230,49 @@ def test_services_are_told_of_other_nodes(tmp_path: Path, host: str) -> None:
     assert (tree.path / "etc/leads").exists() == (host == "n1")
 
 
+def test_what_runs_in_a_node_is_told_of_its_new_size(tmp_path: Path) -> None:
+    """By its steps, `change`, then `resume`, though the other nodes are the same."""
+    say = 'echo "{} of $VCLUST_NODE: $VCLUST_CPUS, $VCLUST_RAM_MB" >> "$VCLUST_ROOT/etc/said"'
+    bundle = MetaPackage(
+        "some-thing",
+        "a test",
+        (),
+        steps=(Step("all", say.format("step")),),
+        change=say.format("change"),
+        leave="echo not here",
+        resume=say.format("resume"),
+    )
+
+    def made(number: int, cpus: int) -> ClusterIdentity:
+        cluster = a_generation(number, (ANN,))
+        hardware = replace(cluster.request.hardware, cpus=cpus, ram=cpus * 2**30)
+        request = replace(cluster.request, hardware=hardware)
+        return replace(cluster, request=request, meta_packages=(bundle,), secrets={})
+
+    tree = Tree(tmp_path, made(1, 1))
+    (tree.path / "etc/said").unlink()
+    larger = made(2, 3)
+    script = update.script(cluster_disk.parts(larger), {}, 2, cluster_disk.resized(larger))
+    assert tree.run(script) == "vclust: generation 2\n"
+    told = [f"{word} of n2: 3, 3072\n" for word in ("step", "change", "resume")]
+    assert tree.read("etc/said") == "".join(told)
+    assert "slots=3" in tree.read("etc/vclust/hostfile.openmpi")
+
+
+def test_who_is_logged_in_and_goes_is_logged_out() -> None:
+    (function,) = re.findall(r"^end_processes\(\) \{.*?^\}", update._SCRIPT, re.MULTILINE | re.DOTALL)
+    uid = 54321
+    with (
+        subprocess.Popen(["sleep", "300"], user=uid) as theirs,
+        subprocess.Popen(["sleep", "300"], user=uid + 1) as another,
+    ):
+        for _ in range(2):  # the second time there is nobody left
+            subprocess.run(["sh", "-ec", f"{function}\nend_processes {uid}"], check=True)
+            assert theirs.wait(10) == -9
+        assert another.poll() is None
+        another.kill()
+
+
 def test_a_service_that_does_not_bear_it_is_said_and_tried_again(tree: Tree) -> None:
     broken = a_bundle("echo no such service; exit 3")
     wanted = replace(a_generation(2, (ANN, BOB), nodes=3), meta_packages=(broken,), secrets={})
@@ -277,6 +331,100 @@ def test_packages_that_do_not_install_are_told_and_tried_again(tree: Tree) -> No
     assert tree.read("var/lib/vclust/wanted") == "mine.service\n"
     (tree.path / "usr/libexec/vclust/install-packages").write_text(INSTALLER)
     assert tree.take(wanted, packages=packages) == "vclust: generation 2\n"
+
+
+@pytest.mark.parametrize("wrong", ["port", "token", "digest"])
+def test_packages_that_do_not_come_change_nothing(tree: Tree, tmp_path: Path, wrong: str) -> None:
+    path = tmp_path.with_name(f"{tmp_path.name}.tar")
+    path.write_bytes(archive(**{"some_all.deb": "some\n"}))
+    before = set(Path("/var/tmp").glob("tmp.*"))
+    state = digest(tree)
+    with offered(path, lambda: bound("127.0.0.1", 0)) as offer:
+        given: dict[str, Offer] = {
+            "port": replace(offer, port=1),
+            "token": replace(offer, token="0" * 32),
+            "digest": replace(offer, digest="0" * 128),
+        }
+        said = tree.run(f"{update.fetch(given[wrong])}echo not here\n", code=1)
+    assert said.startswith("vclust: failed packages: cannot be fetched from 127.0.0.1:")
+    assert said.count("\n") == 1
+    assert ("refused" in said, "cut off" in said) == (wrong == "port", wrong != "port")
+    assert (digest(tree), set(Path("/var/tmp").glob("tmp.*"))) == (state, before)
+
+
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$*" >> {told}
+case "$*" in
+    is-active*{broken}.service) echo {state}; exit 3 ;;
+    is-active*) echo active ;;
+esac
+"""
+
+
+def restarted(path: Path, broken: str = "none", state: str = "failed") -> tuple[str, list[str]]:
+    """What is said, and what systemd is told, where `broken` is in another state than active after it."""
+    told = path / "told"
+    told.write_text("")
+    (path / "systemctl").write_text(SYSTEMCTL.format(told=told, broken=broken, state=state))
+    (path / "sleep").write_text(f"#!/bin/sh\necho sleep >> {told}\n")
+    for program in ("systemctl", "sleep"):
+        (path / program).chmod(0o755)
+    script = f'set -eu; fail() {{ echo "failed $*"; exit 1; }}; proc={path}/proc kept={path}/kept\n{update.RESTART}'
+    done = subprocess.run(
+        ["sh", "-c", f"{script}\nrestart_stale; echo done"],
+        env={"PATH": f"{path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.strip(), told.read_text().splitlines()
+
+
+def test_services_that_run_replaced_files_start_again(tmp_path: Path) -> None:
+    """/proc as Linux has it, with systemd's groups of processes."""
+    here = "7f0 r-xp 00 fe:00 12 /usr/lib/x86_64-linux-gnu/libc.so.6"
+    gone = f"{here} (deleted)"
+    for number, (maps, group) in enumerate(
+        [
+            (gone, "init.scope"),
+            (gone, "system.slice/ssh.service"),
+            (here, "system.slice/cron.service"),
+            (gone, "system.slice/slurmd.service/system"),
+            (gone, "system.slice/ssh.service"),
+            (gone, "system.slice/system-postgresql.slice/postgresql@15-main.service"),
+            (gone, "system.slice/dbus.service"),
+            (gone, "system.slice/system-getty.slice/getty@tty1.service"),
+            (gone, "system.slice/vclust-fork.service"),
+            (gone, "user.slice/user-1000.slice/session-3.scope"),
+            ("7f0 rw-s 00 00:01 9 /memfd:x (deleted)", "system.slice/memory.service"),
+            ("7f0 rw-s 00 00:01 9 /dev/shm/x (deleted)", "system.slice/shared.service"),
+        ],
+        1,
+    ):
+        (tmp_path / f"proc/{number}").mkdir(parents=True)
+        (tmp_path / f"proc/{number}/maps").write_text(f"{here}\n{maps}\n")
+        (tmp_path / f"proc/{number}/cgroup").write_text(f"0::/{group}\n")
+    wanted = ["postgresql@15-main.service", "slurmd.service", "ssh.service"]
+    said, told = restarted(tmp_path)
+    assert (said, told[0]) == ("done", "daemon-reexec")
+    asked = [f"is-active {unit}" for unit in wanted]
+    assert told[1:] == [*(f"restart {unit}" for unit in wanted), "sleep", *asked]
+    assert not (tmp_path / "kept").exists()
+    # One that does not start again is named, and not forgotten though it runs nothing that is gone any more.
+    assert restarted(tmp_path, broken="slurmd")[0] == (
+        "failed service slurmd.service: does not run with its new packages"
+    )
+    for folder in (tmp_path / "proc").iterdir():
+        (folder / "maps").write_text(f"{here}\n")
+    said, told = restarted(tmp_path, broken="slurmd")
+    assert (said.partition(":")[0], told[0]) == ("failed service slurmd.service", f"restart {wanted[0]}")
+    assert (
+        restarted(tmp_path, broken="slurmd", state="activating")[0] != "done"
+    )  # systemd starts it again and again
+    assert restarted(tmp_path, broken="slurmd", state="inactive")[0] == "done"  # it has nothing to do
+    assert restarted(tmp_path) == ("done", [])
 
 
 def test_what_the_script_has_said() -> None:

@@ -1,12 +1,14 @@
-"""When libvirt's daemons may end."""
+"""When libvirt's daemons are started, and when they may end."""
 
+import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from vclust_py.hypervisor import daemon
+from vclust_py.errors import VclustError
+from vclust_py.hypervisor import daemon, kvm
 
 
 def test_the_daemons_stay_while_a_domain_of_any_site_runs(
@@ -29,3 +31,37 @@ def test_the_daemons_stay_while_a_domain_of_any_site_runs(
         (domains / "another-sites.node.xml").unlink()
         daemon.stop()
         assert process.wait(20) != 0
+
+
+def test_daemons_that_answer_are_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what does not answer is, by a process that nobody waits for, and where there is QEMU."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(daemon.subprocess, "Popen", lambda argv, **options: started.append(argv[1:]))
+    emulator = tmp_path / "qemu"
+    monkeypatch.setattr(daemon, "_emulator", lambda: str(emulator))
+    path = tmp_path / "socket"
+    monkeypatch.setattr(daemon, "_SOCKETS", {"libvirtd": path})
+    daemon.begin()
+    assert started == []
+    emulator.touch(mode=0o755)
+    daemon.begin()
+    assert started == [["-m", "vclust_py.hypervisor.daemon"]]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        daemon.begin()
+    assert len(started) == 1
+
+
+def test_the_process_that_starts_daemons_does_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not work, the next phase tells that needs them."""
+    asked: list[bool] = []
+
+    def ensure(*, kvm: bool) -> None:
+        asked.append(kvm)
+        raise VclustError("libvirtd: does not come up")
+
+    monkeypatch.setattr(daemon, "ensure", ensure)
+    monkeypatch.setattr(kvm, "works", lambda emulator: emulator.startswith("qemu-system-"))
+    daemon.main()
+    assert asked == [True]

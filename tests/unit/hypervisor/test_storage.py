@@ -63,6 +63,21 @@ def test_local_copy_stands_on_the_same_image(local: LocalFiles) -> None:
     assert sorted(local.allocated()) == ["n1.qcow2", "n1@a.qcow2"]
 
 
+def test_a_local_disk_only_grows(local: LocalFiles) -> None:
+    local.overlay("n1.qcow2", "base-1.qcow2", 4 * GB)
+    path = local.path("n1.qcow2")
+    subprocess.run(["qemu-io", "-c", "write -P 7 1M 1M", path], check=True, capture_output=True)
+    assert local.virtual_size("n1.qcow2") == 4 * GB
+    local.grow("n1.qcow2", 3 * GB)
+    assert local.virtual_size("n1.qcow2") == 4 * GB
+    local.grow("n1.qcow2", 6 * GB)
+    info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", path]))
+    assert (info["virtual-size"], local.virtual_size("n1.qcow2")) == (6 * GB, 6 * GB)
+    subprocess.run(["qemu-io", "-c", "read -P 7 1M 1M", path], check=True, capture_output=True)
+    with pytest.raises(VclustError, match=r"n2.qcow2"):
+        local.grow("n2.qcow2", GB)
+
+
 def test_local_overlay_without_its_image(local: LocalFiles) -> None:
     with pytest.raises(VclustError, match=r"base-9.qcow2"):
         local.overlay("n1.qcow2", "base-9.qcow2", GB)
@@ -139,6 +154,19 @@ def test_remote_overlay(remote: RemoteFiles, connection: Connection) -> None:
     remote.discard("n1.qcow2")
     remote.discard("n1.qcow2")
     assert remote.lacking([remote.path("n1.qcow2")]) == [remote.path("n1.qcow2")]
+
+
+def test_a_remote_disk_only_grows(remote: RemoteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test driver cannot resize volumes: what is seen is that it is asked to, and only for more."""
+    remote.overlay("n1.qcow2", "base-1.qcow2", 2 * GB)
+    assert remote.virtual_size("n1.qcow2") == 2 * GB
+    grown = list[int]()
+    monkeypatch.setattr(libvirt.virStorageVol, "resize", lambda _, size, flags=0: grown.append(size))
+    for size in (GB, 2 * GB, 3 * GB):
+        remote.grow("n1.qcow2", size)
+    assert grown == [3 * GB]
+    with pytest.raises(VclustError, match=r"n2.qcow2"):
+        remote.grow("n2.qcow2", GB)
 
 
 def test_pools_are_transient_and_made_again(remote: RemoteFiles, connection: Connection) -> None:

@@ -60,9 +60,40 @@ def test_units_are_masked_or_disabled_and_others_left(root: Path) -> None:
     units = root / "etc/systemd/system"
     assert (units / "systemd-repart.service").readlink() == Path("/dev/null")
     assert not (units / "getty.target.wants/getty@tty1.service").exists()
+    assert not (units / "systemd-udev-load-credentials.service").is_symlink()
+    assert not (root / "etc/systemd/system-generators").exists()
     assert (units / "multi-user.target.wants/ssh.service").exists()
     for name in tuning.FILES:
         assert (root / name).stat().st_mode & 0o777 == 0o644
+
+
+def test_where_systemd_starts_all_by_another_program_more_is_masked(root: Path) -> None:
+    executor = root / tuning.EXECUTOR
+    executor.parent.mkdir(parents=True)
+    executor.touch()
+    tuning.tune(root, SOURCES)
+    settings = root / "etc/systemd"
+    for name in (
+        "system/systemd-repart.service",
+        "system/systemd-udev-load-credentials.service",
+        "system-generators/systemd-ssh-generator",
+    ):
+        assert (settings / name).readlink() == Path("/dev/null"), name
+
+
+def test_what_is_added_is_for_everybody_whatever_the_umask(root: Path) -> None:
+    """Users run the proof of MPI; the units of systemd have another umask than people."""
+    (root / "usr/lib").mkdir()
+    there = set(root.rglob("*"))
+    before = os.umask(0o077)
+    try:
+        tuning.tune(root, SOURCES)
+        base._add_programs(root)
+    finally:
+        os.umask(before)
+    for path in set(root.rglob("*")) - there:
+        if not path.is_symlink():
+            assert path.stat().st_mode & 0o777 in ((0o755,) if path.is_dir() else (0o644, 0o755)), path
 
 
 def test_nothing_of_etc_and_var_counts_as_older_than_usr(root: Path) -> None:

@@ -1,12 +1,13 @@
 """The initramfs and the programs of a node, without a machine: content, load order, and the shell parts by busybox."""
 
+import lzma
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from image.baseroot import PVH_NOTE, bzimage, fill
+from image.baseroot import PVH_NOTE, VERSION, bzimage, fill
 
 from vclust_py.errors import VclustError
 from vclust_py.image import installer
@@ -46,6 +47,19 @@ def test_initramfs_holds_init_busybox_modules(root: Path, tmp_path: Path) -> Non
         "nls_cp437.ko",
         "nls_ascii.ko",
     ]
+
+
+def test_packed_modules_are_unpacked(root: Path, tmp_path: Path) -> None:
+    """Debian 13's: the node would unpack them with each boot."""
+    modules = root / "usr/lib/modules" / VERSION
+    for path in (modules / "kernel").iterdir():
+        path.with_name(f"{path.name}.xz").write_bytes(lzma.compress(path.read_bytes()))
+        path.unlink()
+    dependencies = modules / "modules.dep"
+    dependencies.write_text(dependencies.read_text().replace(".ko", ".ko.xz"))
+    installer.build(root, tmp_path / "packed")
+    installer.build(fill(tmp_path / "plain"), tmp_path / "unpacked")
+    assert (tmp_path / "packed").read_bytes() == (tmp_path / "unpacked").read_bytes()
 
 
 def test_initramfs_is_the_same_each_time(root: Path, tmp_path: Path) -> None:
@@ -181,6 +195,31 @@ def test_some_steps_are_the_first_nodes_alone(node: Path, name: str, steps: str)
     outside = "CLUSTER=$ROOT/run/vclust/cluster; ROOT="
     said = run_init_part(f"{in_system}; {outside}; name={name}; run_steps", node)
     assert said == "".join(f"{disk}/step-{step} {name} n1\n" for step in steps.split())
+
+
+@busybox
+@pytest.mark.parametrize(
+    ("target", "own", "mounted"),
+    [
+        ("local-fs", "", True),
+        ("sysinit", "", False),  # this Debian does not mount it by itself
+        ("local-fs", "tmp.mount", False),
+        ("local-fs", "tmp.mount.d", False),
+        ("local-fs", "other.mount", True),
+    ],
+)
+def test_what_systemd_would_mount_is_mounted(node: Path, target: str, own: str, mounted: bool) -> None:
+    """Unless a user has said something else of it; a mask is a link to /dev/null."""
+    wants = node / f"usr/lib/systemd/system/{target}.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "tmp.mount").symlink_to("../tmp.mount")
+    (wants.parent / "tmp.mount").touch()
+    (node / "etc/systemd/system").mkdir(parents=True)
+    if own:
+        (node / "etc/systemd/system" / own).symlink_to("/dev/null")
+    said = run_init_part(f'mount() {{ echo "$*" >> {node}/console; false; }}; mount_more', node)
+    expected = f"-t tmpfs -o mode=1777,strictatime,nosuid,nodev,size=50%,nr_inodes=1m tmpfs {node}/tmp\n"
+    assert said == (expected if mounted else "")
 
 
 @busybox

@@ -1,10 +1,17 @@
 """Clusters that are ready, on hosts that only keep books."""
 
+import hashlib
+import io
+import re
+import socket
+import tarfile
+
 from cache.cachesite import make_base
 from fakehost import FakeSession
 from repository import KERNEL, Repository
 
 from vclust_py import request as requests
+from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.phases import ORDER, Inputs, phase
 from vclust_py.request import Request
@@ -51,3 +58,41 @@ def another(session: FakeSession) -> FakeSession:
     new.hosts, new.gone = session.hosts, session.gone
     new.networks = new.fake_networks = session.fake_networks
     return new
+
+
+def fetched(script: str) -> bytes:
+    """What a node would fetch that is given this script."""
+    address, port, size = re.findall(r"/dev/tcp/(\S+)/(\d+).*?head -c (\d+)", script, re.DOTALL)[0]
+    (token,) = re.findall("^[0-9a-f]{32}$", script, re.MULTILINE)
+    with socket.create_connection((address, int(port)), 10) as connection:
+        connection.sendall(f"{token}\n".encode())
+        with connection.makefile("rb") as stream:
+            data = stream.read()
+    assert (len(data), hashlib.blake2b(data).hexdigest() in script) == (int(size), True)
+    return data
+
+
+class Told:
+    """In place of logins: what nodes are told, and what the proof prints."""
+
+    def __init__(self, session: FakeSession) -> None:
+        self.session, self.proof = session, session.run
+        self.nodes: list[tuple[str, int]] = []
+        self.away: set[str] = set()
+        self.proved: list[str] = []
+        self.packages: list[list[str]] = []
+        """Names in the archives that came with it."""
+        session.run = self  # type: ignore[assignment]
+
+    def __call__(self, argv: list[str], *, stdin: str, **options: object) -> str:
+        if "VCLUST_PACKAGES=" in stdin:
+            with tarfile.open(fileobj=io.BytesIO(fetched(stdin))) as archive:
+                self.packages.append(archive.getnames())
+        if found := re.search(r"^generation=(\d+)$", stdin, re.MULTILINE):
+            node = argv[-3].removeprefix("root@")
+            if node in self.away:
+                raise VclustError(f"ssh: {node}: no route")
+            self.nodes.append((node, int(found[1])))
+            return f"vclust: generation {found[1]}\n"
+        self.proved = [line for line in stdin.splitlines() if re.fullmatch(r"one-\d\d", line)]
+        return self.proof(argv, stdin=stdin, **options)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakehost import FakeSession
-from life.living import HOSTS, a_request, a_site, another, created, states
+from life.living import HOSTS, Told, a_request, a_site, another, created, states
 from repository import Repository
 
 from vclust_py.errors import CapacityError, RequestError, VclustError
@@ -33,33 +31,6 @@ from vclust_py.site.store import audited
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
 HASH = "$6$saltsalt$" + "x" * 86
-
-
-class Told:
-    """In place of logins: what nodes are told, and what the proof prints."""
-
-    def __init__(self, session: FakeSession) -> None:
-        self.session, self.proof = session, session.run
-        self.nodes: list[tuple[str, int]] = []
-        self.away: set[str] = set()
-        self.proved: list[str] = []
-        self.packages: list[list[str]] = []
-        """Names in the archives that came with it."""
-        session.run = self  # type: ignore[assignment]
-
-    def __call__(self, argv: list[str], *, stdin: str | Path, **options: object) -> str:
-        if isinstance(stdin, Path):
-            with tarfile.open(stdin) as archive:
-                self.packages.append(archive.getnames())
-            stdin = stdin.read_bytes().decode(errors="replace")
-        if found := re.search(r"^generation=(\d+)$", stdin, re.MULTILINE):
-            node = argv[-3].removeprefix("root@")
-            if node in self.away:
-                raise VclustError(f"ssh: {node}: no route")
-            self.nodes.append((node, int(found[1])))
-            return f"vclust: generation {found[1]}\n"
-        self.proved = [line for line in stdin.splitlines() if re.fullmatch(r"one-\d\d", line)]
-        return self.proof(argv, stdin=stdin, **options)
 
 
 @pytest.fixture
@@ -120,7 +91,7 @@ def test_two_nodes_more_four_ways(session: FakeSession, told: Told) -> None:
     assert (starts(session), set(running(session).values())) == (4, {1})
     # Those that were there are told once, and not tried again but for the first, from which the others are.
     assert sorted(told.nodes) == [("one-01", 2), ("one-02", 2)]
-    assert told.proved == ["one-03", "one-04"]
+    assert session.login.tried[1:] == ["one-03", "one-04"]
     assert [node.generation for node in cluster.nodes] == [2] * 4
     for check in (False, True):
         again = apply.run(session, replace(inputs, check=check), number=4)
@@ -218,12 +189,17 @@ def test_users_and_keys_lease_and_healing(session: FakeSession, told: Told) -> N
 
 def test_what_cannot_change_in_place(session: FakeSession) -> None:
     before = created(session)
-    other = a_request(hardware={"ram": "1GB"}, suite="other", network="10.21.0.0/24")
+    other = a_request(hardware={"disk": "3GB"}, suite="other", network="10.21.0.0/24")
     with pytest.raises(RequestError) as refused:
         apply.run(session, Inputs("one", request=other, hosts=HOSTS))
     text = str(refused.value)
-    for word in ("one: RAM: is ", "one: Suite: ", "one: Network: ", "vclust destroy one"):
+    for word in (
+        "one: Disk: is 4GB, the request says 3GB: disks only grow",
+        "one: Suite: ",
+        "one: Network: ",
+    ):
         assert word in text
+    assert "vclust destroy one" in text
     assert found(session) == before
 
 
@@ -397,7 +373,7 @@ def test_meta_packages_that_have_told_nodes_of_each_other(
                 return ""
             return real(argv, stdin=stdin, **options)
 
-        session.run = run  # type: ignore[method-assign]
+        session.run = run
         created(session, a_request(nodes=3, meta_packages="thing"))
         inputs = Inputs("one", hosts=HOSTS)
         if not changes:

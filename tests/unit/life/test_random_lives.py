@@ -1,8 +1,8 @@
 """Lives of clusters at random, on hosts that only keep books: at the end all is as the requests say.
 
-Created, applied, crashed, stopped and started, renewed, expired, destroyed; hosts that go away and come back; whoever
-is at work is ended in the middle.  What follows from a seed: VCLUST_LIVES_SEED, which a failure names;
-VCLUST_LIVES_STEPS (default 150; thousands are fine).
+Created, applied, upgraded, crashed, stopped and started, renewed, expired, destroyed; hosts that go away and come back;
+archives that move on; whoever is at work is ended in the middle.  What follows from a seed: VCLUST_LIVES_SEED, which a
+failure names; VCLUST_LIVES_STEPS (default 150; thousands are fine).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from test_chaos import FaultyHost, Killed
 
 from vclust_py.errors import CapacityError, VclustError
 from vclust_py.hypervisor import Host
-from vclust_py.life import apply, heal, lease, stop, teach
+from vclust_py.life import apply, heal, lease, restart, stop, teach, upgrade
 from vclust_py.life.keeper import Keeper
 from vclust_py.lock import Lock
 from vclust_py.nodes import overlay
@@ -52,14 +52,16 @@ class LivesHost(FaultyHost):
 
 
 class Lives:
-    def __init__(self, session: FakeSession) -> None:
-        self.session = session
+    def __init__(self, session: FakeSession, toy: Repository) -> None:
+        self.session, self.toy = session, toy
         self.random = random.Random(f"lives {SEED}")  # noqa: S311
         self.hosts = {host.name: LivesHost(host.name) for host in HOSTS}
         session.hosts = self.hosts  # type: ignore[assignment]
         self.marks = itertools.count(1000)
         self.work: dict[tuple[int, str], int] = {}
         """By number of the cluster and UUID of the node what a user has left on its disk."""
+        self.unchanged: list[str] = []
+        """What was not as a request said when it was applied."""
         self.given_up: set[int] = set()
         self.done: list[str] = []
         self.keeper = Keeper(self.make, HOSTS)
@@ -68,14 +70,15 @@ class Lives:
         new = another(self.session)
         new._connect = self.connect
         new.site = replace(new.site, lease_grace=GRACE, lease_warnings=(), fence=Path("/fence"))
-        new.run = self.log_in  # type: ignore[method-assign]
+        new.run = self.log_in
+        new.talk = self.session.talk
         return new
 
     def connect(self, site: Site, host: Host) -> LivesHost:
         self.hosts[host.name].fault()
         return self.hosts[host.name]
 
-    def log_in(self, argv: list[str], *, stdin: str | Path = "", **options: object) -> str:
+    def log_in(self, argv: list[str], *, stdin: str = "", **options: object) -> str:
         """Nodes are told only where they run, and may be out of reach; a host that is off can be switched off."""
         if argv[0] == "/fence":
             host = self.hosts[argv[1]]
@@ -83,11 +86,8 @@ class Lives:
                 raise VclustError("fence: it is on")
             host.domains.clear()
             return ""
-        if isinstance(stdin, Path):  # packages come with it
-            stdin = stdin.read_bytes().decode(errors="replace")
         found = re.search(r"^generation=(\d+)$", stdin, re.MULTILINE)
-        if found is None:
-            return self.session._log_in(argv, stdin=stdin, **options)
+        assert found is not None
         node = argv[-3].removeprefix("root@")
         runs = any(
             domain.name.startswith(f"{node}.") and not host.off
@@ -125,10 +125,25 @@ class Lives:
             if self.random.random() < 0.3:
                 packages = ("hello",) * self.random.randint(0, 1) + ("full",)
                 request = replace(request, software=replace(request.software, packages=packages))
-            apply.run(session, Inputs(name, request=request, hosts=HOSTS))
-            for word in ("image", "create", "teach", "install", "ready"):
-                self.perhaps_killed()
-                (teach.run if word == "teach" else phase(word))(session, Inputs(name))
+            if self.random.random() < 0.6:
+                cpus, disk = self.random.randint(1, 3), request.hardware.disk + self.random.randint(0, 1)
+                request = replace(request, hardware=replace(request.hardware, cpus=cpus, disk=disk))
+            apply.run(session, Inputs(name, request=request, hosts=HOSTS), restarts=True)
+            self.do_the_rest(session, name)
+            self.unchanged += self.wrong_machines(clusters.get(session.store, name))
+
+    def do_the_rest(self, session: FakeSession, name: str) -> None:
+        """What a playbook does once it is written down what should be."""
+        restart.run(session, Inputs(name))
+        for word in ("image", "create", "teach", "install", "ready"):
+            self.perhaps_killed()
+            (teach.run if word == "teach" else phase(word))(session, Inputs(name))
+
+    def upgrade(self, name: str) -> None:
+        with self.make() as session:
+            upgrade.run(session, Inputs(name))
+            self.perhaps_killed()
+            teach.run(session, Inputs(name), in_turn=self.random.random() < 0.5)
 
     def start(self, name: str) -> None:
         with self.make() as session:
@@ -177,6 +192,13 @@ class Lives:
             self.pass_by("")
             self.keep("")
 
+    def move_on(self, name: str) -> None:
+        """The archives have a later version of something."""
+        package = self.random.choice(("core", "libgreet", "full"))
+        self.toy.add(package, str(next(self.marks)))
+        self.toy.publish()
+        (self.session.site.apt / "toy-amd64/fetched").unlink(missing_ok=True)
+
     def expire(self, name: str) -> None:
         self.session.store.execute(
             "UPDATE clusters SET ends = 5 WHERE name = ? AND ends IS NOT NULL", (name,)
@@ -201,7 +223,7 @@ class Lives:
         deeds = (
             *[self.create] * 4, *[self.apply] * 4, *[self.keep] * 8, *[self.crash] * 3,
             self.stop, self.start, self.heal, self.renew, self.destroy, *[self.switch] * 3, self.lose,
-            self.expire, self.pass_by,
+            self.expire, self.pass_by, *[self.upgrade] * 2, self.move_on,
         )  # fmt: skip
         deed, name = self.random.choice(deeds), self.random.choice(NAMES)
         self.done.append(f"{deed.__name__} {name}")
@@ -226,6 +248,19 @@ class Lives:
                 elif cluster.ready and node.state == "ready" and (cluster.id, node.uuid) not in self.work:
                     disks[overlay(node.name)] = self.work[cluster.id, node.uuid] = next(self.marks)
         self.work = {key: mark for key, mark in self.work.items() if key in known}
+
+    def wrong_machines(self, cluster: Cluster) -> list[str]:
+        """Nodes that run with other CPUs, memory or disk than the request says."""
+        wanted, told = cluster.request.hardware, []
+        for node in cluster.nodes:
+            host = self.hosts[node.host]
+            machine = host.machine(node.uuid)
+            if machine not in (None, (wanted.cpus, wanted.ram)):
+                told.append(f"{node.name}: runs with {machine}")
+            disks = host.virtual_sizes[clusters.folder(self.session.store, cluster).name]
+            if disks[overlay(node.name)] != wanted.disk:
+                told.append(f"{node.name}: has a disk of {disks[overlay(node.name)]}")
+        return told
 
     def wrong(self) -> list[str]:
         """What the hosts have that the store does not say, and the other way round."""
@@ -254,6 +289,7 @@ class Lives:
                 if mark is not None and self.hosts[node.host].folders[folder].get(overlay(node.name)) != mark:
                     told.append(f"{node.name}: lost the work on its disk")
             if runs(cluster):
+                told += self.wrong_machines(cluster)
                 told += [f"{node.name}: {node.state}" for node in cluster.nodes if node.state != "ready"]
                 told += [
                     f"{node.name}: was not told"
@@ -274,7 +310,7 @@ def runs(cluster: Cluster) -> bool:
 
 def test_lives_at_random(toy: Repository, tmp_path: Path) -> None:
     with a_site(toy, toy.site(tmp_path / "site", cache_every=0)) as session:
-        lives = Lives(session)
+        lives = Lives(session, toy)
         for _ in range(STEPS):
             lives.step()
         told = f"VCLUST_LIVES_SEED={SEED}\n" + "\n".join(lives.done[-80:])
@@ -297,14 +333,14 @@ def test_lives_at_random(toy: Repository, tmp_path: Path) -> None:
                         own,
                         Inputs(cluster.name, hosts=HOSTS),
                         number=cluster.request.hardware.number_of_nodes,
+                        restarts=True,
                     )
-                    for word in ("image", "create", "teach", "install", "ready"):
-                        (teach.run if word == "teach" else phase(word))(own, Inputs(cluster.name))
+                    lives.do_the_rest(own, cluster.name)
         for _ in range(6):
             lives.pass_by("")
             lives.keeper.round(answer=10, work=60)
         lives.keeper.close()
-        assert lives.wrong() == [], told
+        assert (lives.wrong(), lives.unchanged) == ([], []), told
         assert sum("killed" not in one and "(" not in one for one in lives.done) > STEPS / 3, told
         for name in clusters.names(session.store):
             lives.destroy(name)

@@ -1,6 +1,8 @@
 """Hosts, networks and logins that only keep books: everything of a phase but what machines do."""
 
 import os
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
@@ -10,10 +12,10 @@ from typing import Any
 from vclust_py import gateway
 from vclust_py.egress import Way
 from vclust_py.errors import VclustError
-from vclust_py.guest.proof import groups
 from vclust_py.hypervisor import Capacity, Domain, Segment, memory_bytes
 from vclust_py.ingress import Door
 from vclust_py.leftover_networks import Leftover
+from vclust_py.router_socket import bound
 from vclust_py.site import Site
 from vclust_py.site.session import Session
 from vclust_py.site.store import Store
@@ -22,6 +24,7 @@ from vclust_py.site.store import Store
 class FakeFiles:
     def __init__(self, host: "FakeHost", folder: str) -> None:
         self._host, self._files = host, host.folders.setdefault(folder, {})
+        self._sizes = host.virtual_sizes.setdefault(folder, {})
 
     def path(self, name: str) -> Path:
         return Path("/fake", name)
@@ -36,15 +39,24 @@ class FakeFiles:
         self._host.calls["put"] += 1
 
     def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
-        self._files.setdefault(name, 1)
+        self.blank(name, size)
 
     def blank(self, name: str, size: int) -> None:
-        self._files.setdefault(name, 1)
+        if name not in self._files:
+            self._files[name] = 1
+            self._sizes[name] = size
+
+    def virtual_size(self, name: str) -> int:
+        return self._sizes[name]
+
+    def grow(self, name: str, size: int) -> None:
+        self._sizes[name] = max(self._sizes[name], size)
 
     def copy(self, source: str, target: str) -> None:
         if target in self._host.full:
             raise VclustError(f"{target}: no space left on its file system")
         self._files[target] = self._files[source]
+        self._sizes[target] = self._sizes[source]
 
     def length(self, name: str) -> int:
         return self._files.get(name, 0)
@@ -61,11 +73,16 @@ class FakeFiles:
 
 
 class FakeForking:
-    """Keeps books of what was frozen and forked; a clone named in `failing` does not come up."""
+    """Keeps books of what was frozen and forked.
+
+    A clone named in `failing` does not come up; one in `broken` says then that it has failed, one in `mute` nothing.
+    """
 
     def __init__(self, host: "FakeHost") -> None:
         self._host = host
         self.failing: set[str] = set()
+        self.broken: set[str] = set()
+        self.mute: set[str] = set()
         self.frozen: list[Domain] = []
         self.forked: dict[str, tuple[Path, Path]] = {}
         self.version = "one"
@@ -90,7 +107,10 @@ class FakeForking:
         if _node(domain) in self.failing:
             raise VclustError(f"{domain.name}: not ready after {timeout:g} s")
         self.forked[_node(domain)] = memory, state
-        self._host.looks[domain.name] = 1  # it has reported
+        if _node(domain) in self.broken:
+            self._host.failing.add(_node(domain))
+        if _node(domain) in self.mute:
+            self._host.mute.add(_node(domain))
 
     def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
         self.freeze(domain, folder, timeout)
@@ -118,6 +138,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.domains: dict[str, Domain] = {}
         self.folders: dict[str, dict[str, int]] = {}
+        self.virtual_sizes: dict[str, dict[str, int]] = {}
         self.segments: dict[str, Segment] = {}
         self.silent: set[str] = set()
         self.failing: set[str] = set()
@@ -140,6 +161,10 @@ class FakeHost:
             uuid for uuid, domain in self.domains.items() if domain.name.partition(".")[0] not in self.silent
         }
 
+    def machine(self, uuid: str) -> tuple[int, int] | None:
+        domain = self.domains.get(uuid)
+        return None if domain is None else (domain.cpus, domain.memory)
+
     def processor_seconds(self) -> dict[str, float]:
         return {uuid: self.used.get(uuid, 0.0) for uuid in self.domains}
 
@@ -154,6 +179,9 @@ class FakeHost:
 
     def start(self, domain: Domain) -> bool:
         self.calls["start"] += 1
+        if self.forking is not None and _node(domain) in self.forking.broken | self.forking.mute:
+            self.failing.discard(_node(domain))
+            self.mute.discard(_node(domain))
         self.domains[domain.uuid] = domain
         return True
 
@@ -220,6 +248,10 @@ class FakeNetworks:
         self.doors[segment] = door
         return ()
 
+    def listen(self, segment: str, router: IPv4Address) -> socket.socket:
+        assert segment in self.segments
+        return bound("127.0.0.1", 0)
+
     def admit(self, store: Store) -> tuple[str, ...]:
         self.admitted = gateway.admitted(store)
         return ()
@@ -241,12 +273,13 @@ class FakeSession(Session):
         self.hosts = {"a": FakeHost(), "b": FakeHost()}
         self.fake_networks = FakeNetworks()
         self.gone: set[str] = set()
-        self.connects = self.logins = self.stops = 0
+        self.connects = self.logins = self.starts = self.stops = 0
         super().__init__(
             site,
             connect=self._fake_connect,
             networks=self.fake_networks,
-            run=self._log_in,
+            talk=self._log_in,
+            start_daemons=self._start_daemons,
             stop_daemons=self._stop_daemons,
         )
 
@@ -256,19 +289,65 @@ class FakeSession(Session):
             raise VclustError(f"{host.name}: no route")
         return self.hosts[host.name]
 
+    def _start_daemons(self) -> None:
+        self.starts += 1
+
     def _stop_daemons(self) -> None:
         self.stops += 1
 
-    def _log_in(self, argv: list[str], *, stdin: str, **options: object) -> str:
-        """What the proof's script would print: every login that it asks for works, and there is no MPI."""
+    def _log_in(self, argv: list[str], **options: object) -> "FakeLogin":
         self.logins += 1
-        self.script = stdin
-        names = [name for host in self.hosts.values() for name in map(_node, host.domains.values())]
-        names.sort()
-        if not names:  # another controller's destroy got so far
-            raise VclustError("ssh: no route to host")
-        lines = [f"vclust: login {name} {name}" for name in names]
-        return "\n".join([*lines, *(f"vclust: mpi {number} none" for number in range(len(groups(names))))])
+        self.login = FakeLogin(self, argv[-3].rpartition("@")[2])
+        return self.login
+
+    @property
+    def running(self) -> set[str]:
+        """Names of the nodes with a domain."""
+        return {_node(domain) for host in self.hosts.values() for domain in host.domains.values()}
+
+
+class FakeLogin:
+    """In place of the first node's shell: every login that it is asked for works, and there is no MPI."""
+
+    def __init__(self, session: FakeSession, first: str) -> None:
+        self._session, self._lines, self.output = session, list[str](), ""
+        self.ended = first not in session.running  # another controller's destroy got so far
+        self.tried, self._running = [first], set[str]()
+        if self.ended:
+            self.output = "ssh: no route to host\n"
+        else:
+            self._print(f"vclust: login {first} {first}")
+
+    def there(self, name: str) -> str:
+        """What logging in to that node comes to: its name."""
+        return name if name in self._running else "ssh: No route to host"
+
+    def _print(self, line: str) -> None:
+        self._lines.append(line)
+        self.output += f"{line}\n"
+
+    def say(self, text: str) -> None:
+        if text.startswith("try "):
+            self._running = self._session.running
+        for line in text.splitlines():
+            word, _, rest = line.partition(" ")
+            if word == "try":
+                name = rest.split()[0]
+                self.tried.append(name)
+                self._print(f"vclust: login {name} {self.there(name)}")
+            elif word == "mpi":
+                number = rest.split()[0]
+                self._print(f"vclust: mpi {number} none")
+                self._print(f"vclust: done mpi {number}")
+
+    def hear(self, timeout: float) -> list[str]:
+        if not self._lines:
+            time.sleep(timeout)
+        lines, self._lines = self._lines, []
+        return lines
+
+    def close(self) -> None:
+        self.ended = True
 
 
 def _node(domain: Domain) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cache.cachesite import make_base
-from fakehost import FakeSession
+from fakehost import FakeLogin, FakeSession
 from repository import KERNEL, Repository
 
 from vclust_py import request as requests
@@ -253,7 +253,15 @@ def test_the_log_of_a_proof_that_fails_is_kept(session: FakeSession, monkeypatch
     request = a_request(2)
     up_to(session, "install", request)
     said = "ssh: connect to host n0002 port 22: No route to host"
-    monkeypatch.setattr(session, "run", lambda *words, **options: f"vclust: login n0001 n0001\n{said}\n")
+    talk = session.talk
+
+    def without_others(argv: list[str], **options: object) -> FakeLogin:
+        login = talk(argv, **options)
+        assert isinstance(login, FakeLogin)
+        monkeypatch.setattr(login, "there", lambda name: said)
+        return login
+
+    monkeypatch.setattr(session, "talk", without_others)
     with pytest.raises(VclustError, match="no login to n0002") as failed:
         run(session, "ready", request)
     (log,) = describe(session.store, "all")[0]["logs"]
@@ -409,3 +417,11 @@ def test_each_phase_is_a_role_a_tag_a_file_and_a_function() -> None:
         functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         assert [name for name in functions if not name.startswith("_")][:1] == ["run"]
         assert phase(word) is module.run
+
+
+def test_libvirt_is_started_while_other_phases_are_at_work(session: FakeSession) -> None:
+    """Where the site manager is a host itself, and the request is meant."""
+    request = phase("request")
+    for check, local, starts in ((True, True, 0), (False, False, 0), (False, True, 1)):
+        request(session, Inputs("all", check=check, request=a_request(2), local=local))
+        assert session.starts == starts

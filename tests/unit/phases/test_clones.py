@@ -14,6 +14,7 @@ from repository import KERNEL, Repository
 from vclust_py import clones
 from vclust_py import request as requests
 from vclust_py.cache import retention
+from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host
 from vclust_py.image import Catalogue, Image
 from vclust_py.life import apply, heal, stop
@@ -70,6 +71,10 @@ def create(session: FakeSession, request: requests.Request, host: str = "a") -> 
     (told,) = describe(session.store, request.name)
     assert told["state"] == "ready"
     return {node["name"]: (node["start"], node["start_detail"]) for node in told["nodes"]}
+
+
+def create_again(session: FakeSession, name: str) -> dict[str, tuple[str, str]]:
+    return create(session, clusters.get(session.store, name).request)
 
 
 def destroy(session: FakeSession, name: str) -> None:
@@ -169,6 +174,46 @@ def test_a_clone_that_does_not_come_up_boots_once(session: FakeSession) -> None:
     assert len(session.hosts["a"].domains) == 2
     assert create(session, a_request("two", 1)) == {"n1": ("fork", "")}
     assert len(forking(session).frozen) == 1
+
+
+def test_a_clone_that_does_not_report_boots_once(session: FakeSession) -> None:
+    """It has its identity, and then something is wrong; the others of its template are clones."""
+    forking(session).broken = {"n1"}
+    started = create(session, a_request("one", 3))
+    assert started == {"n1": ("boot", "disk: broken"), "n2": ("fork", ""), "n3": ("fork", "")}
+    assert session.hosts["a"].calls["start"] == 1
+    assert create_again(session, "one") == started
+    assert session.hosts["a"].calls["start"] == 1
+    destroy(session, "one")
+    assert create(session, a_request("two", 1, start="auto")) == {"n1": ("boot", "disk: broken")}
+
+
+def test_a_clone_that_says_nothing_boots_sooner_than_a_node_would_be_given_up(
+    session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clones, "_timeout", lambda site: 0.3)
+    forking(session).mute = {"n2"}
+    assert create(session, a_request("one", 2)) == {
+        "n1": ("fork", ""),
+        "n2": ("boot", "no report after 0.3 s; its console ended with:\n    kernel"),
+    }
+
+
+def test_a_template_of_which_no_clone_reports_is_not_found_again(session: FakeSession) -> None:
+    forking(session).broken = {"n1", "n2"}
+    create(session, a_request("one", 2))
+    assert session.hosts["a"].calls["start"] == 2
+    destroy(session, "one")
+    forking(session).broken = set()
+    assert create(session, a_request("two", 1, start="auto")) == {"n1": ("boot", "")}
+
+
+def test_a_clone_that_boots_in_vain_has_failed(session: FakeSession) -> None:
+    """Once: what is wrong then is no fault of the template's."""
+    forking(session).broken = {"n2"}
+    session.hosts["a"].start = lambda domain: session.hosts["a"].domains.update({domain.uuid: domain}) or True  # type: ignore[method-assign]
+    with pytest.raises(VclustError, match="n2: disk: broken"):
+        create(session, a_request("one", 2))
 
 
 def test_a_template_of_which_no_clone_comes_up_is_not_found_again(session: FakeSession) -> None:
