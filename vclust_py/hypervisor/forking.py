@@ -289,7 +289,7 @@ class LocalForking:
                 self._connection.call(f"line to {started.name()}", lambda _: stream.abort())
 
     def _hear(self, domain: Domain, console: Path, word: str, timeout: float, wrong: str = "") -> None:
-        """Wait until the guest says `word` on the console; `wrong` is what it says before that if it has started anew."""
+        """Wait until the guest says `word` on the console; if it has started anew it says `wrong` before that."""
         deadline, looked = time.monotonic() + timeout, time.monotonic()
         while True:
             lines = _LINE.findall(console.read_bytes() if console.exists() else b"")
