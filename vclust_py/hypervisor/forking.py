@@ -288,17 +288,18 @@ class LocalForking:
                 self._connection.call(f"line to {started.name()}", lambda _: stream.abort())
 
     def _hear(self, domain: Domain, console: Path, word: str, timeout: float, wrong: str = "") -> None:
-        """Wait until the agent says `word` on the console; `wrong` is what it says if it has started anew."""
+        """Wait until the guest says `word` on the console; if it has started anew it says `wrong` before that."""
         deadline, looked = time.monotonic() + timeout, time.monotonic()
         while True:
-            heard = dict(_LINE.findall(console.read_bytes() if console.exists() else b""))
+            lines = _LINE.findall(console.read_bytes() if console.exists() else b"")
+            heard, words = dict(lines), [said for said, _ in lines]
             if b"failed" in heard:
                 raise VclustError(
                     f"{self._host.name}: {domain.name}: {heard[b'failed'].decode(errors='replace')}"
                 )
-            if wrong.encode() in heard:
+            if wrong.encode() in words and word.encode() not in words[: words.index(wrong.encode())]:
                 raise VclustError(
-                    f"{self._host.name}: {domain.name}: it did not go on from where its template was frozen"
+                    f"{self._host.name}: {domain.name}: it did not go on from where it was frozen"
                 )
             if word.encode() in heard:
                 return

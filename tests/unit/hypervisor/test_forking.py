@@ -180,8 +180,16 @@ def test_what_the_agent_does_not_say(
 def test_a_clone_that_boots_is_none(tmp_path: Path) -> None:
     """As one does whose memory makes no sense: the machine is reset."""
     path = console(tmp_path, "vclust: installer up=2.1\nvclust: ready up=9 packages=3\n")
-    with pytest.raises(VclustError, match="it did not go on from where its template was frozen"):
+    with pytest.raises(VclustError, match="it did not go on from where it was frozen"):
         forking()._hear(DOMAIN, path, "ready", 9, wrong="installer")
+    with pytest.raises(VclustError, match="it did not go on from where it was frozen"):
+        forking()._hear(DOMAIN, path, "resumed", 9, wrong="installer")
+
+
+def test_a_resumed_installer_goes_on_as_one_that_boots(tmp_path: Path) -> None:
+    """Before anybody has looked, perhaps."""
+    path = console(tmp_path, "vclust: resumed up=2.1\nvclust: installer up=2.1\n")
+    forking()._hear(DOMAIN, path, "resumed", 0, wrong="installer")
 
 
 @pytest.mark.parametrize(
