@@ -6,14 +6,13 @@ Looked at with virsh, ssh and the nodes' own tools, and in the files of the imag
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Vclust, left_since, output, snapshot
+from machine import Vclust, left_since, local, output, snapshot
 
 from vclust_py.image import Catalogue, Image
 from vclust_py.lock import Lock
@@ -27,27 +26,11 @@ REQUEST = HELLO.replace("hello", "rs").replace("gcc mpich python3", "mpich") + "
 
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
-    folder = tmp_path_factory.mktemp("resume")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    variables = folder / "inventory/group_vars/site_local.yml"
-    text, count = re.subn(
-        r"^vclust_site: .*$",
-        f"vclust_site: {{root: {site.root}, cache_every: 0}}",
-        variables.read_text(),
-        flags=re.M,
-    )
-    assert count == 1
-    variables.write_text(text)
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {site.root}}}\n")
-    command = Vclust(folder / "inventory", folder)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
+    command = local(tmp_path_factory.mktemp("resume"), root=site.root)
     for image in suspended(site):
         Catalogue(site).remove(image)
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
+    command.clear()
     for image in suspended(site):
         Catalogue(site).remove(image)
 
