@@ -110,7 +110,7 @@ OWN = (
     "head -c 16 /dev/urandom | od -A n -t x1",
     "cat /sys/class/net/eth0/address; ip -4 -o address show eth0",
     # The first random numbers that systemd takes.
-    "for unit in -.mount systemd-journald systemd-udevd; do systemctl show -p InvocationID -- $unit; done",
+    "for unit in systemd-journald systemd-udevd sysinit.target; do systemctl show -p InvocationID $unit; done",
     'journalctl --no-pager -o json -n 1 | sed \'s/.*_BOOT_ID":"\\([0-9a-f]*\\)".*/\\1/\'',
 )
 
