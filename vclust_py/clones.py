@@ -1,13 +1,17 @@
-"""Which nodes of a cluster start as clones of a template, and starting one.  What does not work boots, and says why."""
+"""Which nodes of a cluster start as clones of a template, or from a suspended installer, and starting one.
+
+What does not work boots, and says why.
+"""
 
 import contextlib
 import logging
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vclust_py import metapackages, templates
+from vclust_py import metapackages, suspended, templates
 from vclust_py.cache.pin import pin
 from vclust_py.errors import VclustError
 from vclust_py.guest import template
@@ -18,7 +22,7 @@ from vclust_py.site import Site, clusters, learning, records
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.states import NodeState
-from vclust_py.starts import BOOTED, FORKED, instead
+from vclust_py.starts import BOOTED, FORKED, RESUMED, instead, is_clone
 from vclust_py.templates import Shape
 
 _log = logging.getLogger(__name__)
@@ -30,13 +34,15 @@ _PROVEN = ("tcg",)
 """Accelerators that clones were tried with: elsewhere nodes are clones only where the request says so."""
 _OFTEN = 2
 """Clusters that have stood on a layer until a template of it is made without being asked for."""
+_FEWEST = 3
+"""Nodes of each way to start that the site must have seen before it chooses between them."""
 _LEAST_TIMEOUT = 30.0
 """Seconds that a clone has to its identity, and then (`unreported`) to its report, at least."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """How a node may start as a clone: from its template, or not, and then why."""
+    """What a node may go on from, a template or a suspended installer, or not, and then why."""
 
     template: Image | None
     why: str = ""
@@ -55,7 +61,7 @@ def offers(
     *,
     volume: bool = False,
 ) -> dict[str, Offer]:
-    """By name of those of `nodes` that shall be clones their templates, made where that is the sooner way.
+    """By name of those of `nodes` that shall not boot what they go on from, made where that is the sooner way.
 
     With a `volume` the first node has a disk more than any template has.
     """
@@ -69,9 +75,30 @@ def offers(
     # What a site that learns nothing starts nodes from does not depend on earlier requests.
     if asked == "boot" or not fresh or (asked == "auto" and session.site.cache_every == 0):
         return {}
+    found = dict[str, Offer]()
+    if asked != "resume":
+        found = _forks(session, cluster, folder, images, drivers, fresh, report, volume=volume)
+    if asked != "fork":
+        rest = [node for node in fresh if node.name not in found]
+        found |= _resumes(session, cluster, folder, images, drivers, rest, report, volume=volume)
+    return found
+
+
+def _forks(
+    session: Session,
+    cluster: Cluster,
+    folder: Path,
+    images: Mapping[str, Image],
+    drivers: Mapping[str, Hypervisor],
+    fresh: Sequence[Node],
+    report: Report,
+    *,
+    volume: bool,
+) -> dict[str, Offer]:
+    """As `offers`, of new nodes, from templates alone."""
+    asked, found = cluster.request.software.start, dict[str, Offer]()
     if why := _excluded(session, cluster, folder, images, fresh[0]):
         return dict.fromkeys((node.name for node in fresh), Offer(None, why)) if asked == "fork" else {}
-    found = dict[str, Offer]()
     if volume and (first := [node for node in fresh if node.position == 0]):
         fresh = [node for node in fresh if node.position]
         if asked == "fork":
@@ -176,18 +203,91 @@ def _offer(
     except VclustError as error:
         _log.warning("no template: %s", error)
         return Offer(None, f"no template: {error}")
-    if image is None:
-        return None
+    return None if image is None else _pinned(session, cluster, image)
+
+
+def _pinned(session: Session, cluster: Cluster, image: Image) -> Offer:
     # Beside those of other hosts and of earlier starts: disks of nodes stand on them.
     pinned = clusters.get(session.store, cluster.name).images
     digest = image.manifest.digest
     if not pin(session, cluster, {**pinned, f"{templates.ROLE}{digest[:12]}": digest}):
-        return Offer(None, "its template was taken away")
+        return Offer(None, f"{image.path.name} was taken away")
     return Offer(image, timeout=_timeout(session.site))
 
 
 def _timeout(site: Site) -> float:
     return max(_LEAST_TIMEOUT, site.ready_timeout / 10)
+
+
+def _resumes(
+    session: Session,
+    cluster: Cluster,
+    folder: Path,
+    images: Mapping[str, Image],
+    drivers: Mapping[str, Hypervisor],
+    nodes: Sequence[Node],
+    report: Report,
+    *,
+    volume: bool,
+) -> dict[str, Offer]:
+    """As `offers`, of new nodes, from suspended installers alone."""
+    groups: dict[tuple[str, suspended.Shape], list[str]] = {}
+    for node in nodes:
+        architecture = cluster.request.hardware.architecture
+        line = command_line(session.site, architecture, drivers[node.host].accelerator)
+        kernel, installer = (images[role].manifest.digest for role in ("kernel", "installer"))
+        disks = 1 + len(identity_disks(folder, node.name))
+        disks += ("bundle" in images) + (volume and node.position == 0)
+        shape = suspended.Shape(kernel, installer, line, architecture, node.cpus, node.memory, disks)
+        groups.setdefault((node.host, shape), []).append(node.name)
+    found = dict[str, Offer]()
+    for (host, shape), names in groups.items():
+        if offer := _resume(session, cluster, host, drivers[host], shape, len(names), report):
+            found |= dict.fromkeys(names, offer)
+    return found
+
+
+def _resume(
+    session: Session,
+    cluster: Cluster,
+    host: str,
+    driver: Hypervisor,
+    shape: suspended.Shape,
+    nodes: int,
+    report: Report,
+) -> Offer | None:
+    """For so many nodes of one shape on one host; None: they boot, and nobody has asked for anything else."""
+    forced, forking = cluster.request.software.start == "resume", driver.forking
+    if session.site.templates == "refuse":
+        return Offer(None, "the site refuses templates") if forced else None
+    if forking is None:
+        return Offer(None, f"{host}: installers are not suspended there") if forced else None
+    try:
+        image = suspended.find(session, shape, forking)
+        if not forced and not _resuming_gains(session, cluster, driver, nodes, made=image is not None):
+            return None
+        return _pinned(session, cluster, image or suspended.ensure(session, shape, forking, report))
+    except VclustError as error:
+        _log.warning("no suspended installer: %s", error)
+        return Offer(None, f"no suspended installer: {error}")
+
+
+def _resuming_gains(
+    session: Session, cluster: Cluster, driver: Hypervisor, nodes: int, *, made: bool
+) -> bool:
+    """Whether so many nodes are sooner from a suspended installer, as like nodes were before; `made`: it is there.
+
+    Else it is made first, which takes no longer than a node that boots until it is installed.
+    """
+    seconds = records.installed_seconds(
+        session.store, len(cluster.nodes), cluster.strategy, driver.accelerator
+    )
+    booted, resumed = seconds.get(BOOTED, []), seconds.get(RESUMED, [])
+    if min(len(booted), len(resumed)) < _FEWEST:
+        return False
+    booting = statistics.median(booted)
+    gain = booting - statistics.median(resumed)
+    return gain > 0 if made else gain * nodes / min(nodes, driver.capacity().cpus) > booting
 
 
 def _excluded(
@@ -221,23 +321,34 @@ def _gains(nodes: int, driver: Hypervisor) -> bool:
     return nodes * _BOOT / at_once > _FREEZE + nodes * _CLONE / at_once
 
 
-def start(offer: Offer | None, driver: Hypervisor, files: Files, domain: Domain, node: Node) -> str:
-    """Start the node as a clone, if it is to be one; the outcome.  Unless that is FORKED, it is yet to boot."""
+def start(
+    offer: Offer | None, driver: Hypervisor, files: Files, domain: Domain, node: Node, root: Image
+) -> str:
+    """Start the node from what it is offered; the outcome.  Unless that is a clone's, it is yet to boot.
+
+    `root`: what the disk of a node stands on that is no clone of a template.
+    """
     if offer is None:
         return BOOTED
     if offer.template is None or driver.forking is None:
         return instead(offer.why)
-    memory, state = (offer.template.companions[name] for name in ("memory", "state"))
+    image = offer.template
+    memory = image.companions["memory"]
     try:
-        files.overlay(overlay(node.name), offer.template.path.name, offer.template.manifest.virtual_size)
-        driver.forking.fork(domain, memory, state, offer.timeout)
+        if image.manifest.kind == suspended.KIND:
+            size = max(node.disk, root.manifest.virtual_size)
+            files.overlay(overlay(node.name), root.path.name, size)
+            driver.forking.resume(domain, memory, image.path, offer.timeout)
+            return RESUMED
+        files.overlay(overlay(node.name), image.path.name, image.manifest.virtual_size)
+        driver.forking.fork(domain, memory, image.companions["state"], offer.timeout)
+        return FORKED
     except VclustError as error:
         _log.warning("%s boots: %s", node.name, error)
         driver.remove(domain.uuid)
         files.discard(overlay(node.name))
         driver.clear_consoles(domain.folder, [domain.name])
         return instead(str(error))
-    return FORKED
 
 
 def unreported(session: Session, cluster: Cluster) -> dict[str, float]:
@@ -277,12 +388,12 @@ def clear(drivers: Mapping[str, Hypervisor], nodes: Sequence[Node]) -> set[str]:
 
 
 def drop_useless(session: Session, offers: Mapping[str, Offer], outcomes: Mapping[str, str]) -> None:
-    """Nobody finds a template again of which no clone has come up."""
+    """Nobody finds what no clone has come up from again."""
     tried: dict[str, list[str]] = {}
     for name, offer in offers.items():
         if offer.template is not None and name in outcomes:
             tried.setdefault(offer.template.manifest.digest, []).append(outcomes[name])
     for digest, came in tried.items():
-        if FORKED not in came:
+        if not any(map(is_clone, came)):
             with contextlib.suppress(VclustError):  # taken away meanwhile
                 session.images.retire(session.images.get(digest))

@@ -1,8 +1,14 @@
 """How a node has started, as the outcome of its part in phase `create` says it."""
 
 FORKED = "forked"
+RESUMED = "resumed"
 BOOTED = "done"
 _INSTEAD = "booted: "
+_CLONES = {FORKED: "fork", RESUMED: "resume"}
+
+
+def is_clone(outcome: str) -> bool:
+    return outcome in _CLONES
 
 
 def instead(why: str) -> str:
@@ -11,9 +17,9 @@ def instead(why: str) -> str:
 
 
 def how(outcome: str) -> tuple[str, str]:
-    """`fork` or `boot`, and why it is not what it was to be; empty where the node has not started."""
-    if outcome == FORKED:
-        return "fork", ""
+    """`fork`, `resume` or `boot`, and why it is not what it was to be; empty where the node has not started."""
+    if is_clone(outcome):
+        return _CLONES[outcome], ""
     if outcome.startswith(_INSTEAD):
         return "boot", outcome.removeprefix(_INSTEAD)
     return ("boot", "") if outcome == BOOTED else ("", "")

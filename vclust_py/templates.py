@@ -51,16 +51,21 @@ class Shape:
 
 def find(session: Session, shape: Shape, forking: Forking) -> Image | None:
     """The template of that shape, whole; one that is not is never found again."""
-    image = session.images.find("template", shape.key(forking))
-    if image is not None and (why := _damage(image, shape)):
+    return whole(session, "template", shape.key(forking), shape.memory)
+
+
+def whole(session: Session, kind: str, key: str, memory: int) -> Image | None:
+    """The image of frozen machines of that kind and key, of so many bytes of memory; a damaged one is retired."""
+    image = session.images.find(kind, key)
+    if image is not None and (why := _damage(image, memory)):
         _log.warning("%s: %s", image.path.name, why)
         session.images.retire(image)
         return None
     return image
 
 
-def _damage(image: Image, shape: Shape) -> str:
-    """What is wrong with the template's files; empty: nothing."""
+def _damage(image: Image, memory: int) -> str:
+    """What is wrong with the image's further files; empty: nothing."""
     made = image.path.with_suffix(".json").stat().st_mtime_ns
     for path in image.companions.values():
         try:
@@ -70,8 +75,8 @@ def _damage(image: Image, shape: Shape) -> str:
         if status.st_mtime_ns > made:
             return f"{path.name} was written to since it was frozen"
     size = image.companions["memory"].stat().st_size
-    if size != memory_bytes(shape.memory):
-        return f"its memory has {size} bytes, expected {memory_bytes(shape.memory)}"
+    if size != memory_bytes(memory):
+        return f"its memory has {size} bytes, expected {memory_bytes(memory)}"
     return ""
 
 

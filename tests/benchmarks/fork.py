@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """A cluster whose nodes boot beside the same one of clones, one after the other so that both see the same machine.
 
-    .venv/bin/python tests/benchmarks/fork.py [--nodes 2] [--ram 512MB] [--runs 3] [-i INVENTORY --root ROOT] [--json]
+    .venv/bin/python tests/benchmarks/fork.py [--nodes 2] [--ram 512MB] [--runs 3] [--starts boot fork]
+        [-i INVENTORY --root ROOT] [--json]
 
-The request is examples/hello-mpi.ini with so many nodes.  Means of the nodes, medians of the runs; `make` is the first
-create of clones, which makes the template, and the layer where it is not there.
+The request is examples/hello-mpi.ini with so many nodes.  Means of the nodes, medians of the runs; `make ...` is the
+first create of clones, which makes the template or suspends the installer, and makes the layer where it is not there.
 
+installer  CPU seconds of a node's QEMU process until its installer has seen disks and network card (not of `fork`)
 cpu     CPU seconds of a node's QEMU process until the node has reported (host side included)
 wall    seconds of the whole `vclust create`, proof by ssh and MPI included
 nodes   seconds from the start of the first node to the report of the last one
@@ -61,16 +63,21 @@ def memory(domain: str) -> float:
 def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, float]:
     """One create, looked at from outside, and its end."""
     started, reported, spent = time.monotonic(), list[float](), dict[str, float]()
+    installing = dict[str, float]()
     command = subprocess.Popen([VCLUST, "-i", arguments.inventory, "create", path], stdout=subprocess.DEVNULL)
     first = 0.0
     while command.poll() is None:
         for console in (arguments.root / "clusters").glob(f"{name}.*/*.{name}.console"):
             first = first or time.monotonic()
-            if console.stem not in spent and b"vclust: ready" in console.read_bytes():
+            said = console.read_bytes()
+            if console.stem not in installing and b"vclust: installer" in said:
+                with contextlib.suppress(OSError):
+                    installing[console.stem] = cpu_seconds(console.stem)
+            if console.stem not in spent and b"vclust: ready" in said:
                 with contextlib.suppress(OSError):
                     spent[console.stem] = cpu_seconds(console.stem)
                     reported.append(time.monotonic())
-        time.sleep(0.05)
+        time.sleep(0.01)
     wall = time.monotonic() - started
     if command.returncode:
         sys.exit(f"vclust create ended with {command.returncode}")
@@ -81,20 +88,26 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
         "wall": wall,
         "memory": statistics.mean(map(memory, spent)),
         "proof": proof(shown),
-        "clones": sum(node["start"] == "fork" for node in shown["nodes"]),
+        "clones": sum(node["start"] != "boot" for node in shown["nodes"]),
     }
+    if installing:
+        row["installer"] = statistics.mean(installing.values())
     vclust(arguments.inventory, "destroy", name)
     return row
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
     paths = {}
-    for start in ("boot", "fork"):
+    for start in arguments.starts:
         text = re.sub(r"NumberOfNodes: .*", f"NumberOfNodes: {arguments.nodes}", EXAMPLE)
         text = re.sub(r"RAM: .*", f"RAM: {arguments.ram}", text)
         paths[start] = folder / f"bench-{start}.ini"
         paths[start].write_text(f"{text}Start: {start}\n")
-    rows: dict[str, list[dict[str, float]]] = {"make": [create(arguments, "bench-fork", paths["fork"])]}
+    rows: dict[str, list[dict[str, float]]] = {
+        f"make {start}": [create(arguments, f"bench-{start}", path)]
+        for start, path in paths.items()
+        if start != "boot"
+    }
     for _ in range(arguments.runs):
         for start, path in paths.items():
             rows.setdefault(start, []).append(create(arguments, f"bench-{start}", path))
@@ -115,6 +128,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--ram", default="512MB")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--starts", nargs="+", choices=("boot", "resume", "fork"), default=["boot", "fork"])
     parser.add_argument("-i", "--inventory", type=Path, default=PROJECT / "inventories/local")
     parser.add_argument("--root", type=Path, default=Site.root, help="the site's root in that inventory")
     parser.add_argument("--json", action="store_true")
@@ -136,7 +150,7 @@ def main() -> None:
         f"{arguments.nodes} nodes of {arguments.ram}, medians of {arguments.runs} runs; {result['machine']}"
     )
     for kind, row in medians(rows).items():
-        print(f"{kind:6}", *(f"{name} {value:8.2f}" for name, value in row.items()))
+        print(f"{kind:11}", *(f"{name} {value:8.2f}" for name, value in row.items()))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from vclust_py.cache.stored import clusters_on
 from vclust_py.errors import VclustError
 from vclust_py.image import RETIRED, Image, Report, file_digest
 from vclust_py.image.builder import is_packed_with_zstd
+from vclust_py.image.manifest import FROZEN
 from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.lock import Lock
 from vclust_py.site import clusters, learning
 from vclust_py.site.session import Session
 
-DERIVED = ("cache", "layer", "bundle", "template")
+DERIVED = ("cache", "layer", "bundle", *FROZEN)
 """Kinds of images that can be made again at any time."""
 
 _GRACE = 60.0
@@ -151,7 +152,7 @@ def trim_kinds(session: Session, kinds: Collection[str]) -> list[str]:
             for digest, row in uses.items()
             if row["chosen"] and digest in images and images[digest].manifest.kind == "cache"
         }
-        frozen = {digest for digest, image in images.items() if image.manifest.kind == "template"}
+        frozen = {digest for digest, image in images.items() if image.manifest.kind in FROZEN}
         now = time.time()
         for group, space, name in (
             (idle & frozen, session.site.template_space, "template_space"),

@@ -175,8 +175,9 @@ def _updates(known: Mapping[str, Any]) -> str:
 
 def _starts(nodes: Sequence[Mapping[str, Any]]) -> None:
     """How many nodes are clones, and why those are not that were to be."""
-    if forked := sum(node["start"] == "fork" for node in nodes):
-        say(f"{forked} of {len(nodes)} nodes started as clones of a template")
+    for start, how in (("fork", "as clones of a template"), ("resume", "from a suspended installer")):
+        if count := sum(node["start"] == start for node in nodes):
+            say(f"{count} of {len(nodes)} nodes started {how}")
     reasons: dict[str, list[str]] = {}
     for node in nodes:
         if node["start_detail"]:

@@ -7,7 +7,7 @@ domains     what they do alike with a domain
 segments    a cluster's segment on another machine
 local       files of a cluster on the site manager itself
 storage     and on a host that is another machine
-forking     templates and clones of them
+forking     templates, suspended installers, and clones of them
 connection  libvirt calls that end: each in a bounded time, in an error that names the host
 certificates  why TLS to a host fails
 daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM works
@@ -234,6 +234,18 @@ class Forking(Protocol):
         """Start `domain` as a clone of what was frozen, and wait at most `timeout` s for its identity.
 
         It is defined as one that boots: started again, it does.  Its disks must be like the template's.
+        """
+        ...
+
+    def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
+        """As `freeze`, of an installer that waits before it looks at any disk."""
+        ...
+
+    def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+        """Start `domain` from a suspended installer, and wait at most `timeout` s until that has seen disks and network
+        card.  Of disks it must have as many as the frozen one had.
+
+        It is defined as one that boots: started again, it does.
         """
         ...
 

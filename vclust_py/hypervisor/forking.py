@@ -1,4 +1,4 @@
-"""Freezing a template and starting clones of it: QEMU on the site manager itself, through libvirt.
+"""Freezing a template or an installer and starting clones of it: QEMU on the site manager itself, through libvirt.
 
 The template's memory is a file that it maps shared and its clones map private: a page is copied when it is written.
 What is saved beside it is the state of the devices, some hundred KB: the migration stream of QEMU with the capability
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +33,11 @@ _CHUNK = 1 << 20
 _POLL = 0.02
 _LOADS = 20.0
 """Seconds that saving or loading the state of devices may take; it takes 0.1 s."""
-_LINE = re.compile(rb"vclust: (installer|waiting|prepared|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
+_LINE = re.compile(rb"vclust: (installer|waiting|prepared|resumed|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
+_MEMORY = "memory-backend=vclust"
+"""In the definition of every clone, and of no domain that has booted."""
+_SEED = 32
+"""Random bytes that an installer gets when it goes on."""
 _ALIVE = 1.0
 """Seconds between two looks at whether a domain that says nothing still runs."""
 _SETTLE = 0.2
@@ -73,45 +78,44 @@ class LocalForking:
         return hashlib.sha256(self._connection.call("capabilities", work).encode()).hexdigest()
 
     def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
-        memory, console = folder / "memory", folder / "console"
-        with open(memory, "xb") as file:
-            file.truncate(memory_bytes(domain.memory))
-        self._give(memory)
-        xml = self._xml(domain, console, memory, clone=False)
-
-        def start(connection: Any) -> Any:
-            return connection.createXML(as_text(xml), libvirt.VIR_DOMAIN_START_AUTODESTROY)
-
-        started = self._connection.call(f"start {domain.name}", start)
-        try:
-            with self._port(started) as say:
-                self._hear(domain, console, "waiting", timeout)
-                say("prepare\n")
-                self._hear(domain, console, "prepared", timeout)
-                time.sleep(_SETTLE)
-                with open(folder / "state", "xb") as state:
-                    self._save(domain, started, state.fileno())
-        finally:
-            self._destroy(started)
+        console = folder / "console"
+        xml = self._xml(domain, console, folder / "memory", clone=False)
+        _add_port(xml)
+        with self._frozen(domain, folder, xml) as started, self._port(started) as say:
+            self._hear(domain, console, "waiting", timeout)
+            say("prepare\n")
+            self._hear(domain, console, "prepared", timeout)
+            time.sleep(_SETTLE)
         for disk in domain.disks:
             os.chown(disk.path, 0, 0)  # libvirt has given it to QEMU's user
 
+    def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
+        console = folder / "console"
+        xml = self._xml(domain, console, folder / "memory", clone=False)
+        with self._frozen(domain, folder, xml):
+            self._hear(domain, console, "waiting", timeout)
+            time.sleep(_SETTLE)
+
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        booting = as_text(self._definition(domain, console))
-        xml = as_text(self._xml(domain, console, memory, clone=True))
-
-        # Paused until it has all that it needs: whatever is cut off before leaves a paused domain (`clear`).
-        def start(connection: Any) -> Any:
-            connection.defineXML(booting)
-            return connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
-
-        started = self._connection.call(f"start {domain.name}", start)
+        xml = self._xml(domain, console, memory, clone=True)
+        _add_port(xml)
+        started = self._paused(domain, console, xml)
         with self._port(started) as say:
             self._load(domain, started, state)
             say(f"go {time.time():.6f}\n")
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
             self._hear(domain, console, "installed", timeout, wrong="installer")
+
+    def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+        console = self._console(domain)
+        started = self._paused(domain, console, self._xml(domain, console, memory, clone=True))
+        with self._keyboard(started) as say:
+            self._load(domain, started, state)
+            self._connection.call(f"resume {domain.name}", lambda _: started.resume())
+            # The guest's clock counts whole seconds from here.
+            say(f"go {time.time():.0f} {secrets.token_hex(_SEED)} {domain.mac}\n")
+            self._hear(domain, console, "resumed", timeout, wrong="installer")
 
     def clear(self, uuids: Iterable[str]) -> list[str]:
         wanted = list(uuids)
@@ -121,8 +125,8 @@ class LocalForking:
             for uuid in wanted:
                 with absent(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
                     found = connection.lookupByUUIDString(uuid)
-                    # One that has booted, and that somebody has paused, has no such port.
-                    if found.state()[0] == libvirt.VIR_DOMAIN_PAUSED and PORT in found.XMLDesc():
+                    # Not one that has booted, and that somebody has paused.
+                    if found.state()[0] == libvirt.VIR_DOMAIN_PAUSED and _MEMORY in found.XMLDesc():
                         found.destroy()
                         found.undefine()
                         cleared.append(uuid)
@@ -131,15 +135,12 @@ class LocalForking:
         return self._connection.call("look for clones that never ran", work)
 
     def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool) -> Element:
-        """The domain with its memory in a file, the port of the agent, and a generation of its own."""
+        """The domain with its memory in a file, and a generation of its own."""
         xml = self._definition(domain, console)
         add(xml, "genid")
-        (devices,) = xml.findall("devices")
-        channel = add(devices, "channel", type="unix")
-        add(channel, "target", type="virtio", name=PORT)
         if not clone:
             # Connected to nothing, but a tap as a node's: what the card can do depends on it.
-            (interface,) = devices.findall("interface")
+            (interface,) = xml.findall("devices/interface")
             interface.set("type", "ethernet")
             for source in interface.findall("source"):
                 interface.remove(source)
@@ -147,12 +148,43 @@ class LocalForking:
         arguments = add(xml, f"{{{_NAMESPACE}}}commandline")
         options = [f"id=vclust,size={memory_bytes(domain.memory)},mem-path={memory}"]
         options.append("share=off" if clone else "share=on")
-        words = ["-object", f"memory-backend-file,{','.join(options)}", "-machine", "memory-backend=vclust"]
+        words = ["-object", f"memory-backend-file,{','.join(options)}", "-machine", _MEMORY]
         if clone:
             words += ["-incoming", "defer"]
         for word in words:
             add(arguments, f"{{{_NAMESPACE}}}arg", value=word)
         return xml
+
+    def _paused(self, domain: Domain, console: Path, xml: Element) -> Any:
+        """Define the domain as one that boots, and start it as `xml`, paused until it has all that it needs.
+
+        Whatever is cut off before that leaves a paused domain (`clear`).
+        """
+        booting = as_text(self._definition(domain, console))
+
+        def start(connection: Any) -> Any:
+            connection.defineXML(booting)
+            return connection.createXML(as_text(xml), libvirt.VIR_DOMAIN_START_PAUSED)
+
+        return self._connection.call(f"start {domain.name}", start)
+
+    @contextlib.contextmanager
+    def _frozen(self, domain: Domain, folder: Path, xml: Element) -> Iterator[Any]:
+        """Start the domain, and write `memory` and `state` into the folder when the block has come to its end."""
+        with open(folder / "memory", "xb") as file:
+            file.truncate(memory_bytes(domain.memory))
+        self._give(folder / "memory")
+
+        def start(connection: Any) -> Any:
+            return connection.createXML(as_text(xml), libvirt.VIR_DOMAIN_START_AUTODESTROY)
+
+        started = self._connection.call(f"start {domain.name}", start)
+        try:
+            yield started
+            with open(folder / "state", "xb") as state:
+                self._save(domain, started, state.fileno())
+        finally:
+            self._destroy(started)
 
     def _give(self, path: Path) -> None:
         """Let QEMU's user write the file; libvirt labels disks only."""
@@ -227,38 +259,47 @@ class LocalForking:
                 )
             time.sleep(_POLL)
 
-    @contextlib.contextmanager
-    def _port(self, started: Any) -> Iterator[Callable[[str], None]]:
+    def _port(self, started: Any) -> contextlib.AbstractContextManager[Callable[[str], None]]:
         """The agent's port, held open: a function that sends it a line."""
+        return self._line_to(started, lambda domain, stream: domain.openChannel(PORT, stream, 0))
 
+    def _keyboard(self, started: Any) -> contextlib.AbstractContextManager[Callable[[str], None]]:
+        """The console's input, held open: a function that types a line."""
+        return self._line_to(started, lambda domain, stream: domain.openConsole(None, stream, 0))
+
+    @contextlib.contextmanager
+    def _line_to(
+        self, started: Any, connect: Callable[[Any, Any], object]
+    ) -> Iterator[Callable[[str], None]]:
         def opened(connection: Any) -> Any:
             stream = connection.newStream()
-            connection.lookupByUUIDString(started.UUIDString()).openChannel(PORT, stream, 0)
+            connect(connection.lookupByUUIDString(started.UUIDString()), stream)
             return stream
 
-        stream = self._connection.call(f"port of {started.name()}", opened)
+        stream = self._connection.call(f"line to {started.name()}", opened)
 
         def say(line: str) -> None:
-            self._connection.call(f"port of {started.name()}", lambda _: stream.send(line.encode()))
+            self._connection.call(f"line to {started.name()}", lambda _: stream.send(line.encode()))
 
         try:
             yield say
         finally:
             with contextlib.suppress(VclustError):
-                self._connection.call(f"port of {started.name()}", lambda _: stream.abort())
+                self._connection.call(f"line to {started.name()}", lambda _: stream.abort())
 
     def _hear(self, domain: Domain, console: Path, word: str, timeout: float, wrong: str = "") -> None:
-        """Wait until the agent says `word` on the console; `wrong` is what it says if it has started anew."""
+        """Wait until the guest says `word` on the console; if it has started anew it says `wrong` before that."""
         deadline, looked = time.monotonic() + timeout, time.monotonic()
         while True:
-            heard = dict(_LINE.findall(console.read_bytes() if console.exists() else b""))
+            lines = _LINE.findall(console.read_bytes() if console.exists() else b"")
+            heard, words = dict(lines), [said for said, _ in lines]
             if b"failed" in heard:
                 raise VclustError(
                     f"{self._host.name}: {domain.name}: {heard[b'failed'].decode(errors='replace')}"
                 )
-            if wrong.encode() in heard:
+            if wrong.encode() in words and word.encode() not in words[: words.index(wrong.encode())]:
                 raise VclustError(
-                    f"{self._host.name}: {domain.name}: it did not go on from where its template was frozen"
+                    f"{self._host.name}: {domain.name}: it did not go on from where it was frozen"
                 )
             if word.encode() in heard:
                 return
@@ -284,6 +325,13 @@ class LocalForking:
                 started.destroy()
 
         self._connection.call(f"remove domain {started.name()}", work)
+
+
+def _add_port(xml: Element) -> None:
+    """The port of the agent."""
+    (devices,) = xml.findall("devices")
+    channel = add(devices, "channel", type="unix")
+    add(channel, "target", type="virtio", name=PORT)
 
 
 def _copy(source: int, target: int) -> None:

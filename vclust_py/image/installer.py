@@ -44,6 +44,7 @@ APPLETS = (
         "chown",
         "chroot",
         "cp",
+        "date",
         "echo",
         "findfs",
         "grep",
@@ -81,6 +82,10 @@ def command_line(architecture: str = "amd64", accelerator: str = "tcg", wait: in
         # They guard against what processors do ahead of time; an emulated one does nothing of the kind.
         words.append("mitigations=off")
     return " ".join(words)
+
+
+SUSPEND = "vclust.suspend"
+"""On the kernel's command line: the installer waits before it looks at any disk."""
 
 
 def build(root: Path, target: Path) -> None:

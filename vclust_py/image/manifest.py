@@ -20,11 +20,15 @@ EXTENSIONS = {
     "installer": "img",
     "bundle": "img",
     "template": "qcow2",
+    "suspended": "img",
 }
 """Kinds of images and how their files' names end."""
 
-COMPANIONS: Mapping[str, tuple[str, ...]] = {"template": ("memory", "state")}
+COMPANIONS: Mapping[str, tuple[str, ...]] = {"template": ("memory", "state"), "suspended": ("memory",)}
 """Kinds of images that have more files than one, and how the others' names end."""
+
+FROZEN = tuple(COMPANIONS)
+"""Kinds of images that machines go on from."""
 
 RETIRED = "retired"
 """The key of images that nothing shall start from any more."""

@@ -28,7 +28,7 @@ from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.settings import Site
 from vclust_py.site.states import ClusterState, NodeState
-from vclust_py.starts import FORKED
+from vclust_py.starts import is_clone
 
 
 def run(session: Session, inputs: Inputs) -> Result:
@@ -165,8 +165,8 @@ def start_nodes(
             kept.blank(volumes.FILE_NAME, volume.size)
             disk = Disk(kept.path(volumes.FILE_NAME), "qcow2")
             domain = replace(domain, disks=(*domain.disks, disk))
-        outcome = clones.start(offers.get(node.name), driver, own, domain, node)
-        if outcome != FORKED:
+        outcome = clones.start(offers.get(node.name), driver, own, domain, node, root)
+        if not is_clone(outcome):
             # Larger only where an earlier version has placed the node.
             size = max(node.disk, root.manifest.virtual_size)
             own.overlay(overlay(node.name), root.path.name, size)
@@ -179,7 +179,7 @@ def start_nodes(
 
     session.side_by_side(start, waiting, hosts=len(drivers))
     clones.drop_useless(session, offers, outcomes)
-    record.facts["forked"] = sum(outcome == FORKED for outcome in outcomes.values())
+    record.facts["forked"] = sum(map(is_clone, outcomes.values()))
     return warnings
 
 

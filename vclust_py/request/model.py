@@ -227,9 +227,9 @@ class Software:
         str,
         Key(
             "Start",
-            values.choice("auto", "boot", "fork"),
-            "`boot`: every node boots; `fork`: nodes start as clones of a frozen one, where their host can; "
-            "`auto`: the sooner way",
+            values.choice("auto", "boot", "resume", "fork"),
+            "`boot`: every node boots; `fork`: nodes start as clones of a frozen one, `resume`: from a suspended"
+            " installer, where their host can; `auto`: the sooner way",
             default="auto",
             later=True,
         ),

@@ -128,6 +128,27 @@ def past(store: Store, phase: str, limit: int = 200) -> list[tuple[int, float, d
     return found
 
 
+def installed_seconds(store: Store, nodes: int, strategy: str, accelerator: str) -> dict[str, list[float]]:
+    """By outcome of their start (`vclust_py.starts`) the seconds that nodes have taken from there until they were
+    installed, in clusters of so many nodes of that strategy and accelerator; the latest 200 nodes.
+    """
+    rows = store.rows(
+        "SELECT begun.outcome, min(done.end) - begun.start AS seconds FROM phases AS begun"
+        " JOIN phases AS run ON run.cluster = begun.cluster AND run.phase = 'create' AND run.node = ''"
+        " AND run.outcome = 'done' AND run.id < begun.id"
+        " JOIN phases AS done ON done.cluster = begun.cluster AND done.node = begun.node AND done.phase = 'install'"
+        " AND done.outcome = 'done' AND done.id > begun.id"
+        " WHERE begun.phase = 'create' AND begun.node <> '' AND json_extract(run.facts, '$.nodes') = ?"
+        " AND json_extract(run.facts, '$.strategy') = ? AND json_extract(run.facts, '$.accelerator') = ?"
+        " GROUP BY begun.id ORDER BY begun.id DESC LIMIT 200",
+        (nodes, strategy, accelerator),
+    )
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["outcome"], []).append(row["seconds"])
+    return found
+
+
 def done_seconds(store: Store) -> list[tuple[str, float]]:
     """Phase and seconds of every run that came to its end, of clusters that are gone too."""
     if not store.exists:

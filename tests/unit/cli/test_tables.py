@@ -114,12 +114,13 @@ def test_age_of_knowledge(capsys: pytest.CaptureFixture[str], seconds: float, ag
 def test_how_the_nodes_of_a_cluster_have_started(capsys: pytest.CaptureFixture[str]) -> None:
     node = {"address": "10.0.0.1", "host": "h", "accelerator": "tcg", "state": "ready", "seen": 0.0}
     starts = {"n1": ("fork", ""), "n2": ("boot", "no"), "n3": ("boot", "gone"), "n4": ("boot", "no")}
+    starts["n5"] = ("resume", "")
     cluster = {
         "name": "c",
         "state": "ready",
         "detail": "",
         "ends": None,
-        "request": {"hardware": {"number_of_nodes": 4, "cpus": 1, "ram": "512MB"}},
+        "request": {"hardware": {"number_of_nodes": 5, "cpus": 1, "ram": "512MB"}},
         "strategy": "once",
         "cache": {},
         "estimate": {},
@@ -134,8 +135,8 @@ def test_how_the_nodes_of_a_cluster_have_started(capsys: pytest.CaptureFixture[s
     ]
     tables.show_cluster({**cluster, "nodes": nodes})
     assert (
-        "\n1 of 4 nodes started as clones of a template\nbooted instead: n2, n4: no\nbooted instead: n3: gone\n"
-        in capsys.readouterr().out
+        "\n1 of 5 nodes started as clones of a template\n1 of 5 nodes started from a suspended installer\n"
+        "booted instead: n2, n4: no\nbooted instead: n3: gone\n" in capsys.readouterr().out
     )
     tables.show_cluster({**cluster, "nodes": [node | {"name": "n1", "start": "boot", "start_detail": ""}]})
     assert "boot" not in capsys.readouterr().out

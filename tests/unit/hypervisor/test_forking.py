@@ -73,13 +73,36 @@ def forking(accelerator: str = "tcg", **host: Any) -> LocalForking:
     )
 
 
-def definition(*, clone: bool) -> ElementTree.Element:
-    return forking()._xml(DOMAIN, Path("/n1.console"), Path("/images/t.memory"), clone=clone)
+class Stopped(Exception):
+    """Before anything is started."""
 
 
+def definition(*, clone: bool, suspended: bool = False) -> ElementTree.Element:
+    """What libvirt would be told to start."""
+    told: list[ElementTree.Element] = []
+
+    def start(xml: ElementTree.Element) -> None:
+        told.append(xml)
+        raise Stopped
+
+    found = forking()
+    if clone:
+        found._paused = lambda domain, console, xml: start(xml)  # type: ignore[method-assign]
+        work: Callable[..., None] = found.resume if suspended else found.fork
+        arguments: tuple[Any, ...] = (Path("/images/t.memory"), Path("/images/t.state"), 1)
+    else:
+        found._frozen = lambda domain, folder, xml: start(xml)  # type: ignore[method-assign,assignment,return-value]
+        work = found.suspend if suspended else found.freeze
+        arguments = (Path("/images/t"), 1)
+    with pytest.raises(Stopped):
+        work(DOMAIN, *arguments)
+    return told[0]
+
+
+@pytest.mark.parametrize("suspended", [True, False])
 @pytest.mark.parametrize("clone", [True, False])
-def test_libvirt_takes_the_definition(clone: bool) -> None:
-    xml = as_text(definition(clone=clone))
+def test_libvirt_takes_the_definition(clone: bool, suspended: bool) -> None:
+    xml = as_text(definition(clone=clone, suspended=suspended))
     connection = libvirt.open("test:///default")
     connection.defineXMLFlags(
         xml.replace('type="qemu"', 'type="test"', 1), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
@@ -92,27 +115,29 @@ def test_a_clone_maps_what_its_template_has_shared() -> None:
         clone: " ".join(element.get("value", "") for element in definition(clone=clone)[-1])
         for clone in (True, False)
     }
-    memory = "memory-backend-file,id=vclust,size=512753664,mem-path=/images/t.memory"
+    memory = "memory-backend-file,id=vclust,size=512753664,mem-path=/images"
     machine = "-machine memory-backend=vclust"
-    assert words[False] == f"-object {memory},share=on {machine}"
-    assert words[True] == f"-object {memory},share=off {machine} -incoming defer"
+    assert words[False] == f"-object {memory}/t/memory,share=on {machine}"
+    assert words[True] == f"-object {memory}/t.memory,share=off {machine} -incoming defer"
 
 
-def test_both_have_the_same_devices() -> None:
+@pytest.mark.parametrize("suspended", [True, False])
+def test_both_have_the_same_devices(suspended: bool) -> None:
     """What is loaded must find the devices that were saved."""
-    clone, template = (definition(clone=clone).find("devices") for clone in (True, False))
+    clone, frozen = (definition(clone=clone, suspended=suspended).find("devices") for clone in (True, False))
     assert clone is not None
-    assert template is not None
-    assert [device.tag for device in clone] == [device.tag for device in template]
-    assert [device.tag for device in clone].count("channel") == 1
-    assert clone.find(f"channel/target[@name='{PORT}']") is not None
+    assert frozen is not None
+    assert [device.tag for device in clone] == [device.tag for device in frozen]
+    agents = 0 if suspended else 1
+    assert len(clone.findall(f"channel/target[@name='{PORT}']")) == agents == len(clone.findall("channel"))
 
 
-def test_a_template_is_connected_to_nothing() -> None:
-    (interface,) = definition(clone=False).findall("devices/interface")
+@pytest.mark.parametrize("suspended", [True, False])
+def test_what_is_frozen_is_connected_to_nothing(suspended: bool) -> None:
+    (interface,) = definition(clone=False, suspended=suspended).findall("devices/interface")
     assert interface.get("type") == "ethernet"
     assert interface.find("source") is None
-    (interface,) = definition(clone=True).findall("devices/interface")
+    (interface,) = definition(clone=True, suspended=suspended).findall("devices/interface")
     assert interface.find("source[@bridge='vc1']") is not None
 
 
@@ -155,15 +180,24 @@ def test_what_the_agent_does_not_say(
 def test_a_clone_that_boots_is_none(tmp_path: Path) -> None:
     """As one does whose memory makes no sense: the machine is reset."""
     path = console(tmp_path, "vclust: installer up=2.1\nvclust: ready up=9 packages=3\n")
-    with pytest.raises(VclustError, match="it did not go on from where its template was frozen"):
+    with pytest.raises(VclustError, match="it did not go on from where it was frozen"):
         forking()._hear(DOMAIN, path, "ready", 9, wrong="installer")
+    with pytest.raises(VclustError, match="it did not go on from where it was frozen"):
+        forking()._hear(DOMAIN, path, "resumed", 9, wrong="installer")
+
+
+def test_a_resumed_installer_goes_on_as_one_that_boots(tmp_path: Path) -> None:
+    """Before anybody has looked, perhaps."""
+    path = console(tmp_path, "vclust: resumed up=2.1\nvclust: installer up=2.1\n")
+    forking()._hear(DOMAIN, path, "resumed", 0, wrong="installer")
 
 
 @pytest.mark.parametrize(
     ("state", "xml", "gone"),
     [
-        (libvirt.VIR_DOMAIN_PAUSED, f"<target name='{PORT}'/>", True),
-        (libvirt.VIR_DOMAIN_RUNNING, f"<target name='{PORT}'/>", False),
+        (libvirt.VIR_DOMAIN_PAUSED, as_text(definition(clone=True)), True),
+        (libvirt.VIR_DOMAIN_PAUSED, as_text(definition(clone=True, suspended=True)), True),
+        (libvirt.VIR_DOMAIN_RUNNING, as_text(definition(clone=True)), False),
         (libvirt.VIR_DOMAIN_PAUSED, "<domain/>", False),  # it has booted, and somebody has paused it
     ],
 )

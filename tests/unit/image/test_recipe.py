@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from image.baseroot import PVH_NOTE, VERSION, bzimage, fill
 
-from vclust_py import templates
+from vclust_py import suspended, templates
 from vclust_py.hypervisor import Domain
 from vclust_py.image import Catalogue, Image, base, builder, installer, tuning
 from vclust_py.image.manifest import EXTENSIONS
@@ -27,10 +27,11 @@ PINNED = {
     "base": ("973bb9b2444c", "d91fce43a6d4de52"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
     "base of trixie": ("2", "68e6401a850b26e4"),
-    "installer": ("5", "4f905da52a799dd7"),
+    "installer": ("6", "37726583c6a4ea56"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
     "template": ("1", "234c4c504df19535"),
+    "suspended": ("1", "56628e6abf466f9e"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
 }
 """Version and digest of the output of each recipe."""
@@ -186,31 +187,47 @@ def make_bundle(site: Site, recorder: Recorder) -> None:
     builder.ensure_bundle(site, LOCK, [META], quiet)
 
 
+class Freezing:
+    """Writes down what it is to freeze."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def identity(self) -> str:
+        return "this host"
+
+    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
+        self._recorder.note(f"{domain.cpus} {domain.memory} {domain.command_line}")
+        self._recorder.note(*(f"{disk.path.name} {disk.format} {disk.readonly}" for disk in domain.disks))
+        for name in ("memory", "state"):
+            (folder / name).write_text(name)
+
+    suspend = freeze
+
+    def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+        raise AssertionError
+
+    resume = fork
+
+    def clear(self, uuids: Iterable[str]) -> list[str]:
+        raise AssertionError
+
+
 def make_template(site: Site, recorder: Recorder) -> None:
     """Its agent has a digest of its own in the key."""
-
-    class Freezing:
-        def identity(self) -> str:
-            return "this host"
-
-        def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
-            recorder.note(f"{domain.cpus} {domain.memory} {domain.command_line}")
-            recorder.note(*(f"{disk.path.name} {disk.format} {disk.readonly}" for disk in domain.disks))
-            for name in ("memory", "state"):
-                (folder / name).write_text(name)
-
-        def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
-            raise AssertionError
-
-        def clear(self, uuids: Iterable[str]) -> list[str]:
-            raise AssertionError
-
     digest = a_base(site).manifest.digest
     shape = templates.Shape((digest, digest, digest), "quiet", "amd64", 2, 1 << 28, 4 << 30)
     with Session(site) as session:
-        templates.ensure(session, shape, Freezing(), quiet)
+        templates.ensure(session, shape, Freezing(recorder), quiet)
     # The folder is called after the key, and that has the digest of the agent.
     recorder.lines = [re.sub(r"image-template-[0-9a-f]{16}", "FOLDER", line) for line in recorder.lines]
+
+
+def make_suspended(site: Site, recorder: Recorder) -> None:
+    digest = a_base(site).manifest.digest
+    shape = suspended.Shape(digest, digest, "quiet", "amd64", 2, 1 << 28, 3)
+    with Session(site) as session:
+        suspended.ensure(session, shape, Freezing(recorder), quiet)
 
 
 VERSIONS = RECIPES | {f"base of {suite}": version for suite, version in BASES.items()}
@@ -224,6 +241,7 @@ MAKERS: dict[str, Callable[[Site, Recorder], None]] = {
     "layer": make_layer,
     "bundle": make_bundle,
     "template": make_template,
+    "suspended": make_suspended,
 }
 
 

@@ -112,6 +112,14 @@ class FakeForking:
         if _node(domain) in self.mute:
             self._host.mute.add(_node(domain))
 
+    def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
+        self.freeze(domain, folder, timeout)
+        (folder / "state").write_bytes(os.urandom(16))
+
+    def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
+        self.fork(domain, memory, state, timeout)
+        self._host.looks[domain.name] = 0  # it is yet to install
+
     def clear(self, uuids: Iterable[str]) -> list[str]:
         return [uuid for uuid in uuids if uuid in self.cut and self._host.domains.pop(uuid)]
 

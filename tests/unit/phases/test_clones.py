@@ -360,3 +360,108 @@ def test_more_nodes_of_a_cluster_are_clones(session: FakeSession, monkeypatch: p
         phase(word)(session, inputs)
     assert set(forking(session).forked) == {"n1", "n2"}
     assert len(forking(session).frozen) == 1
+
+
+def suspended(session: FakeSession) -> list[Image]:
+    return [image for image in session.images.images() if image.manifest.kind == "suspended"]
+
+
+def test_nodes_of_any_layer_disk_and_strategy_go_on_from_one_installer(session: FakeSession) -> None:
+    assert create(session, a_request("one", 2, start="resume")) == dict.fromkeys(("n1", "n2"), ("resume", ""))
+    (image,) = suspended(session)
+    assert templates(session) == []
+    (frozen,) = forking(session).frozen
+    assert frozen.command_line.endswith(" vclust.suspend")
+    assert "vclust.suspend" not in next(iter(session.hosts["a"].domains.values())).command_line
+    assert set(forking(session).forked.values()) == {(image.companions["memory"], image.path)}
+    assert create(session, a_request("two", 1, start="resume", disk="5GB")) == {"n1": ("resume", "")}
+    assert suspended(session) == [image]
+    assert session.hosts["a"].calls["start"] == 0
+
+
+@pytest.mark.parametrize("other", [{"ram": "1GB"}, {"cpus": 2}])
+def test_other_sizes_have_another_suspended_installer(session: FakeSession, other: dict[str, object]) -> None:
+    create(session, a_request("one", 1, start="resume"))
+    create(session, a_request("two", 1, start="resume", **other))
+    assert len(suspended(session)) == 2
+
+
+def test_a_node_that_does_not_resume_boots_once(session: FakeSession) -> None:
+    forking(session).failing = {"n1"}
+    assert create(session, a_request("one", 1, start="resume")) == {
+        "n1": ("boot", "n1.one: not ready after 90 s")
+    }
+    forking(session).failing = set()
+    assert create(session, a_request("two", 1, start="resume")) == {"n1": ("resume", "")}
+    assert len(forking(session).frozen) == 2, "nobody finds the first one again"
+
+
+def test_a_truncated_suspended_installer_is_made_again(session: FakeSession) -> None:
+    create(session, a_request("one", 1, start="resume"))
+    memory = suspended(session)[0].companions["memory"]
+    os.truncate(memory, 1 << 20)
+    os.utime(memory, (0, 0))
+    assert create(session, a_request("two", 1, start="resume")) == {"n1": ("resume", "")}
+    assert len(forking(session).frozen) == 2
+
+
+def test_without_a_suspended_installer_all_boot(session: FakeSession) -> None:
+    forking(session).error = "a: vclust-suspended: not waiting after 900 s"
+    why = "no suspended installer: a: vclust-suspended: not waiting after 900 s"
+    assert create(session, a_request("one", 2, start="resume")) == dict.fromkeys(("n1", "n2"), ("boot", why))
+
+
+def test_where_no_installer_is_suspended(session: FakeSession) -> None:
+    why = "b: installers are not suspended there"
+    assert create(session, a_request("one", 1, start="resume"), "b") == {"n1": ("boot", why)}
+    session.site = replace(session.site, templates="refuse")
+    assert create(session, a_request("two", 1, start="resume")) == {
+        "n1": ("boot", "the site refuses templates")
+    }
+
+
+def test_suspended_installers_are_kept_like_templates(session: FakeSession) -> None:
+    session.site = replace(session.site, template_space=0)
+    create(session, a_request("one", 1, start="resume"))
+    (image,) = suspended(session)
+    for path in (image.path, image.path.with_suffix(".json")):
+        os.utime(path, (1, 1))
+    assert retention.trim(session) == []
+    destroy(session, "one")
+    session.store.execute("UPDATE uses SET used = 1")
+    (line,) = retention.trim(session)
+    assert line.startswith(f"{image.path.name}: least recently used beyond template_space")
+    assert not any(path.exists() for path in (image.path, *image.companions.values()))
+
+
+def took(session: FakeSession, name: str, seconds: float) -> None:
+    """Until the cluster's nodes were installed."""
+    session.store.execute(
+        "UPDATE phases SET end = (SELECT min(begun.start) FROM phases AS begun WHERE begun.cluster = phases.cluster"
+        " AND begun.node = phases.node AND begun.phase = 'create') + ? WHERE phase = 'install' AND node <> ''"
+        " AND cluster = (SELECT id FROM clusters WHERE name = ?)",
+        (seconds, name),
+    )
+
+
+@pytest.mark.parametrize(
+    ("booting", "resuming", "nodes", "start"),
+    [(5, 4, 1, "resume"), (4, 5, 1, "boot"), (5, 4, 2, "boot")],  # nothing is known of two nodes
+)
+def test_auto_resumes_where_like_nodes_were_sooner(
+    session: FakeSession, booting: float, resuming: float, nodes: int, start: str
+) -> None:
+    for number in range(3):
+        for kind, seconds in (("boot", booting), ("resume", resuming)):
+            create(session, a_request(f"{kind}{number}", 1, start=kind))
+            took(session, f"{kind}{number}", seconds)
+    assert {how for how, _ in create(session, a_request("last", nodes, start="auto")).values()} == {start}
+
+
+def test_auto_takes_a_template_before_a_suspended_installer(session: FakeSession) -> None:
+    for number in range(3):
+        for kind, seconds in (("boot", 5), ("resume", 4)):
+            create(session, a_request(f"{kind}{number}", 1, start=kind))
+            took(session, f"{kind}{number}", seconds)
+    create(session, a_request("one", 1))
+    assert create(session, a_request("two", 1, start="auto")) == {"n1": ("fork", "")}

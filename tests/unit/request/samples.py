@@ -82,7 +82,7 @@ def any_request(draw: st.DrawFn) -> Request:
         idle=draw(st.none() | st.integers(60, 366 * 86400)),
         heal=draw(st.sampled_from([None, "restart", "off"])),
         site=draw(st.sampled_from(["any", "no", "s1"])),
-        start=draw(st.sampled_from(["auto", "boot", "fork"])),
+        start=draw(st.sampled_from(["auto", "boot", "resume", "fork"])),
         install=draw(st.sampled_from(["auto", "each", "once"])),
     )
     return Request(hardware, software)
