@@ -10,12 +10,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from vclust_py.site import PROJECT
 
 BIN = Path(sys.executable).parent
 
@@ -131,6 +134,31 @@ def left_since(before: dict[str, set[str]], patience: float = 60) -> dict[str, s
         time.sleep(0.5)
 
 
+def local_inventory(inventory: Path, **settings: object) -> None:
+    """A folder with the project's own inventory, whose site, this machine, has these settings, `root` among them."""
+    shutil.copytree(PROJECT / "inventories/local", inventory)
+    with open(inventory / "vclust.yml", "a") as plugin:
+        plugin.write(f"site: {{root: {settings['root']}}}\n")
+    set_site(inventory, **settings)
+
+
+def set_site(inventory: Path, **settings: object) -> None:
+    """Other settings of the site; nothing is learnt or renewed by itself unless they say so."""
+    variables = inventory / "group_vars/site_local.yml"
+    # JSON is YAML too.
+    text = json.dumps({"cache_every": 0, "base_renewal": 0, **settings}, default=str)
+    lines = [line for line in variables.read_text().splitlines() if not line.startswith("vclust_site:")]
+    variables.write_text("\n".join([*lines, f"vclust_site: {text}", ""]))
+
+
+def local(folder: Path, **settings: object) -> "Vclust":
+    """The command with `local_inventory`; clusters of a test run that was killed are gone."""
+    local_inventory(folder / "inventory", **settings)
+    command = Vclust(folder / "inventory", folder)
+    command.clear()
+    return command
+
+
 class Vclust:
     """The command, as a user types it, with a site of the tests' own."""
 
@@ -159,3 +187,8 @@ class Vclust:
         path = self.folder / f"{name}.ini"
         path.write_text(text)
         return path
+
+    def clear(self) -> None:
+        """Destroy all clusters of the site."""
+        for cluster in self.json("list"):
+            self("destroy", cluster["name"])

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import sqlite3
@@ -23,7 +22,7 @@ from typing import Any
 
 import pytest
 from checker import check
-from machine import BIN, Vclust, output
+from machine import BIN, Vclust, local, output
 
 from vclust_py import router_socket, serving
 from vclust_py.guest import update
@@ -59,25 +58,12 @@ def hook(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     """With the cluster `life`, which is ready; its second node has something on its disk."""
     folder = tmp_path_factory.mktemp("life")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    variables = folder / "inventory/group_vars/site_local.yml"
-    settings = (
-        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, lease_grace: 1h, hook: {hook}}}"
-    )
-    text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
-    assert count == 1
-    variables.write_text(text)
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {site.root}}}\n")
+    command = local(folder, root=site.root, lease_grace="1h", hook=hook)
     (folder / "life.ini").write_text(REQUEST)
-    command = Vclust(folder / "inventory", folder)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
     command("create", str(folder / "life.ini"))
     command("ssh", "life", "2", "--", "echo work > ~/kept && sync")
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
+    command.clear()
     assert check(site.root) == []
 
 

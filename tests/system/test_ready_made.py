@@ -7,14 +7,13 @@ import contextlib
 import http.client
 import json
 import re
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-from machine import BIN, Vclust, output
+from machine import BIN, Vclust, local, output
 
 from vclust_py.site import PROJECT, Site
 
@@ -24,13 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.long]
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Vclust:
     folder = tmp_path_factory.mktemp("ready-made")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0}}"
-    variables = folder / "inventory/group_vars/site_local.yml"
-    variables.write_text(re.sub(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M))
-    command = Vclust(folder / "inventory", folder)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
+    command = local(folder, root=site.root)
     return command
 
 
