@@ -1,7 +1,6 @@
 """Homes that outlive clusters, with real nodes and a real server: they belong to their owner, and to nobody else."""
 
 import os
-import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from checker import check
-from machine import Vclust, left_since, snapshot
+from machine import Vclust, left_since, local, snapshot
 
 from vclust_py import homes
 from vclust_py.hypervisor import Host
 from vclust_py.life.keeper import Keeper
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import Site
 from vclust_py.site.session import Session
 from vclust_py.site.settings import HomesSetting
 
@@ -41,19 +40,9 @@ Home: site
 
 @pytest.fixture
 def vclust(site: Site, disk_path: Path, tmp_path: Path) -> Iterator[Vclust]:
-    shutil.copytree(PROJECT / "inventories/local", tmp_path / "inventory")
-    variables = tmp_path / "inventory/group_vars/site_local.yml"
-    settings = (
-        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0,"
-        f" homes: {{path: {disk_path}/homes, size: 100MB}}}}"
-    )
-    text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
-    assert count == 1
-    variables.write_text(text)
-    command = Vclust(tmp_path / "inventory", tmp_path)
+    command = local(tmp_path, root=site.root, homes={"path": disk_path / "homes", "size": "100MB"})
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
+    command.clear()
 
 
 def create(vclust: Vclust, name: str, number: int, *users: str, owner: str, nodes: int = 1) -> None:
