@@ -57,6 +57,11 @@ volumes:
   type: list
   elements: dict
   returned: success
+homes:
+  description: Homes that the site keeps and the caller may have, C(clusters) being those that have them.
+  type: list
+  elements: dict
+  returned: success
 site_manager:
   description:
     - Where the state is (C(root)), and on which running machine (C(boot_id), C(mounts)).
@@ -71,7 +76,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from vclust_py.life.look import look
 from vclust_py.module import Outcome, run_module, site_manager, site_options
-from vclust_py.site.describe import describe, describe_volumes
+from vclust_py.site.describe import describe, describe_homes, describe_volumes
 from vclust_py.site.session import Session
 
 
@@ -82,8 +87,8 @@ def argument_spec() -> dict[str, Any]:
 def work(session: Session, params: dict[str, Any], check: bool) -> Outcome:
     sightings = look(session.store, params["name"], within=params["within"])
     found = describe(session.store, params["name"], sightings)
-    volumes = describe_volumes(session.store)
-    return {"changed": False, "clusters": found, "volumes": volumes, **site_manager(session.site)}
+    kept = {"volumes": describe_volumes(session.store), "homes": describe_homes(session.store)}
+    return {"changed": False, "clusters": found, **kept, **site_manager(session.site)}
 
 
 def main() -> None:

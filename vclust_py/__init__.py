@@ -31,7 +31,8 @@ network      one isolated segment and one router namespace a cluster; router_soc
              file for them; network_hook a machine's end of it, which the roll-out makes libvirt's hook on hosts;
              egress the way out, egress_relay what nodes' apt talks to, nat the way to the internet; ingress the way in
              without root, ingress_relay what lets people in; gateway the way in from other machines, gateway_jump what
-             it runs for them
+             it runs for them; homes that outlive clusters, home_server what serves them to one, home_mount the process
+             that mounts them and becomes that
              leftover_networks what is there of networks, and is no cluster's
 hypervisor   what a host can do: the interface, and one file for each driver
 access       how ssh reaches a cluster's nodes: options, and configurations for people
@@ -52,10 +53,10 @@ report       pages of what a site and its clusters did, and figures for Promethe
 inventory    the sites of an Ansible inventory
 module       what the Ansible modules share; action does their work in Ansible's own process
 steps        how far a phase on another machine is, line by line
-cli          the `vclust` command: clusters, life, history, login (liveness), caches, volumes, files, site, backup,
-             report, audit and more are its commands, init and completion among them, sites what it reads of the sites,
-             playbooks and runner run what changes something, progress, tables and messages are what it shows, manual
-             its page for man(1)
+cli          the `vclust` command: clusters, life, history, login (liveness), caches, volumes, homes, files, site,
+             backup, report, audit and more are its commands, init and completion among them, sites what it reads of the
+             sites, playbooks and runner run what changes something, progress, tables and messages are what it shows,
+             manual its page for man(1)
 awx          what AWX is given of the project: a bundle of job templates, their surveys and what these need
 arguments    the types of what is typed, for the command and the playbooks
 """

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from vclust_py import metapackages, seed
+from vclust_py import homes, metapackages, seed
 from vclust_py.access import user_key
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk, fat, trust
@@ -28,6 +28,7 @@ from vclust_py.nodes import identity_disks, seed_disk
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster
 from vclust_py.site.session import Session
+from vclust_py.site.settings import Site
 
 _IDENTITY = "identity.json"
 _GENERATION = "generation"
@@ -100,7 +101,7 @@ def _identity(
         keys.authority,
         keys.admin,
         {name: keys.users.get(name) or keys.authority.new_user_key(name) for name in logins},
-        cluster_disk.new_uids(request, keys.uids),
+        _numbers(site, cluster, keys.uids),
         {**cluster_disk.new_secrets(bundles), **keys.secrets},
     )
     return keys, ClusterIdentity(
@@ -117,6 +118,15 @@ def _identity(
         uids=keys.uids,
         files=files,
     )
+
+
+def _numbers(site: Site, cluster: Cluster, known: Mapping[str, int]) -> dict[str, int]:
+    """The users' numbers: those that they have in all clusters of the owner, where their homes are the site's."""
+    if not cluster.request.has_site_homes:
+        return cluster_disk.new_uids(cluster.request, known)
+    users = [user.name for user in cluster.request.software.users]
+    owned = homes.prepare(site, cluster.owner, users).users
+    return {**known, **{user: owned[user] for user in users}}
 
 
 def _files(cluster: Cluster, keys: _Keys) -> dict[str, str]:

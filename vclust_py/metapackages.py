@@ -44,6 +44,7 @@ import yaml
 
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.request import Request, values
+from vclust_py.request.model import SITE_HOMES
 from vclust_py.request.parsing import MAX_TEXT
 from vclust_py.request.yaml_form import beyond_plain
 from vclust_py.site import PROJECT, Site
@@ -81,10 +82,15 @@ class MetaPackage:
     resume: str | None = None
 
 
-def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
-    """The meta packages of `request`, in its order, and `home` where it says `Home: shared`.
+SHARED_HOMES = "home"
+_BY_HOME = {"shared": SHARED_HOMES, "site": SITE_HOMES}
 
-    Raises RequestError naming all unknown or malformed; VclustError where a folder of the site's is not there.
+
+def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
+    """The meta packages of `request`, in its order, and the one that `Home` stands for.
+
+    Raises RequestError naming all unknown or malformed, and where the site keeps no homes that the request wants;
+    VclustError where a folder of the site's is not there.
     """
     for folder in site.metapackages:
         if not folder.is_dir():
@@ -94,8 +100,17 @@ def expand(request: Request, site: Site) -> tuple[MetaPackage, ...]:
     found: list[MetaPackage] = []
     problems: list[str] = []
     names = list(request.software.meta_packages)
-    if request.software.home == "shared" and "home" not in names:
-        names.append("home")
+    name = _BY_HOME.get(request.software.home or "")
+    if name is not None and name not in names:
+        names.append(name)
+    if {SHARED_HOMES, SITE_HOMES} <= set(names):
+        problems.append(
+            f"MetaPackages: got {SHARED_HOMES} and {SITE_HOMES}, expected one of them: there is one /home"
+        )
+    if SITE_HOMES in names and site.homes is None:
+        problems.append(
+            "Home: got 'site', but this site keeps no homes (its setting vclust_site.homes), expected local or shared"
+        )
     for name in names:
         try:
             found.append(load(name, (*site.metapackages, SHIPPED)))

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from vclust_py import egress, gateway, ingress, leftover_networks, network_hook, router_socket
+from vclust_py import egress, gateway, home_server, ingress, leftover_networks, network_hook, router_socket
 from vclust_py.addresses import mac_of
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.hypervisor import Segment
@@ -200,6 +200,16 @@ def let_in(segment: str, door: ingress.Door) -> tuple[str, ...]:
     return ingress.ensure(segment, door)
 
 
+def serve_homes(segment: str, share: home_server.Share) -> bool:
+    """Have the segment's nodes served their owner's homes; False when they were (`home_server.ensure`)."""
+    return home_server.ensure(segment, share)
+
+
+def has_homes(segment: str) -> bool:
+    """Whether the segment's nodes are served homes now."""
+    return home_server.is_running(segment)
+
+
 def listen(segment: str, router: IPv4Address) -> socket.socket:
     """A listening socket for the segment's nodes, at the router's address (`router_socket.listening`)."""
     return router_socket.listening(segment, str(router))
@@ -286,7 +296,8 @@ def _without_earlier(segment: str) -> str:
 def remove(segment: str, number: int) -> bool:
     """Take the segment with that VXLAN network number away; False when nothing of it was there."""
     # First: processes and sockets keep their namespace.
-    found = ingress.close(segment)
+    found = home_server.close(segment)
+    found |= ingress.close(segment)
     found |= egress.close(segment)
     for interface in (f"{segment}r", network_hook.device(segment), segment):
         found |= _delete(interface)

@@ -10,7 +10,7 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Hypervisor
 from vclust_py.nodes import drivers_of, overlay
 from vclust_py.phases import Result
-from vclust_py.phases.create import door, segments, way_out
+from vclust_py.phases.create import door, segments, serve_homes, way_out
 from vclust_py.site import clusters
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
@@ -25,7 +25,7 @@ class Found:
     """What is wrong with a cluster; sentences in `warnings`."""
 
     network: bool = False
-    """Its network on this machine is not there."""
+    """Its network on this machine is not there, or not the site's homes in it."""
     stopped: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -70,14 +70,24 @@ def _words(network: str, stopped: list[str]) -> str:
     return f"network {network}{', failed: ' + ', '.join(stopped) if stopped else ''}"
 
 
+def has_homes(session: Session, cluster: Cluster) -> bool:
+    """Whether the site's homes are served to the cluster, or it has none of these."""
+    return not cluster.request.has_site_homes or session.networks.has_homes(cluster.segment)
+
+
 def repair(session: Session, cluster: Cluster, *, check: bool = False) -> Found:
     """What `run` does, for one cluster that the caller has locked."""
     software, tunnels = cluster.request.software, segments(cluster)
-    found = Found(network=not session.networks.is_whole(cluster.segment))
+    whole = session.networks.is_whole(cluster.segment) and has_homes(session, cluster)
+    found = Found(network=not whole)
     if not check:
         session.networks.ensure(
             cluster.segment, cluster.network, software.network, cluster.request.router, tunnels.get(None)
         )
+        try:
+            serve_homes(session, cluster)
+        except VclustError as error:  # the rest is mended all the same
+            found.warnings.append(str(error))
         found.warnings += session.networks.let_out(cluster.segment, way_out(session.site, cluster))
         found.warnings += session.networks.let_in(cluster.segment, door(session.site, cluster))
     drivers, errors = drivers_of(session, cluster)

@@ -311,6 +311,8 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "ready_nodes": 1,
         "ends": 1.0,
         "removed": None,
+        "owner": text,
+        "homes": True,
         "updates": {"updates": [text], "security": [text], "time": 0.0},
         "snapshots": [{"tag": text, "created": 0.0, "bytes": None, "nodes": [text]}],
         "strategy": text,
@@ -391,6 +393,8 @@ def test_tables(monkeypatch: pytest.MonkeyPatch, tty: bool) -> None:
         "keep": True,
     }
     tables.show_volumes([volume], several=True)
+    homes = {"site": text, "owner": text, "users": {text: 1000}, "size": 1, "clusters": [text]}
+    tables.show_homes([homes], several=True)
     tables.show_rank([{"rank": 1, "frequency": 1, "size": 1, "score": 1, "packages": [text]}])
     made = out.getvalue()
     assert not set(made) & set("\x07\x7f\b\r\x9b\x9d\u202e\u200b\0")

@@ -10,12 +10,14 @@ from vclust_py import request as requests
 from vclust_py.errors import RequestError, VclustError
 from vclust_py.metapackages import MetaPackage, Secret, Step
 from vclust_py.site import Site
+from vclust_py.site.settings import HomesSetting
 
 SHIPPED = [
     "ansible",
     "bio",
     "dask",
     "home",
+    "home-site",
     "jupyter",
     "monitoring",
     "mpi",
@@ -102,7 +104,7 @@ def test_unknown_names_are_all_told_with_the_nearest() -> None:
     assert caught.value.problems == [
         "MetaPackages: got 'slrum', which this site does not know, expected slurm (the nearest known one)",
         "MetaPackages: got 'zzz', which this site does not know, expected one of ansible, bio, dask, home, "
-        "jupyter, monitoring, mpi, numeric, openmpi, slurm",
+        "home-site, jupyter, monitoring, mpi, numeric, openmpi, slurm",
     ]
 
 
@@ -161,7 +163,34 @@ def test_shipped_ones_are_these() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_ones_load_and_their_shell_parses(name: str) -> None:
-    (meta,) = metapackages.expand(request(name), Site())
+    (meta,) = metapackages.expand(request(name), Site(homes=HomesSetting(Path("/srv/homes"))))
     assert meta.packages
     for script in [*(step.run for step in meta.steps), meta.check or "true"]:
         subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "names", "has"),
+    [
+        ("", [], False),
+        ("Home: local", [], False),
+        ("Home: shared", ["home"], False),
+        ("Home: site", ["home-site"], True),
+        ("MetaPackages: home-site", ["home-site"], True),
+        ("MetaPackages: home-site\nHome: site", ["home-site"], True),
+    ],
+)
+def test_where_homes_are_is_a_meta_package(lines: str, names: list[str], has: bool) -> None:
+    asked = requests.load(f"[Hardware]\nNumberOfNodes: 2\n[Software]\n{lines}\n", "x.ini")
+    found = metapackages.expand(asked, Site(homes=HomesSetting(Path("/srv/homes"))))
+    assert ([meta.name for meta in found], asked.has_site_homes) == (names, has)
+
+
+def test_homes_of_a_site_that_keeps_none_or_in_two_places() -> None:
+    asked = requests.load("[Hardware]\nNumberOfNodes: 2\n[Software]\nHome: site\n", "x.ini")
+    with pytest.raises(
+        RequestError, match=r"Home: got 'site', but this site keeps no homes .*vclust_site\.homes"
+    ):
+        metapackages.expand(asked, Site())
+    with pytest.raises(RequestError, match="got home and home-site, expected one of them"):
+        metapackages.expand(request("home", "home-site"), Site(homes=HomesSetting(Path("/srv/homes"))))

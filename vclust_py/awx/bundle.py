@@ -153,6 +153,15 @@ TEMPLATES = (
         ),
     ),
     Template(
+        "vclust home-remove",
+        "remove_homes.yml",
+        "Remove the homes that a site keeps for an owner's clusters, with all that is in them",
+        (
+            surveys.text("owner", "Owner", "Whose they are", required=True),
+            surveys.text("site", "Site", "Where the inventory has several; blank: the only one"),
+        ),
+    ),
+    Template(
         "vclust clusters",
         "status.yml",
         "Show the virtual clusters and the caches of all sites",

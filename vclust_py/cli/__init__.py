@@ -20,6 +20,7 @@ from vclust_py.cli import (
     completion,
     files,
     history,
+    homes,
     init,
     life,
     login,
@@ -265,6 +266,7 @@ def make_parser() -> argparse.ArgumentParser:
     shell.add_argument("shell", choices=completion.SHELLS, help="as in: source <(vclust completion bash)")
     caches.add_parser(commands)
     volumes.add_parser(commands)
+    homes.add_parser(commands)
     site.add_parser(commands)
     audit.add_parser(commands)
     report.add_parser(commands)

@@ -94,6 +94,17 @@ def volumes(arguments: argparse.Namespace) -> Answers:
     return ask(arguments, "vclust_info", "clusters", {}, read)
 
 
+def homes(arguments: argparse.Namespace) -> Answers:
+    """The homes that all sites keep for whom the command works for."""
+
+    def read(session: "Session") -> dict[str, Any]:
+        from vclust_py.site.describe import describe_homes
+
+        return {"homes": describe_homes(session.store)}
+
+    return ask(arguments, "vclust_info", "clusters", {}, read)
+
+
 def caches(arguments: argparse.Namespace, digest: str = "", *, history: bool = False) -> Answers:
     """The VD caches of all sites, as `vclust_py.cache.describe` has them."""
 

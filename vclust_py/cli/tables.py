@@ -133,6 +133,8 @@ def show_cluster(cluster: Mapping[str, Any], site: str = "") -> None:
     say(f"{nodes_of} of {counted(hardware['cpus'], 'CPU')}, {hardware['ram']}{strategy}")
     if cluster["ends"] is not None:
         say(f"lease: {_lease(cluster)}, until {when(cluster['ends'])}")
+    if cluster["homes"]:
+        say(f"homes: of {cluster['owner']}, kept by the site")
     if cluster["updates"]:
         say(_updates(cluster["updates"]))
     say(f"{_cache(cluster['cache'])}\n" if cluster["strategy"] else "")
@@ -211,6 +213,16 @@ def show_volumes(volumes: Sequence[Mapping[str, Any]], *, several: bool) -> None
     for one in volumes:
         row = [one["name"], one["owner"], size(one["size"]), one["host"], one["cluster"] or "-"]
         table.add(*([one["site"]] if several else []), *row, "yes" if one["keep"] else "no")
+    _print(table)
+
+
+def show_homes(homes: Sequence[Mapping[str, Any]], *, several: bool) -> None:
+    """Homes that sites keep, with their sites where there are several."""
+    first = ["SITE"] if several else []
+    table = _table(*first, "OWNER", "USERS", "SIZE", "CLUSTERS")
+    for one in homes:
+        row = [one["owner"], " ".join(one["users"]), size(one["size"]), " ".join(one["clusters"]) or "-"]
+        table.add(*([one["site"]] if several else []), *row)
     _print(table)
 
 

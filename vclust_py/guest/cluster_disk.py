@@ -38,6 +38,8 @@ SUDOERS = "etc/sudoers.d/vclust"
 OPENMPI_HOST_FILE = "etc/vclust/hostfile.openmpi"
 AUTHORITY = "etc/ssh/vclust_authority.pub"
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+USER_KEYS = "etc/ssh/vclust_users"
+"""A folder for each user with their keys, where homes are the site's: other clusters have them too."""
 GROUPS = ("sudo", "adm")
 """A user administers the cluster (sudo) and may read its logs."""
 
@@ -118,6 +120,7 @@ def _environment(cluster: ClusterIdentity) -> str:
         "VCLUST_NODES": str(len(cluster.nodes)),
         "VCLUST_NODE_NAMES": " ".join(cluster.nodes),
         "VCLUST_FIRST": cluster.first,
+        "VCLUST_ROUTER": str(cluster.request.router),
         "VCLUST_CPUS": str(cluster.request.hardware.cpus),
         "VCLUST_RAM_MB": str(cluster.request.hardware.ram // 2**20),
         "VCLUST_SECRETS": f"/{SECRETS}",
@@ -175,6 +178,7 @@ def _files(cluster: ClusterIdentity) -> list[File]:
     hosts = "".join(f"{address}\t{name}\n" for name, address in cluster.nodes.items())
     loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     slots = cluster.request.hardware.cpus
+    of_site = cluster.request.has_site_homes
     files = [
         folder("root/.ssh", 0o700),
         folder("etc/vclust", 0o755),
@@ -199,7 +203,12 @@ def _files(cluster: ClusterIdentity) -> list[File]:
             "etc/ssh/sshd_config.d/vclust.conf",
             "# The cluster's authority vouches for its nodes and its users.\n"
             f"HostCertificate /{HOST_KEY}-cert.pub\n"
-            f"TrustedUserCAKeys /{AUTHORITY}\n",
+            f"TrustedUserCAKeys /{AUTHORITY}\n"
+            + (
+                f"AuthorizedKeysFile .ssh/authorized_keys /{USER_KEYS}/%u/authorized_keys\n"
+                if of_site
+                else ""
+            ),
         ),
         # The site manager's way in.
         text(
@@ -216,15 +225,18 @@ def _files(cluster: ClusterIdentity) -> list[File]:
         files.append(text(SUDOERS, f"# Who logs in by key only has no password to type.\n{rules}", 0o440))
     files += cluster.files
     files += [File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
+    if of_site:
+        files += [folder(USER_KEYS, 0o755), text("etc/ssh/ssh_config.d/vclust.conf", _SSH_CONFIG)]
     for user, uid in _users(cluster):
-        files += [
-            folder(f"home/{user.name}", 0o700, uid),
-            folder(f"home/{user.name}/.ssh", 0o700, uid),
-            text(f"home/{user.name}/.ssh/authorized_keys", _authorized_keys(user, cluster), 0o600, uid),
-        ]
+        files.append(folder(f"home/{user.name}", 0o700, uid))
+        keys = _keys_folder(user.name, of_site=of_site)
+        # sshd believes what is root's or the user's.
+        files.append(folder(keys, 0o755 if of_site else 0o700, 0 if of_site else uid))
+        own = (0o644, 0) if of_site else (0o600, uid)
+        files.append(text(f"{keys}/authorized_keys", _authorized_keys(user, cluster), *own))
     numbers = {user.name: uid for user, uid in _users(cluster)}
     for login, key in cluster.user_keys.items():
-        stem = f"{'root' if login == 'root' else f'home/{login}'}/.ssh/id_ed25519"
+        stem = f"{_keys_folder(login, of_site=of_site)}/id_ed25519"
         owner = numbers.get(login, 0)
         files += [
             text(stem, key.private, 0o600, owner),
@@ -232,6 +244,23 @@ def _files(cluster: ClusterIdentity) -> list[File]:
             text(f"{stem}-cert.pub", f"{key.certificate} {login}\n", 0o644, owner),
         ]
     return files
+
+
+# The cluster's own key comes first; a list in the configuration takes the place of the usual one.
+_SSH_CONFIG = "".join(
+    f"IdentityFile {path}\n"
+    for path in (
+        f"/{USER_KEYS}/%u/id_ed25519",
+        *(f"~/.ssh/id_{kind}" for kind in ("rsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk")),
+    )
+)
+
+
+def _keys_folder(login: str, *, of_site: bool) -> str:
+    """Where an account's keys are; root's home is each node's own."""
+    if login == "root":
+        return "root/.ssh"
+    return f"{USER_KEYS}/{login}" if of_site else f"home/{login}/.ssh"
 
 
 def _authorized_keys(user: User, cluster: ClusterIdentity) -> str:
@@ -244,6 +273,8 @@ def _expected(cluster: ClusterIdentity) -> str:
     lines += [f"host {name} {address}" for name, address in cluster.nodes.items()]
     for user, uid in _users(cluster):
         digest = hashlib.sha256(_authorized_keys(user, cluster).encode()).hexdigest()
-        lines += [f"user {user.name} {uid}", f"key {user.name} {digest}"]
+        lines.append(f"user {user.name} {uid}")
+        if not cluster.request.has_site_homes:  # there the keys in homes are the user's own
+            lines.append(f"key {user.name} {digest}")
     lines.append(f"disk {cluster.request.hardware.disk}")
     return "".join(f"{line}\n" for line in lines)

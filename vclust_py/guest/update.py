@@ -149,7 +149,7 @@ if [ -s "$work/added" ]; then
     done
 fi
 
-# Where homes are on another node's disk (meta package home) they are written there.
+# Where homes are on another node's disk or the site's (meta packages home, home-site) they are written there.
 if [ -e "$root/etc/systemd/system/home.automount" ]; then
     echo 'home/*' >> "$work/same"
     : > "$work/added"

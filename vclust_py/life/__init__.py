@@ -12,7 +12,7 @@ restart     nodes restarted in turn that are to have other CPUs, memory or disks
 snapshot    copies of all nodes' disks, and back to one of them
 updates     newer versions of what clusters were made of
 capture     the packages that a cluster has now, as a request
-volume      the end of a data disk
+volume      the end of a data disk; homes that of an owner's homes
 lease       when a cluster's time is over, whom that is told before, and how it is prolonged
 idle        whether anybody uses a cluster
 message     words on the terminals of those who are logged in

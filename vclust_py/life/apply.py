@@ -280,7 +280,16 @@ def _refused(present: Request, asked: Request) -> list[str]:
         f"{line}; that cannot change in place"
         for line in differences(present, asked)
         if fields[line.partition(":")[0]] not in (*IN_PLACE, *BY_RESTART)
-    ]
+    ] + _moved_homes(present, asked)
+
+
+def _moved_homes(present: Request, asked: Request) -> list[str]:
+    """Users' numbers and keys would be others."""
+    if present.software.home != asked.software.home:  # which is a difference already
+        return []
+    if present.has_site_homes == asked.has_site_homes:
+        return []
+    return ["MetaPackages: homes move to the site or from it; that cannot change in place"]
 
 
 def _leaving(cluster: Cluster, number: int, named: Sequence[str]) -> tuple[Node, ...]:

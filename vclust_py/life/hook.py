@@ -18,8 +18,8 @@ def tell(run: Callable[..., str], site: Site, event: str, cluster: Cluster, **fa
     """Run the program with one JSON object on standard input; that it fails is logged, and changes nothing.
 
     Keys: `event` (lease-warning, lease-ended, lease-removed, idle-ended, node-failed, node-restarted, node-given-up,
-    node-replaced, network-repaired), `time` and
-    `ends` (Unix times; null: no lease), `cluster`, `owner`, `project`, `users`, and the event's own `facts`.
+    node-replaced, network-repaired, homes-served), `time` and `ends` (Unix times; null: no lease), `cluster`, `owner`,
+    `project`, `users`, and the event's own `facts`.
     """
     if site.hook is None:
         return

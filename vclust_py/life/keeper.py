@@ -31,6 +31,7 @@ from vclust_py.life.idle import Use, after, is_deserted
 from vclust_py.life.look import NEVER, Questions, told
 from vclust_py.nodes import domain_name
 from vclust_py.phases import Inputs, destroy, image
+from vclust_py.phases.create import serve_homes
 from vclust_py.quotas import ROOT
 from vclust_py.site import Site, changes, clusters, hosts
 from vclust_py.site.clusters import Cluster, Node
@@ -235,7 +236,10 @@ class Keeper:
                     try:
                         waiting = self._heal(session, cluster, known)
                     finally:  # one has nothing to do with the other
-                        waiting |= self._replace(session, clusters.get(session.store, name))
+                        try:
+                            waiting |= self._replace(session, clusters.get(session.store, name))
+                        finally:
+                            self._serve_homes(session, cluster)
             if waiting:
                 with self._make() as session:
                     heal.bring_images(session, name, self._hosts)
@@ -249,6 +253,7 @@ class Keeper:
             return True
         settled = all(node.state is NodeState.READY for node in cluster.nodes)
         settled &= not (_replaces(cluster) and replace.lost_nodes(cluster, self._off))
+        settled &= repair.has_homes(self._session, cluster)
         return settled and self._session.networks.is_whole(cluster.segment) and not _down(cluster, known)
 
     def _note(self, session: Session, cluster: Cluster, event: str, text: str, **facts: object) -> None:
@@ -314,6 +319,12 @@ class Keeper:
         waiting = bool(new) and image.is_outdated(session, cluster)
         self._restart(session, cluster, [node for node in may if not waiting or node not in new], now)
         return waiting
+
+    def _serve_homes(self, session: Session, cluster: Cluster) -> None:
+        """Its nodes wait for the homes meanwhile."""
+        if not repair.has_homes(session, cluster) and serve_homes(session, cluster):
+            audit(session.store, "repair", cluster.name, "its homes")
+            self._note(session, cluster, "homes-served", "its homes are served again")
 
     def _replace(self, session: Session, cluster: Cluster) -> bool:
         """Other places for nodes on hosts that are off; the next round starts them, once they have images."""

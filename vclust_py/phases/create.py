@@ -4,10 +4,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vclust_py import clones, egress, identities, ingress, network, timing
+from vclust_py import clones, egress, homes, identities, ingress, network, timing
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
 from vclust_py.guest import cluster_disk
+from vclust_py.home_server import Share
 from vclust_py.hypervisor import Disk, Domain, Files, Hypervisor, Segment
 from vclust_py.image import Image
 from vclust_py.life import lease
@@ -27,7 +28,7 @@ from vclust_py.site import clusters, volumes
 from vclust_py.site.clusters import Cluster, Node
 from vclust_py.site.session import Session
 from vclust_py.site.settings import Site
-from vclust_py.site.states import ClusterState, NodeState
+from vclust_py.site.states import SHOULD_RUN, ClusterState, NodeState
 from vclust_py.starts import is_clone
 
 
@@ -184,11 +185,35 @@ def start_nodes(
 
 
 def open_ways(session: Session, cluster: Cluster) -> tuple[str, ...]:
-    """The ways out of the cluster's network, which is there, and into it; warnings."""
+    """The ways out of the cluster's network, which is there, and into it, and to the site's homes; warnings.
+
+    Raises VclustError where it is to have such homes and they cannot be served.
+    """
     networks, site = session.networks, session.site
+    serve_homes(session, cluster)
     warnings = networks.let_out(cluster.segment, way_out(site, cluster))
     warnings += networks.let_in(cluster.segment, door(site, cluster))
     return warnings + networks.admit(session.store)
+
+
+def serve_homes(session: Session, cluster: Cluster) -> bool:
+    """Have the site's homes served in the cluster's network, which is there; False where nothing was to be done.
+
+    Raises VclustError where they cannot be.
+    """
+    if not cluster.request.has_site_homes:
+        return False
+    homes.require(session.site)
+    request, store = cluster.request, session.store
+    owned = homes.prepare(session.site, cluster.owner, [user.name for user in request.software.users])
+    share = Share(
+        owned,
+        request.software.network,
+        cluster.id,
+        tuple(one.id for one in clusters.live(store) if one.owner == cluster.owner),
+        keep=any(node.state in SHOULD_RUN for node in cluster.nodes),
+    )
+    return session.networks.serve_homes(cluster.segment, share)
 
 
 def segments(cluster: Cluster) -> dict[str | None, Segment]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vclust_py import egress, metapackages, quotas, timing
+from vclust_py import egress, homes, metapackages, quotas, timing
 from vclust_py.addresses import mac_of
 from vclust_py.cache.matching import savings
 from vclust_py.cache.stored import Stored, caches
@@ -125,6 +125,8 @@ def _place(
             session, request, lock, strategy, start, saved, made, cluster.nodes, surveys, under
         ), False
     session.networks.check_free(request.software.network)
+    if request.has_site_homes:
+        homes.require(session.site)
     errors = {one.host.name: one.error for one in surveys if one.error}
     # The reservation: nobody places between the look at what is placed and the writing down.  A plan reserves nothing.
     with contextlib.nullcontext() if inputs.check else store.transaction():

@@ -20,6 +20,8 @@ from vclust_py.request.keys import Key, keys_of
 from vclust_py.request.volumes import Volume
 
 _COUNT = values.whole(1, values.MAX_NODES)
+SITE_HOMES = "home-site"
+"""The meta package that `Home: site` stands for."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,10 @@ class Software:
         str | None,
         Key(
             "Home",
-            values.choice("local", "shared"),
+            values.choice("local", "shared", "site"),
             "where users' homes are: each node has its own (`local`), or all have those on the first node's disk "
-            "(`shared`, the same as the meta package `home`)",
+            "(`shared`, the same as the meta package `home`), or those that the site keeps for the owner's clusters "
+            "(`site`, the same as `home-site`)",
             unset="`local`",
         ),
     ]
@@ -274,6 +277,11 @@ class Request:
     def router(self) -> IPv4Address:
         """The cluster's router: the network's last usable address."""
         return self.software.network.broadcast_address - 1
+
+    @property
+    def has_site_homes(self) -> bool:
+        """Whether users' homes are those that the site keeps (`vclust_py.homes`)."""
+        return self.software.home == "site" or SITE_HOMES in self.software.meta_packages
 
     @cached_property
     def digest(self) -> str:

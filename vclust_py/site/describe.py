@@ -145,6 +145,7 @@ def _describe(
         ],
         "updates": cluster.updates,
         "volume": _volume(volumes.of(store, cluster)),
+        "homes": cluster.request.has_site_homes,
         "snapshots": [
             {
                 "tag": one.tag,
@@ -170,6 +171,19 @@ def describe_volumes(store: Store) -> list[dict[str, Any]]:
         {name: getattr(one, name) for name in _VOLUME} | {"cluster": one.user}
         for one in volumes.every(store)
         if store.user.may(one.owner, one.project)
+    ]
+
+
+def describe_homes(store: Store) -> list[dict[str, Any]]:
+    """Homes that the site keeps, of those owners whom this process may act for; bytes, and users' numbers by name."""
+    # Imported here: a list of clusters need not wait for it.
+    from vclust_py import homes
+    from vclust_py.life.homes import using
+
+    return [
+        {"owner": one.owner, "users": one.users, "size": one.size, "clusters": using(store, one.owner)}
+        for one in homes.every(store.site)
+        if store.user.may(one.owner, "")
     ]
 
 

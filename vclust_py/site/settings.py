@@ -99,6 +99,40 @@ class Gateway:
 
 
 @dataclass(frozen=True)
+class HomesSetting:
+    """Where the site keeps homes that outlive clusters (`vclust_py.homes`)."""
+
+    path: Path
+    """A folder of the site manager, for this site alone."""
+    size: int = 20 * 10**9
+    """Bytes that are reserved for the homes of each owner."""
+
+    @classmethod
+    def from_mapping(cls, value: Any) -> "HomesSetting":
+        """Raises VclustError."""
+        where = "vclust_site: homes"
+        if not isinstance(value, Mapping) or not {"path"} <= set(value) <= {"path", "size"}:
+            raise VclustError(
+                f"{where}: expected path, and size where wanted, as {{path: /srv/homes, size: 20GB}}"
+            )
+        path = Path(str(value["path"]))
+        if not path.is_absolute() or ".." in path.parts:
+            raise VclustError(f"{where}: path: got {requested.shown(str(path))}, expected an absolute path")
+        try:
+            size = _HOMES_SIZE(str(value["size"])) if "size" in value else cls.size
+        except Wrong as wrong:
+            shown = requested.shown(str(value["size"]))
+            raise VclustError(f"{where}: size: got {shown}, expected {wrong.expected}") from None
+        return cls(path, size)
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {"path": str(self.path), "size": f"{self.size}B"}
+
+
+_HOMES_SIZE = requested.size(64 * 10**6, 10**15, "20GB")
+
+
+@dataclass(frozen=True)
 class Site:
     """Settings of one site, as given by the inventory variable `vclust_site`; sizes in bytes, times in seconds."""
 
@@ -146,6 +180,8 @@ class Site:
     """Networks that nodes do not reach by `nat`, beside private ones and those of the site's machines."""
     gateway: Gateway | None = None
     """The way in from other machines; None: there is none."""
+    homes: HomesSetting | None = None
+    """Homes that outlive clusters (`Home: site`); None: there are none."""
     ready_timeout: int = 900
     """How long a node may take from its start to its report."""
     lease_grace: int = 86400
@@ -199,6 +235,8 @@ class Site:
                 ) from None
         if "gateway" in values:
             values["gateway"] = Gateway.from_mapping(values["gateway"])
+        if "homes" in values:
+            values["homes"] = HomesSetting.from_mapping(values["homes"])
         if "base_packages" in values:
             values["base_packages"] = _packages(values["base_packages"])
         if "lease_warnings" in values:
@@ -226,6 +264,7 @@ class Site:
         for name in ("cache_space", "layer_space", "template_space", "package_space", "index_space"):
             mapping[name] = f"{mapping[name]}B"
         mapping["gateway"] = self.gateway.to_mapping() if self.gateway else None
+        mapping["homes"] = self.homes.to_mapping() if self.homes else None
         mapping["base_packages"] = list(self.base_packages)
         mapping["lease_grace"] = requested.lease.write(self.lease_grace)
         mapping["lease_warnings"] = [requested.lease.write(one) for one in self.lease_warnings]

@@ -94,6 +94,7 @@ def test_the_questions_of_a_request() -> None:
         "bio",
         "dask",
         "home",
+        "home-site",
         "jupyter",
         "monitoring",
         "mpi",

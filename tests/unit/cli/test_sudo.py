@@ -25,7 +25,7 @@ def allowed(words: str) -> bool:
     rule = text.partition("```sudoers\n")[2].partition("```")[0].replace("\\\n", "")
     alias = rule.partition("VCLUST_USER = ")[2].partition("\n")[0]
     commands = [command.strip().split(" ", 1) for command in alias.split(",")]
-    assert len(commands) == 11
+    assert len(commands) == 12
     assert all(path == PROGRAM for path, _ in commands)
     patterns = [arguments for _, arguments in commands]
     # Only then sudo takes them for regular expressions.
@@ -57,6 +57,8 @@ def allowed(words: str) -> bool:
         "restore hello-mpi before",
         "volume list",
         "volume remove data",
+        "home list",
+        "home remove alice",
         "stop hello-mpi",
         "start hello-mpi",
         "heal hello-mpi",
@@ -99,6 +101,7 @@ def test_the_rule_lets_users_do_their_work(words: str) -> None:
         "resize hello-mpi 4 --nodes vc02",
         "renew hello-mpi --json",
         "volume remove data --owner bob",
+        "home remove -h alice",
         "volume remove data --forget",
         "ssh hello-mpi -- id",
         "ssh hello-mpi vc02 -oProxyCommand=id",

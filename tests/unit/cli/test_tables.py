@@ -127,6 +127,7 @@ def test_how_the_nodes_of_a_cluster_have_started(capsys: pytest.CaptureFixture[s
         "phases": [],
         "node_phases": [],
         "slowest_node": None,
+        "homes": False,
         "updates": {},
         "logs": [],
     }

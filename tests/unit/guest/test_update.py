@@ -128,6 +128,29 @@ def test_shared_homes_are_left_to_the_first_node(tree: Tree) -> None:
     assert not (tree.path / "home/eve").exists()
 
 
+def test_homes_of_the_site_are_left_alone_and_keys_are_the_requests(tree: Tree) -> None:
+    """Root may not write there in any node; what the request says of keys is beside the homes."""
+
+    def with_homes(number: int, users: tuple[User, ...], *keys: SSHKey) -> ClusterIdentity:
+        cluster = a_generation(number, users, keys=keys)
+        software = replace(cluster.request.software, home="site")
+        return replace(cluster, request=replace(cluster.request, software=software))
+
+    unit = tree.path / "etc/systemd/system/home.automount"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    before = sorted((tree.path / "home").rglob("*"))
+    cluster = with_homes(2, (ANN, BOB, EVE), SSHKey("ann", KEY))
+    assert tree.take(cluster) == "vclust: generation 2\n"
+    assert sorted((tree.path / "home").rglob("*")) == before
+    assert "eve" in tree.names("passwd")
+    own = "etc/ssh/vclust_users/ann/authorized_keys"
+    assert tree.read(own) == f"{KEY}\n"
+    assert (tree.path / f"{cluster_disk.USER_KEYS}/eve/id_ed25519").stat().st_uid == 1002
+    tree.take(with_homes(3, (ANN, BOB, EVE)))
+    assert tree.read(own) == ""
+
+
 def digest(tree: Tree) -> str:
     files = sorted(path for path in tree.path.rglob("*") if path.is_file())
     return hashlib.sha256(b"".join(bytes(path) + path.read_bytes() for path in files)).hexdigest()

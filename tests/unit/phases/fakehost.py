@@ -12,6 +12,7 @@ from typing import Any
 from vclust_py import gateway
 from vclust_py.egress import Way
 from vclust_py.errors import VclustError
+from vclust_py.home_server import Share
 from vclust_py.hypervisor import Capacity, Domain, Segment, memory_bytes
 from vclust_py.ingress import Door
 from vclust_py.leftover_networks import Leftover
@@ -218,6 +219,7 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.segments: dict[str, int] = {}
         self.doors: dict[str, Door] = {}
+        self.homes: dict[str, Share] = {}
         self.admitted: list[gateway.Admitted] = []
         self.left: list[Leftover] = []
 
@@ -248,6 +250,15 @@ class FakeNetworks:
         self.doors[segment] = door
         return ()
 
+    def serve_homes(self, segment: str, share: Share) -> bool:
+        assert segment in self.segments
+        new = segment not in self.homes
+        self.homes[segment] = share
+        return new
+
+    def has_homes(self, segment: str) -> bool:
+        return segment in self.homes
+
     def listen(self, segment: str, router: IPv4Address) -> socket.socket:
         assert segment in self.segments
         return bound("127.0.0.1", 0)
@@ -263,6 +274,7 @@ class FakeNetworks:
         return segment in self.segments
 
     def remove(self, segment: str, number: int) -> bool:
+        self.homes.pop(segment, None)
         return self.segments.pop(segment, None) == number
 
 

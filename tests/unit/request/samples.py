@@ -75,7 +75,7 @@ def any_request(draw: st.DrawFn) -> Request:
         meta_packages=tuple(
             draw(st.lists(st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True), max_size=2, unique=True))
         ),
-        home=draw(st.sampled_from([None, "local", "shared"])),
+        home=draw(st.sampled_from([None, "local", "shared", "site"])),
         suite=draw(st.none() | st.sampled_from(["bookworm", "on", "null"])),
         kernel=draw(st.none() | st.just("linux-image-amd64")),
         lease=draw(st.none() | st.integers(60, 366 * 86400)),

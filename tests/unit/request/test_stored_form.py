@@ -40,7 +40,7 @@ REFUSED: dict[str, Any] = {
     "network": "127.0.0.0/30",
     "packages": ["gcc=1"],
     "meta_packages": ["Old_Name"],
-    "home": "site",
+    "home": "away",
     "suite": "../stable",
     "kernel": "vmlinuz",
     "lease": "1000d",
