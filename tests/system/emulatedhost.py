@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from checker import Machine, check
+from checker import Machine, check, read
 from emulated import bed
 from emulated.host import Host
 from emulated.kinds import DEBIAN_13, KVM, XEN
@@ -155,6 +155,9 @@ Network: 192.168.79.0/24
 Packages: hello
 """
 
+STATES = ("placed", "started", "installer", "installed")
+"""Of a node that is on its way, in their order."""
+
 
 class Unhappy(Vclust):
     """The command, where something is wrong with the site's only host; its clusters are called u-…, of one node."""
@@ -177,16 +180,22 @@ class Unhappy(Vclust):
         return subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
 
     def reaches(self, name: str, state: str, creating: "subprocess.Popen[str]") -> bool:
-        """Whether all nodes come to be in this state, or `create` ends before."""
+        """Whether its node comes to be in this state, or a later one on the way to `ready`, before `create` ends.
+
+        Asked of the store: a node on KVM is past a state before `vclust list` has said so.
+        """
+        wanted = STATES[STATES.index(state) :]
         deadline = time.monotonic() + PATIENCE
         while True:
-            found = [cluster for cluster in self.json("list") if cluster["name"] == name]
-            if found and all(node["state"] == state for node in found[0]["nodes"]) and found[0]["nodes"]:
+            found = [
+                node for cluster in read(self.root).live if cluster.name == name for node in cluster.nodes
+            ]
+            if any(node.state in wanted for node in found):
                 return True
             if creating.poll() is not None:
                 return False
             assert time.monotonic() < deadline, found
-            time.sleep(1)
+            time.sleep(0.2)
 
     def fails(self, *words: str | Path, code: int) -> str:
         """What it says on standard error, without progress; in bounded time."""
