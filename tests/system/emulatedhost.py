@@ -1,15 +1,21 @@
 """What tests on the testbed's emulated hosts share."""
 
+import contextlib
+import json
 import re
+import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from checker import Machine, check, read
+from emulated import bed
 from emulated.host import Host
 from emulated.kinds import DEBIAN_13, KVM, XEN
-from machine import BIN
+from machine import BIN, Vclust
 
 from vclust_py.site import PROJECT
 
@@ -135,3 +141,102 @@ def left_on(host: Host, before: dict[str, set[str]], patience: float = 30) -> di
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(2)
+
+
+REQUEST = """\
+[Hardware]
+NumberOfNodes: 1
+RAM: 256MB
+
+[Software]
+Name: {name}
+Hostname: {name}%02d
+Network: 192.168.79.0/24
+Packages: hello
+"""
+
+STATES = ("placed", "started", "installer", "installed")
+"""Of a node that is on its way, in their order."""
+
+
+class Unhappy(Vclust):
+    """The command, where something is wrong with the site's only host; its clusters are called u-…, of one node."""
+
+    def __init__(self, inventory: Path, folder: Path, host: Host) -> None:
+        super().__init__(inventory, folder, PATIENCE)
+        self.host = host
+        settings = (inventory / "group_vars/site_testbed.yml").read_text()
+        found = re.search(r'root: "?([^"\s]+)', settings)
+        assert found is not None
+        self.root = Path(found[1])
+        """The site's."""
+
+    def asks(self, name: str) -> Path:
+        return self.request(name, REQUEST.format(name=name))
+
+    def begins(self, request: Path) -> "subprocess.Popen[str]":
+        """`create`, while the test goes on."""
+        words = [BIN / "vclust", "-i", self.inventory, "create", request]
+        return subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+
+    def reaches(self, name: str, state: str, creating: "subprocess.Popen[str]") -> bool:
+        """Whether its node comes to be in this state, or a later one on the way to `ready`, before `create` ends.
+
+        Asked of the store: a node on KVM is past a state before `vclust list` has said so.
+        """
+        wanted = STATES[STATES.index(state) :]
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            found = [
+                node for cluster in read(self.root).live if cluster.name == name for node in cluster.nodes
+            ]
+            if any(node.state in wanted for node in found):
+                return True
+            if creating.poll() is not None:
+                return False
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+
+    def fails(self, *words: str | Path, code: int) -> str:
+        """What it says on standard error, without progress; in bounded time."""
+        done = subprocess.run(
+            [BIN / "vclust", "-i", self.inventory, *words],
+            capture_output=True,
+            text=True,
+            timeout=self.patience,
+        )
+        assert done.returncode == code, f"{words}: {done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return "\n".join(line for line in done.stderr.splitlines() if not line.startswith("["))
+
+    def host_variable(self, name: str, value: str) -> None:
+        folder = self.inventory / "host_vars"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{self.host.name}.yml").write_text(f"---\n{name}: {json.dumps(value)}\n")
+
+    def power_on(self) -> None:
+        bed.up(self.host.kind, 1, self.root, print)
+
+    def differences(self) -> list[str]:
+        return check(self.root, [Machine(self.host.name, self.host.ssh, self.host.kind.local_uri)])
+
+    def clear(self) -> None:
+        for cluster in self.json("list"):
+            if cluster["name"].startswith("u-"):
+                self("destroy", cluster["name"])
+
+
+@contextlib.contextmanager
+def unhappy(host: Host, rolled_out: Path, folder: Path) -> Iterator[Unhappy]:
+    """The command, with an inventory of its own in `folder`; afterwards the host runs and has no clusters."""
+    shutil.copytree(rolled_out, folder / "inventory")
+    if host.kind is XEN:
+        # Which an emulated processor bears more easily than pvh.
+        (folder / "inventory/group_vars/vm_hosts.yml").write_text("---\nvclust_xen_guest: pv\n")
+    command = Unhappy(folder / "inventory", folder, host)
+    command.clear()
+    yield command
+    if host.pid() is None:
+        command.power_on()
+    shutil.rmtree(command.inventory / "host_vars", ignore_errors=True)
+    command.clear()
