@@ -10,12 +10,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from vclust_py.site import PROJECT
 
 BIN = Path(sys.executable).parent
 
@@ -136,6 +139,22 @@ class Vclust:
 
     def __init__(self, inventory: Path, folder: Path, patience: float = 900) -> None:
         self.inventory, self.folder, self.patience = inventory, folder, patience
+
+    @classmethod
+    def with_settings(cls, folder: Path, **settings: object) -> "Vclust":
+        """With an inventory like `inventories/local`, in `folder`, whose site has these settings."""
+        shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
+        variables = folder / "inventory/group_vars/site_local.yml"
+        # JSON is YAML too.
+        text, count = re.subn(
+            r"^vclust_site: .*$",
+            lambda _: f"vclust_site: {json.dumps(settings, default=str)}",
+            variables.read_text(),
+            flags=re.MULTILINE,
+        )
+        assert count == 1
+        variables.write_text(text)
+        return cls(folder / "inventory", folder)
 
     def __call__(self, *words: str | Path, code: int = 0, **environment: str | Path) -> str:
         done = subprocess.run(

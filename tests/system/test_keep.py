@@ -1,7 +1,5 @@
 """The work of a cluster kept, with real nodes: snapshots of its disks, its packages, a volume."""
 
-import re
-import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +8,7 @@ import pytest
 from checker import check
 from machine import Vclust, output
 
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import Site
 
 pytestmark = pytest.mark.system
 
@@ -28,16 +26,10 @@ Network: 192.168.84.0/24
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     folder = tmp_path_factory.mktemp("keep")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    variables = folder / "inventory/group_vars/site_local.yml"
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, snapshots: 1}}"
-    text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
-    assert count == 1
-    variables.write_text(text)
+    command = Vclust.with_settings(folder, root=site.root, cache_every=0, base_renewal=0, snapshots=1)
     with open(folder / "inventory/vclust.yml", "a") as plugin:
         plugin.write(f"site: {{root: {site.root}}}\n")
     (folder / "keep.ini").write_text(REQUEST)
-    command = Vclust(folder / "inventory", folder)
     for cluster in command.json("list"):  # of a test run that was killed
         command("destroy", cluster["name"])
     yield command

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import sqlite3
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +54,18 @@ def hook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def settings(site: Site, hook: Path) -> dict[str, object]:
+    return {"root": site.root, "cache_every": 0, "base_renewal": 0, "lease_grace": "1h", "hook": hook}
+
+
 @pytest.fixture(scope="module")
 def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     """With the cluster `life`, which is ready; its second node has something on its disk."""
     folder = tmp_path_factory.mktemp("life")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    variables = folder / "inventory/group_vars/site_local.yml"
-    settings = (
-        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, lease_grace: 1h, hook: {hook}}}"
-    )
-    text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
-    assert count == 1
-    variables.write_text(text)
+    command = Vclust.with_settings(folder, **settings(site, hook))
     with open(folder / "inventory/vclust.yml", "a") as plugin:
         plugin.write(f"site: {{root: {site.root}}}\n")
     (folder / "life.ini").write_text(REQUEST)
-    command = Vclust(folder / "inventory", folder)
     for cluster in command.json("list"):  # of a test run that was killed
         command("destroy", cluster["name"])
     command("create", str(folder / "life.ini"))
@@ -81,16 +76,9 @@ def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     assert check(site.root) == []
 
 
-@pytest.fixture(scope="module")
-def keeper(site: Site, hook: Path) -> Iterator[subprocess.Popen[str]]:
-    """As the roll-out would have systemd run it."""
-    settings = {
-        "root": str(site.root),
-        "cache_every": 0,
-        "base_renewal": 0,
-        "lease_grace": "1h",
-        "hook": str(hook),
-    }
+@contextlib.contextmanager
+def keeping(settings: Mapping[str, object]) -> Iterator["subprocess.Popen[str]"]:
+    """The keeper, as the roll-out would have systemd run it, of a site of these settings."""
     process = subprocess.Popen(
         [sys.executable, "-m", "vclust_py.life.keeper"],
         cwd=PROJECT,
@@ -100,11 +88,20 @@ def keeper(site: Site, hook: Path) -> Iterator[subprocess.Popen[str]]:
         text=True,
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"site": settings}))
+    process.stdin.write(json.dumps({"site": settings}, default=str))
     process.stdin.close()
-    yield process
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 0, process.stdout.read() if process.stdout else ""
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(120)
+    assert code == 0, process.stdout.read() if process.stdout else ""
+
+
+@pytest.fixture(scope="module")
+def keeper(site: Site, hook: Path) -> Iterator["subprocess.Popen[str]"]:
+    with keeping(settings(site, hook)) as process:
+        yield process
 
 
 def rows(site: Site, statement: str, *values: object) -> list[tuple[object, ...]]:

@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -24,11 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.long]
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Vclust:
     folder = tmp_path_factory.mktemp("ready-made")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0}}"
-    variables = folder / "inventory/group_vars/site_local.yml"
-    variables.write_text(re.sub(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M))
-    command = Vclust(folder / "inventory", folder)
+    command = Vclust.with_settings(folder, root=site.root, cache_every=0, base_renewal=0)
     for cluster in command.json("list"):  # of a test run that was killed
         command("destroy", cluster["name"])
     return command
