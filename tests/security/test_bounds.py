@@ -111,7 +111,7 @@ def test_reading_a_full_look_is_quick(tmp_path: Path, unit: bytes) -> None:
     path.write_bytes((unit * LOOK)[: LOOK - 3] + b"\rx\n")
     begun = time.process_time()
     a_watch(path).read()
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < 10  # hostile input could take minutes
 
 
 def test_a_line_of_ours_may_be_long_and_come_in_pieces(tmp_path: Path) -> None:

@@ -134,27 +134,36 @@ def left_since(before: dict[str, set[str]], patience: float = 60) -> dict[str, s
         time.sleep(0.5)
 
 
+def local_inventory(inventory: Path, **settings: object) -> None:
+    """A folder with the project's own inventory, whose site, this machine, has these settings, `root` among them."""
+    shutil.copytree(PROJECT / "inventories/local", inventory)
+    with open(inventory / "vclust.yml", "a") as plugin:
+        plugin.write(f"site: {{root: {settings['root']}}}\n")
+    set_site(inventory, **settings)
+
+
+def set_site(inventory: Path, **settings: object) -> None:
+    """Other settings of the site; nothing is learnt or renewed by itself unless they say so."""
+    variables = inventory / "group_vars/site_local.yml"
+    # JSON is YAML too.
+    text = json.dumps({"cache_every": 0, "base_renewal": 0, **settings}, default=str)
+    lines = [line for line in variables.read_text().splitlines() if not line.startswith("vclust_site:")]
+    variables.write_text("\n".join([*lines, f"vclust_site: {text}", ""]))
+
+
+def local(folder: Path, **settings: object) -> "Vclust":
+    """The command with `local_inventory`; clusters of a test run that was killed are gone."""
+    local_inventory(folder / "inventory", **settings)
+    command = Vclust(folder / "inventory", folder)
+    command.clear()
+    return command
+
+
 class Vclust:
     """The command, as a user types it, with a site of the tests' own."""
 
     def __init__(self, inventory: Path, folder: Path, patience: float = 900) -> None:
         self.inventory, self.folder, self.patience = inventory, folder, patience
-
-    @classmethod
-    def with_settings(cls, folder: Path, **settings: object) -> "Vclust":
-        """With an inventory like `inventories/local`, in `folder`, whose site has these settings."""
-        shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-        variables = folder / "inventory/group_vars/site_local.yml"
-        # JSON is YAML too.
-        text, count = re.subn(
-            r"^vclust_site: .*$",
-            lambda _: f"vclust_site: {json.dumps(settings, default=str)}",
-            variables.read_text(),
-            flags=re.MULTILINE,
-        )
-        assert count == 1
-        variables.write_text(text)
-        return cls(folder / "inventory", folder)
 
     def __call__(self, *words: str | Path, code: int = 0, **environment: str | Path) -> str:
         done = subprocess.run(
@@ -178,3 +187,8 @@ class Vclust:
         path = self.folder / f"{name}.ini"
         path.write_text(text)
         return path
+
+    def clear(self) -> None:
+        """Destroy all clusters of the site."""
+        for cluster in self.json("list"):
+            self("destroy", cluster["name"])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from cache.cachesite import accept, caches, due, found, live, ran, recompute, remember_as, reserved, status
-from machine import Vclust, left_since, output, snapshot
+from machine import Vclust, left_since, local, output, snapshot
 
 from vclust_py import request as requests
 from vclust_py.cache.matching import closure
@@ -187,19 +187,7 @@ def test_a_layer_over_caches_is_the_layer_without(
 @pytest.fixture(scope="module")
 def vclust(learnt: Site, tmp_path_factory: pytest.TempPathFactory) -> Vclust:
     folder = tmp_path_factory.mktemp("caches")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    variables = folder / "inventory/group_vars/site_local.yml"
-    text, count = re.subn(
-        r"^vclust_site: .*$",
-        f"vclust_site: {{root: {learnt.root}, cache_every: 0, base_renewal: 0}}",
-        variables.read_text(),
-        flags=re.M,
-    )
-    assert count == 1
-    variables.write_text(text)
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {learnt.root}}}\n")
-    return Vclust(folder / "inventory", folder)
+    return local(folder, root=learnt.root)
 
 
 def test_a_cluster_over_nested_caches(

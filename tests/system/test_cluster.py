@@ -7,7 +7,6 @@ import contextlib
 import json
 import re
 import shlex
-import shutil
 import socket
 import stat
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import segmentbed
-from machine import BIN, Vclust, left_since, output, snapshot
+from machine import BIN, Vclust, left_since, local, output, snapshot
 
 from vclust_py.access import ssh_options
 from vclust_py.site import PROJECT, Site
@@ -30,24 +29,9 @@ HELLO = (PROJECT / "examples/hello-mpi.ini").read_text()
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     folder = tmp_path_factory.mktemp("vclust")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    variables = folder / "inventory/group_vars/site_local.yml"
-    text, count = re.subn(
-        r"^vclust_site: .*$",
-        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0}}",
-        variables.read_text(),
-        flags=re.M,
-    )
-    assert count == 1
-    variables.write_text(text)
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {site.root}}}\n")
-    command = Vclust(folder / "inventory", folder)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
+    command = local(folder, root=site.root)
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
+    command.clear()
 
 
 @pytest.fixture(scope="module")

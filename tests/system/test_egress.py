@@ -1,13 +1,12 @@
 """apt in a real node: by the site's proxy, and with no way out where the site has none."""
 
-import re
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from machine import Vclust, left_since, snapshot
+from machine import Vclust, left_since, local, set_site, snapshot
 
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import Site
 
 pytestmark = [
     pytest.mark.system,
@@ -29,22 +28,9 @@ Packages: netcat-openbsd
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     folder = tmp_path_factory.mktemp("out")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {site.root}}}\n")
-    command = Vclust(folder / "inventory", folder)
-    allow(command, site, "proxy")
+    command = local(folder, root=site.root, egress="proxy")
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
-
-
-def allow(vclust: Vclust, site: Site, egress: str) -> None:
-    variables = vclust.inventory / "group_vars/site_local.yml"
-    settings = f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, egress: {egress}}}"
-    text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
-    assert count == 1
-    variables.write_text(text)
+    command.clear()
 
 
 def test_a_package_is_installed_in_a_running_node(vclust: Vclust, site: Site) -> None:
@@ -63,13 +49,13 @@ def test_a_package_is_installed_in_a_running_node(vclust: Vclust, site: Site) ->
     ask = f"printf 'GET http://127.0.0.1/ HTTP/1.1\\r\\n\\r\\n' | nc -w 10 {router} 3142 | head -1"
     assert vclust("ssh", "out", "--", ask).split()[1] == "403"
 
-    allow(vclust, site, "none")
+    set_site(vclust.inventory, root=site.root, egress="none")
     vclust("create", request)
     said = vclust("ssh", "out", "--", "apt-get -q update 2>&1; apt-get -qy install sl 2>&1 || echo none")
     assert said.splitlines()[-1] == "none"
     assert "Could not connect to 192.168.79.254:3142" in said
 
-    allow(vclust, site, "proxy")
+    set_site(vclust.inventory, root=site.root, egress="proxy")
     vclust("create", request)
     assert "is already the newest" in vclust("ssh", "out", "--", "apt-get -qy install hello")
     vclust("ssh", "out", "--", "apt-get -q update")

@@ -6,13 +6,12 @@ Looked at with virsh, ssh and the nodes' own tools, and in the template's files.
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Vclust, left_since, output, snapshot
+from machine import Vclust, left_since, local, output, snapshot
 
 from vclust_py.image import Catalogue, Image
 from vclust_py.site import PROJECT, Site
@@ -25,26 +24,11 @@ HELLO = (PROJECT / "examples/hello-mpi.ini").read_text().replace("hello", "fk") 
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     folder = tmp_path_factory.mktemp("fork")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    variables = folder / "inventory/group_vars/site_local.yml"
-    text, count = re.subn(
-        r"^vclust_site: .*$",
-        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0}}",
-        variables.read_text(),
-        flags=re.M,
-    )
-    assert count == 1
-    variables.write_text(text)
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {site.root}}}\n")
-    command = Vclust(folder / "inventory", folder)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
+    command = local(folder, root=site.root)
     for image in templates(site):
         Catalogue(site).remove(image)
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
+    command.clear()
     for image in templates(site):  # other tests' nodes boot
         Catalogue(site).remove(image)
 

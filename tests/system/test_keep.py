@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from checker import check
-from machine import Vclust, output
+from machine import Vclust, local, output
 
 from vclust_py.site import Site
 
@@ -26,15 +26,10 @@ Network: 192.168.84.0/24
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     folder = tmp_path_factory.mktemp("keep")
-    command = Vclust.with_settings(folder, root=site.root, cache_every=0, base_renewal=0, snapshots=1)
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {site.root}}}\n")
+    command = local(folder, root=site.root, snapshots=1)
     (folder / "keep.ini").write_text(REQUEST)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
+    command.clear()
     assert check(site.root) == []
 
 
@@ -108,8 +103,7 @@ def test_back_to_a_snapshot(vclust: Vclust, site: Site) -> None:
 
 
 def test_a_volume_outlives_its_cluster(vclust: Vclust, site: Site) -> None:
-    for cluster in vclust.json("list"):
-        vclust("destroy", cluster["name"])
+    vclust.clear()
     request = REQUEST.replace("NumberOfNodes: 1", "NumberOfNodes: 1\nVolume: data 1GB keep")
     (vclust.folder / "keep.ini").write_text(request)
     vclust("create", str(vclust.folder / "keep.ini"))

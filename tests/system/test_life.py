@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checker import check
-from machine import BIN, Vclust, output
+from machine import BIN, Vclust, local, output
 
 from vclust_py import router_socket, serving
 from vclust_py.guest import update
@@ -54,31 +54,22 @@ def hook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def settings(site: Site, hook: Path) -> dict[str, object]:
-    return {"root": site.root, "cache_every": 0, "base_renewal": 0, "lease_grace": "1h", "hook": hook}
-
-
 @pytest.fixture(scope="module")
 def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     """With the cluster `life`, which is ready; its second node has something on its disk."""
     folder = tmp_path_factory.mktemp("life")
-    command = Vclust.with_settings(folder, **settings(site, hook))
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {site.root}}}\n")
+    command = local(folder, root=site.root, lease_grace="1h", hook=hook)
     (folder / "life.ini").write_text(REQUEST)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
     command("create", str(folder / "life.ini"))
     command("ssh", "life", "2", "--", "echo work > ~/kept && sync")
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
+    command.clear()
     assert check(site.root) == []
 
 
 @contextlib.contextmanager
-def keeping(settings: Mapping[str, object]) -> Iterator["subprocess.Popen[str]"]:
-    """The keeper, as the roll-out would have systemd run it, of a site of these settings."""
+def keeping(**settings: object) -> Iterator["subprocess.Popen[str]"]:
+    """The keeper, as the roll-out would have systemd run it, of a site of these settings; it learns nothing."""
     process = subprocess.Popen(
         [sys.executable, "-m", "vclust_py.life.keeper"],
         cwd=PROJECT,
@@ -88,7 +79,7 @@ def keeping(settings: Mapping[str, object]) -> Iterator["subprocess.Popen[str]"]
         text=True,
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"site": settings}, default=str))
+    json.dump({"site": {"cache_every": 0, "base_renewal": 0, **settings}}, process.stdin, default=str)
     process.stdin.close()
     try:
         yield process
@@ -100,7 +91,7 @@ def keeping(settings: Mapping[str, object]) -> Iterator["subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def keeper(site: Site, hook: Path) -> Iterator["subprocess.Popen[str]"]:
-    with keeping(settings(site, hook)) as process:
+    with keeping(root=site.root, lease_grace="1h", hook=hook) as process:
         yield process
 
 

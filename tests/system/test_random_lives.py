@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from checker import check
 from life.deeds import Deed, Deeds
-from machine import BIN, Vclust, left_since, snapshot
+from machine import BIN, Vclust, left_since, local, snapshot
 from test_life import keeping, kill, kill_all, rows, wait_for
 
 from vclust_py.site import Site
@@ -361,24 +361,18 @@ def before(vclust: Vclust) -> dict[str, set[str]]:
 
 @pytest.fixture
 def vclust(site: Site, tmp_path: Path) -> Iterator[Vclust]:
-    command = Vclust.with_settings(tmp_path, **_settings(site))
+    command = local(tmp_path, root=site.root, lease_grace=f"{GRACE}s")
     for again in (True, False):
-        for cluster in command.json("list"):
-            if again or cluster["name"] in NAMES:
-                command("destroy", cluster["name"])
+        command.clear()
         for volume in command.json("volume", "list"):
             command("volume", "remove", volume["name"])
         if again:
             yield command
 
 
-def _settings(site: Site) -> dict[str, object]:
-    return {"root": site.root, "cache_every": 0, "base_renewal": 0, "lease_grace": f"{GRACE // 3600}h"}
-
-
 def test_lives_at_random(site: Site, vclust: Vclust, before: dict[str, set[str]]) -> None:
     lives = Lives(vclust, site)
-    with keeping(_settings(site)):
+    with keeping(root=site.root, lease_grace=f"{GRACE}s"):
         for _ in range(lives.steps):
             lives.step()
         for name in list(lives.lives):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from machine import BIN, Vclust, output
+from machine import BIN, Vclust, local, output
 
 from vclust_py.site import PROJECT, Site
 
@@ -23,9 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.long]
 @pytest.fixture(scope="module")
 def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Vclust:
     folder = tmp_path_factory.mktemp("ready-made")
-    command = Vclust.with_settings(folder, root=site.root, cache_every=0, base_renewal=0)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
+    command = local(folder, root=site.root)
     return command
 
 

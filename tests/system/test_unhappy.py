@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 from checker import check
-from machine import left_since, output, snapshot
+from machine import left_since, local_inventory, output, snapshot
 
 from vclust_py.image import Catalogue
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import Site
 
 pytestmark = pytest.mark.system
 
@@ -83,12 +83,7 @@ class Vclust:
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder, self.root = folder, Path(str(settings["root"]))
         self.inventory = Path(tempfile.mkdtemp(dir=folder)) / "inventory"
-        shutil.copytree(PROJECT / "inventories/local", self.inventory)
-        variables = self.inventory / "group_vars/site_local.yml"
-        lines = [line for line in variables.read_text().splitlines() if not line.startswith("vclust_site:")]
-        settings = {"cache_every": 0, "base_renewal": 0, **settings}
-        # JSON is YAML too.
-        variables.write_text("\n".join([*lines, f"vclust_site: {json.dumps(settings, default=str)}"]))
+        local_inventory(self.inventory, **settings)
 
     def start(self, *words: str | Path, prefix: tuple[str, ...] = (), **env: str) -> Running:
         argv: list[str | Path] = [

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from checker import check
 from layers import KERNEL
-from machine import BIN, Vclust, output
+from machine import BIN, Vclust, local, output
 from repository import Repository
 
 from vclust_py.apt import sources
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import Site
 
 pytestmark = [
     pytest.mark.system,
@@ -91,23 +91,10 @@ def archive(toys: Repository, site: Site, tmp_path_factory: pytest.TempPathFacto
 def vclust(site: Site, archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vclust]:
     """With the cluster `up`, which is ready."""
     folder = tmp_path_factory.mktemp("up")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
-    variables = folder / "inventory/group_vars/site_local.yml"
-    settings = (
-        f"vclust_site: {{root: {site.root}, cache_every: 0, base_renewal: 0, sources: {archive.toy.sources}}}"
-    )
-    text, count = re.subn(r"^vclust_site: .*$", settings, variables.read_text(), flags=re.M)
-    assert count == 1
-    variables.write_text(text)
-    with open(folder / "inventory/vclust.yml", "a") as plugin:
-        plugin.write(f"site: {{root: {site.root}}}\n")
-    command = Vclust(folder / "inventory", folder)
-    for cluster in command.json("list"):  # of a test run that was killed
-        command("destroy", cluster["name"])
+    command = local(folder, root=site.root, sources=archive.toy.sources)
     command("create", command.request("up", REQUEST))
     yield command
-    for cluster in command.json("list"):
-        command("destroy", cluster["name"])
+    command.clear()
     assert check(site.root) == []
 
 

@@ -1,7 +1,6 @@
 """The cluster's own users, without root: login, files, a port, root in the node; here, and by the site's gateway."""
 
 import pwd
-import re
 import shutil
 import socket
 import subprocess
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from machine import Vclust, left_since, output, snapshot
+from machine import Vclust, left_since, local, output, snapshot
 
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import Site
 
 pytestmark = [
     pytest.mark.system,
@@ -65,17 +64,10 @@ class Users:
 @pytest.fixture(scope="module")
 def users(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Users]:
     folder = tmp_path_factory.mktemp("users")
-    shutil.copytree(PROJECT / "inventories/local", folder / "inventory")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    gateway = f"{{port: {port}, listen: 127.0.0.1, host: 127.0.0.1}}"
-    settings = f"root: {site.root}, cache_every: 0, base_renewal: 0, gateway: {gateway}"
-    variables = folder / "inventory/group_vars/site_local.yml"
-    text = re.sub(r"^vclust_site: .*$", f"vclust_site: {{{settings}}}", variables.read_text(), flags=re.M)
-    variables.write_text(text)
-    vclust = Vclust(folder / "inventory", folder)
-    for cluster in vclust.json("list"):  # of a test run that was killed
-        vclust("destroy", cluster["name"])
+    gateway = {"port": port, "listen": "127.0.0.1", "host": "127.0.0.1"}
+    vclust = local(folder, root=site.root, gateway=gateway)
     with tempfile.TemporaryDirectory(prefix="vclust-users-") as own:
         output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{own}/key")
         shutil.chown(own, OWNER)

@@ -29,7 +29,7 @@ Install: {install}
 """
 
 
-@pytest.fixture(params=("pv", "pvh"))
+@pytest.fixture
 def guest(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -53,7 +53,16 @@ def test_a_second_roll_out_changes_nothing(rolled_out: Path) -> None:
     assert roll_out(rolled_out) == set()
 
 
-@pytest.mark.parametrize("install", ["once", "each"])
+@pytest.mark.parametrize(
+    ("guest", "install"),
+    [
+        ("pv", "once"),
+        ("pvh", "each"),
+        pytest.param("pv", "each", marks=pytest.mark.long),
+        pytest.param("pvh", "once", marks=pytest.mark.long),
+    ],
+    indirect=["guest"],
+)
 def test_a_request_becomes_a_cluster_and_nothing_is_left_of_it(
     host: Host, vclust: Vclust, guest: str, install: str
 ) -> None:

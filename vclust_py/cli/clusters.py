@@ -9,7 +9,6 @@ from typing import Any
 from vclust_py.arguments import reference
 from vclust_py.cli import messages, playbooks, sites
 from vclust_py.cli.progress import Follow, cluster_progress
-from vclust_py.errors import RequestError
 
 
 def create(arguments: argparse.Namespace) -> int:
@@ -107,7 +106,7 @@ def destroy(arguments: argparse.Namespace) -> int:
     result = outcome.results.get("vclust_cluster", {})
     playbooks.warn(result)
     if not result.get("changed"):
-        raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
+        raise sites.no_such_cluster(arguments)
     if arguments.json:
         done = {"name": name, "site": site, "seconds": round(time.monotonic() - begun, 3)}
         print(json.dumps({"exit_code": 0, **done}, indent=2))

@@ -137,7 +137,7 @@ def _changed(word: str, variables: Mapping[str, Any], arguments: argparse.Namesp
     if outcome.exit_code:
         return playbooks.failed(outcome, arguments, name=name)
     if module not in outcome.results:
-        raise RequestError([f"{name}: no such cluster"], "vclust list shows those there are")
+        raise sites.no_such_cluster(arguments)
     plan = {key: outcome.results[module][key] for key in _PLANNED}
     if not arguments.json:
         for line in _plan(plan):

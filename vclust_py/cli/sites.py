@@ -142,9 +142,26 @@ def cluster(arguments: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
         raise _failed(answers)
     answers.warn()
     if not found:
-        where = name if site == "any" else f"{site}/{name}"
-        raise RequestError([f"{where}: no such cluster"], "vclust list shows those there are")
+        raise no_such_cluster(arguments)
     return found[0]
+
+
+def no_such_cluster(arguments: argparse.Namespace) -> RequestError:
+    """What a command says whose cluster is nowhere: with the nearest name of those there are."""
+    from vclust_py.request.reading import nearest
+
+    site, name = arguments.cluster["site"], arguments.cluster["name"]
+    where = name if site == "any" else f"{site}/{name}"
+    near = nearest(
+        where,
+        [
+            one["name"] if site == "any" else f"{answer.site}/{one['name']}"
+            for answer in clusters(arguments).sites
+            for one in answer.result["clusters"]
+        ],
+    )
+    found = f"; the nearest: {near}" if near else ""
+    return RequestError([f"{where}: no such cluster{found}"], "vclust list shows those there are")
 
 
 def known_sites(arguments: argparse.Namespace) -> list[str]:

@@ -83,8 +83,13 @@ def renew(session: Session, inputs: Inputs, seconds: int) -> Result:
     clusters.require_access(store, clusters.get(store, inputs.name))
     with clusters.locked(store, inputs.name, timeout=_LOCK_TIMEOUT) as cluster:
         if cluster.ends is None:
-            why = "was not ready yet" if cluster.request.software.lease else "has none: nothing ends it"
-            raise RequestError([f"{cluster.name}: Lease: {why}"])
+            why, hint = "was not ready yet", "it counts from when the cluster is ready"
+            if not cluster.request.software.lease:
+                why, hint = (
+                    "has none: nothing ends it",
+                    "to give it an end: Lease in its request, vclust apply REQUEST",
+                )
+            raise RequestError([f"{cluster.name}: Lease: {why}"], hint)
         now = time.time()
         require_kept(session.site, cluster, now)
         _require_quota(session.site, cluster, seconds)

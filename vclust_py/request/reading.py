@@ -58,6 +58,7 @@ class Reading:
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The one of `known` that was probably meant; None where none is like it."""
     by_lower = {word.lower(): word for word in known}
     if len(name) > 3 and (end := next((word for word in by_lower if word.endswith(name.lower())), None)):
         return by_lower[end]  # `nodes` for NumberOfNodes

@@ -205,8 +205,9 @@ def test_which_site_has_a_cluster(
         assert sites.cluster(asked(inventory, name))[0] == site
     for name, said in (
         ("both", "both: there is one in north and south\n  hint: say which: north/both or south/both"),
-        ("gamma", "gamma: no such cluster"),
-        ("south/alpha", "south/alpha: no such cluster"),
+        ("quux", r"quux: no such cluster\n  hint"),
+        ("bta", "bta: no such cluster; the nearest: beta"),
+        ("south/alpha", "south/alpha: no such cluster; the nearest: north/alpha"),
         ("west/alpha", "west/alpha: got site 'west', expected one of north, south"),
     ):
         with pytest.raises(RequestError, match=said):

@@ -177,8 +177,9 @@ def test_who_is_bringing_it_back_has_the_grace_time_anew(session: FakeSession) -
 @root
 def test_what_cannot_be_renewed(session: FakeSession) -> None:
     created(session, a_request("none"))
-    with pytest.raises(RequestError, match="none: Lease: has none: nothing ends it"):
+    with pytest.raises(RequestError, match="none: Lease: has none: nothing ends it") as caught:
         lease.renew(session, Inputs("none"), 600)
+    assert "vclust apply REQUEST" in str(caught.value)
     created(session, a_request("new", lease="1h"), last="place")
     with pytest.raises(RequestError, match="new: Lease: was not ready yet"):
         lease.renew(session, Inputs("new"), 600)
