@@ -156,7 +156,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long",
         action="store_true",
-        help="also create the ready-made clusters; with --xen: 25 minutes more of faults and roll-outs",
+        help="also create the ready-made clusters, and let clusters live at random: 25 minutes more;"
+        " with --xen: 25 minutes more of faults and roll-outs",
     )
     parser.addoption(
         "--container", action="store_true", help="also test AWX's execution environment: 3 minutes more"

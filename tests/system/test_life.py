@@ -67,16 +67,9 @@ def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     assert check(site.root) == []
 
 
-@pytest.fixture(scope="module")
-def keeper(site: Site, hook: Path) -> Iterator[subprocess.Popen[str]]:
-    """As the roll-out would have systemd run it."""
-    settings = {
-        "root": str(site.root),
-        "cache_every": 0,
-        "base_renewal": 0,
-        "lease_grace": "1h",
-        "hook": str(hook),
-    }
+@contextlib.contextmanager
+def keeping(**settings: object) -> Iterator["subprocess.Popen[str]"]:
+    """The keeper, as the roll-out would have systemd run it, of a site of these settings; it learns nothing."""
     process = subprocess.Popen(
         [sys.executable, "-m", "vclust_py.life.keeper"],
         cwd=PROJECT,
@@ -86,11 +79,20 @@ def keeper(site: Site, hook: Path) -> Iterator[subprocess.Popen[str]]:
         text=True,
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"site": settings}))
+    json.dump({"site": {"cache_every": 0, "base_renewal": 0, **settings}}, process.stdin, default=str)
     process.stdin.close()
-    yield process
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 0, process.stdout.read() if process.stdout else ""
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(120)
+    assert code == 0, process.stdout.read() if process.stdout else ""
+
+
+@pytest.fixture(scope="module")
+def keeper(site: Site, hook: Path) -> Iterator["subprocess.Popen[str]"]:
+    with keeping(root=site.root, lease_grace="1h", hook=hook) as process:
+        yield process
 
 
 def rows(site: Site, statement: str, *values: object) -> list[tuple[object, ...]]:

@@ -1,7 +1,7 @@
 """Lives of clusters at random, on hosts that only keep books: at the end all is as the requests say.
 
 Created, applied, upgraded, crashed, stopped and started, renewed, expired, destroyed; hosts that go away and come back;
-archives that move on; whoever is at work is ended in the middle.  What follows from a seed: VCLUST_LIVES_SEED, which a
+archives that move on; whoever is at work is ended in the middle.  Environment variables: VCLUST_LIVES_SEED, which a
 failure names; VCLUST_LIVES_STEPS (default 150; thousands are fine).
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from fakehost import FakeSession
+from life.deeds import Deeds
 from life.living import a_request, a_site, another
 from repository import Repository
 from test_chaos import FaultyHost, Killed
@@ -32,8 +33,6 @@ from vclust_py.site.clusters import Cluster
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the site is root's")
 
-SEED = os.environ.get("VCLUST_LIVES_SEED", "7")
-STEPS = int(os.environ.get("VCLUST_LIVES_STEPS", "150"))
 NAMES = ("one", "two", "three")
 GRACE = 1000
 HOSTS = (Host("a"), Host("b"), Host("c"))
@@ -51,10 +50,10 @@ class LivesHost(FaultyHost):
             raise VclustError(f"{self.name}: refused") from None
 
 
-class Lives:
+class Lives(Deeds):
     def __init__(self, session: FakeSession, toy: Repository) -> None:
+        super().__init__("VCLUST_LIVES", seed="7", steps=150)
         self.session, self.toy = session, toy
-        self.random = random.Random(f"lives {SEED}")  # noqa: S311
         self.hosts = {host.name: LivesHost(host.name) for host in HOSTS}
         session.hosts = self.hosts  # type: ignore[assignment]
         self.marks = itertools.count(1000)
@@ -63,7 +62,6 @@ class Lives:
         self.unchanged: list[str] = []
         """What was not as a request said when it was applied."""
         self.given_up: set[int] = set()
-        self.done: list[str] = []
         self.keeper = Keeper(self.make, HOSTS)
 
     def make(self) -> FakeSession:
@@ -225,12 +223,11 @@ class Lives:
             self.stop, self.start, self.heal, self.renew, self.destroy, *[self.switch] * 3, self.lose,
             self.expire, self.pass_by, *[self.upgrade] * 2, self.move_on,
         )  # fmt: skip
-        deed, name = self.random.choice(deeds), self.random.choice(NAMES)
-        self.done.append(f"{deed.__name__} {name}")
+        deed, name = self.choose(deeds, lambda _: NAMES)
         try:
             deed(name)
         except (VclustError, Killed) as error:
-            self.done[-1] += f" ({str(error).splitlines()[0] if str(error) else 'killed'})"
+            self.came_of_it(str(error).splitlines()[0] if str(error) else "killed")
         self.leave_work()
 
     # What must be so -----------------------------------------------------------------------------------------------
@@ -311,9 +308,9 @@ def runs(cluster: Cluster) -> bool:
 def test_lives_at_random(toy: Repository, tmp_path: Path) -> None:
     with a_site(toy, toy.site(tmp_path / "site", cache_every=0)) as session:
         lives = Lives(session, toy)
-        for _ in range(STEPS):
+        for _ in range(lives.steps):
             lives.step()
-        told = f"VCLUST_LIVES_SEED={SEED}\n" + "\n".join(lives.done[-80:])
+        told = lives.told()
         for host in lives.hosts.values():
             host.off, host.quiet = False, True
         # All hosts are back: what was left half done is done, by whoever would do it.
@@ -341,7 +338,7 @@ def test_lives_at_random(toy: Repository, tmp_path: Path) -> None:
             lives.keeper.round(answer=10, work=60)
         lives.keeper.close()
         assert (lives.wrong(), lives.unchanged) == ([], []), told
-        assert sum("killed" not in one and "(" not in one for one in lives.done) > STEPS / 3, told
+        assert sum("killed" not in one and "(" not in one for one in lives.done) > lives.steps / 3, told
         for name in clusters.names(session.store):
             lives.destroy(name)
         assert [host.domains for host in lives.hosts.values()] == [{}] * len(HOSTS), told
