@@ -188,6 +188,8 @@ if [ -n "$packages" ] && [ -e "$packages/replaces" ] && [ -z "$root" ]; then
 fi
 # Services are told of other nodes.
 [ -z "$others" ] || run_scripts "$work/scripts"
+# A node that dies now has all of this on its disk when it is started again, or comes to it once more.
+[ -n "$root" ] || sync -f /
 echo $generation > "$root/etc/vclust/generation.new"
 chmod 0644 "$root/etc/vclust/generation.new"
 mv "$root/etc/vclust/generation.new" "$root/etc/vclust/generation"
