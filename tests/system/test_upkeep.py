@@ -107,6 +107,11 @@ def run_unit(name: str, site: Site, folder: Path, *namespaces: str) -> str:
     return done.stdout
 
 
+def mounts(site: Site) -> list[str]:
+    """Those of the site: the machine has others' too."""
+    return [line for line in Path("/proc/mounts").read_text().splitlines() if str(site.root) in line]
+
+
 @pytest.mark.long
 def test_a_base_image_is_renewed_within_what_the_unit_leaves(
     own: Site, toys: Repository, tmp_path: Path
@@ -126,11 +131,10 @@ def test_a_base_image_is_renewed_within_what_the_unit_leaves(
     old = {image.manifest.digest for image in Catalogue(own).images()}
     newest = max(path.stat().st_mtime for path in own.images.glob("base-*.qcow2"))
     time.sleep(max(newest + 61 - time.time(), 0))
-    before = subprocess.run(["findmnt", "--list", "--noheadings"], capture_output=True, text=True, check=True)
+    before = mounts(own)
     said = run_unit("vclust-bases.service", with_toy, tmp_path)
     assert said.startswith(f"renewed the base image of {suite} for amd64, for netbase"), said
-    after = subprocess.run(["findmnt", "--list", "--noheadings"], capture_output=True, text=True, check=True)
-    assert after.stdout == before.stdout
+    assert mounts(own) == before
     (new,) = [
         image
         for image in Catalogue(own).images()
