@@ -164,6 +164,8 @@ class Qemu(Driver):
         serial = add(devices, "serial", type="pty")
         add(serial, "log", file=str(console), append="on")
         add(devices, "controller", type="usb", model="none")
+        # A balloon gives pages back by punching holes into the file of a clone's memory, which is that of all others.
+        add(devices, "memballoon", model="none")
         return xml
 
     @classmethod
