@@ -72,6 +72,7 @@ def number(host: Host, domain: str) -> str:
     return found
 
 
+@pytest.mark.long
 def test_libvirt_restarts_and_images_vanish(target: Host, vclust: Unhappy) -> None:
     here, there = snapshot(), held(target)
     # An image that somebody has removed over there is sent again.
