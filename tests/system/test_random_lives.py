@@ -54,6 +54,8 @@ class Life:
     ended: bool = False
     """Its lease has."""
     snapshot: "Life | None" = None
+    whole: bool = True
+    """As a snapshot: no node has gone, which takes its copies along."""
     crashed: frozenset[int] = field(default_factory=frozenset)
     """Numbers of disks whose nodes the keeper has started again: it takes its time for a second crash."""
 
@@ -134,7 +136,10 @@ class Lives(Deeds):
         return tuple(Disk(next(self.numbers)) for _ in range(count))
 
     def resized(self, life: Life, count: int) -> Life:
-        return replace(life, disks=(*life.disks[:count], *self.disks(count - len(life.disks))))
+        kept = life.snapshot
+        if kept is not None and count < len(kept.disks):
+            kept = replace(kept, disks=kept.disks[:count], whole=False)
+        return replace(life, disks=(*life.disks[:count], *self.disks(count - len(life.disks))), snapshot=kept)
 
     def apply(self, name: str) -> None:
         old = self.lives.get(name)
@@ -344,7 +349,7 @@ class Lives(Deeds):
 def _fits(life: Life, kept: Life) -> bool:
     """Whether it still has the nodes and packages of its snapshot."""
     numbers = [[disk.number for disk in one.disks] for one in (life, kept)]
-    return numbers[0] == numbers[1] and life.package == kept.package
+    return kept.whole and numbers[0] == numbers[1] and life.package == kept.package
 
 
 def domains() -> dict[str, str]:
