@@ -607,9 +607,13 @@ def test_a_segment_goes_and_the_others_stay(site: Site, marker: bytes) -> None:
     before = [state(machine) for machine in (site.manager, site.h1)]
     cluster = bed.cluster(site.bed, site.manager, bridge, ranged, [site.h1])
     assert cluster.number == 15
-    link = cluster.nodes["h1.1"].link
-    link.send(frame(cluster.nodes["h1.1"].mac, BROADCAST, marker))
-    assert arrives(marker, cluster.router.heard)
+    node = cluster.nodes["h1.1"]
+
+    def comes() -> bool:
+        node.link.send(frame(node.mac, BROADCAST, marker))
+        return arrives(marker, cluster.router.heard)
+
+    assert comes() or comes()  # on a busy machine the kernel may take links up late, and lose the first
     cluster.router.close()
     for _ in range(2):
         bed.on(site.manager, f"network.remove({bridge!r}, 15)")
