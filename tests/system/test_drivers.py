@@ -234,6 +234,7 @@ def test_files_through_libvirt(remote: Callable[[], RemoteFiles], tmp_path: Path
 
 def test_a_disk_grows_and_keeps_what_it_has(remote: Callable[[], RemoteFiles]) -> None:
     files = remote()
+    files.images()
     files.overlay("n1.qcow2", "base.qcow2", 4 << 30)
     path = files.path("n1.qcow2")
     output("qemu-io", "-c", "write -P 7 1M 3M", str(path))
