@@ -34,7 +34,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
     variables = {"since": f"{arguments.since:f}", **({"user": arguments.user} if arguments.user else {})}
     answers = sites.ask(arguments, "vclust_audit", "audit", variables, read)
-    rows = [{"site": answer.site, **row} for answer in answers.sites for row in answer.result["audit"]]
+    rows = answers.rows("audit")
     rows.sort(key=lambda row: row["time"])
     if arguments.json:
         print(json.dumps(rows, indent=2))

@@ -63,9 +63,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def list_all(arguments: argparse.Namespace) -> int:
     answers = sites.clusters(arguments)
-    found = [
-        {"site": answer.site, **cluster} for answer in answers.sites for cluster in answer.result["clusters"]
-    ]
+    found = answers.rows("clusters")
     if arguments.json:
         print(json.dumps(found, indent=2))
     else:

@@ -7,7 +7,6 @@ from typing import Any
 from vclust_py.arguments import typed
 from vclust_py.cli import playbooks, sites
 from vclust_py.cli.progress import Follow
-from vclust_py.errors import RequestError
 from vclust_py.text import MESSAGE, plain
 
 
@@ -45,7 +44,7 @@ def add_parser(commands: Any) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     answers = sites.homes(arguments)
-    found = [{"site": answer.site, **one} for answer in answers.sites for one in answer.result["homes"]]
+    found = answers.rows("homes")
     answers.warn()
     if arguments.json:
         print(json.dumps(found, indent=2))
@@ -83,11 +82,5 @@ def _site(arguments: argparse.Namespace) -> str:
     if arguments.site:
         return str(arguments.site)
     answers = sites.homes(arguments)
-    having = [
-        answer.site
-        for answer in answers.sites
-        if any(one["owner"] == arguments.owner for one in answer.result["homes"])
-    ]
-    if len(having) > 1:
-        raise RequestError([f"{arguments.owner}: has homes in {' and '.join(having)}"], "say which: --site")
-    return having[0] if having else answers.sites[0].site
+    having = [one["site"] for one in answers.rows("homes") if one["owner"] == arguments.owner]
+    return sites.only_site(answers, having, f"{arguments.owner}: has homes in")

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,10 @@ class Answers:
     failures: dict[str, str] = field(default_factory=dict)
     exit_code: int = 0
     """That of the first failure."""
+
+    def rows(self, key: str) -> list[dict[str, Any]]:
+        """What all sites have under that key, each row with its site."""
+        return [{"site": answer.site, **row} for answer in self.sites for row in answer.result[key]]
 
     def warn(self) -> None:
         """Say which sites did not answer."""
@@ -166,13 +170,23 @@ def no_such_cluster(arguments: argparse.Namespace) -> RequestError:
     near = nearest(
         where,
         [
-            one["name"] if site == "any" else f"{answer.site}/{one['name']}"
-            for answer in clusters(arguments).sites
-            for one in answer.result["clusters"]
+            one["name"] if site == "any" else f"{one['site']}/{one['name']}"
+            for one in clusters(arguments).rows("clusters")
         ],
     )
     found = f"; the nearest: {near}" if near else ""
     return RequestError([f"{where}: no such cluster{found}"], "vclust list shows those there are")
+
+
+def only_site(answers: Answers, having: Iterable[str], problem: str) -> str:
+    """The one site of `having`, which may name it often; the first that answered where it names none.
+
+    Raises RequestError, which begins with `problem`, where there are two.
+    """
+    found = list(dict.fromkeys(having))
+    if len(found) > 1:
+        raise RequestError([f"{problem} {' and '.join(found)}"], "say which: --site")
+    return found[0] if found else answers.sites[0].site
 
 
 def known_sites(arguments: argparse.Namespace) -> list[str]:

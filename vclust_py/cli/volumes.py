@@ -7,7 +7,6 @@ from typing import Any
 from vclust_py.arguments import typed
 from vclust_py.cli import playbooks, sites
 from vclust_py.cli.progress import Follow
-from vclust_py.errors import RequestError
 from vclust_py.text import MESSAGE, plain
 
 
@@ -47,7 +46,7 @@ def add_parser(commands: Any) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     answers = sites.volumes(arguments)
-    found = [{"site": answer.site, **one} for answer in answers.sites for one in answer.result["volumes"]]
+    found = answers.rows("volumes")
     answers.warn()
     if arguments.json:
         print(json.dumps(found, indent=2))
@@ -90,13 +89,5 @@ def _site(arguments: argparse.Namespace) -> str:
     if arguments.site:
         return str(arguments.site)
     answers = sites.volumes(arguments)
-    having = [
-        answer.site
-        for answer in answers.sites
-        if any(one["name"] == arguments.volume for one in answer.result["volumes"])
-    ]
-    if len(having) > 1:
-        raise RequestError(
-            [f"{arguments.volume}: there is one in {' and '.join(having)}"], "say which: --site"
-        )
-    return having[0] if having else answers.sites[0].site
+    having = [one["site"] for one in answers.rows("volumes") if one["name"] == arguments.volume]
+    return sites.only_site(answers, having, f"{arguments.volume}: there is one in")

@@ -216,6 +216,21 @@ def test_which_site_has_a_cluster(
 
 
 @root
+def test_the_only_site_that_has_something(inventory: Path, plays: Plays, tmp_path: Path) -> None:
+    register(tmp_path / "n", "alpha")
+    register(tmp_path / "s", "beta")
+    answers = sites.clusters(asked(inventory))
+    assert [(row["site"], row["name"]) for row in answers.rows("clusters")] == [
+        ("north", "alpha"),
+        ("south", "beta"),
+    ]
+    assert sites.only_site(answers, ["south", "south"], "x: is in") == "south"
+    assert sites.only_site(answers, [], "x: is in") == "north"
+    with pytest.raises(RequestError, match="x: is in north and south\n  hint: say which: --site"):
+        sites.only_site(answers, ["north", "south", "north"], "x: is in")
+
+
+@root
 def test_a_site_that_does_not_answer_hides_no_other(
     inventory: Path, plays: Plays, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
