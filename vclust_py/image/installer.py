@@ -24,8 +24,8 @@ EMULATED_CPU_WITHOUT = ("la57", "pcid", "erms", "fsrm")
 one. Fifth level of page tables, TLB tags, and string instructions that kernel and libc would use for every copy."""
 
 TB_CACHE = 128
-"""MiB for QEMU's translated code; without a limit it takes up to 1 GB.  When it is full all is translated anew: 64 MiB are
-full while a Debian 13 boots, which costs it 2 s."""
+"""MiB for QEMU's translated code; without a limit it takes up to 1 GB.  When it is full all is translated anew: 64 MiB
+are full while a Debian 13 boots, which costs it 2 s."""
 
 _CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
