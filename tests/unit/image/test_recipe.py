@@ -25,9 +25,9 @@ from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
 
 PINNED = {
-    "base": ("973bb9b2444c", "4c5cb667fc9bd012"),
+    "base": ("973bb9b2444c", "65c9a070923e9efa"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "base of trixie": ("3", "6528f45be2bcb77b"),
+    "base of trixie": ("3", "183d101717f1c217"),
     "installer": ("6", "37726583c6a4ea56"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
