@@ -39,8 +39,8 @@ def _boot_sector() -> bytes:
 def works(emulator: str) -> bool:
     """Run a small real guest under KVM, as the user that libvirt's QEMU runs as.
 
-    Real KVM needs some 50 ms.  One that takes long is compared with emulation: twice as slow as that it is of no use, and
-    is not waited for.
+    Real KVM needs some 50 ms.  One that takes long is compared with emulation: twice as slow as that it is of no use,
+    and is not waited for.
     """
     if not Path("/dev/kvm").exists():
         return False
