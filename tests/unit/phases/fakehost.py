@@ -208,6 +208,9 @@ class FakeHost:
             self.looks[domain] += 1
         return text[position:]
 
+    def tell(self, uuid: str, script: str, timeout: float) -> str | None:
+        return None
+
     def clear_consoles(self, folder: str, domains: Iterable[str]) -> None:
         self.calls["clear"] += len(list(domains))
 
