@@ -199,7 +199,9 @@ def cpu_seconds(domain: str) -> float:
 
 def logins(vclust: Vclust, node: str) -> int:
     """How often root has logged in to the node, this time included."""
-    return int(vclust("ssh", "life", node, "--root", "--", "journalctl -u ssh | grep -c 'publickey for root'"))
+    return int(
+        vclust("ssh", "life", node, "--root", "--", "journalctl -u ssh | grep -c 'publickey for root'")
+    )
 
 
 def test_a_node_more_and_users_in_place(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
