@@ -113,6 +113,12 @@ def test_clones_have_their_own_time_and_logs(vclust: Vclust, pair: str) -> None:
         assert "template" not in json.dumps(entries)
 
 
+def test_clones_have_an_agent_each(vclust: Vclust, pair: str) -> None:
+    """It was started in the template, and waits for its clone's host."""
+    for node in ("fk01", "fk02"):
+        assert run_in(vclust, node, "systemctl is-active vclust-agent") == "active"
+
+
 def test_a_template_holds_nothing_of_anybody(vclust: Vclust, pair: str, template: Image, site: Site) -> None:
     """Its memory and disk are searched for what its clones were given, and for keys of any kind."""
     marks = [b"$6$throwaway$", b"192.168.77."]

@@ -124,8 +124,8 @@ fi
 [ ! -e "$work/others" ] || : > "$root/var/lib/vclust/others"
 
 end_processes() { # UID
-    awk -v uid="$1" '/^Uid:/ && $2 == uid { split(FILENAME, path, "/"); print path[3] }' /proc/[0-9]*/status \
-        2> /dev/null | xargs -r kill -9 2> /dev/null || true
+    grep -l -s "^Uid:[[:space:]]*$1[[:space:]]" /proc/[0-9]*/status | sed 's,^/proc/\([0-9]*\)/.*,\1,' |
+        xargs -r kill -9 2> /dev/null || true
 }
 
 if [ -e "$work/gone" ]; then
@@ -203,7 +203,11 @@ run_scripts() { # FILE: names of scripts, which are run in this order
 run_scripts "$work/new"
 if [ -e "$wanted" ]; then # what has come starts as it will at the next boot
     units=$(wants | grep -vxF -f "$wanted" | sort -u) || :
-    [ -n "$root" ] || systemctl daemon-reload
+    # Only where units have come or gone: it takes an emulated node more than most packages do.
+    if [ -n "$units" ] || [ "$root/usr/lib/systemd/system" -nt "$wanted" ] ||
+        [ "$root/etc/systemd/system" -nt "$wanted" ]; then
+        [ -n "$root" ] || systemctl daemon-reload
+    fi
     [ -n "$root" ] || [ -z "$units" ] || systemctl start --no-block $units || :
     rm "$wanted"
 fi
