@@ -122,7 +122,7 @@ def test_clones_of_a_host_share_its_template(hosts: list[Host], site: Site, four
 
 
 def test_a_template_holds_nothing_of_anybody(
-    vclust: Vclust, hosts: list[Host], site: Site, four: str, tmp_path: Path
+    vclust: Vclust, hosts: list[Host], site: Site, four: str
 ) -> None:
     marks = [b"$6$throwaway$", b"192.168.77.", b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1"]
     for path in site.clusters.glob(f"{four}.*/keys/*"):
@@ -130,7 +130,6 @@ def test_a_template_holds_nothing_of_anybody(
             marks.append(text.splitlines()[2])
     marks += [run_in(vclust, four, node, "cat /etc/machine-id").encode() for node in ("rc01", "rc02")]
     assert len(marks) >= 6
-    (tmp_path / "marks").write_bytes(b"")
     for image in frozen(site):
         place = image.manifest.place
         assert place is not None
@@ -165,6 +164,36 @@ def test_nodes_go_on_from_suspended_installers(vclust: Vclust, site: Site, four:
     vclust("destroy", "rs")
     kinds = sorted(image.manifest.kind for image in frozen(site))
     assert kinds == ["remote-suspended"] * 2 + ["remote-template"] * 2
+
+
+@pytest.fixture
+def learning(vclust: Vclust) -> Iterator[None]:
+    """A site that may do by itself what it expects to be sooner."""
+    settings = vclust.inventory / "group_vars/site_testbed.yml"
+    text = settings.read_text()
+    assert "cache_every: 0" in text
+    settings.write_text(text.replace("cache_every: 0", "cache_every: 1000"))
+    yield
+    settings.write_text(text)
+
+
+def test_auto_takes_the_sooner_way(vclust: Vclust, site: Site, four: str, learning: None) -> None:
+    """A template that is there; none where one node would wait for it; one made where three nodes gain by it."""
+    vclust("create", request(vclust, "ra", 1, "auto"))
+    assert starts(vclust, "ra") == {"ra01": ("fork", "")}
+    assert "1 of 1 nodes started as clones of a template" in vclust("show", "ra")
+    vclust("destroy", "ra")
+    before = len(frozen(site))
+    vclust("create", request(vclust, "rb", 1, "auto", ram="384MB"))
+    assert starts(vclust, "rb") == {"rb01": ("boot", "")}
+    vclust("destroy", "rb")
+    assert len(frozen(site)) == before
+    packed = request(vclust, "rp", 3, "auto", ram="384MB\nSpread: pack")
+    vclust("create", packed)
+    assert set(starts(vclust, "rp").values()) == {("fork", "")}
+    assert len(frozen(site)) == before + 1
+    assert "3 of 3 nodes started as clones of a template" in vclust("show", "rp")
+    vclust("destroy", "rp")
 
 
 @pytest.mark.parametrize(
