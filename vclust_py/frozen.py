@@ -32,6 +32,7 @@ from vclust_py.image.builder import create_over
 from vclust_py.image.catalogue import lock_name
 from vclust_py.image.manifest import REMOTE
 from vclust_py.image.space import naming_full_disk, require_space
+from vclust_py.site import clusters
 from vclust_py.site.session import Session
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ def files_of(image: Image) -> Files:
         folder = HOST_ROOT / "clusters" / place.folder
         return Files(folder / _DISK, folder / MEMORY, image.path)
     return Files(image.path, image.companions[MEMORY], image.companions.get(_STATE, image.path))
+
+
+def role(image: Image) -> str:
+    """What a cluster calls the image among its own, after `templates.ROLE`: by its folder, if it has one."""
+    return image.manifest.place.folder if image.manifest.place else image.manifest.digest[:12]
 
 
 def find(session: Session, kind: str, key: str, memory: int, forking: Forking) -> Image | None:
@@ -261,7 +267,11 @@ def _clear(session: Session, forking: Forking, *, check: bool = False) -> list[s
     host, removed = forking.host.name, list[str]()
 
     def known() -> set[str]:
-        return {place.folder for image in on_host(session, host) if (place := image.manifest.place)}
+        # Clones stand on theirs though the site may have lost the image, as one that was restored has.
+        pinned = {
+            role.partition("-")[2] for cluster in clusters.live(session.store) for role in cluster.images
+        }
+        return pinned | {place.folder for image in on_host(session, host) if (place := image.manifest.place)}
 
     try:
         for name in sorted({name for name in forking.workplaces() if _FOLDER.fullmatch(name)} - known()):

@@ -172,6 +172,17 @@ def test_what_a_killed_process_left_goes(session: FakeSession) -> None:
     assert others == {"disk": 1}
 
 
+def test_what_nodes_stand_on_stays_though_the_site_has_lost_its_image(session: FakeSession) -> None:
+    """As a site has that was restored."""
+    create(session, "one", B)
+    (image,) = made(session)
+    session.images.remove(image)
+    repair.run(session)
+    assert len(folders(session, B)) == 1
+    destroy(session, "one")
+    assert folders(session, B) == {}
+
+
 def test_a_hosts_space_is_bounded(session: FakeSession) -> None:
     """Each host's of its own: the least recently used that no cluster stands on goes."""
     session.site = replace(session.site, template_space=10**9)
