@@ -29,7 +29,6 @@ from vclust_py.hypervisor import (
 )
 from vclust_py.image import Image, Place
 from vclust_py.image.builder import create_over
-from vclust_py.image.catalogue import lock_name
 from vclust_py.image.manifest import REMOTE
 from vclust_py.image.space import naming_full_disk, require_space
 from vclust_py.site import clusters
@@ -152,7 +151,10 @@ def ensure(
                 require_space(session.site.images, needed)
                 return make(_Here(session, kind, key, folder))
         _clear(session, forking)
-        with _workplace(kind, key, forking) as (name, work):
+        name = (
+            f"{session.images.folder(REMOTE[kind], key).stem.removeprefix('image-')}-{secrets.token_hex(4)}"
+        )
+        with _workplace(name, forking) as work:
             if (free := work.free()) < needed:
                 raise VclustError(
                     f"{forking.host.name}: {work.path('').parent}: not enough space: {free >> 20} MB free,"
@@ -162,15 +164,13 @@ def ensure(
 
 
 @contextmanager
-def _workplace(kind: str, key: str, forking: Forking) -> Iterator[tuple[str, Workplace]]:
-    """A new folder on the host, and its name; it stays where the block comes to its end."""
-    lock = lock_name(REMOTE[kind], key).removeprefix("image-")
-    name = f"{lock}-{secrets.token_hex(4)}"
+def _workplace(name: str, forking: Forking) -> Iterator[Workplace]:
+    """A new folder on the host; it stays where the block comes to its end."""
     work = forking.workplace(name)
     if work is None:
         raise VclustError(f"{forking.host.name}: it is the site manager itself")
     try:
-        yield name, work
+        yield work
     except BaseException:
         with suppress(VclustError):  # else with the next that is made there (`clear`)
             work.remove()

@@ -141,7 +141,7 @@ def test_a_template_holds_nothing_of_anybody(
 
 def test_a_later_cluster_and_a_clone_that_starts_again(vclust: Vclust, hosts: list[Host], four: str) -> None:
     before = {host.name: there(host) for host in hosts}
-    vclust("create", request(vclust, "rl", 1, "fork").rename(vclust.folder / "later.ini"))
+    vclust("create", request(vclust, "rl", 1, "fork"))
     assert starts(vclust, "rl") == {"rl01": ("fork", "")}
     ask = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub"
     own = run_in(vclust, "rl", "rl01", f"{ask}; echo work > note; sync")

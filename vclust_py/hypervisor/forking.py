@@ -25,7 +25,7 @@ import libvirt
 import libvirt_qemu
 
 from vclust_py.errors import VclustError
-from vclust_py.guest.template import PORT
+from vclust_py.guest.agent import PORT
 from vclust_py.hypervisor import CONSOLE, MEMORY, Domain, Host, memory_bytes
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import Element, absent, add, as_text, parsed
@@ -100,7 +100,7 @@ class QemuForking(ABC):
 
     def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         console = folder / CONSOLE
-        xml = self._xml(domain, console, folder / MEMORY, clone=False, port=True)
+        xml = self._xml(domain, console, folder / MEMORY, clone=False)
         with self._frozen(domain, folder, state, xml) as started, self._port(started) as say:
             self._hear(domain, console, "waiting", timeout)
             say("prepare\n")
@@ -109,14 +109,14 @@ class QemuForking(ABC):
 
     def suspend(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         console = folder / CONSOLE
-        xml = self._xml(domain, console, folder / MEMORY, clone=False, port=False)
+        xml = self._xml(domain, console, folder / MEMORY, clone=False)
         with self._frozen(domain, folder, state, xml):
             self._hear(domain, console, "waiting", timeout)
             time.sleep(_SETTLE)
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        started = self._paused(domain, self._xml(domain, console, memory, clone=True, port=True))
+        started = self._paused(domain, self._xml(domain, console, memory, clone=True))
         self._load(domain, started, state)
         with self._port(started) as say:
             say(f"go {time.time():.6f}\n")
@@ -125,7 +125,7 @@ class QemuForking(ABC):
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        started = self._paused(domain, self._xml(domain, console, memory, clone=True, port=False))
+        started = self._paused(domain, self._xml(domain, console, memory, clone=True))
         self._load(domain, started, state)
         with self._keyboard(started) as say:
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
@@ -150,12 +150,10 @@ class QemuForking(ABC):
 
         return self._connection.call("look for clones that never ran", work)
 
-    def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool, port: bool) -> Element:
-        """The domain with its memory in a file, a generation of its own, and if it is to have one the agent's port."""
+    def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool) -> Element:
+        """The domain with its memory in a file, and a generation of its own."""
         xml = self._definition(domain, console)
         add(xml, "genid")
-        if port:
-            add_port(xml, PORT)
         if not clone:
             # Connected to nothing, but a tap as a node's: what the card can do depends on it.
             (interface,) = xml.findall("devices/interface")
@@ -313,13 +311,6 @@ class QemuForking(ABC):
                 started.destroy()
 
         self._connection.call(f"remove domain {started.name()}", work)
-
-
-def add_port(xml: Element, name: str) -> None:
-    """A virtio port of that name, with a socket on the host."""
-    (devices,) = xml.findall("devices")
-    channel = add(devices, "channel", type="unix")
-    add(channel, "target", type="virtio", name=name)
 
 
 class LocalForking(QemuForking):
