@@ -220,6 +220,10 @@ def test_a_file_of_zeros_and_its_stamp(
     remote.make_raw("seed", 5000, b"seed")
     assert sent == [(b"seed", 4)]
     assert remote.stamp("memory").startswith("5000 bytes of")
+    evil = "<volume><target><timestamps><mtime>now</mtime></timestamps></target></volume>"
+    monkeypatch.setattr(libvirt.virStorageVol, "XMLDesc", lambda _, flags=0: evil)
+    with pytest.raises(VclustError, match=r"^h1: /var/lib/vclust/clusters/c\.1/memory: got no time"):
+        remote.stamp("memory")
     xml = Pool(connection, Host("h1"), "vclust-c.1", Path("/"))._volume_xml("memory", 7, "raw", (64055, 1))
     assert [xml.findtext(f"target/permissions/{name}") for name in ("mode", "owner", "group")] == [
         "0600",
