@@ -203,11 +203,13 @@ run_scripts() { # FILE: names of scripts, which are run in this order
 run_scripts "$work/new"
 if [ -e "$wanted" ]; then # what has come starts as it will at the next boot
     units=$(wants | grep -vxF -f "$wanted" | sort -u) || :
-    # Only where units have come or gone: it takes an emulated node more than most packages do.
-    if [ -n "$units" ] || [ "$root/usr/lib/systemd/system" -nt "$wanted" ] ||
-        [ "$root/etc/systemd/system" -nt "$wanted" ]; then
-        [ -n "$root" ] || systemctl daemon-reload
-    fi
+    # Not where packages have brought no units: it takes an emulated node more than most of them do.
+    changed=$units
+    [ ! -s "$work/new" ] && [ ! -e "$packages/replaces" ] || changed=yes
+    for folder in "$root/usr/lib/systemd/system" "$root/etc/systemd/system" "$root/etc/init.d"; do
+        [ ! "$folder" -nt "$wanted" ] || changed=yes
+    done
+    [ -n "$root" ] || [ -z "$changed" ] || systemctl daemon-reload
     [ -n "$root" ] || [ -z "$units" ] || systemctl start --no-block $units || :
     rm "$wanted"
 fi
