@@ -166,6 +166,29 @@ def test_a_clone_starts_again_as_itself(vclust: Vclust, pair: str) -> None:
     assert after == f"{before}\nwork"
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("start", ["fork", "resume"])
+def test_nodes_of_debian_13(vclust: Vclust, start: str) -> None:
+    """From the base image on: another kernel, systemd and sshd."""
+    name = f"fkt{start}"
+    text = HELLO.replace("fk", name).replace("Start: fork", f"Suite: trixie\nStart: {start}")
+    vclust("create", vclust.request(name, text.replace("gcc mpich python3", "mpich python3")))
+    assert starts(vclust, name) == {(start, "")}
+    nodes = [f"{name}01", f"{name}02"]
+    assert set(nodes) <= set(run_in(vclust, nodes[0], "mpiexec -n 2 hostname", name).split())
+    script = "; echo --; ".join(OWN)
+    one, other = (run_in(vclust, node, script, name).split("\n--\n") for node in nodes)
+    assert len(one) == len(other) == len(OWN)
+    for command, mine, its in zip(OWN, one, other, strict=True):
+        assert set(mine.splitlines()).isdisjoint(its.splitlines()), command
+    for node in nodes:
+        asked = run_in(vclust, node, ". /etc/os-release; echo $VERSION_CODENAME; date +%s", name).split()
+        assert asked[0] == "trixie"
+        assert abs(int(asked[1]) - time.time()) < 60
+        assert run_in(vclust, node, "systemctl is-system-running --wait", name) == "running"
+    vclust("destroy", name)
+
+
 SMALL = HELLO.replace("fk", "fks").replace("NumberOfNodes: 2", "NumberOfNodes: 1").replace("512MB", "400MB")
 
 

@@ -27,7 +27,7 @@ node would notice.
 """
 
 
-BASES = {"trixie": "2"}  # less is started where systemd starts it through systemd-executor
+BASES = {"trixie": "3"}  # less is started where systemd starts it through systemd-executor
 """By suite the version of its base's recipe, where that has moved on and the others' bases have not changed."""
 
 

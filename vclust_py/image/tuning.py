@@ -73,7 +73,22 @@ MASKED_WITH_EXECUTOR = (
     # Kernel objects by mkdir, and the list of FUSE mounts: root can load and mount them. Each takes a modprobe more.
     "sys-kernel-config.mount",
     "sys-fs-fuse-connections.mount",
+    # It starts when somebody calls it by the message bus, which starts the same way, not with every boot.
+    "multi-user.target.wants/systemd-logind.service",
 )
+
+FILES_WITH_EXECUTOR = {
+    f"{_UNITS}/systemd-udev-trigger.service.d/vclust.conf": """\
+# At boot only what a node has and needs is announced once more: disks, network, virtio devices, the console.
+# Hot-plug is untouched; `udevadm trigger` by hand announces everything, as the unmodified unit does.
+# One shell in place of two times `udevadm`, which writes to the same files.
+[Service]
+ExecStart=
+ExecStart=-/bin/sh -c 'for file in /sys/class/block/*/uevent /sys/class/net/*/uevent /sys/bus/virtio/devices/*/uevent \
+/sys/class/tty/ttyS0/uevent /sys/class/tty/ttyAMA0/uevent /sys/class/tty/hvc0/uevent; do \
+[ ! -e "$$file" ] || echo add >"$$file"; done'
+""",
+}
 
 GENERATORS_MASKED_WITH_EXECUTOR = (
     # Ways in by vsock and by a socket of the node's own, beside the cluster's.
@@ -121,13 +136,15 @@ def tune(root: Path, sources: str) -> None:
                 _remove_folder(path)
             else:
                 path.unlink()
-    for name, text in {**FILES, "etc/apt/sources.list.d/vclust.sources": sources}.items():
+    has_executor = (root / EXECUTOR).exists()
+    files = {**FILES, **(FILES_WITH_EXECUTOR if has_executor else {})}
+    for name, text in {**files, "etc/apt/sources.list.d/vclust.sources": sources}.items():
         path = root / name
         open_folder(path.parent)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
     masked = [f"{_UNITS}/{unit}" for unit in MASKED]
-    if (root / EXECUTOR).exists():
+    if has_executor:
         masked += [f"{_UNITS}/{unit}" for unit in MASKED_WITH_EXECUTOR]
         masked += [f"etc/systemd/system-generators/{name}" for name in GENERATORS_MASKED_WITH_EXECUTOR]
     for name in masked:

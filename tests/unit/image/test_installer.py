@@ -74,9 +74,10 @@ def test_two_kernels_are_refused(root: Path, tmp_path: Path) -> None:
         installer.build(root, tmp_path / "image")
 
 
-def test_command_line_switches_mitigations_off_only_when_emulated() -> None:
-    assert "mitigations=off" in installer.command_line(accelerator="tcg").split()
-    assert "mitigations=off" not in installer.command_line(accelerator="kvm").split()
+def test_command_line_switches_mitigations_and_tests_off_only_when_emulated() -> None:
+    for word in ("mitigations=off", "cryptomgr.notests", "initcall_blacklist=jent_mod_init"):
+        assert word in installer.command_line(accelerator="tcg").split()
+        assert word not in installer.command_line(accelerator="kvm").split()
     assert "console=hvc0" in installer.command_line(accelerator="xen").split()
     assert "vclust.wait=300" in installer.command_line(wait=300).split()
     assert "console=ttyAMA0" in installer.command_line("arm64").split()
