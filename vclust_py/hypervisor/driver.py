@@ -18,6 +18,10 @@ class Driver(Domains):
     def files(self, folder: str) -> LocalFiles | RemoteFiles:
         if self._host.machine is None:
             return LocalFiles(self._site, folder)
+        return self.remote_files(folder)
+
+    def remote_files(self, folder: str) -> RemoteFiles:
+        """`files` of a host that is another machine."""
         known = self._remote_files.get(folder)
         return known or self._remote_files.setdefault(
             folder, RemoteFiles(self._connection, self._host, folder)

@@ -1,9 +1,10 @@
-"""Freezing a template or an installer and starting clones of it: QEMU on the site manager itself, through libvirt.
+"""Freezing a template or an installer and starting clones of it: QEMU through libvirt.
 
 The template's memory is a file that it maps shared and its clones map private: a page is copied when it is written.
 What is saved beside it is the state of the devices, some hundred KB: the migration stream of QEMU with the capability
-`x-ignore-shared`, which leaves out memory that is a shared file.  Both go through QEMU's monitor and through pipes, as
-libvirt would give a saved machine neither another name nor another disk.
+`x-ignore-shared`, which leaves out memory that is a shared file.  It is loaded through QEMU's monitor, as libvirt would
+give a saved machine neither another name nor another disk.  `LocalForking` is for the site manager itself;
+`remote_forking` for other machines.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import re
 import secrets
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,14 @@ import libvirt_qemu
 
 from vclust_py.errors import VclustError
 from vclust_py.guest.template import PORT
-from vclust_py.hypervisor import Domain, Host, memory_bytes
+from vclust_py.hypervisor import CONSOLE, MEMORY, Domain, Host, memory_bytes
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import Element, absent, add, as_text, parsed
 
 _NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 _CHUNK = 1 << 20
 _POLL = 0.02
-_LOADS = 20.0
+LOADS = 20.0
 """Seconds that saving or loading the state of devices may take; it takes 0.1 s."""
 _LINE = re.compile(rb"vclust: (installer|waiting|prepared|resumed|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
 _MEMORY = "memory-backend=vclust"
@@ -44,8 +46,11 @@ _SETTLE = 0.2
 """Seconds from the agent's last word to its next read of the port."""
 
 
-class LocalForking:
-    """`Forking` on the site manager itself."""
+class QemuForking(ABC):
+    """What is alike on the site manager itself and on other machines."""
+
+    _poll = 0.02
+    """Seconds between two looks at a console."""
 
     def __init__(
         self,
@@ -56,8 +61,24 @@ class LocalForking:
         console: Callable[[Domain], Path],
     ) -> None:
         """`definition`: of a domain that boots, given where its console goes; `console`: where a node's does."""
-        self._host, self._connection, self._accelerator = host, connection, accelerator
+        self.host, self._connection, self._accelerator = host, connection, accelerator
         self._definition, self._console = definition, console
+
+    @abstractmethod
+    def _make_memory(self, path: Path, size: int) -> None:
+        """A file of zeros that QEMU's user, and nobody else, may write."""
+
+    @abstractmethod
+    def _said(self, console: Path) -> bytes:
+        """All that is in the console's file; empty when it is not there."""
+
+    @abstractmethod
+    def _save(self, domain: Domain, started: Any, folder: Path, state: Path) -> None:
+        """Write the state of the domain's devices into this machine's file `state`; `folder` is on the host."""
+
+    @abstractmethod
+    def _load(self, domain: Domain, started: Any, state: Path) -> None:
+        """Have the paused domain take up that state."""
 
     def identity(self) -> str:
         def work(connection: Any) -> str:
@@ -77,41 +98,36 @@ class LocalForking:
 
         return hashlib.sha256(self._connection.call("capabilities", work).encode()).hexdigest()
 
-    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
-        console = folder / "console"
-        xml = self._xml(domain, console, folder / "memory", clone=False)
-        _add_port(xml)
-        with self._frozen(domain, folder, xml) as started, self._port(started) as say:
+    def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        console = folder / CONSOLE
+        xml = self._xml(domain, console, folder / MEMORY, clone=False, port=True)
+        with self._frozen(domain, folder, state, xml) as started, self._port(started) as say:
             self._hear(domain, console, "waiting", timeout)
             say("prepare\n")
             self._hear(domain, console, "prepared", timeout)
             time.sleep(_SETTLE)
-        for disk in domain.disks:
-            os.chown(disk.path, 0, 0)  # libvirt has given it to QEMU's user
 
-    def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
-        console = folder / "console"
-        xml = self._xml(domain, console, folder / "memory", clone=False)
-        with self._frozen(domain, folder, xml):
+    def suspend(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        console = folder / CONSOLE
+        xml = self._xml(domain, console, folder / MEMORY, clone=False, port=False)
+        with self._frozen(domain, folder, state, xml):
             self._hear(domain, console, "waiting", timeout)
             time.sleep(_SETTLE)
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        xml = self._xml(domain, console, memory, clone=True)
-        _add_port(xml)
-        started = self._paused(domain, console, xml)
+        started = self._paused(domain, self._xml(domain, console, memory, clone=True, port=True))
+        self._load(domain, started, state)
         with self._port(started) as say:
-            self._load(domain, started, state)
             say(f"go {time.time():.6f}\n")
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
             self._hear(domain, console, "installed", timeout, wrong="installer")
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        started = self._paused(domain, console, self._xml(domain, console, memory, clone=True))
+        started = self._paused(domain, self._xml(domain, console, memory, clone=True, port=False))
+        self._load(domain, started, state)
         with self._keyboard(started) as say:
-            self._load(domain, started, state)
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
             # The guest's clock counts whole seconds from here.
             say(f"go {time.time():.0f} {secrets.token_hex(_SEED)} {domain.mac}\n")
@@ -134,10 +150,12 @@ class LocalForking:
 
         return self._connection.call("look for clones that never ran", work)
 
-    def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool) -> Element:
-        """The domain with its memory in a file, and a generation of its own."""
+    def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool, port: bool) -> Element:
+        """The domain with its memory in a file, a generation of its own, and if it is to have one the agent's port."""
         xml = self._definition(domain, console)
         add(xml, "genid")
+        if port:
+            add_port(xml, PORT)
         if not clone:
             # Connected to nothing, but a tap as a node's: what the card can do depends on it.
             (interface,) = xml.findall("devices/interface")
@@ -155,12 +173,12 @@ class LocalForking:
             add(arguments, f"{{{_NAMESPACE}}}arg", value=word)
         return xml
 
-    def _paused(self, domain: Domain, console: Path, xml: Element) -> Any:
+    def _paused(self, domain: Domain, xml: Element) -> Any:
         """Define the domain as one that boots, and start it as `xml`, paused until it has all that it needs.
 
         Whatever is cut off before that leaves a paused domain (`clear`).
         """
-        booting = as_text(self._definition(domain, console))
+        booting = as_text(self._definition(domain, self._console(domain)))
 
         def start(connection: Any) -> Any:
             connection.defineXML(booting)
@@ -169,11 +187,9 @@ class LocalForking:
         return self._connection.call(f"start {domain.name}", start)
 
     @contextlib.contextmanager
-    def _frozen(self, domain: Domain, folder: Path, xml: Element) -> Iterator[Any]:
-        """Start the domain, and write `memory` and `state` into the folder when the block has come to its end."""
-        with open(folder / "memory", "xb") as file:
-            file.truncate(memory_bytes(domain.memory))
-        self._give(folder / "memory")
+    def _frozen(self, domain: Domain, folder: Path, state: Path, xml: Element) -> Iterator[Any]:
+        """Start the domain, and save its state when the block has come to its end."""
+        self._make_memory(folder / MEMORY, memory_bytes(domain.memory))
 
         def start(connection: Any) -> Any:
             return connection.createXML(as_text(xml), libvirt.VIR_DOMAIN_START_AUTODESTROY)
@@ -181,13 +197,13 @@ class LocalForking:
         started = self._connection.call(f"start {domain.name}", start)
         try:
             yield started
-            with open(folder / "state", "xb") as state:
-                self._save(domain, started, state.fileno())
+            self._ignore_shared(started)
+            self._save(domain, started, folder, state)
         finally:
             self._destroy(started)
 
-    def _give(self, path: Path) -> None:
-        """Let QEMU's user write the file; libvirt labels disks only."""
+    def _qemu_user(self) -> tuple[int, int] | None:
+        """User and group that QEMU runs as; None: root."""
 
         def work(connection: Any) -> str:
             return str(
@@ -195,9 +211,8 @@ class LocalForking:
             )
 
         label = self._connection.call("capabilities", work)
-        path.chmod(0o600)
-        if found := re.fullmatch(r"\+(\d+):\+(\d+)", label):
-            os.chown(path, int(found[1]), int(found[2]))
+        found = re.fullmatch(r"\+(\d+):\+(\d+)", label)
+        return (int(found[1]), int(found[2])) if found else None
 
     def _monitor(
         self, started: Any, command: str, arguments: Any = None, descriptor: int | None = None
@@ -215,7 +230,7 @@ class LocalForking:
         answer = json.loads(self._connection.call(f"{command} {started.name()}", work))
         if "error" in answer:
             raise VclustError(
-                f"{self._host.name}: {started.name()}: QEMU refuses {command}: {answer['error'].get('desc', '')}"
+                f"{self.host.name}: {started.name()}: QEMU refuses {command}: {answer['error'].get('desc', '')}"
             )
         return answer.get("return")
 
@@ -223,39 +238,12 @@ class LocalForking:
         capability = {"capability": "x-ignore-shared", "state": True}
         self._monitor(started, "migrate-set-capabilities", {"capabilities": [capability]})
 
-    def _save(self, domain: Domain, started: Any, state: int) -> None:
-        self._ignore_shared(started)
-        reader, writer = os.pipe()
-        copied = threading.Thread(target=_copy, args=(reader, state), daemon=True)
-        copied.start()
-        try:
-            self._monitor(started, "getfd", {"fdname": "state"}, writer)
-        finally:
-            os.close(writer)
-        self._monitor(started, "migrate", {"uri": "fd:state"})
-        deadline = time.monotonic() + _LOADS
-        while (status := self._monitor(started, "query-migrate").get("status")) != "completed":
-            if status in ("failed", "cancelled") or time.monotonic() > deadline:
-                raise VclustError(f"{self._host.name}: {domain.name}: its state is not saved: {status}")
-            time.sleep(_POLL)
-        copied.join(_LOADS)
-
-    def _load(self, domain: Domain, started: Any, state: Path) -> None:
-        self._ignore_shared(started)
-        reader, writer = os.pipe()
-        source = os.open(state, os.O_RDONLY)
-        fed = threading.Thread(target=_feed, args=(source, writer), daemon=True)
-        fed.start()
-        try:
-            self._monitor(started, "getfd", {"fdname": "state"}, reader)
-        finally:
-            os.close(reader)
-        self._monitor(started, "migrate-incoming", {"uri": "fd:state"})
-        deadline = time.monotonic() + _LOADS
+    def _await_loaded(self, domain: Domain, started: Any) -> None:
+        deadline = time.monotonic() + LOADS
         while (status := self._monitor(started, "query-status")["status"]) != "paused":
             if status != "inmigrate" or time.monotonic() > deadline:
                 raise VclustError(
-                    f"{self._host.name}: {domain.name}: the template's state does not load: {status}"
+                    f"{self.host.name}: {domain.name}: the template's state does not load: {status}"
                 )
             time.sleep(_POLL)
 
@@ -291,25 +279,25 @@ class LocalForking:
         """Wait until the guest says `word` on the console; if it has started anew it says `wrong` before that."""
         deadline, looked = time.monotonic() + timeout, time.monotonic()
         while True:
-            lines = _LINE.findall(console.read_bytes() if console.exists() else b"")
+            lines = _LINE.findall(self._said(console))
             heard, words = dict(lines), [said for said, _ in lines]
             if b"failed" in heard:
                 raise VclustError(
-                    f"{self._host.name}: {domain.name}: {heard[b'failed'].decode(errors='replace')}"
+                    f"{self.host.name}: {domain.name}: {heard[b'failed'].decode(errors='replace')}"
                 )
             if wrong.encode() in words and word.encode() not in words[: words.index(wrong.encode())]:
                 raise VclustError(
-                    f"{self._host.name}: {domain.name}: it did not go on from where it was frozen"
+                    f"{self.host.name}: {domain.name}: it did not go on from where it was frozen"
                 )
             if word.encode() in heard:
                 return
             if time.monotonic() > deadline:
-                raise VclustError(f"{self._host.name}: {domain.name}: not {word} after {timeout:g} s")
+                raise VclustError(f"{self.host.name}: {domain.name}: not {word} after {timeout:g} s")
             if time.monotonic() > looked + _ALIVE:
                 looked = time.monotonic()
                 if not self._runs(domain):
-                    raise VclustError(f"{self._host.name}: {domain.name}: it stopped before it was {word}")
-            time.sleep(_POLL)
+                    raise VclustError(f"{self.host.name}: {domain.name}: it stopped before it was {word}")
+            time.sleep(self._poll)
 
     def _runs(self, domain: Domain) -> bool:
         def work(connection: Any) -> bool:
@@ -327,17 +315,72 @@ class LocalForking:
         self._connection.call(f"remove domain {started.name()}", work)
 
 
-def _add_port(xml: Element) -> None:
-    """The port of the agent."""
+def add_port(xml: Element, name: str) -> None:
+    """A virtio port of that name, with a socket on the host."""
     (devices,) = xml.findall("devices")
     channel = add(devices, "channel", type="unix")
-    add(channel, "target", type="virtio", name=PORT)
+    add(channel, "target", type="virtio", name=name)
 
 
-def _copy(source: int, target: int) -> None:
+class LocalForking(QemuForking):
+    """`Forking` on the site manager itself: states go through pipes."""
+
+    def workplace(self, folder: str) -> None:
+        return None
+
+    def workplaces(self) -> list[str]:
+        return []
+
+    def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        super().freeze(domain, folder, state, timeout)
+        for disk in domain.disks:
+            os.chown(disk.path, 0, 0)  # libvirt has given it to QEMU's user
+
+    def _make_memory(self, path: Path, size: int) -> None:
+        with open(path, "xb") as file:
+            file.truncate(size)
+        path.chmod(0o600)
+        if (user := self._qemu_user()) is not None:  # libvirt labels disks only
+            os.chown(path, *user)
+
+    def _said(self, console: Path) -> bytes:
+        return console.read_bytes() if console.exists() else b""
+
+    def _save(self, domain: Domain, started: Any, folder: Path, state: Path) -> None:
+        reader, writer = os.pipe()
+        copied = threading.Thread(target=_copy, args=(reader, state), daemon=True)
+        copied.start()
+        try:
+            self._monitor(started, "getfd", {"fdname": "state"}, writer)
+        finally:
+            os.close(writer)
+        self._monitor(started, "migrate", {"uri": "fd:state"})
+        deadline = time.monotonic() + LOADS
+        while (status := self._monitor(started, "query-migrate").get("status")) != "completed":
+            if status in ("failed", "cancelled") or time.monotonic() > deadline:
+                raise VclustError(f"{self.host.name}: {domain.name}: its state is not saved: {status}")
+            time.sleep(_POLL)
+        copied.join(LOADS)
+
+    def _load(self, domain: Domain, started: Any, state: Path) -> None:
+        self._ignore_shared(started)
+        reader, writer = os.pipe()
+        source = os.open(state, os.O_RDONLY)
+        fed = threading.Thread(target=_feed, args=(source, writer), daemon=True)
+        fed.start()
+        try:
+            self._monitor(started, "getfd", {"fdname": "state"}, reader)
+        finally:
+            os.close(reader)
+        self._monitor(started, "migrate-incoming", {"uri": "fd:state"})
+        self._await_loaded(domain, started)
+
+
+def _copy(source: int, target: Path) -> None:
     try:
-        while data := os.read(source, _CHUNK):
-            os.write(target, data)
+        with open(target, "xb") as file:
+            while data := os.read(source, _CHUNK):
+                file.write(data)
     finally:
         os.close(source)
 

@@ -13,11 +13,16 @@ from types import MappingProxyType
 from vclust_py.errors import VclustError
 from vclust_py.image import snapshot
 from vclust_py.image.files import file_digest, sync
-from vclust_py.image.manifest import EXTENSIONS, RETIRED, Image, Manifest, PackageRecord, contents
+from vclust_py.image.manifest import EXTENSIONS, RETIRED, Image, Manifest, PackageRecord, Place, contents
 from vclust_py.image.snapshot import Refusal, View
 from vclust_py.site import Site
 
 _log = logging.getLogger(__name__)
+
+
+def lock_name(kind: str, key: str) -> str:
+    """The file lock under which an image of that kind and key is made."""
+    return f"image-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 class Catalogue:
@@ -62,7 +67,7 @@ class Catalogue:
         Look with `find` once more inside: another process may have built the image while this one waited.
         The folder goes at the end; if this process is killed, with the next build of anything.
         """
-        name = f"image-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        name = lock_name(kind, key)
         with self.site.file_lock(name):
             for line in self.clean():
                 _log.info("%s", line)
@@ -90,6 +95,7 @@ class Catalogue:
         build_seconds: float = 0.0,
         tools: tuple[str, ...] = (),
         companions: Mapping[str, Path] = MappingProxyType({}),
+        place: Place | None = None,
     ) -> Image:
         """Take the finished file `temporary`, on the images' file system, into the catalogue, with its `companions`."""
         # Hypervisors' processes read images as a user of their own; nobody writes them again.
@@ -113,6 +119,7 @@ class Catalogue:
             virtual_size=virtual_size,
             build_seconds=round(build_seconds, 3),
             tools=tools,
+            place=place,
         )
         stem = "-".join(part for part in (kind, suite, architecture, digest[:24]) if part)
         path = self.site.images / f"{stem}.{EXTENSIONS[kind]}"
