@@ -324,6 +324,17 @@ class Pool:
             lambda connection: self._use(connection, lambda pool: work(connection, pool)),
         )
 
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Write `data` over the beginning of the file, which stays as long as it is."""
+
+        def work(connection: Any, pool: Any) -> None:
+            _upload(connection, self._looked_up(pool, name), io.BytesIO(data), len(data))
+
+        self._connection.call(
+            f"write {self.folder / name}",
+            lambda connection: self._use(connection, lambda pool: work(connection, pool)),
+        )
+
     def stamp(self, name: str) -> str:
         """The file's bytes and the time of its last change, in words; empty when it is not there."""
 
@@ -595,6 +606,10 @@ class RemoteFiles:
     def make_raw(self, name: str, size: int, data: bytes = b"", owner: tuple[int, int] = (0, 0)) -> None:
         """As `Pool.make_raw`."""
         self._cluster.make_raw(name, size, data, owner)
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        """As `Pool.overwrite`."""
+        self._cluster.overwrite(name, data)
 
     def free(self) -> int:
         """As `Pool.free`."""
