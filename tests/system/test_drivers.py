@@ -223,6 +223,8 @@ def test_files_through_libvirt(remote: Callable[[], RemoteFiles], tmp_path: Path
         seed.write_bytes(content)
         files.put(seed)
         assert files.path("n1.iso").read_bytes() == content
+    files.overwrite("n1.iso", b"third")
+    assert files.path("n1.iso").read_bytes() == b"thirdd"
     assert set(files.allocated()) == {"n1.qcow2", "n1.iso"}
     files.discard("n1.iso")
     files.discard("n1.iso")

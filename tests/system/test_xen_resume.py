@@ -29,7 +29,7 @@ RAM: 256MB
 Hostname: {name}%02d
 Network: 192.168.78.0/24
 Packages: hello
-Start: {start}
+Start: resume
 """
 FOLDER = re.compile(r"remote-suspended-[0-9a-f]{16}-[0-9a-f]{8}")
 OWN = (
@@ -58,7 +58,7 @@ def vclust(rolled_out: Path, guest: str, tmp_path: Path) -> Iterator[Vclust]:
 
 def clear(vclust: Vclust) -> None:
     for cluster in vclust.json("list"):
-        if re.fullmatch(r"x-(pv|pvh)-(boot|resume|again)", cluster["name"]):
+        if re.fullmatch(r"x-(pv|pvh)-(resume|again)", cluster["name"]):
             vclust("destroy", cluster["name"])
 
 
@@ -66,10 +66,10 @@ def suspended(site: Site) -> list[Image]:
     return [image for image in Catalogue(site).images() if image.manifest.kind == "remote-suspended"]
 
 
-def create(vclust: Vclust, host: Host, name: str, nodes: int, start: str) -> set[tuple[str, str]]:
+def create(vclust: Vclust, host: Host, name: str, nodes: int) -> set[tuple[str, str]]:
     """How its nodes have started; with a line of what it has taken."""
     with Meter(host) as meter:
-        vclust("create", vclust.request(name, REQUEST.format(name=name, nodes=nodes, start=start)))
+        vclust("create", vclust.request(name, REQUEST.format(name=name, nodes=nodes)))
     shown = vclust.json("show", name)
     phases = " ".join(
         f"{phase['phase']} {phase['seconds']:.1f}/{meter.between(phase['start'], phase['end']):.1f}"
@@ -83,13 +83,11 @@ def create(vclust: Vclust, host: Host, name: str, nodes: int, start: str) -> set
 def test_nodes_go_on_from_an_installer(host: Host, vclust: Vclust, guest: str, site: Site) -> None:
     for image in suspended(site):
         Catalogue(site).remove(image)
-    # The images of the layer come to the host; and what was frozen there before goes.
-    assert create(vclust, host, f"x-{guest}-boot", 1, "boot") == {("boot", "")}
-    vclust("destroy", f"x-{guest}-boot")
+    vclust("site", "repair")  # what was frozen there by an earlier run goes
     here, there = snapshot(), held(host)
 
     name = f"x-{guest}-resume"
-    assert create(vclust, host, name, 2, "resume") == {("resume", "")}
+    assert create(vclust, host, name, 2) == {("resume", "")}
     assert "2 of 2 nodes started from a suspended installer" in vclust("show", name)
     nodes = [f"{name}0{number}" for number in (1, 2)]
     domains = {f"{node}.{name}" for node in nodes}
@@ -134,19 +132,19 @@ def test_nodes_go_on_from_an_installer(host: Host, vclust: Vclust, guest: str, s
     (folder,) = left.pop("clusters")
     assert left == {}
     assert FOLDER.fullmatch(folder)
-    assert create(vclust, host, f"x-{guest}-again", 1, "resume") == {("resume", "")}
+    assert create(vclust, host, f"x-{guest}-again", 1) == {("resume", "")}
     vclust("destroy", f"x-{guest}-again")
     assert suspended(site) == [image]
 
     # One that is no good: the node boots, and says why.
     memory = f"/var/lib/vclust/clusters/{folder}/memory"
     host.ssh(f"dd if=/dev/zero of={memory} bs=1M seek=1 count=8 conv=notrunc 2>/dev/null")
-    ((start, detail),) = create(vclust, host, f"x-{guest}-again", 1, "resume")
+    ((start, detail),) = create(vclust, host, f"x-{guest}-again", 1)
     assert start == "boot"
     assert f"x-{guest}-again01" in detail
     vclust("destroy", f"x-{guest}-again")
     assert json.loads(image.path.with_suffix(".json").read_text())["key"] == "retired"
     Catalogue(site).remove(image)
-    vclust("repair")
+    vclust("site", "repair")
     assert left_on(host, there) == {}
     assert left_since(here) == {}
