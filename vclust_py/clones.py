@@ -222,7 +222,7 @@ def _pinned(
         if offer is not None and (image := offer.template) is not None:
             # Beside those of other hosts and of earlier starts: disks of nodes stand on them.
             pinned, digest = clusters.get(session.store, cluster.name).images, image.manifest.digest
-            if not pin(session, cluster, {**pinned, f"{templates.ROLE}{digest[:12]}": digest}):
+            if not pin(session, cluster, {**pinned, f"{templates.ROLE}{frozen.role(image)}": digest}):
                 offer = Offer(None, f"{image.path.name} was taken away")
         if offer is not None:
             found |= dict.fromkeys(names, offer)

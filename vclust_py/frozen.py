@@ -29,9 +29,9 @@ from vclust_py.hypervisor import (
 )
 from vclust_py.image import Image, Place
 from vclust_py.image.builder import create_over
-from vclust_py.image.catalogue import lock_name
 from vclust_py.image.manifest import REMOTE
 from vclust_py.image.space import naming_full_disk, require_space
+from vclust_py.site import clusters
 from vclust_py.site.session import Session
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,11 @@ def files_of(image: Image) -> Files:
         folder = HOST_ROOT / "clusters" / place.folder
         return Files(folder / _DISK, folder / MEMORY, image.path)
     return Files(image.path, image.companions[MEMORY], image.companions.get(_STATE, image.path))
+
+
+def role(image: Image) -> str:
+    """What a cluster calls the image among its own, after `templates.ROLE`: by its folder, if it has one."""
+    return image.manifest.place.folder if image.manifest.place else image.manifest.digest[:12]
 
 
 def find(session: Session, kind: str, key: str, memory: int, forking: Forking) -> Image | None:
@@ -146,7 +151,10 @@ def ensure(
                 require_space(session.site.images, needed)
                 return make(_Here(session, kind, key, folder))
         _clear(session, forking)
-        with _workplace(kind, key, forking) as (name, work):
+        name = (
+            f"{session.images.folder(REMOTE[kind], key).stem.removeprefix('image-')}-{secrets.token_hex(4)}"
+        )
+        with _workplace(name, forking) as work:
             if (free := work.free()) < needed:
                 raise VclustError(
                     f"{forking.host.name}: {work.path('').parent}: not enough space: {free >> 20} MB free,"
@@ -156,15 +164,13 @@ def ensure(
 
 
 @contextmanager
-def _workplace(kind: str, key: str, forking: Forking) -> Iterator[tuple[str, Workplace]]:
-    """A new folder on the host, and its name; it stays where the block comes to its end."""
-    lock = lock_name(REMOTE[kind], key).removeprefix("image-")
-    name = f"{lock}-{secrets.token_hex(4)}"
+def _workplace(name: str, forking: Forking) -> Iterator[Workplace]:
+    """A new folder on the host; it stays where the block comes to its end."""
     work = forking.workplace(name)
     if work is None:
         raise VclustError(f"{forking.host.name}: it is the site manager itself")
     try:
-        yield name, work
+        yield work
     except BaseException:
         with suppress(VclustError):  # else with the next that is made there (`clear`)
             work.remove()
@@ -261,7 +267,11 @@ def _clear(session: Session, forking: Forking, *, check: bool = False) -> list[s
     host, removed = forking.host.name, list[str]()
 
     def known() -> set[str]:
-        return {place.folder for image in on_host(session, host) if (place := image.manifest.place)}
+        # Clones stand on theirs though the site may have lost the image, as one that was restored has.
+        pinned = {
+            role.partition("-")[2] for cluster in clusters.live(session.store) for role in cluster.images
+        }
+        return pinned | {place.folder for image in on_host(session, host) if (place := image.manifest.place)}
 
     try:
         for name in sorted({name for name in forking.workplaces() if _FOLDER.fullmatch(name)} - known()):

@@ -2,10 +2,11 @@
 """A cluster whose nodes boot beside the same one of clones, one after the other so that both see the same machine.
 
     .venv/bin/python tests/benchmarks/fork.py [--nodes 2] [--ram 512MB] [--runs 3] [--starts boot fork]
-        [-i INVENTORY --root ROOT] [--json]
+        [--suites bookworm trixie] [-i INVENTORY --root ROOT] [--json]
 
 The request is examples/hello-mpi.ini with so many nodes.  Means of the nodes, medians of the runs; `make ...` is the
 first create of clones, which makes the template or suspends the installer, and makes the layer where it is not there.
+With several suites they take turns, and each row begins with the name of its suite.
 
 installer  CPU seconds of a node's QEMU process until its installer has seen disks and network card (not of `fork`)
 cpu     CPU seconds of a node's QEMU process until the node has reported (host side included)
@@ -14,7 +15,9 @@ nodes   seconds from the start of the first node to the report of the last one
 proof   seconds from that report to the end of `ready`
 memory  MB of a node's QEMU process when all is proven, shared pages divided among their holders (PSS)
 
-Root.  Nodes run by KVM where it works, else emulated.
+Root.  Nodes run by KVM where it works, else emulated.  Those on hosts that are other machines are asked for through
+libvirt, ten times a second, and have no `memory`: for tests/testbed's hosts, say, give -i its inventory and --root the
+site's there.
 """
 
 import argparse
@@ -33,7 +36,10 @@ from pathlib import Path
 
 from create import proof
 
-from vclust_py.site import PROJECT, Site
+from vclust_py.hypervisor import Host
+from vclust_py.nodes import domain_name
+from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.session import Session
 
 VCLUST = Path(sys.executable).parent / "vclust"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -60,24 +66,43 @@ def memory(domain: str) -> float:
     return int(text.partition("\nPss:")[2].split()[0]) * 1024 / 1e6
 
 
+def seen(session: Session, root: Path, name: str) -> dict[str, tuple[bytes, float]]:
+    """By domain of the cluster's nodes that run what their consoles have said, and their CPU seconds until now."""
+    found = dict[str, tuple[bytes, float]]()
+    for console in (root / "clusters").glob(f"{name}.*/*.{name}.console"):
+        with contextlib.suppress(OSError):
+            said = console.read_bytes()
+            found[console.stem] = said, cpu_seconds(console.stem)
+    cluster = clusters.find(session.store, name) if session.store.exists else None
+    nodes = [node for node in cluster.nodes if node.machine is not None] if cluster else []
+    drivers, _ = session.drivers(Host(node.host, node.uri, node.guest) for node in nodes)
+    for host, driver in drivers.items():
+        spent = driver.processor_seconds()
+        for node in nodes:
+            if cluster is not None and node.host == host and node.uuid in spent:
+                domain, folder = domain_name(cluster, node), clusters.folder(session.store, cluster).name
+                found[domain] = driver.console(folder, domain), spent[node.uuid]
+    if nodes:
+        time.sleep(0.1)
+    return found
+
+
 def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, float]:
     """One create, looked at from outside, and its end."""
     started, reported, spent = time.monotonic(), list[float](), dict[str, float]()
     installing = dict[str, float]()
     command = subprocess.Popen([VCLUST, "-i", arguments.inventory, "create", path], stdout=subprocess.DEVNULL)
     first = 0.0
-    while command.poll() is None:
-        for console in (arguments.root / "clusters").glob(f"{name}.*/*.{name}.console"):
-            first = first or time.monotonic()
-            said = console.read_bytes()
-            if console.stem not in installing and b"vclust: installer" in said:
-                with contextlib.suppress(OSError):
-                    installing[console.stem] = cpu_seconds(console.stem)
-            if console.stem not in spent and b"vclust: ready" in said:
-                with contextlib.suppress(OSError):
-                    spent[console.stem] = cpu_seconds(console.stem)
+    with Session(Site(root=arguments.root)) as session:
+        while command.poll() is None:
+            for domain, (said, seconds) in seen(session, arguments.root, name).items():
+                first = first or time.monotonic()
+                if domain not in installing and b"vclust: installer" in said:
+                    installing[domain] = seconds
+                if domain not in spent and b"vclust: ready" in said:
+                    spent[domain] = seconds
                     reported.append(time.monotonic())
-        time.sleep(0.01)
+            time.sleep(0.01)
     wall = time.monotonic() - started
     if command.returncode:
         sys.exit(f"vclust create ended with {command.returncode}")
@@ -86,10 +111,11 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
         "cpu": statistics.mean(spent.values()),
         "nodes": max(reported) - first,
         "wall": wall,
-        "memory": statistics.mean(map(memory, spent)),
         "proof": proof(shown),
         "clones": sum(node["start"] != "boot" for node in shown["nodes"]),
     }
+    if here := [domain for domain in spent if Path(f"/run/libvirt/qemu/{domain}.pid").exists()]:
+        row["memory"] = statistics.mean(map(memory, here))
     if installing:
         row["installer"] = statistics.mean(installing.values())
     vclust(arguments.inventory, "destroy", name)
@@ -97,20 +123,18 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
-    paths = {}
-    for start in arguments.starts:
-        text = re.sub(r"NumberOfNodes: .*", f"NumberOfNodes: {arguments.nodes}", EXAMPLE)
-        text = re.sub(r"RAM: .*", f"RAM: {arguments.ram}", text)
-        paths[start] = folder / f"bench-{start}.ini"
-        paths[start].write_text(f"{text}Start: {start}\n")
-    rows: dict[str, list[dict[str, float]]] = {
-        f"make {start}": [create(arguments, f"bench-{start}", path)]
-        for start, path in paths.items()
-        if start != "boot"
-    }
-    for _ in range(arguments.runs):
-        for start, path in paths.items():
-            rows.setdefault(start, []).append(create(arguments, f"bench-{start}", path))
+    text = re.sub(r"NumberOfNodes: .*", f"NumberOfNodes: {arguments.nodes}", EXAMPLE)
+    text = re.sub(r"RAM: .*", f"RAM: {arguments.ram}", text)
+    rows: dict[str, list[dict[str, float]]] = {}
+    for turn in range(arguments.runs + 1):
+        for start in arguments.starts:
+            for suite in arguments.suites:
+                name = f"bench-{start}"
+                path = folder / f"{name}.ini"
+                path.write_text(f"{text}Suite: {suite}\nStart: {start}\n")
+                words = [suite] * (len(arguments.suites) > 1) + ["make"] * (turn == 0) + [start]
+                if turn or start != "boot":
+                    rows.setdefault(" ".join(words), []).append(create(arguments, name, path))
     return rows
 
 
@@ -129,6 +153,7 @@ def main() -> None:
     parser.add_argument("--ram", default="512MB")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--starts", nargs="+", choices=("boot", "resume", "fork"), default=["boot", "fork"])
+    parser.add_argument("--suites", nargs="+", default=[Site().default_suite])
     parser.add_argument("-i", "--inventory", type=Path, default=PROJECT / "inventories/local")
     parser.add_argument("--root", type=Path, default=Site.root, help="the site's root in that inventory")
     parser.add_argument("--json", action="store_true")
@@ -150,7 +175,7 @@ def main() -> None:
         f"{arguments.nodes} nodes of {arguments.ram}, medians of {arguments.runs} runs; {result['machine']}"
     )
     for kind, row in medians(rows).items():
-        print(f"{kind:11}", *(f"{name} {value:8.2f}" for name, value in row.items()))
+        print(f"{kind:20}", *(f"{name} {value:8.2f}" for name, value in row.items()))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import libvirt
 import libvirt_qemu
 
 from vclust_py.errors import VclustError
-from vclust_py.guest.template import PORT
+from vclust_py.guest.agent import PORT
 from vclust_py.hypervisor import CONSOLE, MEMORY, Domain, Host, memory_bytes
 from vclust_py.hypervisor.cloning import SETTLE, Cloning
 from vclust_py.hypervisor.connection import Connection
@@ -67,7 +67,7 @@ class QemuForking(Cloning):
 
     def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         console = folder / CONSOLE
-        xml = self._xml(domain, console, folder / MEMORY, clone=False, port=True)
+        xml = self._xml(domain, console, folder / MEMORY, clone=False)
         with self._frozen(domain, folder, state, xml) as started, self._port(started) as say:
             self._hear(domain, console, "waiting", timeout)
             say("prepare\n")
@@ -76,14 +76,14 @@ class QemuForking(Cloning):
 
     def suspend(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         console = folder / CONSOLE
-        xml = self._xml(domain, console, folder / MEMORY, clone=False, port=False)
+        xml = self._xml(domain, console, folder / MEMORY, clone=False)
         with self._frozen(domain, folder, state, xml):
             self._hear(domain, console, "waiting", timeout)
             time.sleep(SETTLE)
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        started = self._paused(domain, self._xml(domain, console, memory, clone=True, port=True))
+        started = self._paused(domain, self._xml(domain, console, memory, clone=True))
         self._load(domain, started, state)
         with self._port(started) as say:
             say(f"go {time.time():.6f}\n")
@@ -92,16 +92,14 @@ class QemuForking(Cloning):
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        started = self._paused(domain, self._xml(domain, console, memory, clone=True, port=False))
+        started = self._paused(domain, self._xml(domain, console, memory, clone=True))
         self._load(domain, started, state)
         self._go_on(domain, started, console, timeout)
 
-    def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool, port: bool) -> Element:
-        """The domain with its memory in a file, a generation of its own, and if it is to have one the agent's port."""
+    def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool) -> Element:
+        """The domain with its memory in a file, and a generation of its own."""
         xml = self._definition(domain, console)
         add(xml, "genid")
-        if port:
-            add_port(xml, PORT)
         if not clone:
             # Connected to nothing, but a tap as a node's: what the card can do depends on it.
             (interface,) = xml.findall("devices/interface")
@@ -196,13 +194,6 @@ class QemuForking(Cloning):
     def _port(self, started: Any) -> contextlib.AbstractContextManager[Callable[[str], None]]:
         """The agent's port, held open: a function that sends it a line."""
         return self._line_to(started, lambda domain, stream: domain.openChannel(PORT, stream, 0))
-
-
-def add_port(xml: Element, name: str) -> None:
-    """A virtio port of that name, with a socket on the host."""
-    (devices,) = xml.findall("devices")
-    channel = add(devices, "channel", type="unix")
-    add(channel, "target", type="virtio", name=name)
 
 
 class LocalForking(QemuForking):

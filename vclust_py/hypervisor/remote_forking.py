@@ -14,9 +14,10 @@ from typing import Any
 
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import HOST_ROOT, Domain, Host
+from vclust_py.hypervisor.agent import add_port
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import Element, parsed
-from vclust_py.hypervisor.forking import QemuForking, add_port
+from vclust_py.hypervisor.forking import QemuForking
 from vclust_py.hypervisor.storage import Pool, RemoteFiles, send_all
 
 _SAVED = "saved"
@@ -58,9 +59,10 @@ class RemoteForking(QemuForking):
     def workplaces(self) -> list[str]:
         return Pool(self._connection, self.host, "vclust-clusters", HOST_ROOT / "clusters").folders()
 
-    def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool, port: bool) -> Element:
-        xml = super()._xml(domain, console, memory, clone=clone, port=port)
-        add_port(xml, STATE_PORT)
+    def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool) -> Element:
+        xml = super()._xml(domain, console, memory, clone=clone)
+        (devices,) = xml.findall("devices")
+        add_port(devices, STATE_PORT)
         return xml
 
     def _make_memory(self, path: Path, size: int) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -346,6 +347,8 @@ class Pool:
             if volume is None:
                 return ""
             changed = parsed(volume.XMLDesc()).findtext("target/timestamps/mtime", "")
+            if not re.fullmatch("[0-9.]{0,40}", changed):
+                raise VclustError(f"{self._host.name}: {self.folder / name}: got no time of its last change")
             return f"{_length(volume)} bytes of {changed}"
 
         def call(connection: Any) -> str:

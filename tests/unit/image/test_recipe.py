@@ -13,9 +13,9 @@ import pytest
 from image.baseroot import PVH_NOTE, VERSION, bzimage, fill
 
 from vclust_py import suspended, templates
-from vclust_py.hypervisor import Domain
+from vclust_py.hypervisor import Domain, Host
 from vclust_py.image import Catalogue, Image, base, builder, installer, tuning
-from vclust_py.image.manifest import EXTENSIONS
+from vclust_py.image.manifest import EXTENSIONS, REMOTE
 from vclust_py.image.recipe import BASES, RECIPES
 from vclust_py.image.store import fast_copy
 from vclust_py.metapackages import MetaPackage
@@ -30,8 +30,8 @@ PINNED = {
     "installer": ("7", "88e1ef82f5c01c9e"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
-    "template": ("2", "234c4c504df19535"),
-    "suspended": ("2", "56628e6abf466f9e"),
+    "template": ("3", "234c4c504df19535"),
+    "suspended": ("3", "56628e6abf466f9e"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
 }
 """Version and digest of the output of each recipe."""
@@ -190,17 +190,25 @@ def make_bundle(site: Site, recorder: Recorder) -> None:
 class Freezing:
     """Writes down what it is to freeze."""
 
+    host = Host("here")
+
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
     def identity(self) -> str:
         return "this host"
 
-    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
+    def workplace(self, folder: str) -> None:
+        return None
+
+    def workplaces(self) -> list[str]:
+        raise AssertionError
+
+    def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         self._recorder.note(f"{domain.cpus} {domain.memory} {domain.command_line}")
         self._recorder.note(*(f"{disk.path.name} {disk.format} {disk.readonly}" for disk in domain.disks))
-        for name in ("memory", "state"):
-            (folder / name).write_text(name)
+        for path in (folder / "memory", state):
+            path.write_text(path.name)
 
     suspend = freeze
 
@@ -265,5 +273,5 @@ def test_a_recipe_whose_output_changed_has_another_version(kind: str, site: Site
 
 
 def test_every_kind_of_image_has_a_recipe() -> None:
-    assert RECIPES.keys() == EXTENSIONS.keys()
+    assert RECIPES.keys() | set(REMOTE.values()) == EXTENSIONS.keys()
     assert VERSIONS.keys() == MAKERS.keys() == PINNED.keys()
