@@ -20,7 +20,7 @@ from test_base import images, lock_of  # noqa: F401 - fixtures
 
 from vclust_py.hypervisor import Disk, Domain, Host, Hypervisor, Segment, connect, daemon
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.storage import RemoteFiles
+from vclust_py.hypervisor.remote_files import RemoteFiles
 from vclust_py.image import installer
 from vclust_py.image.base import BaseImages
 from vclust_py.image.builder import COMPRESSED

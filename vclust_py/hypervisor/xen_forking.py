@@ -25,7 +25,8 @@ from vclust_py.hypervisor import HOST_ROOT, MEMORY, Domain, Host
 from vclust_py.hypervisor.cloning import SETTLE, Cloning
 from vclust_py.hypervisor.connection import CALL_TIMEOUT, Connection
 from vclust_py.hypervisor.domains import Element, absent, add, as_text
-from vclust_py.hypervisor.storage import Pool, RemoteFiles
+from vclust_py.hypervisor.remote_files import RemoteFiles
+from vclust_py.hypervisor.storage import Pool
 from vclust_py.site import Site
 
 _HEAD = struct.Struct("=16sII40x")
