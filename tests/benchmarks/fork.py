@@ -17,7 +17,8 @@ memory  MB of a node's QEMU process when all is proven, shared pages divided amo
 
 Root.  Nodes run by KVM where it works, else emulated.  Those on hosts that are other machines are asked for through
 libvirt, ten times a second, and have no `memory`: for tests/testbed's hosts, say, give -i its inventory and --root the
-site's there.
+site's there.  On Xen hosts, which are asked once a second, CPU seconds are those of the node's domain and its share of
+what dom0 works meanwhile: it starts and restores domains, and serves their disks.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from vclust_py.site.session import Session
 
 VCLUST = Path(sys.executable).parent / "vclust"
 TICKS = os.sysconf("SC_CLK_TCK")
+DOM0 = "00000000-0000-0000-0000-000000000000"
 EXAMPLE = (PROJECT / "examples/hello-mpi.ini").read_text()
 
 
@@ -66,8 +68,11 @@ def memory(domain: str) -> float:
     return int(text.partition("\nPss:")[2].split()[0]) * 1024 / 1e6
 
 
-def seen(session: Session, root: Path, name: str) -> dict[str, tuple[bytes, float]]:
-    """By domain of the cluster's nodes that run what their consoles have said, and their CPU seconds until now."""
+def seen(session: Session, root: Path, name: str, dom0: dict[str, float]) -> dict[str, tuple[bytes, float]]:
+    """By domain of the cluster's nodes that run what their consoles have said, and their CPU seconds until now.
+
+    `dom0`: those of Xen hosts' dom0 when they were seen first; what it has worked since then is shared by the nodes.
+    """
     found = dict[str, tuple[bytes, float]]()
     for console in (root / "clusters").glob(f"{name}.*/*.{name}.console"):
         with contextlib.suppress(OSError):
@@ -77,25 +82,28 @@ def seen(session: Session, root: Path, name: str) -> dict[str, tuple[bytes, floa
     nodes = [node for node in cluster.nodes if node.machine is not None] if cluster else []
     drivers, _ = session.drivers(Host(node.host, node.uri, node.guest) for node in nodes)
     for host, driver in drivers.items():
-        spent = driver.processor_seconds()
-        for node in nodes:
-            if cluster is not None and node.host == host and node.uuid in spent:
+        spent, there = driver.processor_seconds(), [node for node in nodes if node.host == host]
+        for_all = spent.get(DOM0, 0.0) / len(there)
+        for node in there:
+            if cluster is not None and node.uuid in spent:
                 domain, folder = domain_name(cluster, node), clusters.folder(session.store, cluster).name
-                found[domain] = driver.console(folder, domain), spent[node.uuid]
+                seconds = spent[node.uuid] + for_all - dom0.setdefault(host, for_all)
+                found[domain] = driver.console(folder, domain), seconds
+        dom0.setdefault(host, for_all)
     if nodes:
-        time.sleep(0.1)
+        time.sleep(1 if any(driver.accelerator == "xen" for driver in drivers.values()) else 0.1)
     return found
 
 
 def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, float]:
     """One create, looked at from outside, and its end."""
     started, reported, spent = time.monotonic(), list[float](), dict[str, float]()
-    installing = dict[str, float]()
+    installing, dom0 = dict[str, float](), dict[str, float]()
     command = subprocess.Popen([VCLUST, "-i", arguments.inventory, "create", path], stdout=subprocess.DEVNULL)
     first = 0.0
     with Session(Site(root=arguments.root)) as session:
         while command.poll() is None:
-            for domain, (said, seconds) in seen(session, arguments.root, name).items():
+            for domain, (said, seconds) in seen(session, arguments.root, name, dom0).items():
                 first = first or time.monotonic()
                 if domain not in installing and b"vclust: installer" in said:
                     installing[domain] = seconds

@@ -6,9 +6,11 @@ driver      what the drivers do alike with a host: the site manager itself, or a
 domains     what they do alike with a domain
 segments    a cluster's segment on another machine
 local       files of a cluster on the site manager itself
-storage     and on a host that is another machine
+remote_files  and on a host that is another machine, in folders of its storage
 forking     templates, suspended installers, and clones of them
 remote_forking  the same on another machine
+xen_forking  suspended installers of a Xen host, and nodes that go on from them
+cloning     what these do alike: what is said to such a machine, and what it says
 agent       scripts for nodes that run
 connection  libvirt calls that end: each in a bounded time, in an error that names the host
 certificates  why TLS to a host fails

@@ -6,7 +6,8 @@ from functools import cached_property
 from vclust_py.hypervisor import HOST_ROOT, Segment, segments
 from vclust_py.hypervisor.domains import Domains
 from vclust_py.hypervisor.local import LocalFiles
-from vclust_py.hypervisor.storage import Pool, RemoteFiles
+from vclust_py.hypervisor.remote_files import RemoteFiles
+from vclust_py.hypervisor.storage import Pool
 from vclust_py.site import Site
 
 

@@ -8,15 +8,13 @@ give a saved machine neither another name nor another disk.  `LocalForking` is f
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
-import secrets
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,30 +25,21 @@ import libvirt_qemu
 from vclust_py.errors import VclustError
 from vclust_py.guest.agent import PORT
 from vclust_py.hypervisor import CONSOLE, MEMORY, Domain, Host, memory_bytes
+from vclust_py.hypervisor.cloning import SETTLE, Cloning
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.domains import Element, absent, add, as_text, parsed
+from vclust_py.hypervisor.domains import Element, add, as_text, parsed
 
 _NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 _CHUNK = 1 << 20
 _POLL = 0.02
 LOADS = 20.0
 """Seconds that saving or loading the state of devices may take; it takes 0.1 s."""
-_LINE = re.compile(rb"vclust: (installer|waiting|prepared|resumed|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
-_MEMORY = "memory-backend=vclust"
-"""In the definition of every clone, and of no domain that has booted."""
-_SEED = 32
-"""Random bytes that an installer gets when it goes on."""
-_ALIVE = 1.0
-"""Seconds between two looks at whether a domain that says nothing still runs."""
-_SETTLE = 0.2
-"""Seconds from the agent's last word to its next read of the port."""
 
 
-class QemuForking(ABC):
+class QemuForking(Cloning):
     """What is alike on the site manager itself and on other machines."""
 
-    _poll = 0.02
-    """Seconds between two looks at a console."""
+    clone_mark = "memory-backend=vclust"
 
     def __init__(
         self,
@@ -61,16 +50,12 @@ class QemuForking(ABC):
         console: Callable[[Domain], Path],
     ) -> None:
         """`definition`: of a domain that boots, given where its console goes; `console`: where a node's does."""
-        self.host, self._connection, self._accelerator = host, connection, accelerator
+        super().__init__(host, connection, accelerator)
         self._definition, self._console = definition, console
 
     @abstractmethod
     def _make_memory(self, path: Path, size: int) -> None:
         """A file of zeros that QEMU's user, and nobody else, may write."""
-
-    @abstractmethod
-    def _said(self, console: Path) -> bytes:
-        """All that is in the console's file; empty when it is not there."""
 
     @abstractmethod
     def _save(self, domain: Domain, started: Any, folder: Path, state: Path) -> None:
@@ -80,24 +65,6 @@ class QemuForking(ABC):
     def _load(self, domain: Domain, started: Any, state: Path) -> None:
         """Have the paused domain take up that state."""
 
-    def identity(self) -> str:
-        def work(connection: Any) -> str:
-            capabilities = parsed(connection.getCapabilities())
-            processor = capabilities.find("host/cpu")
-            counter = None if processor is None else processor.find("counter")
-            if processor is not None and counter is not None:
-                processor.remove(counter)  # measured anew with each start of the daemon
-            return json.dumps(
-                [
-                    self._accelerator,
-                    connection.getVersion(),
-                    connection.getLibVersion(),
-                    "" if processor is None else as_text(processor),
-                ]
-            )
-
-        return hashlib.sha256(self._connection.call("capabilities", work).encode()).hexdigest()
-
     def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         console = folder / CONSOLE
         xml = self._xml(domain, console, folder / MEMORY, clone=False)
@@ -105,14 +72,14 @@ class QemuForking(ABC):
             self._hear(domain, console, "waiting", timeout)
             say("prepare\n")
             self._hear(domain, console, "prepared", timeout)
-            time.sleep(_SETTLE)
+            time.sleep(SETTLE)
 
     def suspend(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         console = folder / CONSOLE
         xml = self._xml(domain, console, folder / MEMORY, clone=False)
         with self._frozen(domain, folder, state, xml):
             self._hear(domain, console, "waiting", timeout)
-            time.sleep(_SETTLE)
+            time.sleep(SETTLE)
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
@@ -127,28 +94,7 @@ class QemuForking(ABC):
         console = self._console(domain)
         started = self._paused(domain, self._xml(domain, console, memory, clone=True))
         self._load(domain, started, state)
-        with self._keyboard(started) as say:
-            self._connection.call(f"resume {domain.name}", lambda _: started.resume())
-            # The guest's clock counts whole seconds from here.
-            say(f"go {time.time():.0f} {secrets.token_hex(_SEED)} {domain.mac}\n")
-            self._hear(domain, console, "resumed", timeout, wrong="installer")
-
-    def clear(self, uuids: Iterable[str]) -> list[str]:
-        wanted = list(uuids)
-
-        def work(connection: Any) -> list[str]:
-            cleared = []
-            for uuid in wanted:
-                with absent(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-                    found = connection.lookupByUUIDString(uuid)
-                    # Not one that has booted, and that somebody has paused.
-                    if found.state()[0] == libvirt.VIR_DOMAIN_PAUSED and _MEMORY in found.XMLDesc():
-                        found.destroy()
-                        found.undefine()
-                        cleared.append(uuid)
-            return cleared
-
-        return self._connection.call("look for clones that never ran", work)
+        self._go_on(domain, started, console, timeout)
 
     def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool) -> Element:
         """The domain with its memory in a file, and a generation of its own."""
@@ -164,7 +110,7 @@ class QemuForking(ABC):
         arguments = add(xml, f"{{{_NAMESPACE}}}commandline")
         options = [f"id=vclust,size={memory_bytes(domain.memory)},mem-path={memory}"]
         options.append("share=off" if clone else "share=on")
-        words = ["-object", f"memory-backend-file,{','.join(options)}", "-machine", _MEMORY]
+        words = ["-object", f"memory-backend-file,{','.join(options)}", "-machine", self.clone_mark]
         if clone:
             words += ["-incoming", "defer"]
         for word in words:
@@ -248,69 +194,6 @@ class QemuForking(ABC):
     def _port(self, started: Any) -> contextlib.AbstractContextManager[Callable[[str], None]]:
         """The agent's port, held open: a function that sends it a line."""
         return self._line_to(started, lambda domain, stream: domain.openChannel(PORT, stream, 0))
-
-    def _keyboard(self, started: Any) -> contextlib.AbstractContextManager[Callable[[str], None]]:
-        """The console's input, held open: a function that types a line."""
-        return self._line_to(started, lambda domain, stream: domain.openConsole(None, stream, 0))
-
-    @contextlib.contextmanager
-    def _line_to(
-        self, started: Any, connect: Callable[[Any, Any], object]
-    ) -> Iterator[Callable[[str], None]]:
-        def opened(connection: Any) -> Any:
-            stream = connection.newStream()
-            connect(connection.lookupByUUIDString(started.UUIDString()), stream)
-            return stream
-
-        stream = self._connection.call(f"line to {started.name()}", opened)
-
-        def say(line: str) -> None:
-            self._connection.call(f"line to {started.name()}", lambda _: stream.send(line.encode()))
-
-        try:
-            yield say
-        finally:
-            with contextlib.suppress(VclustError):
-                self._connection.call(f"line to {started.name()}", lambda _: stream.abort())
-
-    def _hear(self, domain: Domain, console: Path, word: str, timeout: float, wrong: str = "") -> None:
-        """Wait until the guest says `word` on the console; if it has started anew it says `wrong` before that."""
-        deadline, looked = time.monotonic() + timeout, time.monotonic()
-        while True:
-            lines = _LINE.findall(self._said(console))
-            heard, words = dict(lines), [said for said, _ in lines]
-            if b"failed" in heard:
-                raise VclustError(
-                    f"{self.host.name}: {domain.name}: {heard[b'failed'].decode(errors='replace')}"
-                )
-            if wrong.encode() in words and word.encode() not in words[: words.index(wrong.encode())]:
-                raise VclustError(
-                    f"{self.host.name}: {domain.name}: it did not go on from where it was frozen"
-                )
-            if word.encode() in heard:
-                return
-            if time.monotonic() > deadline:
-                raise VclustError(f"{self.host.name}: {domain.name}: not {word} after {timeout:g} s")
-            if time.monotonic() > looked + _ALIVE:
-                looked = time.monotonic()
-                if not self._runs(domain):
-                    raise VclustError(f"{self.host.name}: {domain.name}: it stopped before it was {word}")
-            time.sleep(self._poll)
-
-    def _runs(self, domain: Domain) -> bool:
-        def work(connection: Any) -> bool:
-            with absent(libvirt.VIR_ERR_NO_DOMAIN):
-                return bool(connection.lookupByUUIDString(domain.uuid).isActive())
-            return False
-
-        return self._connection.call(f"look at {domain.name}", work)
-
-    def _destroy(self, started: Any) -> None:
-        def work(_: Any) -> None:
-            with absent(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-                started.destroy()
-
-        self._connection.call(f"remove domain {started.name()}", work)
 
 
 class LocalForking(QemuForking):

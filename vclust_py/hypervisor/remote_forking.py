@@ -18,7 +18,8 @@ from vclust_py.hypervisor.agent import add_port
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import Element, parsed
 from vclust_py.hypervisor.forking import QemuForking
-from vclust_py.hypervisor.storage import Pool, RemoteFiles, send_all
+from vclust_py.hypervisor.remote_files import RemoteFiles
+from vclust_py.hypervisor.storage import Pool, send_all
 
 _SAVED = "saved"
 _MAGIC = b"LibvirtQemudSave"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 RECIPES = {
     "base": "973bb9b2444c",
     "kernel": "973bb9b2444c",
-    "installer": "6",  # modules unpacked; mounts what systemd would mount by a process each; may be suspended
+    "installer": "7",  # modules unpacked; does some of what systemd would start processes for; Xen too may suspend it
     "cache": "2",  # packed with zlib
     "layer": "1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff",
     "template": "3",  # no balloon; a port for the agent

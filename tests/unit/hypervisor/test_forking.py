@@ -15,8 +15,8 @@ from vclust_py.hypervisor import Disk, Domain, Host
 from vclust_py.hypervisor.domains import as_text
 from vclust_py.hypervisor.forking import LocalForking, QemuForking
 from vclust_py.hypervisor.qemu import Qemu
+from vclust_py.hypervisor.remote_files import RemoteFiles
 from vclust_py.hypervisor.remote_forking import STATE_PORT, RemoteForking
-from vclust_py.hypervisor.storage import RemoteFiles
 
 DOMAIN = Domain(
     name="test.n1",

@@ -17,7 +17,8 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, storage
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.local import LocalFiles
-from vclust_py.hypervisor.storage import Pool, RemoteFiles
+from vclust_py.hypervisor.remote_files import RemoteFiles
+from vclust_py.hypervisor.storage import Pool
 from vclust_py.site import Site
 
 GB = 10**9

@@ -27,7 +27,7 @@ PINNED = {
     "base": ("973bb9b2444c", "f4c6474497b21947"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
     "base of trixie": ("3", "8625b91064941aba"),
-    "installer": ("6", "37726583c6a4ea56"),
+    "installer": ("7", "88e1ef82f5c01c9e"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
     "template": ("3", "234c4c504df19535"),
