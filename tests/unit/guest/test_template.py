@@ -30,7 +30,9 @@ def test_a_template_is_nobody(disks: dict[str, Path]) -> None:
     assert sorted(listing(disks["seed"])) == [
         "etc/hostname",
         "etc/machine-id",
-        "run/systemd/system/sysinit.target.d/vclust-fork.conf",
+        "run/systemd/system/basic.target.d/vclust-fork.conf",
+        "run/systemd/system/systemd-journald.service.d/vclust-fork.conf",
+        "run/systemd/system/timer.d/vclust-fork.conf",
         "run/systemd/system/vclust-fork.service",
         "run/vclust/fork-agent",
         "run/vclust/identity",

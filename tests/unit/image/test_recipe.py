@@ -24,10 +24,10 @@ from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
 
 PINNED = {
-    "base": ("973bb9b2444c", "d91fce43a6d4de52"),
+    "base": ("2", "e4f43636bfd7ecd4"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "base of trixie": ("2", "68e6401a850b26e4"),
-    "installer": ("6", "37726583c6a4ea56"),
+    "base of trixie": ("3", "9f3eb13ac0477623"),
+    "installer": ("7", "4c7af8c6f92c1271"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
     "template": ("2", "234c4c504df19535"),
