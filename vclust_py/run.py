@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from vclust_py.errors import VclustError
 from vclust_py.text import plain
@@ -23,6 +24,8 @@ Not subprocess's `preexec_fn`: with that, Python runs its at-fork hooks, and a C
 lost together with the locks they hold.
 """
 
+
+_PROJECT = Path(__file__).resolve().parents[1]
 
 MOST_OUTPUT = 1 << 28
 """Bytes that a command may print: the index of a whole archive has a fifth of that."""
@@ -114,6 +117,24 @@ def _read(
 def _text(data: bytearray) -> str:
     """As text, line ends as Python has them."""
     return data.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def start_module(
+    module: str,
+    *words: str,
+    stdin: IO[str] | int = subprocess.DEVNULL,
+    output: IO[bytes] | int = subprocess.DEVNULL,
+) -> None:
+    """Run `python -m module` in a process that goes on when this one has ended; nobody waits for it."""
+    subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(_PROJECT)},
+        stdin=stdin,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
 
 
 def keep_interruptions() -> None:

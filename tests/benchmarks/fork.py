@@ -2,10 +2,11 @@
 """A cluster whose nodes boot beside the same one of clones, one after the other so that both see the same machine.
 
     .venv/bin/python tests/benchmarks/fork.py [--nodes 2] [--ram 512MB] [--runs 3] [--starts boot fork]
-        [-i INVENTORY --root ROOT] [--json]
+        [--suites bookworm trixie] [-i INVENTORY --root ROOT] [--json]
 
 The request is examples/hello-mpi.ini with so many nodes.  Means of the nodes, medians of the runs; `make ...` is the
 first create of clones, which makes the template or suspends the installer, and makes the layer where it is not there.
+With several suites they take turns, and each row begins with the name of its suite.
 
 installer  CPU seconds of a node's QEMU process until its installer has seen disks and network card (not of `fork`)
 cpu     CPU seconds of a node's QEMU process until the node has reported (host side included)
@@ -97,20 +98,18 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
-    paths = {}
-    for start in arguments.starts:
-        text = re.sub(r"NumberOfNodes: .*", f"NumberOfNodes: {arguments.nodes}", EXAMPLE)
-        text = re.sub(r"RAM: .*", f"RAM: {arguments.ram}", text)
-        paths[start] = folder / f"bench-{start}.ini"
-        paths[start].write_text(f"{text}Start: {start}\n")
-    rows: dict[str, list[dict[str, float]]] = {
-        f"make {start}": [create(arguments, f"bench-{start}", path)]
-        for start, path in paths.items()
-        if start != "boot"
-    }
-    for _ in range(arguments.runs):
-        for start, path in paths.items():
-            rows.setdefault(start, []).append(create(arguments, f"bench-{start}", path))
+    text = re.sub(r"NumberOfNodes: .*", f"NumberOfNodes: {arguments.nodes}", EXAMPLE)
+    text = re.sub(r"RAM: .*", f"RAM: {arguments.ram}", text)
+    rows: dict[str, list[dict[str, float]]] = {}
+    for turn in range(arguments.runs + 1):
+        for start in arguments.starts:
+            for suite in arguments.suites:
+                name = f"bench-{start}"
+                path = folder / f"{name}.ini"
+                path.write_text(f"{text}Suite: {suite}\nStart: {start}\n")
+                words = [suite] * (len(arguments.suites) > 1) + ["make"] * (turn == 0) + [start]
+                if turn or start != "boot":
+                    rows.setdefault(" ".join(words), []).append(create(arguments, name, path))
     return rows
 
 
@@ -129,6 +128,7 @@ def main() -> None:
     parser.add_argument("--ram", default="512MB")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--starts", nargs="+", choices=("boot", "resume", "fork"), default=["boot", "fork"])
+    parser.add_argument("--suites", nargs="+", default=[Site().default_suite])
     parser.add_argument("-i", "--inventory", type=Path, default=PROJECT / "inventories/local")
     parser.add_argument("--root", type=Path, default=Site.root, help="the site's root in that inventory")
     parser.add_argument("--json", action="store_true")
@@ -150,7 +150,7 @@ def main() -> None:
         f"{arguments.nodes} nodes of {arguments.ram}, medians of {arguments.runs} runs; {result['machine']}"
     )
     for kind, row in medians(rows).items():
-        print(f"{kind:11}", *(f"{name} {value:8.2f}" for name, value in row.items()))
+        print(f"{kind:20}", *(f"{name} {value:8.2f}" for name, value in row.items()))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,19 @@ class Case(NamedTuple):
 
     @property
     def site(self) -> str:
-        return "cache" if self.there == "VD cache" else "plain"
+        return "cache" if "VD cache" in self.there else "plain"
+
+    @property
+    def needed(self) -> Sequence[str]:
+        """The kinds of images that the site has before; one more create makes them."""
+        return [kind for kind in ("layer", "template") if kind in self.there]
+
+    @property
+    def dropped(self) -> Sequence[str]:
+        """The kinds of images taken away before a create."""
+        if "template" in self.there:
+            return ()
+        return ("template",) if "layer" in self.there else ("template", "layer", "bundle")
 
     def __str__(self) -> str:
         return f"{self.start}, {self.install}, {self.there}"
@@ -83,6 +95,9 @@ CASES = (
     Case("boot", "once", "nothing"),
     Case("boot", "once", "VD cache"),
     Case("boot", "once", "layer"),
+    Case("resume", "each", "suspended installer"),
+    Case("resume", "each", "suspended installer, VD cache"),
+    Case("resume", "once", "suspended installer, layer"),
     Case("fork", "once", "nothing"),
     Case("fork", "once", "VD cache"),
     Case("fork", "once", "template"),
@@ -126,6 +141,9 @@ def ready(arguments: argparse.Namespace) -> Iterator[Row]:
     (base,) = [image for image in Catalogue(sites["cache"]).images() if image.manifest.kind == "base"]
     if not Catalogue(sites["cache"]).find("cache", cache_key(lock, base, "unpacked")):
         ensure_cache(sites["cache"], lock, base, "unpacked", vdcache.silent)
+    for case in CASES:
+        if case.start == "resume":  # a suspended installer for each number of disks
+            vdcache.create_once(arguments.root, sites[case.site], path, write(case, 1), drop_kinds=())
     for _ in range(arguments.runs):
         for nodes in arguments.nodes:
             for case in CASES:
@@ -139,11 +157,10 @@ def ready(arguments: argparse.Namespace) -> Iterator[Row]:
 
 def create(root: Path, site: Site, case: Case, path: Path, name: str) -> Row:
     """One create, with just what the case says is there."""
-    kept = {"template": (), "layer": ("template",)}.get(case.there, ("template", "layer", "bundle"))
-    if case.there in ("template", "layer") and not has(site, case.there):
+    if not all(has(site, kind) for kind in case.needed):
         vdcache.create_once(root, site, path, name, drop_kinds=())
     before = busy()
-    row = vdcache.create_once(root, site, path, name, drop_kinds=kept)
+    row = vdcache.create_once(root, site, path, name, drop_kinds=case.dropped)
     vdcache.say(f"{case}: {path.read_text().split()[2]} nodes, {row['total']:.1f} s")
     return {
         "seconds": round(row["total"], 2),

@@ -126,7 +126,7 @@ def kvm_roll_out(kvm_hosts: list[Host], site: Site, tmp_path_factory: pytest.Tem
 
 LOOK = {
     XEN: """\
-uptime; free -m; df -h /; xl list; dmesg | tail -n 15
+uptime; free -m; df -h /; xl list; dmesg | tail -n 15; journalctl -n 30 -u libvirtd -u vclust-hop
 tail -n 5 /var/log/xen/qemu-dm-*.log; tail -n 15 /var/log/xen/console/guest-*.log
 """,
     KVM: """\

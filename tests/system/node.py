@@ -12,6 +12,8 @@ from vclust_py.image import installer
 from vclust_py.run import DYING_WITH_PARENT
 
 TICKS = os.sysconf("SC_CLK_TCK")
+_ESCAPE = re.compile("\x1b(\\[[!?0-9;]*[A-Za-z]|\\][^\x07\x1b]*(\x07|\x1b\\\\))")
+"""ECMA-48: a control sequence, or a command for the terminal with its end."""
 
 
 class Node:
@@ -106,8 +108,11 @@ class Node:
         return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
 
     def said(self) -> list[str]:
-        """The lines for vclust on the console; on a busy machine one may stand behind the login prompt."""
-        lines = self.console.read_text(errors="replace").splitlines()
+        """The lines for vclust on the console; on a busy machine one may stand behind the login prompt.
+
+        Debian 13's systemd resets the terminal, by sequences that do not end the line.
+        """
+        lines = _ESCAPE.sub("", self.console.read_text(errors="replace")).splitlines()
         found = (re.search(r"(?:^|login: )(vclust: .*)", line) for line in lines)
         return [match[1].strip() for match in found if match]
 

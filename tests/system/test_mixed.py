@@ -1,41 +1,56 @@
-"""A site of one KVM host and one Xen host, in the testbed's emulation: one cluster on both kinds.
+"""A site of one KVM host and one Xen host, in the testbed's emulation: clusters on both kinds.
 
 Verified on the hosts with their own tools, and in the nodes, not with what vclust says of itself.
 """
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 
+import checker
 import pytest
 from emulated.host import Host
+from emulated.places import SELF
 from emulatedhost import PATIENCE, Meter, held, left_on, roll_out
-from machine import Vclust, left_since, snapshot
+from machine import Vclust, left_since, output, snapshot
+from segmentbed import BROADCAST, frame, ip, udp, vxlan
 from shared import inventory
 
+from vclust_py.access import program_login
+from vclust_py.addresses import mac_of
 from vclust_py.site import Site
 
 pytestmark = [pytest.mark.system, pytest.mark.kvm, pytest.mark.xen]
 
-NAME = "t-mixed"
-REQUEST = f"""\
+NAME, OTHER = "t-mixed", "t-mixed-other"
+REQUEST = """\
 [Hardware]
 NumberOfNodes: 2
 RAM: 512MB
 Spread: hosts
 
 [Software]
-Hostname: {NAME}%02d
+Name: {name}
+Hostname: {name}%02d
 Network: 192.168.80.0/24
 Packages: gcc mpich python3
 """
+ROUTER = IPv4Address("192.168.80.254")
 
 
 @pytest.fixture(scope="module")
 def rolled_out(host: Host, kvm_host: Host, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The inventory with both hosts."""
+    """The inventory with both hosts, of which the second one came later and was rolled out alone."""
     folder = tmp_path_factory.mktemp("mixed") / "inventory"
-    inventory.write([kvm_host, host], site.root, folder)
+    inventory.write([kvm_host], site.root, folder)
     roll_out(folder)
+    inventory.write([kvm_host, host], site.root, folder)
+    roll_out(folder, "--limit", host.name)
     return folder
 
 
@@ -45,15 +60,15 @@ def vclust(rolled_out: Path, tmp_path: Path) -> Iterator[Vclust]:
 
     def clear() -> None:
         for cluster in command.json("list"):
-            if cluster["name"] == NAME:
-                command("destroy", NAME)
+            if cluster["name"] in (NAME, OTHER):
+                command("destroy", cluster["name"])
 
     clear()  # of a test run that was killed
     yield command
     clear()
 
 
-def test_a_second_roll_out_changes_nothing(rolled_out: Path) -> None:
+def test_a_roll_out_of_all_changes_nothing_after_one_of_the_new_host(rolled_out: Path) -> None:
     assert roll_out(rolled_out) == set()
 
 
@@ -62,7 +77,8 @@ def test_a_request_becomes_a_cluster_on_both_kinds_and_nothing_is_left_of_it(
 ) -> None:
     hosts, kinds = [kvm_host, host], {kvm_host.name: "kvm", host.name: "xen"}
     here, there = snapshot(), {each.name: held(each) for each in hosts}
-    request = vclust.request(NAME, REQUEST)
+    asked = REQUEST.format(name=NAME)
+    request = vclust.request(NAME, asked)
     assert vclust.json("plan", str(request))["accelerators"] == kinds
     with Meter(host) as creating:
         vclust("create", request)
@@ -87,7 +103,7 @@ def test_a_request_becomes_a_cluster_on_both_kinds_and_nothing_is_left_of_it(
     assert nodes | {"kvm", "xen", "x86_64-linux-gnu", "Python"} <= set(said), said
 
     # In place, on both: a package, then memory and disk by a restart of each.
-    with_bc = REQUEST.replace("Packages:", "Packages: bc")
+    with_bc = asked.replace("Packages:", "Packages: bc")
     with Meter(host) as changing:
         vclust("apply", vclust.request(NAME, with_bc))
     said = vclust("ssh", NAME, "--", "mpiexec -n 2 sh -c 'echo 6*7 | bc'")
@@ -111,3 +127,121 @@ def test_a_request_becomes_a_cluster_on_both_kinds_and_nothing_is_left_of_it(
     )
     assert [left_on(each, there[each.name]) for each in hosts] == [{}, {}]
     assert left_since(here) == {}
+
+
+# Packets ----------------------------------------------------------------------------------------------------------
+
+PORT = 17365
+"""Of UDP, which hosts and site manager listen on for this."""
+UP = "01:80:c2:00:00:0e"
+"""A group address that a bridge does not pass on: it goes up to the machine."""
+ON_MACHINE = f"socket.socket(socket.AF_INET, socket.SOCK_DGRAM); ear.bind(('', {PORT}))"
+IN_NODE = "socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300); ear.bind(('eth0', 0))"
+LISTEN = """\
+import re, select, socket, sys
+ear = {ear}
+print("listening", flush=True)
+heard = set()
+while True:
+    ready = select.select([ear, sys.stdin], [], [])[0]
+    if ear in ready:
+        data, address = ear.recvfrom(70000)
+        if address[2:3] != (socket.PACKET_OUTGOING,):
+            heard |= set(re.findall(rb"from-[a-z0-9-]+;", data))
+    elif ready:
+        break
+print(b" ".join(heard).decode())
+"""
+"""Which markers come in, until there is something on standard input, or its end."""
+SEND = """\
+import socket, sys
+card = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+card.bind(("eth0", 0))
+print(sum(card.send(bytes.fromhex(line)) > 0 for line in sys.stdin))
+"""
+
+
+class Ear:
+    """A process that listens, here, on a host or in a node."""
+
+    def __init__(self, stack: contextlib.ExitStack, argv: Sequence[str]) -> None:
+        self._process = stack.enter_context(
+            subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(self._process.kill)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "listening\n"
+
+    def heard(self) -> set[str]:
+        return set(self._process.communicate(timeout=PATIENCE)[0].split())
+
+
+def python_in(vclust: Vclust, node: checker.Node, program: str) -> list[str]:
+    """The argv that runs it in the node, as root."""
+    shown = vclust.json("show", node.cluster)
+    (address,) = (one["address"] for one in shown["nodes"] if one["name"] == node.name)
+    command = f"python3 -c {shlex.quote(program)}"
+    return program_login(shown["ssh"], node.name, address, command, patience=PATIENCE)
+
+
+def packets(node: checker.Node, bridge: str, other: checker.Cluster, machines: Sequence[str]) -> list[bytes]:
+    """What the node sends to machines, and to the other cluster's nodes by their tunnel; last, to its own cluster.
+
+    `bridge` is the hardware address of its segment's bridge on its host.
+    """
+    own, marker = str(IPv4Address(bytes.fromhex(node.mac[6:].replace(":", "")))), f"from-{node.name}".encode()
+    inner = frame(other.nodes[0].mac, BROADCAST, marker + b"-tunnel;" + b"." * 40)
+    found = []
+    for card, source, machine in itertools.product(
+        (bridge, BROADCAST, UP, mac_of(ROUTER)),
+        (own, "0.0.0.0", SELF),  # noqa: S104
+        (*machines, "255.255.255.255"),
+    ):
+        for data in (udp(PORT, marker + b"-machine;"), udp(4789, vxlan(other.network, inner))):
+            found.append(frame(node.mac, card, ip(source, machine, 17, data)))
+    return [*found, frame(node.mac, BROADCAST, ip(own, "255.255.255.255", 253, marker + b"-all;"))]
+
+
+@pytest.mark.long
+def test_no_packet_leaves_its_cluster(host: Host, kvm_host: Host, vclust: Vclust, site: Site) -> None:
+    """Two clusters of the same addresses, each with a node on both hosts, where root sends what it likes."""
+    for name in (NAME, OTHER):
+        vclust("create", vclust.request(name, REQUEST.format(name=name)))
+    clusters, hosts = checker.read(site.root).live, {each.name: each for each in (kvm_host, host)}
+    assert [{node.host for node in cluster.nodes} for cluster in clusters] == [set(hosts), set(hosts)]
+    machines = [*(each.address for each in hosts.values()), SELF]
+    with contextlib.ExitStack() as stack:
+        listen = LISTEN.format(ear=ON_MACHINE)
+        on_machines = [
+            Ear(stack, [*each.ssh_command("--"), f"python3 -c {shlex.quote(listen)}"])
+            for each in hosts.values()
+        ]
+        on_machines.append(Ear(stack, [sys.executable, "-c", listen]))
+        in_nodes = {
+            node: Ear(stack, python_in(vclust, node, LISTEN.format(ear=IN_NODE)))
+            for cluster in clusters
+            for node in cluster.nodes
+        }
+        for machine in machines:
+            output("bash", "-c", f"echo 'from-here;' >/dev/udp/{machine}/{PORT}")
+        for cluster, other in (clusters, clusters[::-1]):
+            for node in cluster.nodes:
+                bridge = hosts[node.host].ssh(f"cat /sys/class/net/{cluster.segment}/address").strip()
+                sent = packets(node, bridge, other, machines)
+                done = subprocess.run(
+                    python_in(vclust, node, SEND),
+                    input="".join(f"{data.hex()}\n" for data in sent),
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE,
+                )
+                assert done.stdout.strip() == str(len(sent)), done.stderr
+        # In a node: all that the other node of its cluster has sent to everybody, and of nobody else anything.
+        for node, ear in in_nodes.items():
+            heard = ear.heard()
+            (peer,) = (one.name for one in in_nodes if one.cluster == node.cluster and one != node)
+            assert f"from-{peer}-all;" in heard
+            assert {marker for marker in heard if not marker.startswith(f"from-{peer}-")} == set()
+        assert [ear.heard() for ear in on_machines] == [{"from-here;"}] * len(machines)
+    for name in (NAME, OTHER):
+        vclust("destroy", name)

@@ -7,8 +7,6 @@ cluster's name it makes the template that its nodes could have started from.
 
 import json
 import logging
-import os
-import subprocess
 import sys
 import tempfile
 
@@ -16,8 +14,8 @@ from vclust_py.cache import package_space, renewal
 from vclust_py.cache.status import due
 from vclust_py.errors import VclustError
 from vclust_py.estimate import is_refit_due
-from vclust_py.run import keep_interruptions
-from vclust_py.site import PROJECT, Site
+from vclust_py.run import keep_interruptions, start_module
+from vclust_py.site import Site
 from vclust_py.site.session import Session
 
 _log = logging.getLogger(__name__)
@@ -41,15 +39,8 @@ def _start(session: Session, template_of: str) -> bool:
         # Not as arguments, which anybody may read: the proxy's address may hold a password.
         json.dump(session.site.to_mapping(), settings)
         settings.seek(0)
-        subprocess.Popen(
-            [sys.executable, "-m", "vclust_py.cache.background", *filter(None, [template_of])],
-            cwd="/",
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            stdin=settings,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        words = filter(None, [template_of])
+        start_module("vclust_py.cache.background", *words, stdin=settings, output=log)
     return True
 
 

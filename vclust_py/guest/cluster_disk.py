@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from vclust_py.guest import fat, volume
+from vclust_py.guest import agent, fat, volume
 from vclust_py.guest.tar import File, folder, packed, text
 from vclust_py.guest.trust import Authority, KeyPair
 from vclust_py.metapackages import MetaPackage
@@ -101,18 +101,21 @@ def build(cluster: ClusterIdentity) -> bytes:
 
 def parts(cluster: ClusterIdentity) -> dict[str, bytes]:
     """The files of the disk, by name."""
+    texts = {**lines(cluster), **_steps(cluster)}
+    return {"files.tar.gz": packed(files(cluster))} | {name: text.encode() for name, text in texts.items()}
+
+
+def lines(cluster: ClusterIdentity) -> dict[str, str]:
+    """Accounts, groups and environment: those files of the disk, by name."""
     users = _users(cluster)
-    lines = {
+    return {
         "passwd": "".join(f"{user.name}:x:{uid}:{uid}::/home/{user.name}:/bin/bash\n" for user, uid in users),
         # No day of the last change: passwords of a cluster do not age.
         "shadow": "".join(f"{user.name}:{user.password_hash}::0:99999:7:::\n" for user, _ in users),
         "group": "".join(f"{user.name}:x:{uid}:\n" for user, uid in users),
         "groups": "".join(f"{group} {user.name}\n" for user, _ in users for group in GROUPS),
         "environment": _environment(cluster),
-        **_steps(cluster),
     }
-    content = {"files.tar.gz": packed(_files(cluster))}
-    return content | {name: value.encode() for name, value in lines.items()}
 
 
 def _environment(cluster: ClusterIdentity) -> str:
@@ -173,13 +176,13 @@ def _steps(cluster: ClusterIdentity) -> dict[str, str]:
     }
 
 
-def _files(cluster: ClusterIdentity) -> list[File]:
-    """The files, and the folders that need an owner or mode of their own."""
+def files(cluster: ClusterIdentity) -> list[File]:
+    """What `files.tar.gz` has: the files, and the folders that need an owner or mode of their own."""
     hosts = "".join(f"{address}\t{name}\n" for name, address in cluster.nodes.items())
     loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     slots = cluster.request.hardware.cpus
     of_site = cluster.request.has_site_homes
-    files = [
+    found = [
         folder("root/.ssh", 0o700),
         folder("etc/vclust", 0o755),
         folder("var/lib/vclust", 0o755),
@@ -216,34 +219,35 @@ def _files(cluster: ClusterIdentity) -> list[File]:
             f'from="{cluster.request.router}" {cluster.admin_key} vclust\n',
             0o600,
         ),
+        *agent.files(),
         text("var/lib/vclust/expected", _expected(cluster)),
     ]
     by_key_only = [user.name for user in cluster.request.software.users if user.password_hash == NO_PASSWORD]
     if by_key_only:
         # They are in group sudo, and have no password that it could ask for.
         rules = "".join(f"{name} ALL=(ALL:ALL) NOPASSWD: ALL\n" for name in by_key_only)
-        files.append(text(SUDOERS, f"# Who logs in by key only has no password to type.\n{rules}", 0o440))
-    files += cluster.files
-    files += [File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
+        found.append(text(SUDOERS, f"# Who logs in by key only has no password to type.\n{rules}", 0o440))
+    found += cluster.files
+    found += [File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
     if of_site:
-        files += [folder(USER_KEYS, 0o755), text("etc/ssh/ssh_config.d/vclust.conf", _SSH_CONFIG)]
+        found += [folder(USER_KEYS, 0o755), text("etc/ssh/ssh_config.d/vclust.conf", _SSH_CONFIG)]
     for user, uid in _users(cluster):
-        files.append(folder(f"home/{user.name}", 0o700, uid))
+        found.append(folder(f"home/{user.name}", 0o700, uid))
         keys = _keys_folder(user.name, of_site=of_site)
         # sshd believes what is root's or the user's.
-        files.append(folder(keys, 0o755 if of_site else 0o700, 0 if of_site else uid))
+        found.append(folder(keys, 0o755 if of_site else 0o700, 0 if of_site else uid))
         own = (0o644, 0) if of_site else (0o600, uid)
-        files.append(text(f"{keys}/authorized_keys", _authorized_keys(user, cluster), *own))
+        found.append(text(f"{keys}/authorized_keys", _authorized_keys(user, cluster), *own))
     numbers = {user.name: uid for user, uid in _users(cluster)}
     for login, key in cluster.user_keys.items():
         stem = f"{_keys_folder(login, of_site=of_site)}/id_ed25519"
         owner = numbers.get(login, 0)
-        files += [
+        found += [
             text(stem, key.private, 0o600, owner),
             text(f"{stem}.pub", f"{key.public} {login}\n", 0o644, owner),
             text(f"{stem}-cert.pub", f"{key.certificate} {login}\n", 0o644, owner),
         ]
-    return files
+    return found
 
 
 # The cluster's own key comes first; a list in the configuration takes the place of the usual one.

@@ -1,5 +1,8 @@
 """The proof that a cluster works: one login to its first node tries the way to all others, MPI and the checks.
 
+Of a cluster that has got more nodes it is a login to the first new one, so that those that were proved before are left
+alone.
+
 The first node may have 512 MB, of which a connection takes 2 MB while it lasts: nodes are tried in groups, one after
 the other, so that the number of connections does not grow with the cluster.  The scripts come by standard input, line
 by line (`vclust_py.guest.prover`): no list of names is an argument of a process.
@@ -44,6 +47,14 @@ try() {{ # NODE ATTEMPTS: a login, once a second until its sshd listens; it stay
   }} &
 }}
 
+reach() {{ # NODE, which was proved before: an echo costs it nothing; a login only where none comes
+  ping -q -c 1 -w 5 "$1" > /dev/null 2>&1 ||
+    ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=60 -o {KEY_EXCHANGE} "$1" : < /dev/null || {{
+      echo "does not reach $1"
+      return 1
+    }}
+}}
+
 leave() {{ # NODE
   ssh $control -O exit "$1" < /dev/null > /dev/null 2>&1
 }}
@@ -83,9 +94,10 @@ check() {{ # NAME NODES COMMAND
 LINE = re.compile(r"^vclust: (login|mpi|check|done) (.*)$", re.MULTILINE)
 
 
-def greeting(first: str) -> str:
-    """The functions, and the first line that the node `first` is to say."""
-    return f'{FUNCTIONS}echo "vclust: login {first} $(hostname)"\n'
+def greeting(first: str, known: str = "") -> str:
+    """The functions, and the first line that the node `first` is to say, once it reaches the node `known`, if any."""
+    way = f"reach {known} || exit 1\n" if known not in ("", first) else ""
+    return f'{FUNCTIONS}{way}echo "vclust: login {first} $(hostname)"\n'
 
 
 def tries(names: Sequence[str], attempts: int) -> str:

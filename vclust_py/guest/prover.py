@@ -39,10 +39,18 @@ class Prover:
     """
 
     def __init__(
-        self, cluster: str, nodes: Sequence[Node], checks: Sequence[MetaPackage], log_in: LogIn
+        self,
+        cluster: str,
+        nodes: Sequence[Node],
+        checks: Sequence[MetaPackage],
+        log_in: LogIn,
+        known: str = "",
     ) -> None:
-        """`nodes` are those to be tried, whatever their state is yet; all others are tried from the first one."""
-        self._cluster, self._checks, self._log_in = cluster, checks, log_in
+        """`nodes` are those to be tried, whatever their state is yet; all others are tried from the first one.
+
+        `known` is a node that was proved before, which the first one must reach too, where it is another.
+        """
+        self._cluster, self._checks, self._log_in, self._known = cluster, checks, log_in, known
         self._nodes = {node.name: node for node in nodes}
         self._states = {node.name: node.state for node in nodes}
         self._talk: Talk | None = None
@@ -183,7 +191,7 @@ class Prover:
     def _open(self) -> None:
         self._opened_final = self._final
         self._talk = self._log_in(self._first, self._first_state is not NodeState.READY)
-        self._talk.say(proof.greeting(self._first.name))
+        self._talk.say(proof.greeting(self._first.name, self._known))
 
     def _hang_up(self) -> None:
         if self._talk is not None:

@@ -25,16 +25,18 @@ def folder(path: str, mode: int, owner: int = 0) -> File:
 
 
 def packed(files: Iterable[File]) -> bytes:
-    """The gzip-compressed archive; the same files always give the same bytes.
+    """The archive, gzip-compressed; the same files always give the same bytes.  Raises ValueError as `archive` does."""
+    return gzip.compress(archive(files), compresslevel=6, mtime=0)
 
-    Raises ValueError for a path that takes more than 100 bytes.
-    """
+
+def archive(files: Iterable[File]) -> bytes:
+    """Raises ValueError for a path that takes more than 100 bytes."""
     blocks = []
     for file in files:
         data = file.data or b""
         blocks += [_header(file, len(data)), data, bytes(-len(data) % _BLOCK)]
     blocks.append(bytes(2 * _BLOCK))
-    return gzip.compress(b"".join(blocks), compresslevel=6, mtime=0)
+    return b"".join(blocks)
 
 
 _BLOCK = 512

@@ -11,12 +11,9 @@ from ipaddress import IPv4Interface
 
 from vclust_py import seed
 from vclust_py.addresses import mac_of
-from vclust_py.guest import cluster_disk, fat
+from vclust_py.guest import agent, cluster_disk, fat
 from vclust_py.guest.tar import File, packed, text
 from vclust_py.image.installer import GUEST
-
-PORT = "vclust.fork"
-"""Name of the virtio port on which the agent is told what to do."""
 
 ROOM = {"seed": 1 << 20, "cluster": 32 << 20}
 """Bytes of the two disks: a clone's own stand in their places, and the frozen kernel knows how large they may be."""
@@ -32,14 +29,16 @@ _UNITS = "run/systemd/system"
 
 
 def _programs() -> list[File]:
-    agent, identity, unit = ((GUEST / name).read_bytes() for name in ("fork-agent", "identity", _UNIT))
+    fork_agent, identity, unit = ((GUEST / name).read_bytes() for name in ("fork-agent", "identity", _UNIT))
     return [
-        File("run/vclust/fork-agent", agent, 0o700),
+        File("run/vclust/fork-agent", fork_agent, 0o700),
         File("run/vclust/identity", identity, 0o600),
         File(f"{_UNITS}/{_UNIT}", unit),
         text(f"{_UNITS}/basic.target.d/vclust-fork.conf", f"[Unit]\nWants={_UNIT}\n"),
         text(f"{_UNITS}/timer.d/vclust-fork.conf", f"[Unit]\nAfter={_UNIT}\n"),
         text(f"{_UNITS}/systemd-journald.service.d/vclust-fork.conf", f"[Service]\nRestartSec={_LOGGED}\n"),
+        # As in any node; in a template udev has read its rules before there is an identity.
+        *agent.files(),
     ]
 
 

@@ -6,15 +6,18 @@ again at any time: what says that a node has the generation is written last.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from vclust_py.errors import VclustError
-from vclust_py.guest.tar import File, packed
+from vclust_py.guest import cluster_disk
+from vclust_py.guest.cluster_disk import ClusterIdentity
+from vclust_py.guest.tar import File, archive, packed
 from vclust_py.serving import Offer
 
-_PARTS = ("files.tar.gz", "passwd", "shadow", "group", "groups", "environment")
-"""Files of the disk that it goes by; the others are for nodes that are being made."""
+_PARTS = ("passwd", "shadow", "group", "groups", "environment")
+"""Files of the disk that it goes by, beside what is extracted; the others are for nodes that are being made."""
+_GENERATION, _EXPECTED = "etc/vclust/generation", "var/lib/vclust/expected"
 
 REACHED = "vclust: reached"
 """What a node says before anything of it is changed."""
@@ -48,8 +51,10 @@ restart_stale() {
 }
 """
 
-# $root is for tests: in a node it is empty.  A handful of processes: each costs some 0.05 s when emulated.
-_SCRIPT = r"""
+# $root is for tests: in a node it is empty.  The agent's shell is busybox': what that has of tools costs an emulated
+# node a fork, any other program some 0.04 s.  So the programs that are to be the system's own have their paths.  By a
+# login it is /bin/sh.  Braces: a script that was cut off does nothing.
+_SCRIPT = r"""{
 set -eu
 umask 077
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -58,16 +63,14 @@ work=$(mktemp -d)
 packages=${VCLUST_PACKAGES:-}
 trap 'rm -rf "$work" $packages' EXIT
 fail() { echo "vclust: failed $*"; exit 1; }
-base64 -d > "$work/parts.tar.gz" << 'END'
-@PARTS@
-END
-tar -x -z -f "$work/parts.tar.gz" -C "$work"
 exec 9> "$root/var/lib/vclust/update.lock"
 flock 9
 generation=@GENERATION@
-old=$root/var/lib/vclust/expected new=$work/expected
-[ "$(cat "$root/etc/vclust/generation")" -lt $generation ] || { echo "vclust: generation $generation"; exit 0; }
-tar -x -z -O -f "$work/files.tar.gz" var/lib/vclust/expected > "$new"
+read -r told < "$root/etc/vclust/generation"
+[ "$told" -lt $generation ] || { echo "vclust: generation $generation"; exit 0; }
+base64 -d << 'END' | tar -x -z -C "$work"
+@PARTS@
+END
 
 @RESTART@
 wants() { # units that something starts at boot
@@ -78,100 +81,122 @@ if [ -n "$packages" ] || [ -s "$work/new" ]; then
     [ -e "$wanted" ] || { wants > "$wanted.new" && mv "$wanted.new" "$wanted"; }
 fi
 if [ -n "$packages" ]; then
-    output=$(umask 022; sh "$root/usr/libexec/vclust/install-packages" "$packages" 2>&1 < /dev/null) ||
+    output=$(umask 022; /bin/sh "$root/usr/libexec/vclust/install-packages" "$packages" 2>&1 < /dev/null) ||
         fail "packages: $(printf '%s' "$output" | tail -n 1)"
-    output=$(DEBIAN_FRONTEND=noninteractive xargs -r dpkg --root="$root/" --purge < "$packages/remove" 2>&1) ||
+    output=$(DEBIAN_FRONTEND=noninteractive xargs -r /usr/bin/dpkg --root="$root/" --purge < "$packages/remove" 2>&1) ||
         fail "packages: $(printf '%s' "$output" | tail -n 1)"
 fi
 
-others=$(awk 'FILENAME == ARGV[1] { if ($1 == "host") before[$2]; next }
-    $1 == "host" { if (!($2 in before)) { print "yes"; exit } delete before[$2] }
-    END { for (name in before) { print "yes"; exit } }' "$old" "$new")
-
-# added, gone: users that only one of the two knows; same: those whose keys the request has not changed.
-awk -v work="$work" '
-    FILENAME == ARGV[1] { if ($1 == "user") before[$2] = $3; if ($1 == "key") keys[$2] = $3; next }
-    $1 == "user" { after[$2]; if (!($2 in before)) print $2, $3 > (work "/added") }
-    $1 == "key" && keys[$2] == $3 { print "home/" $2 > (work "/same"); print "home/" $2 "/*" > (work "/same") }
-    END { for (user in before) if (!(user in after)) print user, before[user] > (work "/gone") }
-    ' "$old" "$new"
-touch "$work/added" "$work/gone" "$work/same"
-
-taken=$(awk 'FILENAME == ARGV[1] { name[$1] = $2; number[$2] = $1; next }
-    { split($0, f, ":") }
-    f[1] in name && f[3] != name[f[1]] { print "user " f[1] ": the node has an account of that name"; exit }
-    f[3] in number && f[1] != number[f[3]] {
-        print "user " number[f[3]] ": the node has an account of its number, " f[1]; exit }
-    ' "$work/added" "$root/etc/passwd")
-[ -z "$taken" ] || fail "$taken"
-
-put() { # FILE: what is on standard input takes the place of a file of /etc, with its owner and mode
-    cp -p "$root/etc/$1" "$root/etc/$1.vclust"
-    cat > "$root/etc/$1.vclust"
-    mv "$root/etc/$1.vclust" "$root/etc/$1"
-}
+# The difference between what the node was told last and what it is told now: others (the nodes), added and gone (users
+# that only one of the two knows), renewed (users whose keys the request has changed), taken (another has that account).
+awk -v work="$work" -v etc="$root/etc" '
+    function wrong(what) { print what > (work "/taken"); exit }
+    FILENAME == ARGV[1] {
+        if ($1 == "host") nodes[$2]
+        if ($1 == "user") before[$2] = $3
+        if ($1 == "key") keys[$2] = $3
+        next
+    }
+    $1 == "host" { if (!($2 in nodes)) others = 1; delete nodes[$2] }
+    $1 == "user" {
+        after[$2]
+        if (!($2 in before)) { uid[$2] = $3; name[$3] = $2; print $2, $3 > (work "/added") }
+    }
+    $1 == "key" { now[$2] = $3 }
+    END {
+        for (node in nodes) others = 1
+        if (others) print "yes" > (work "/others")
+        for (user in before) if (!(user in after)) print user, before[user] > (work "/gone")
+        for (user in after)
+            if ((user in uid) || !(user in keys) || keys[user] != now[user]) print user > (work "/renewed")
+        while ((getline line < (etc "/passwd")) > 0) {
+            split(line, f, ":")
+            if ((f[1] in uid) && f[3] != uid[f[1]]) wrong("user " f[1] ": the node has an account of that name")
+            if ((f[3] in name) && f[1] != name[f[3]])
+                wrong("user " name[f[3]] ": the node has an account of its number, " f[1])
+        }
+    }' "$root/var/lib/vclust/expected" "$work/expected"
+if [ -e "$work/taken" ]; then
+    read -r taken < "$work/taken"
+    fail "$taken"
+fi
+# An interrupted try may have got as far as the file that says which nodes the node knows.
+[ ! -e "$work/others" ] || : > "$root/var/lib/vclust/others"
 
 end_processes() { # UID
     awk -v uid="$1" '/^Uid:/ && $2 == uid { split(FILENAME, path, "/"); print path[3] }' /proc/[0-9]*/status \
         2> /dev/null | xargs -r kill -9 2> /dev/null || true
 }
 
-while read -r user uid; do
-    [ -n "$root" ] || end_processes "$uid"
-    for file in passwd shadow group gshadow; do
-        [ -e "$root/etc/$file" ] || continue
-        awk -F : -v OFS=: -v user="$user" -v file="$file" '
-            $1 == user { next }
-            file ~ /group|gshadow/ { n = split($4, members, ","); $4 = ""
-                for (i = 1; i <= n; i++) if (members[i] != user) $4 = $4 ($4 == "" ? "" : ",") members[i] }
-            { print }' "$root/etc/$file" > "$work/changed"
-        put "$file" < "$work/changed"
-    done
-done < "$work/gone"
-
-if [ -s "$work/added" ]; then
-    for file in passwd shadow group; do
-        awk -F : 'FILENAME == ARGV[1] { split($0, f, " "); added[f[1]]; next }
-            FILENAME == ARGV[2] { if (!($1 in added)) print; next }
-            $1 in added' "$work/added" "$root/etc/$file" "$work/$file" > "$work/changed"
-        put "$file" < "$work/changed"
-    done
-    for file in group gshadow; do
-        [ -e "$root/etc/$file" ] || continue
-        awk 'FILENAME == ARGV[1] { added[$1]; next }
-            FILENAME == ARGV[2] { if ($2 in added) add[$1] = add[$1] " " $2; next }
-            { n = split($0, f, ":"); m = split(add[f[1]], users, " ")
-              for (i = 1; i <= m; i++)
-                  if (("," f[4] ",") !~ ("," users[i] ",")) f[4] = f[4] (f[4] == "" ? "" : ",") users[i]
-              line = f[1]; for (i = 2; i <= n; i++) line = line ":" f[i]; print line }
-            ' "$work/added" "$work/groups" "$root/etc/$file" > "$work/changed"
-        put "$file" < "$work/changed"
-    done
+if [ -e "$work/gone" ]; then
+    while read -r user uid; do
+        [ -n "$root" ] || end_processes "$uid"
+    done < "$work/gone"
+fi
+if [ -e "$work/gone" ] || [ -e "$work/added" ]; then # in new files with owner and mode of the old ones
+    set -- passwd shadow group
+    [ ! -e "$root/etc/gshadow" ] || set -- "$@" gshadow
+    rm -rf "$root/etc/.vclust"
+    mkdir "$root/etc/.vclust"
+    (cd "$root/etc" && cp -p "$@" .vclust/)
+    awk -v work="$work" -v etc="$root/etc" 'BEGIN {
+        while ((getline line < (work "/gone")) > 0) { split(line, word, " "); gone[word[1]] }
+        while ((getline line < (work "/added")) > 0) { split(line, word, " "); added[word[1]] }
+        while ((getline line < (work "/groups")) > 0) {
+            split(line, word, " ")
+            if (word[2] in added) joins[word[1]] = joins[word[1]] "," word[2]
+        }
+        for (i = 1; i < ARGC; i++) {
+            new = etc "/.vclust/" ARGV[i]
+            while ((getline line < (etc "/" ARGV[i])) > 0) {
+                count = split(line, f, ":")
+                if ((f[1] in gone) || (f[1] in added)) continue
+                if (ARGV[i] ~ /^g/) {
+                    n = split(f[4] joins[f[1]], user, ",")
+                    f[4] = ""
+                    for (j = 1; j <= n; j++)
+                        if (user[j] != "" && !(user[j] in gone) && ("," f[4] ",") !~ ("," user[j] ","))
+                            f[4] = f[4] (f[4] == "" ? "" : ",") user[j]
+                    line = f[1]
+                    for (j = 2; j <= count; j++) line = line ":" f[j]
+                }
+                print line > new
+            }
+            while (ARGV[i] != "gshadow" && (getline line < (work "/" ARGV[i])) > 0) {
+                split(line, f, ":")
+                if (f[1] in added) print line > new
+            }
+        } }' "$@"
+    mv "$root"/etc/.vclust/* "$root/etc/"
+    rmdir "$root/etc/.vclust"
 fi
 
 # Where homes are on another node's disk or the site's (meta packages home, home-site) they are written there.
-if [ -e "$root/etc/systemd/system/home.automount" ]; then
-    echo 'home/*' >> "$work/same"
-    : > "$work/added"
+if [ -e "$work/renewed" ] && [ ! -e "$root/etc/systemd/system/home.automount" ]; then
+    while read -r user; do
+        # Not busybox' tar: that would follow a link that a user has made.
+        [ ! -e "$work/home-$user.tar" ] || /bin/tar -x -p -f "$work/home-$user.tar" -C "$root/" --numeric-owner
+    done < "$work/renewed"
+    if [ -e "$work/added" ]; then
+        while read -r user uid; do
+            for file in "$root"/etc/skel/.[a-z]*; do
+                target=$root/home/$user/${file##*/}
+                [ ! -e "$file" ] || [ -e "$target" ] || { cp "$file" "$target"; chown "$uid:$uid" "$target"; }
+            done
+        done < "$work/added"
+    fi
 fi
-# The generation comes last; the folders above the files are the node's own.
-echo etc/vclust/generation >> "$work/same"
-tar -x -z -p -f "$work/files.tar.gz" -C "$root/" --numeric-owner --wildcards --anchored --exclude-from="$work/same"
-[ -e "$root/etc/sudoers.d/vclust" ] && ! tar -t -z -f "$work/files.tar.gz" | grep -q '^etc/sudoers.d/vclust$' &&
-    rm "$root/etc/sudoers.d/vclust"
-while read -r user uid; do
-    for file in "$root"/etc/skel/.[a-z]*; do
-        target=$root/home/$user/${file##*/}
-        [ ! -e "$file" ] || [ -e "$target" ] || { cp "$file" "$target"; chown "$uid:$uid" "$target"; }
-    done
-done < "$work/added"
+# What the node was told is the last file; the generation comes when all is done.
+tar -x -f "$work/files.tar" -C "$root/" --numeric-owner
+[ @SUDOERS@ = yes ] || [ ! -e "$root/etc/sudoers.d/vclust" ] || rm "$root/etc/sudoers.d/vclust"
 run_scripts() { # FILE: names of scripts, which are run in this order
     while read -r script; do
         . "$work/environment"
-        case $script in *.first) [ "$(cat "$root/etc/hostname")" = "$VCLUST_FIRST" ] || continue ;; esac
+        read -r node < "$root/etc/hostname"
+        case $script in *.first) [ "$node" = "$VCLUST_FIRST" ] || continue ;; esac
         output=$(umask 022 # as when a node is made
-            env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 VCLUST_ROOT="$root" sh -c "set -a; . '$work/environment'
-            VCLUST_NODE=$(cat "$root/etc/hostname"); set +a; exec sh -e '$work/$script'" 2>&1 < /dev/null) ||
+            /usr/bin/env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 VCLUST_ROOT="$root" /bin/sh -c "set -a
+            . '$work/environment'; VCLUST_NODE=$node; set +a; exec /bin/sh -e '$work/$script'" 2>&1 < /dev/null) ||
             fail "$script: $(printf '%s' "$output" | tail -n 1)"
     done < "$1"
 }
@@ -186,14 +211,17 @@ if [ -n "$packages" ] && [ -e "$packages/replaces" ] && [ -z "$root" ]; then
     proc=/proc kept=/var/lib/vclust/restarting
     restart_stale
 fi
-# Services are told of other nodes.
-[ -z "$others" ] || run_scripts "$work/scripts"
+if [ -e "$root/var/lib/vclust/others" ]; then # services are told of other nodes
+    run_scripts "$work/scripts"
+    rm "$root/var/lib/vclust/others"
+fi
 # A node that dies now has all of this on its disk when it is started again, or comes to it once more.
 [ -n "$root" ] || sync -f /
-echo $generation > "$root/etc/vclust/generation.new"
-chmod 0644 "$root/etc/vclust/generation.new"
+(umask 022; echo $generation > "$root/etc/vclust/generation.new")
 mv "$root/etc/vclust/generation.new" "$root/etc/vclust/generation"
 echo "vclust: generation $generation"
+exit 0
+}
 """
 
 # No program's arguments have the token: others in the node could read it there.
@@ -218,23 +246,49 @@ rm "$VCLUST_PACKAGES/all.tar" "$VCLUST_PACKAGES/token"
 
 
 def script(
-    parts: Mapping[str, bytes],
-    changes: Mapping[str, str],
-    generation: int,
-    new: Mapping[str, str] = MappingProxyType({}),
+    cluster: ClusterIdentity, changes: Mapping[str, str], new: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """What root's `sh -s` in a node is given.
+    """What root's shell in a node is given.
 
-    `parts` are those of `cluster_disk.parts`, `changes` those of `cluster_disk.changes`: scripts that run where the
-    cluster has other nodes than the node was told of.  `new` are scripts that run in any case.
+    `changes` are those of `cluster_disk.changes`: scripts that run where the cluster has other nodes than the node was
+    told of.  `new` are scripts that run in any case.
     """
-    files = [File(name, parts[name], 0o600) for name in _PARTS]
-    files += [File(name, text.encode(), 0o600) for name, text in {**changes, **new}.items()]
-    for name, scripts in (("scripts", changes), ("new", new)):
-        files.append(File(name, "".join(f"{one}\n" for one in scripts).encode(), 0o600))
-    text = base64.encodebytes(packed(files)).decode("ascii").rstrip("\n")
-    whole = _SCRIPT.replace("@RESTART@", RESTART.strip())
-    return whole.replace("@PARTS@", text).replace("@GENERATION@", str(generation))
+    parts = cluster_disk.lines(cluster)
+    texts = {name: parts[name] for name in _PARTS} | dict(changes) | dict(new)
+    texts |= {
+        name: "".join(f"{one}\n" for one in known) for name, known in (("scripts", changes), ("new", new))
+    }
+    archives, sudoers = _archives(cluster_disk.files(cluster))
+    content = {name: text.encode() for name, text in texts.items()} | archives
+    text = base64.encodebytes(packed(File(name, data, 0o600) for name, data in content.items()))
+    words = {
+        "@RESTART@": RESTART.strip(),
+        "@GENERATION@": str(cluster.generation),
+        "@SUDOERS@": "yes" if sudoers else "no",
+        "@PARTS@": text.decode("ascii").rstrip("\n"),
+    }
+    whole = _SCRIPT
+    for word, value in words.items():
+        whole = whole.replace(word, value)
+    return whole
+
+
+def _archives(files: Sequence[File]) -> tuple[dict[str, bytes], bool]:
+    """The files in archives: those of each user's home, all others; and what is told last, for comparison.
+
+    Also whether some users need no password to become root.
+    """
+    homes = dict[str, list[File]]()
+    others = list[File]()
+    for file in files:
+        if file.path.startswith("home/"):
+            homes.setdefault(file.path.split("/")[1], []).append(file)
+        elif file.path not in (_GENERATION, _EXPECTED):
+            others.append(file)
+    (expected,) = (file for file in files if file.path == _EXPECTED)
+    found = {f"home-{user}.tar": archive(of_user) for user, of_user in homes.items()}
+    found |= {"files.tar": archive([*others, expected]), "expected": expected.data or b""}
+    return found, any(file.path == cluster_disk.SUDOERS for file in files)
 
 
 def fetch(offer: Offer) -> str:

@@ -8,6 +8,7 @@ segments    a cluster's segment on another machine
 local       files of a cluster on the site manager itself
 storage     and on a host that is another machine
 forking     templates, suspended installers, and clones of them
+agent       scripts for nodes that run
 connection  libvirt calls that end: each in a bounded time, in an error that names the host
 certificates  why TLS to a host fails
 daemon, kvm libvirt's daemons where no systemd looks after them; whether KVM works
@@ -311,6 +312,13 @@ class Hypervisor(Protocol):
         """What the domain's console has said, from byte `position` on; empty when there is nothing.
 
         A negative position counts from the end.  At most 1 MiB: more is for the next look.
+        """
+        ...
+
+    def tell(self, uuid: str, script: str, timeout: float) -> str | None:
+        """What `script`, run by root in the domain, prints, where an agent waits for it there; None: none does.
+
+        It has `timeout` s.
         """
         ...
 

@@ -22,8 +22,10 @@ CALL_TIMEOUT = 120.0
 """Seconds a host may take for one call before it counts as hung."""
 _REACH_TIMEOUT = 10.0
 _OPEN_TIMEOUT = 30.0
-_RESTART = 30.0
-"""Seconds that libvirt's daemon may take to come back, once it has answered."""
+_RESTART = CALL_TIMEOUT
+"""Seconds that libvirt's daemon may take to come back, once it has answered, while its machine does."""
+_LOOK = 10.0
+"""Seconds between two looks whether the machine answers, while its libvirt is waited for."""
 _KEEPALIVE = (5, 5)
 """A host that has not answered for 25 s is gone.  Less would take a busy emulated host for a dead one."""
 _CALLS_AT_ONCE = 4
@@ -102,8 +104,10 @@ class Connection:
         while True:
             try:
                 self._ensure()
-                _reach(self._host)
-                return self._bounded("connect", self._connect, _OPEN_TIMEOUT)
+                self._reach()
+                # One attempt: a daemon that comes up would have to serve those that were given up, too.
+                left = max(_OPEN_TIMEOUT, deadline - time.monotonic())
+                return self._bounded("connect", self._connect, left, self._reach)
             except _Unreachable:
                 raise
             except VclustError:
@@ -134,8 +138,16 @@ class Connection:
                     raise NoAnswerError(self._failure) from error
             return self._connection
 
-    def _bounded(self, what: str, function: Callable[[], _T], timeout: float) -> _T:
-        """Run a libvirt call in a thread of its own; when the host hangs, the caller is free after `timeout` s."""
+    def _reach(self) -> None:
+        _reach(self._host)
+
+    def _bounded(
+        self, what: str, function: Callable[[], _T], timeout: float, look: Callable[[], None] = lambda: None
+    ) -> _T:
+        """Run a libvirt call in a thread of its own; when the host hangs, the caller is free after `timeout` s.
+
+        `look` is called now and then meanwhile; what it raises ends the waiting, too.
+        """
         result: list[_T] = []
         failure: list[BaseException] = []
 
@@ -152,7 +164,15 @@ class Connection:
         done.acquire()
         if self._slots.acquire(timeout=timeout):
             _in_a_thread(work)
-            done.acquire(timeout=timeout)
+            deadline = time.monotonic() + timeout
+            while not done.acquire(timeout=min(_LOOK, max(0.0, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    break
+                try:
+                    look()
+                except VclustError:
+                    self._hung = True
+                    raise
         if failure and isinstance(failure[0], libvirt.libvirtError):
             raise self._named(what, failure[0]) from failure[0]
         if failure:

@@ -10,14 +10,12 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from vclust_py.errors import VclustError
-from vclust_py.run import run
-from vclust_py.site.settings import PROJECT
+from vclust_py.run import run, start_module
 
 _RUN = Path("/run/libvirt")
 _SOCKETS = {"virtlogd": _RUN / "virtlogd-sock", "libvirtd": _RUN / "libvirt-sock"}
@@ -65,15 +63,7 @@ def begin() -> None:
     """
     if all(map(_answers, _SOCKETS.values())) or shutil.which(_emulator()) is None:
         return
-    subprocess.Popen(
-        [sys.executable, "-m", "vclust_py.hypervisor.daemon"],
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    start_module("vclust_py.hypervisor.daemon")
 
 
 def _emulator() -> str:

@@ -23,7 +23,7 @@ import libvirt
 import libvirt_qemu
 
 from vclust_py.errors import VclustError
-from vclust_py.guest.template import PORT
+from vclust_py.guest.agent import PORT
 from vclust_py.hypervisor import Domain, Host, memory_bytes
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import Element, absent, add, as_text, parsed
@@ -80,7 +80,6 @@ class LocalForking:
     def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
         console = folder / "console"
         xml = self._xml(domain, console, folder / "memory", clone=False)
-        _add_port(xml)
         with self._frozen(domain, folder, xml) as started, self._port(started) as say:
             self._hear(domain, console, "waiting", timeout)
             say("prepare\n")
@@ -99,7 +98,6 @@ class LocalForking:
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
         xml = self._xml(domain, console, memory, clone=True)
-        _add_port(xml)
         started = self._paused(domain, console, xml)
         with self._port(started) as say:
             self._load(domain, started, state)
@@ -325,13 +323,6 @@ class LocalForking:
                 started.destroy()
 
         self._connection.call(f"remove domain {started.name()}", work)
-
-
-def _add_port(xml: Element) -> None:
-    """The port of the agent."""
-    (devices,) = xml.findall("devices")
-    channel = add(devices, "channel", type="unix")
-    add(channel, "target", type="virtio", name=PORT)
 
 
 def _copy(source: int, target: int) -> None:

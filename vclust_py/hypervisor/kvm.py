@@ -39,7 +39,8 @@ def _boot_sector() -> bytes:
 def works(emulator: str) -> bool:
     """Run a small real guest under KVM, as the user that libvirt's QEMU runs as.
 
-    Real KVM needs some 50 ms.  One that takes long is compared with emulation: twice as slow as that it is of no use.
+    Real KVM needs some 50 ms.  One that takes long is compared with emulation: twice as slow as that it is of no use,
+    and is not waited for.
     """
     if not Path("/dev/kvm").exists():
         return False
@@ -49,8 +50,11 @@ def works(emulator: str) -> bool:
         # A machine under load may have been too slow once.
         if verdict == "yes" or time.time() - remembered.stat().st_mtime < _NO_LASTS:
             return verdict == "yes"
-    seconds = _seconds(emulator, "kvm", _TIMEOUT)
-    result = seconds is not None and (seconds < _SURELY or _seconds(emulator, "tcg", seconds / 2) is None)
+    result = _seconds(emulator, "kvm", _SURELY) is not None
+    if not result:
+        emulated = _seconds(emulator, "tcg", _TIMEOUT / 2)
+        limit = _TIMEOUT if emulated is None else 2 * emulated
+        result = limit > _SURELY and _seconds(emulator, "kvm", limit) is not None
     remembered.parent.mkdir(mode=0o755, exist_ok=True)
     remembered.write_text("yes" if result else "no", encoding="ascii")
     return result

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Host, console_file, daemon, kvm
+from vclust_py.hypervisor import HOST_ROOT, Capacity, Domain, Host, agent, console_file, daemon, kvm
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Element, add, as_text
 from vclust_py.hypervisor.driver import Driver
@@ -125,6 +125,9 @@ class Qemu(Driver):
 
         return self._connection.call(f"start {domain.name}", work)
 
+    def tell(self, uuid: str, script: str, timeout: float) -> str | None:
+        return agent.tell(self._connection, uuid, script, timeout)
+
     def _console(self, domain: Domain) -> Path:
         return self.files(domain.folder).path(console_file(domain.name))
 
@@ -166,6 +169,7 @@ class Qemu(Driver):
         add(devices, "controller", type="usb", model="none")
         # A balloon gives pages back by punching holes into the file of a clone's memory, which is that of all others.
         add(devices, "memballoon", model="none")
+        agent.add_port(devices)
         return xml
 
     @classmethod

@@ -4,6 +4,8 @@ Three images belong together: the root file system, the kernel, and the installe
 that kernel's modules.
 """
 
+import contextlib
+import functools
 import os
 import re
 import shutil
@@ -74,7 +76,11 @@ def ensure_base(site: Site, lock: "Lock", report: Report) -> BaseImages:
     if images is not None:
         return images
     catalogue, key = Catalogue(site), _key(site, lock)
-    with naming_full_disk(site.images), catalogue.building("base", key) as folder:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(naming_full_disk(site.images))
+        # Another process may be making it, and takes as long.
+        with _watched(report, lock, catalogue.folder("base", key)):
+            folder = stack.enter_context(catalogue.building("base", key))
         images = find_base(site, lock)
         base = _held(catalogue, site, lock)
         if images is None and base is not None:
@@ -135,7 +141,7 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
     listed = sources(site, lock.suite)
     # The folder of files, then the disk twice: better to say it now than after half a minute.
     require_space(site.images, 3 * sum(package.installed_size for package in lock.base))
-    with watched(report, "base image: packages", lambda: _installed_so_far(root), 2 * len(lock.base)):
+    with _watched(report, lock, folder):
         _install(site, lock, listed, root, folder)
     _copy_keys(listed, root)
     tuning.tune(root, listed)
@@ -278,6 +284,11 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
             "HOME": "/root",
         },
     )
+
+
+def _watched(report: Report, lock: "Lock", folder: Path) -> contextlib.AbstractContextManager[None]:
+    look = functools.partial(_installed_so_far, folder / "root")
+    return watched(report, "base image: packages", look, 2 * len(lock.base))
 
 
 def _installed_so_far(root: Path) -> int:

@@ -55,6 +55,11 @@ class Catalogue:
         """The image and all it stands on, the base last.  Raises VclustError when one of them is not there."""
         return self.look().chain(image)
 
+    def folder(self, kind: str, key: str) -> Path:
+        """Where the image of `kind` and `key` is built, by whoever holds the file lock of its stem."""
+        name = f"image-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        return self.site.images / f"{name}.tmp"
+
     @contextlib.contextmanager
     def building(self, kind: str, key: str) -> Iterator[Path]:
         """Hold the build lock of `kind` and `key`; give an empty folder on the images' file system.
@@ -62,11 +67,10 @@ class Catalogue:
         Look with `find` once more inside: another process may have built the image while this one waited.
         The folder goes at the end; if this process is killed, with the next build of anything.
         """
-        name = f"image-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        with self.site.file_lock(name):
+        folder = self.folder(kind, key)
+        with self.site.file_lock(folder.stem):
             for line in self.clean():
                 _log.info("%s", line)
-            folder = self.site.images / f"{name}.tmp"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
             try:

@@ -15,8 +15,8 @@ RECIPES = {
     "installer": "7",  # may be suspended; mounts what systemd would; accounts and groups by one process
     "cache": "2",  # packed with zlib
     "layer": "1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff",
-    "template": "2",  # no balloon
-    "suspended": "2",
+    "template": "3",  # no balloon; a port for the agent
+    "suspended": "3",  # a port for the agent
     "bundle": "1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff",
 }
 """The version of each kind's recipe.

@@ -1,4 +1,7 @@
-"""Nodes that run are told of their cluster's generation: names of other nodes, users and keys, packages."""
+"""Nodes that run are told of their cluster's generation: names of other nodes, users and keys, packages.
+
+By the agent in each, through its host's hypervisor; by a login where none answers, as that is what costs.
+"""
 
 import contextlib
 import tempfile
@@ -15,6 +18,7 @@ from vclust_py.guest.cluster_disk import ClusterIdentity
 from vclust_py.image.space import naming_full_disk
 from vclust_py.life import packages
 from vclust_py.lock import Lock
+from vclust_py.nodes import drivers_for
 from vclust_py.phases import Inputs, Phase, Result
 from vclust_py.phases.create import mtu, segments, way_out
 from vclust_py.run import CommandError
@@ -118,7 +122,7 @@ def _given(
     changes, new = cluster_disk.changes(shared), cluster_disk.steps_of(shared, difference.new)
     if difference.resized:
         changes, new = {}, new | cluster_disk.resized(shared)
-    script = update.script(cluster_disk.parts(shared), changes, cluster.generation, new)
+    script = update.script(shared, changes, new)
     if not difference.packages:
         yield f"echo {update.REACHED}\n{script}"
         return
@@ -134,11 +138,17 @@ def _tell(
     session: Session, cluster: Cluster, nodes: list[Node], script: str, timeout: float
 ) -> dict[str, VclustError]:
     access = way_in(session.store, cluster)
+    drivers, _ = drivers_for(session, nodes)
 
     def tell(node: Node) -> VclustError | None:
-        argv = program_login(access, node.name, node.address, "sh", "-s")
         try:
-            update.judge(node.name, session.run(argv, stdin=script, timeout=timeout), cluster.generation)
+            said = None
+            if node.host in drivers:
+                said = drivers[node.host].tell(node.uuid, script, timeout)
+            if said is None:
+                argv = program_login(access, node.name, node.address, "sh", "-s")
+                said = session.run(argv, stdin=script, timeout=timeout)
+            update.judge(node.name, said, cluster.generation)
         except VclustError as error:
             return _why(node, error)
         return None

@@ -17,6 +17,7 @@ from vclust_py.guest import console, proof
 from vclust_py.guest.prover import Prover
 from vclust_py.hypervisor import Hypervisor
 from vclust_py.life import lease, teach
+from vclust_py.metapackages import MetaPackage
 from vclust_py.nodes import drivers_of, facts, require_min_nodes, require_started
 from vclust_py.phases import Inputs, Result
 from vclust_py.phases.create import start_nodes
@@ -49,7 +50,8 @@ def run(session: Session, inputs: Inputs) -> Result:
             drivers, errors = drivers_of(session, cluster)
             require_min_nodes(cluster, errors)
             record.facts = facts(cluster, drivers)
-            with _prover(session, cluster, _to_prove(cluster, fresh, errors)) as prover:
+            prove = _to_prove(session, cluster, fresh, errors)
+            with _prover(session, cluster, prove, _known(cluster, fresh, errors)) as prover:
                 _follow(session, cluster, drivers, errors, record, prover)
                 cluster = clusters.get(store, inputs.name)
                 if behind := teach.late(cluster):  # they did not run when the others were told
@@ -57,7 +59,7 @@ def run(session: Session, inputs: Inputs) -> Result:
                         raise error
                 record.report("log in, try the way to every node")
                 begun = time.time()
-                record.facts |= _finish(session, cluster, prover, _to_prove(cluster, fresh, {}))
+                record.facts |= _finish(session, cluster, prover, _to_prove(session, cluster, fresh, {}))
                 record.facts["proof_seconds"] = time.time() - begun
         lost = _lost(cluster)
         detail = f"without {', '.join(lost)}, which failed (MinNodes allows it)" if lost else ""
@@ -116,18 +118,41 @@ def _follow(
     )
 
 
-def _to_prove(cluster: Cluster, fresh: Sequence[str], errors: Mapping[str, VclustError]) -> list[Node]:
-    """The nodes to be proven, the first one first, but for those that have failed and those on hosts with `errors`.
+def _to_prove(
+    session: Session, cluster: Cluster, fresh: Sequence[str], errors: Mapping[str, VclustError]
+) -> list[Node]:
+    """The nodes to be proven, the one that tries the others first; none that has failed, or is on a host with `errors`.
 
-    A login costs an emulated node seconds of CPU: those that were proved before are left alone.
+    A login costs an emulated node seconds of CPU: those that were proved before are left alone.  But checks of meta
+    packages are for the first node.
     """
     working = [node for node in cluster.nodes if node.state is not NodeState.FAILED]
-    first, *others = [node for node in working if node.host not in errors] or cluster.nodes
-    return [first, *(node for node in others if cluster.ready is None or node.name in fresh)]
+    there = [node for node in working if node.host not in errors] or list(cluster.nodes)
+    if cluster.ready is None:
+        return there
+    new = [node for node in there if node.name in fresh]
+    return new if new and not _checks(session, cluster) else [there[0], *(n for n in new if n != there[0])]
 
 
-def _prover(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> Prover:
-    """One login to the first node that tries everything; what it says must hold for every node."""
+def _known(cluster: Cluster, fresh: Sequence[str], errors: Mapping[str, VclustError]) -> str:
+    """A node that was proved before, by name; empty: there is none."""
+    names = (
+        node.name
+        for node in cluster.nodes
+        if node.state is NodeState.READY and node.name not in fresh and node.host not in errors
+    )
+    return next(names, "")
+
+
+def _checks(session: Session, cluster: Cluster) -> list[MetaPackage]:
+    return [bundle for bundle in metapackages.expand(cluster.request, session.site) if bundle.check]
+
+
+def _prover(session: Session, cluster: Cluster, nodes: Sequence[Node], known: str = "") -> Prover:
+    """One login, to the first of these nodes, that tries everything; what it says must hold for every node.
+
+    `known`: a node that was proved before.
+    """
 
     def log_in(node: Node, wait: bool) -> Talk:
         access = way_in(session.store, cluster)
@@ -136,8 +161,7 @@ def _prover(session: Session, cluster: Cluster, nodes: Sequence[Node]) -> Prover
         )
         return session.talk(login, limit=proof.OUTPUT_LIMIT)
 
-    checks = [bundle for bundle in metapackages.expand(cluster.request, session.site) if bundle.check]
-    return Prover(cluster.name, nodes, checks, log_in)
+    return Prover(cluster.name, nodes, _checks(session, cluster), log_in, known)
 
 
 def _finish(session: Session, cluster: Cluster, prover: Prover, nodes: Sequence[Node]) -> dict[str, object]:

@@ -26,12 +26,15 @@ from vclust_py.site.session import Session
 def run(session: Session, inputs: Inputs) -> Result:
     """Find the packages of the request, and the VD caches that it could start from.
 
-    Raises RequestError for names the index does not know and for packages that cannot be installed together.
+    Where there is no base image for them one is begun, for the phases to come.  Raises RequestError for names the index
+    does not know and for packages that cannot be installed together.
     """
     request = inputs.asked
     with timing.trial(session.store, request, "resolve", check=inputs.check) as (cluster, report):
         bundles = _bundles(session, request, report)
         lock = find_lock(session, request, bundles, report, cluster=cluster, given=inputs.locked)
+        if not inputs.check:
+            session.make_ahead(session.site, lock)
     packages = sorted(matching.closure(lock))
     caches = {cache.digest: cache for cache in matching.matching(session, lock, request)}
     facts = {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vclust_py.home_server import Share
     from vclust_py.ingress import Door
     from vclust_py.leftover_networks import Leftover
+    from vclust_py.lock import Lock
 
 _FAN_OUT = 128
 _FAN_OUT_A_HOST = 8
@@ -64,12 +65,18 @@ class Networks(Protocol):
     def remove(self, segment: str, number: int) -> bool: ...
 
 
+def _make_ahead(site: Site, lock: "Lock") -> None:
+    from vclust_py.image import ahead
+
+    ahead.begin(site, lock)
+
+
 class Session:
     """A context manager: its end closes what was opened, in one place.  Threads may share it, processes may not.
 
     What changes or asks machines comes in from outside: `connect` to a host, this machine's `networks`, `run`, by which
     nodes are logged in to, `talk`, by which the proof does that, `start_daemons` for when hosts will soon be needed,
-    and `stop_daemons` for when nothing of the site runs any more.
+    `make_ahead`, which begins a first base image, and `stop_daemons` for when nothing of the site runs any more.
     """
 
     def __init__(
@@ -81,11 +88,12 @@ class Session:
         run: Callable[..., str] = run,
         talk: Callable[..., Talk] = Conversation,
         start_daemons: Callable[[], None] = daemon.begin,
+        make_ahead: Callable[[Site, "Lock"], None] = _make_ahead,
         stop_daemons: Callable[[], None] = daemon.stop,
         who: str = "",
     ) -> None:
         self.site, self.run, self.talk = site, run, talk
-        self.start_daemons, self.stop_daemons = start_daemons, stop_daemons
+        self.start_daemons, self.stop_daemons, self.make_ahead = start_daemons, stop_daemons, make_ahead
         self.store = Store(site, who)
         self._connect, self._networks = connect, networks
         self._drivers: dict[Host, Hypervisor] = {}

@@ -30,12 +30,15 @@ def test_a_template_is_nobody(disks: dict[str, Path]) -> None:
     assert sorted(listing(disks["seed"])) == [
         "etc/hostname",
         "etc/machine-id",
+        "etc/systemd/system/vclust-agent.service",
+        "etc/udev/rules.d/60-vclust.rules",
         "run/systemd/system/basic.target.d/vclust-fork.conf",
         "run/systemd/system/systemd-journald.service.d/vclust-fork.conf",
         "run/systemd/system/timer.d/vclust-fork.conf",
         "run/systemd/system/vclust-fork.service",
         "run/vclust/fork-agent",
         "run/vclust/identity",
+        "usr/libexec/vclust/agent",
     ]
     assert re.fullmatch(r"[0-9a-f]{32}\n", (disks["seed"] / "files/etc/machine-id").read_text())
     node = dict(line.split("=") for line in (disks["seed"] / "node").read_text().splitlines())

@@ -4,10 +4,12 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from guest.disks import a_cluster, a_request
@@ -40,6 +42,8 @@ def a_generation(
 class Tree:
     """What a node has: accounts of its packages, and those of its first generation."""
 
+    shell: ClassVar[list[str]] = ["sh"]
+
     def __init__(self, path: Path, cluster: ClusterIdentity, host: str = "n2") -> None:
         self.path = path
         for folder in ("etc/skel", "var/lib/vclust", "etc/vclust"):
@@ -61,12 +65,7 @@ class Tree:
     def take(
         self, cluster: ClusterIdentity, code: int = 0, packages: bytes = b"", new: tuple[str, ...] = ()
     ) -> str:
-        script = update.script(
-            cluster_disk.parts(cluster),
-            cluster_disk.changes(cluster),
-            cluster.generation,
-            cluster_disk.steps_of(cluster, new),
-        )
+        script = update.script(cluster, cluster_disk.changes(cluster), cluster_disk.steps_of(cluster, new))
         if not packages:
             return self.run(script, code)
         path = self.path.with_name(f"{self.path.name}.tar")
@@ -77,7 +76,7 @@ class Tree:
     def run(self, script: str, code: int = 0) -> str:
         """What a node's shell says that is given this script."""
         done = subprocess.run(
-            ["sh", "-s"],
+            [*self.shell, "-s"],
             input=script,
             env={"PATH": os.environ["PATH"], "VCLUST_ROOT": str(self.path)},
             capture_output=True,
@@ -99,7 +98,7 @@ class Tree:
         )
         (self.path / "etc/old").write_text("x\n")
         script = self.path / "usr/libexec/vclust/install-packages"
-        script.parent.mkdir(parents=True)
+        script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(installer)
 
     def read(self, name: str) -> str:
@@ -107,6 +106,14 @@ class Tree:
 
     def names(self, file: str) -> list[str]:
         return [line.partition(":")[0] for line in self.read(f"etc/{file}").splitlines()]
+
+
+@pytest.fixture(params=["sh", "busybox sh"], autouse=True)
+def _shell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a login, and the agent's."""
+    if shutil.which(request.param.split()[0]) is None:
+        pytest.skip("no busybox")
+    monkeypatch.setattr(Tree, "shell", request.param.split())
 
 
 @pytest.fixture
@@ -117,7 +124,7 @@ def tree(tmp_path: Path) -> Tree:
 def test_shared_homes_are_left_to_the_first_node(tree: Tree) -> None:
     """Elsewhere root may not write there; accounts and keys of the node are as ever."""
     unit = tree.path / "etc/systemd/system/home.automount"
-    unit.parent.mkdir(parents=True)
+    unit.parent.mkdir(parents=True, exist_ok=True)
     unit.touch()
     authorized = tree.path / "home/ann/.ssh/authorized_keys"
     authorized.write_text("as it was\n")
@@ -137,7 +144,7 @@ def test_homes_of_the_site_are_left_alone_and_keys_are_the_requests(tree: Tree) 
         return replace(cluster, request=replace(cluster.request, software=software))
 
     unit = tree.path / "etc/systemd/system/home.automount"
-    unit.parent.mkdir(parents=True)
+    unit.parent.mkdir(parents=True, exist_ok=True)
     unit.touch()
     before = sorted((tree.path / "home").rglob("*"))
     cluster = with_homes(2, (ANN, BOB, EVE), SSHKey("ann", KEY))
@@ -275,7 +282,7 @@ def test_what_runs_in_a_node_is_told_of_its_new_size(tmp_path: Path) -> None:
     tree = Tree(tmp_path, made(1, 1))
     (tree.path / "etc/said").unlink()
     larger = made(2, 3)
-    script = update.script(cluster_disk.parts(larger), {}, 2, cluster_disk.resized(larger))
+    script = update.script(larger, {}, cluster_disk.resized(larger))
     assert tree.run(script) == "vclust: generation 2\n"
     told = [f"{word} of n2: 3, 3072\n" for word in ("step", "change", "resume")]
     assert tree.read("etc/said") == "".join(told)

@@ -155,6 +155,41 @@ def test_a_host_that_takes_the_call_but_never_speaks(
         Connection(Host("h1", f"test+tcp://127.0.0.1:{listener.getsockname()[1]}/default"))
 
 
+def test_a_daemon_that_comes_back_late_is_waited_for_once(
+    opened: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts, open_at_once = list[str](), libvirt.open
+
+    def late(uri: str) -> Any:
+        attempts.append(uri)
+        time.sleep(0.5)
+        return open_at_once(uri)
+
+    opened._connection.close()
+    monkeypatch.setattr(connection, "_OPEN_TIMEOUT", 0.1)
+    monkeypatch.setattr(libvirt, "open", late)
+    assert opened.call("type", lambda libvirt: libvirt.getType()) == "TEST"
+    assert len(attempts) == 1
+
+
+def test_a_machine_that_goes_while_its_daemon_is_waited_for(
+    opened: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, answers = threading.Event(), iter([None, None])
+
+    def reach(host: Host) -> None:
+        if next(answers, host) is host:
+            raise connection._Unreachable(f"{host.name}: gone")
+
+    opened._connection.close()
+    monkeypatch.setattr(connection, "_LOOK", 0.05)
+    monkeypatch.setattr(connection, "_reach", reach)
+    monkeypatch.setattr(libvirt, "open", lambda _: end.wait())
+    with pytest.raises(VclustError, match=r"^h1: gone$"):
+        opened.call("type", lambda libvirt: libvirt.getType())
+    end.set()
+
+
 def test_a_host_without_libvirt() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

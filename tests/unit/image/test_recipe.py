@@ -30,8 +30,8 @@ PINNED = {
     "installer": ("7", "4c7af8c6f92c1271"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
-    "template": ("2", "234c4c504df19535"),
-    "suspended": ("2", "56628e6abf466f9e"),
+    "template": ("3", "234c4c504df19535"),
+    "suspended": ("3", "56628e6abf466f9e"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
 }
 """Version and digest of the output of each recipe."""

@@ -208,6 +208,9 @@ class FakeHost:
             self.looks[domain] += 1
         return text[position:]
 
+    def tell(self, uuid: str, script: str, timeout: float) -> str | None:
+        return None
+
     def clear_consoles(self, folder: str, domains: Iterable[str]) -> None:
         self.calls["clear"] += len(list(domains))
 
@@ -285,6 +288,7 @@ class FakeSession(Session):
         self.hosts = {"a": FakeHost(), "b": FakeHost()}
         self.fake_networks = FakeNetworks()
         self.gone: set[str] = set()
+        self.begun: list[str] = []
         self.connects = self.logins = self.starts = self.stops = 0
         super().__init__(
             site,
@@ -292,6 +296,7 @@ class FakeSession(Session):
             networks=self.fake_networks,
             talk=self._log_in,
             start_daemons=self._start_daemons,
+            make_ahead=lambda site, lock: self.begun.append(lock.digest),
             stop_daemons=self._stop_daemons,
         )
 

@@ -419,6 +419,15 @@ def test_each_phase_is_a_role_a_tag_a_file_and_a_function() -> None:
         assert phase(word) is module.run
 
 
+def test_a_base_image_is_begun_when_packages_are_known_and_the_request_is_meant(session: FakeSession) -> None:
+    request = a_request(2)
+    run(session, "request", request)
+    run(session, "resolve", request, check=True)
+    assert session.begun == []
+    lock = run(session, "resolve", request).facts["lock"]
+    assert session.begun == [lock]
+
+
 def test_libvirt_is_started_while_other_phases_are_at_work(session: FakeSession) -> None:
     """Where the site manager is a host itself, and the request is meant."""
     request = phase("request")
