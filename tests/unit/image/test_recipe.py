@@ -24,10 +24,10 @@ from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
 
 PINNED = {
-    "base": ("973bb9b2444c", "f4c6474497b21947"),
+    "base": ("2", "6b5a1af42f4cadd4"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "base of trixie": ("3", "8625b91064941aba"),
-    "installer": ("7", "88e1ef82f5c01c9e"),
+    "base of trixie": ("3", "ece89dc532cce8d7"),
+    "installer": ("7", "3c915db706f36ad5"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
     "template": ("3", "234c4c504df19535"),
