@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from vclust_py.image import (
     installer,
     sync,
     tuning,
+    unsynced,
 )
 from vclust_py.image.files import open_folder
 from vclust_py.image.recipe import installer_key, kernel_key
@@ -175,23 +177,25 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
             catalogue, lock.suite, lock.architecture, records, tools, root, folder
         )
         image, digest = written.result()
-    # The base comes last: whoever finds it finds the others.
-    draft = folder / "status"
-    shutil.copyfile(status, draft)
-    sync(draft)
-    os.replace(draft, site.images / f"{digest}.status")
-    base = catalogue.add(
-        image,
-        digest=digest,
-        kind="base",
-        key=key,
-        suite=lock.suite,
-        architecture=lock.architecture,
-        packages=records,
-        virtual_size=VIRTUAL_SIZE,
-        build_seconds=time.monotonic() - started,
-        tools=tools,
-    )
+        # The base comes last: whoever finds it finds the others.
+        draft = folder / "status"
+        shutil.copyfile(status, draft)
+        sync(draft)
+        os.replace(draft, site.images / f"{digest}.status")
+        # Twenty thousand files, while the image gets to the disk.
+        pool.submit(run, ["rm", "-rf", root])
+        base = catalogue.add(
+            image,
+            digest=digest,
+            kind="base",
+            key=key,
+            suite=lock.suite,
+            architecture=lock.architecture,
+            packages=records,
+            virtual_size=VIRTUAL_SIZE,
+            build_seconds=time.monotonic() - started,
+            tools=tools,
+        )
     report(f"base image of {lock.suite}: done", 2, 2)
     return BaseImages(base, kernel, initramfs)
 
@@ -288,11 +292,12 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
     run(
         [
             *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
+            *(sys.executable, "-I", unsynced.__file__),
             *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--skip=check/empty"),
             f"--architectures={lock.architecture}",
             f"--include={','.join([*BASE_PACKAGES, *site.base_packages, lock.kernel])}",
             f"--aptopt={settings}",
-            # The whole folder goes when anything fails; nothing is worth waiting for the disk.
+            # The whole folder goes when anything fails; nothing is worth waiting for the disk, or preparing for that.
             "--dpkgopt=force-unsafe-io",
             *(lock.suite, root, apt_sources),
         ],
