@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from vclust_py.image.catalogue import Catalogue
 from vclust_py.image.files import file_digest, sync
-from vclust_py.image.manifest import RETIRED, Image, Manifest, PackageRecord
+from vclust_py.image.manifest import RETIRED, Image, Manifest, PackageRecord, Place
 from vclust_py.image.recipe import base_key
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Image",
     "Manifest",
     "PackageRecord",
+    "Place",
     "Report",
     "base_key",
     "file_digest",

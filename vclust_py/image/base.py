@@ -229,10 +229,8 @@ def _boot_images(
     kernel = catalogue.find("kernel", kernel_key(names))
     initramfs = catalogue.find("installer", installer_key(names))
     if kernel is None:
-        # A copy: the root's own goes to the disk image.
-        vmlinuz = shutil.copyfile(root / "boot" / f"vmlinuz-{version}", folder / "vmlinuz")
         kernel = catalogue.add(
-            installer.raw_kernel(vmlinuz, folder),
+            installer.raw_kernel(root / "boot" / f"vmlinuz-{version}", folder),
             kind="kernel",
             key=kernel_key(names),
             suite=suite,

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from vclust_py.errors import VclustError
 from vclust_py.image import snapshot
 from vclust_py.image.files import file_digest, sync
-from vclust_py.image.manifest import EXTENSIONS, RETIRED, Image, Manifest, PackageRecord, contents
+from vclust_py.image.manifest import EXTENSIONS, RETIRED, Image, Manifest, PackageRecord, Place, contents
 from vclust_py.image.snapshot import Refusal, View
 from vclust_py.site import Site
 
@@ -95,6 +95,7 @@ class Catalogue:
         build_seconds: float = 0.0,
         tools: tuple[str, ...] = (),
         companions: Mapping[str, Path] = MappingProxyType({}),
+        place: Place | None = None,
     ) -> Image:
         """Take the finished file `temporary`, on the images' file system, into the catalogue, with its `companions`.
 
@@ -121,6 +122,7 @@ class Catalogue:
             virtual_size=virtual_size,
             build_seconds=round(build_seconds, 3),
             tools=tools,
+            place=place,
         )
         stem = "-".join(part for part in (kind, suite, architecture, digest[:24]) if part)
         path = self.site.images / f"{stem}.{EXTENSIONS[kind]}"

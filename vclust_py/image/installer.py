@@ -165,24 +165,27 @@ def _newc(folders: Iterable[str], files: dict[str, bytes], links: dict[str, str]
 
 
 def raw_kernel(vmlinuz: Path, folder: Path) -> Path:
-    """The ELF kernel inside an x86 bzImage, written to `folder`; `vmlinuz` itself where there is none to start.
+    """The ELF kernel inside an x86 bzImage, written to `folder`; a copy of `vmlinuz` where there is none to start.
 
     QEMU and Xen start the ELF kernel by its PVH entry; unpacking the kernel in an emulated machine takes two
     seconds of each boot. (What is lost is the random choice of the kernel's address.)
     """
     image = vmlinuz.read_bytes()
+    kernel = folder / "vmlinux"
     if image[0x202:0x206] != b"HdrS":
-        return vmlinuz
+        kernel.write_bytes(image)
+        return kernel
     # Linux: Documentation/arch/x86/boot.rst
     setup_sectors = image[0x1F1] or 4
     offset, length = struct.unpack_from("<II", image, 0x248)
     start = (setup_sectors + 1) * 512 + offset
-    kernel = folder / "vmlinux"
     _unpack(image[start : start + length], kernel)
     # ELF note of type 18, XEN_ELFNOTE_PHYS32_ENTRY: the PVH entry.
     note = re.compile(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0")
     data = kernel.read_bytes()
-    return kernel if data[:4] == b"\x7fELF" and note.search(data) else vmlinuz
+    if data[:4] != b"\x7fELF" or not note.search(data):
+        kernel.write_bytes(image)
+    return kernel
 
 
 def _unpack(payload: bytes, target: Path) -> None:

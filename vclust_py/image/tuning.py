@@ -31,9 +31,10 @@ ConditionPathExists=/var/log/journal
 ExecStartPre=
 """,
     "etc/acpi/events/powerbtn": """\
-# The host's orderly way to switch a node off.  acpid does it with less than logind takes.
+# The host's orderly way to switch a node off.  acpid does it with less than logind takes, which `systemctl poweroff`
+# would start for it.
 event=button/power.*
-action=/usr/bin/systemctl poweroff
+action=/usr/bin/systemctl start --no-block --job-mode=replace-irreversibly poweroff.target
 """,
     "etc/initramfs-tools/update-initramfs.conf": """\
 # The host hands kernel and initramfs to this node; one made here would not be used.
@@ -57,6 +58,8 @@ MASKED = (
     "systemd-update-utmp-runlevel.service",
     # The message bus starts when somebody calls (`systemctl` of a user does), not with every boot.
     "multi-user.target.wants/dbus.service",
+    # So does logind, which keeps account of screens and of sessions that nobody tells it of without libpam-systemd.
+    "multi-user.target.wants/systemd-logind.service",
     # tty2 to tty6 of a screen that no node has.
     "getty-static.service",
 )
@@ -73,8 +76,6 @@ MASKED_WITH_EXECUTOR = (
     # Kernel objects by mkdir, and the list of FUSE mounts: root can load and mount them. Each takes a modprobe more.
     "sys-kernel-config.mount",
     "sys-fs-fuse-connections.mount",
-    # It starts when somebody calls it by the message bus, which starts the same way, not with every boot.
-    "multi-user.target.wants/systemd-logind.service",
 )
 
 FILES_WITH_EXECUTOR = {
@@ -105,6 +106,8 @@ REMOVED = (
     f"{_UNITS}/sysinit.target.wants/systemd-pstore.service",
     f"{_UNITS}/multi-user.target.wants/e2scrub_reap.service",
     f"{_UNITS}/timers.target.wants/e2scrub_all.timer",
+    # The kernel's name and version, by five processes at every login.
+    "etc/update-motd.d",
     # Identity: every node gets its own.
     "etc/ssh/ssh_host_*",
     "etc/hostname",
