@@ -3,7 +3,6 @@
 Verified on the hosts by the checker, and in the nodes.
 """
 
-import shutil
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -17,11 +16,7 @@ from many.host import Host
 
 from vclust_py.site import Site
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.long,
-    pytest.mark.skipif(shutil.which("apt-cacher-ng") is None, reason="apt-cacher-ng is not installed"),
-]
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 BED = Bed("vcn", IPv4Network("10.83.0.0/16"))
 NAME = "t-many"
@@ -57,9 +52,6 @@ def test_a_cluster_over_hosts_of_two_racks(hosts: list[Host], site: Site, tmp_pa
         assert {node["host"]: node["accelerator"] for node in nodes} == {"h1": "tcg", "h2": "tcg"}
         assert check(site.root, machines) == []
         assert vclust("ssh", NAME, "--", f"ssh {NAME}02 hostname").strip() == f"{NAME}02"
-        # The way out, from a node on another machine than the router.
-        install = "apt-get -q update && apt-get -qy install bc && echo '6 * 7' | bc"
-        assert vclust("ssh", NAME, "2", "--", install).splitlines()[-1] == "42"
     finally:
         vclust("destroy", NAME)
     assert check(site.root, machines) == []
