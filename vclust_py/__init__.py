@@ -18,6 +18,7 @@ estimate     how long a create may take; fitting finds in the background what th
 image        base image, package store, request layers, package bundles, installer
 chain        files to many hosts in nearly the time of one; the package vclust_hop is what runs on each of them
 nodes        what phases know of a cluster's nodes; addresses their hardware addresses
+frozen       where frozen machines are made and lie, here and on other hosts
 templates    frozen nodes that others start from as clones; suspended are frozen installers, clones is which nodes start
              from which, starts how a node has started
 leftovers    taking clusters off their hosts; what destroyed ones left on hosts that were written off

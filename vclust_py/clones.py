@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vclust_py import metapackages, suspended, templates
+from vclust_py import frozen, metapackages, suspended, templates
 from vclust_py.cache.pin import pin
 from vclust_py.errors import VclustError
 from vclust_py.guest import template
@@ -103,10 +104,13 @@ def _forks(
         fresh = [node for node in fresh if node.position]
         if asked == "fork":
             found[first[0].name] = Offer(None, "it has a volume's disk")
-    for (host, shape), names in _shapes(session, cluster, images, drivers, fresh).items():
-        if offer := _offer(session, cluster, host, drivers[host], shape, len(names), report):
-            found |= dict.fromkeys(names, offer)
-    return found
+    groups = _shapes(session, cluster, images, drivers, fresh)
+
+    def offer(group: tuple[str, Shape]) -> Offer | None:
+        host, shape = group
+        return _offer(session, cluster, host, drivers[host], shape, len(groups[group]), report)
+
+    return found | _pinned(session, cluster, groups, session.side_by_side(offer, list(groups)))
 
 
 def wanted(session: Session, cluster: Cluster, drivers: Mapping[str, Hypervisor]) -> bool:
@@ -203,16 +207,26 @@ def _offer(
     except VclustError as error:
         _log.warning("no template: %s", error)
         return Offer(None, f"no template: {error}")
-    return None if image is None else _pinned(session, cluster, image)
+    return None if image is None else Offer(image, timeout=_timeout(session.site))
 
 
-def _pinned(session: Session, cluster: Cluster, image: Image) -> Offer:
-    # Beside those of other hosts and of earlier starts: disks of nodes stand on them.
-    pinned = clusters.get(session.store, cluster.name).images
-    digest = image.manifest.digest
-    if not pin(session, cluster, {**pinned, f"{templates.ROLE}{digest[:12]}": digest}):
-        return Offer(None, f"{image.path.name} was taken away")
-    return Offer(image, timeout=_timeout(session.site))
+def _pinned(
+    session: Session,
+    cluster: Cluster,
+    groups: Mapping[tuple[str, Any], Sequence[str]],
+    offers: Sequence[Offer | None],
+) -> dict[str, Offer]:
+    """By name of the nodes what their group is offered, if it is there still; the cluster stands on it from now on."""
+    found = dict[str, Offer]()
+    for names, offer in zip(groups.values(), offers, strict=True):
+        if offer is not None and (image := offer.template) is not None:
+            # Beside those of other hosts and of earlier starts: disks of nodes stand on them.
+            pinned, digest = clusters.get(session.store, cluster.name).images, image.manifest.digest
+            if not pin(session, cluster, {**pinned, f"{templates.ROLE}{frozen.role(image)}": digest}):
+                offer = Offer(None, f"{image.path.name} was taken away")
+        if offer is not None:
+            found |= dict.fromkeys(names, offer)
+    return found
 
 
 def _timeout(site: Site) -> float:
@@ -240,11 +254,12 @@ def _resumes(
         disks += ("bundle" in images) + (volume and node.position == 0)
         shape = suspended.Shape(kernel, installer, line, architecture, node.cpus, node.memory, disks)
         groups.setdefault((node.host, shape), []).append(node.name)
-    found = dict[str, Offer]()
-    for (host, shape), names in groups.items():
-        if offer := _resume(session, cluster, host, drivers[host], shape, len(names), report):
-            found |= dict.fromkeys(names, offer)
-    return found
+
+    def offer(group: tuple[str, suspended.Shape]) -> Offer | None:
+        host, shape = group
+        return _resume(session, cluster, host, drivers[host], shape, len(groups[group]), report)
+
+    return _pinned(session, cluster, groups, session.side_by_side(offer, list(groups)))
 
 
 def _resume(
@@ -266,7 +281,8 @@ def _resume(
         image = suspended.find(session, shape, forking)
         if not forced and not _resuming_gains(session, cluster, driver, nodes, made=image is not None):
             return None
-        return _pinned(session, cluster, image or suspended.ensure(session, shape, forking, report))
+        image = image or suspended.ensure(session, shape, forking, report)
+        return Offer(image, timeout=_timeout(session.site))
     except VclustError as error:
         _log.warning("no suspended installer: %s", error)
         return Offer(None, f"no suspended installer: {error}")
@@ -332,16 +348,15 @@ def start(
         return BOOTED
     if offer.template is None or driver.forking is None:
         return instead(offer.why)
-    image = offer.template
-    memory = image.companions["memory"]
+    image, lies = offer.template, frozen.files_of(offer.template)
     try:
-        if image.manifest.kind == suspended.KIND:
+        if image.manifest.backing is None:  # an installer
             size = max(node.disk, root.manifest.virtual_size)
             files.overlay(overlay(node.name), root.path.name, size)
-            driver.forking.resume(domain, memory, image.path, offer.timeout)
+            driver.forking.resume(domain, lies.memory, lies.state, offer.timeout)
             return RESUMED
-        files.overlay(overlay(node.name), image.path.name, image.manifest.virtual_size)
-        driver.forking.fork(domain, memory, image.companions["state"], offer.timeout)
+        files.overlay(overlay(node.name), str(lies.disk), image.manifest.virtual_size)
+        driver.forking.fork(domain, lies.memory, lies.state, offer.timeout)
         return FORKED
     except VclustError as error:
         _log.warning("%s boots: %s", node.name, error)

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vclust_hop.wire import VERSION
-from vclust_py import monitor, pki
+from vclust_py import frozen, monitor, pki
 from vclust_py.chain import Hop, Outcome, lacking
 from vclust_py.chain.report import explained, keys
 from vclust_py.change import Change
@@ -191,6 +191,15 @@ def remove(session: Session, machine: pki.Machine, *, check: bool = False) -> Ch
             with store.transaction():
                 forget_host(store, name)
                 audit(store, "remove host", "", name)
+    used = {digest for digests in clusters.images_in_use(store).values() for digest in digests}
+    for image in frozen.on_host(session, name):
+        before[f"{image.path.name} on {name}"], after[f"{image.path.name} on {name}"] = "frozen", ""
+        if check:
+            continue
+        if image.manifest.digest in used:  # by a cluster whose nodes have left that host
+            session.images.retire(image)
+        else:
+            session.images.remove(image)
     for left in clusters.leftovers(store):
         if left.host == name:
             before[f"{left.name} on {name}"], after[f"{left.name} on {name}"] = "to be cleared", ""

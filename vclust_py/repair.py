@@ -5,9 +5,10 @@ That is the way in: router namespaces, bridges, packet filter rules, ends of tun
 
 from dataclasses import dataclass, field
 
+from vclust_py import frozen
 from vclust_py.change import Change
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import Hypervisor
+from vclust_py.hypervisor import Host, Hypervisor
 from vclust_py.nodes import drivers_of, overlay
 from vclust_py.phases import Result
 from vclust_py.phases.create import door, segments, serve_homes, way_out
@@ -57,6 +58,8 @@ def run(session: Session, *, check: bool = False) -> Result:
         before[one.segment], after[one.segment] = f"of no cluster: {', '.join(one.parts)}", "not there"
         if not check:
             session.networks.remove(one.segment, one.number)
+    for folder in frozen.clear(session, _drivers(session), check=check):
+        before[folder], after[folder] = "of no image", "not there"
     if not check:
         warnings += session.networks.admit(session.store)
     return Result(
@@ -64,6 +67,14 @@ def run(session: Session, *, check: bool = False) -> Result:
         {"repaired": repaired, "removed": [one.segment for one in left]},
         tuple(warnings),
     )
+
+
+def _drivers(session: Session) -> list[Hypervisor]:
+    """Of those hosts that answer and are known to have clusters' nodes, or templates."""
+    nodes = [node for there in clusters.placed(session.store).values() for _, node in there]
+    hosts = {Host(node.host, node.uri, node.guest) for node in nodes}
+    drivers, _ = session.drivers(hosts | frozen.hosts_of(session.images.images()))
+    return list(drivers.values())
 
 
 def _words(network: str, stopped: list[str]) -> str:

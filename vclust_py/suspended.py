@@ -1,4 +1,4 @@
-"""Suspended installers of this machine (paper 4.4): frozen before they look at any disk.
+"""Suspended installers (paper 4.4): frozen before they look at any disk.
 
 An image like others: the state of the devices, with the memory beside it.  It serves nodes of every layer, with disks
 of any size; its key names what it fixes.  It is kept, pinned and taken away as templates are.
@@ -6,18 +6,16 @@ of any size; its key names what it fixes.  It is kept, pinned and taken away as 
 
 import hashlib
 import json
-import os
 import time
 import uuid
 from dataclasses import astuple, dataclass
 
-from vclust_py import templates
+from vclust_py import frozen
 from vclust_py.guest import template
-from vclust_py.hypervisor import Disk, Domain, Forking, memory_bytes
+from vclust_py.hypervisor import Disk, Domain, Forking
 from vclust_py.image import Image, Report
 from vclust_py.image.installer import SUSPEND
 from vclust_py.image.recipe import RECIPES
-from vclust_py.image.space import naming_full_disk, require_space
 from vclust_py.site.session import Session
 
 KIND = "suspended"
@@ -47,7 +45,7 @@ class Shape:
 
 def find(session: Session, shape: Shape, forking: Forking) -> Image | None:
     """The image of that shape, whole; one that is not is never found again."""
-    return templates.whole(session, KIND, shape.key(forking), shape.memory)
+    return frozen.find(session, KIND, shape.key(forking), shape.memory, forking)
 
 
 def ensure(session: Session, shape: Shape, forking: Forking, report: Report) -> Image:
@@ -55,42 +53,32 @@ def ensure(session: Session, shape: Shape, forking: Forking, report: Report) -> 
 
     Raises VclustError when that does not work, or there is no space for it.
     """
-    if image := find(session, shape, forking):
-        return image
-    catalogue, key = session.images, shape.key(forking)
-    with catalogue.building(KIND, key) as folder, naming_full_disk(session.site.images):
-        if image := find(session, shape, forking):
-            return image
+    key = shape.key(forking)
+
+    def make(bench: frozen.Bench) -> Image:
         started = time.monotonic()
         report("suspending an installer for nodes to start from", 0, 0)
-        require_space(session.site.images, memory_bytes(shape.memory))
-        folder.chmod(0o711)  # QEMU runs as a user of its own
-        kernel, installer = catalogue.get(shape.kernel), catalogue.get(shape.installer)
-        disks = [folder / f"{number}.img" for number in range(shape.disks)]
-        for path in disks:
-            path.touch()
-            os.truncate(path, _BLANK)
+        kernel, installer = map(session.images.get, (shape.kernel, shape.installer))
+        disks = [bench.small(str(number), _BLANK) for number in range(shape.disks)]
         domain = Domain(
             name=f"vclust-suspended-{key[:16]}",
             uuid=str(uuid.UUID(key[:32], version=4)),
             architecture=shape.architecture,
             cpus=shape.cpus,
             memory=shape.memory,
-            kernel=kernel.path,
-            initrd=installer.path,
+            kernel=bench.image(kernel),
+            initrd=bench.image(installer),
             command_line=f"{shape.command_line} {SUSPEND}",
             disks=tuple(Disk(path, "raw", readonly=True) for path in disks),
             mac=template.mac(),
             bridge="",
-            folder="",
+            folder=bench.folder,
         )
-        forking.suspend(domain, folder, session.site.ready_timeout)
-        return catalogue.add(
-            folder / "state",
-            kind=KIND,
-            key=key,
+        forking.suspend(domain, bench.path, bench.state, session.site.ready_timeout)
+        return bench.take_in(
             suite=kernel.manifest.suite,
             architecture=kernel.manifest.architecture,
             build_seconds=time.monotonic() - started,
-            companions={"memory": folder / "memory"},
         )
+
+    return frozen.ensure(session, KIND, key, shape.memory, forking, make)

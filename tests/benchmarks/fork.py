@@ -15,7 +15,10 @@ nodes   seconds from the start of the first node to the report of the last one
 proof   seconds from that report to the end of `ready`
 memory  MB of a node's QEMU process when all is proven, shared pages divided among their holders (PSS)
 
-Root.  Nodes run by KVM where it works, else emulated.
+Root.  Nodes run by KVM where it works, else emulated.  Those on hosts that are other machines are asked for through
+libvirt, ten times a second, and have no `memory`: for tests/testbed's hosts, say, give -i its inventory and --root the
+site's there.  On Xen hosts, which are asked once a second, CPU seconds are those of the node's domain and its share of
+what dom0 works meanwhile: it starts and restores domains, and serves their disks.
 """
 
 import argparse
@@ -34,10 +37,14 @@ from pathlib import Path
 
 from create import proof
 
-from vclust_py.site import PROJECT, Site
+from vclust_py.hypervisor import Host
+from vclust_py.nodes import domain_name
+from vclust_py.site import PROJECT, Site, clusters
+from vclust_py.site.session import Session
 
 VCLUST = Path(sys.executable).parent / "vclust"
 TICKS = os.sysconf("SC_CLK_TCK")
+DOM0 = "00000000-0000-0000-0000-000000000000"
 EXAMPLE = (PROJECT / "examples/hello-mpi.ini").read_text()
 
 
@@ -61,24 +68,49 @@ def memory(domain: str) -> float:
     return int(text.partition("\nPss:")[2].split()[0]) * 1024 / 1e6
 
 
+def seen(session: Session, root: Path, name: str, dom0: dict[str, float]) -> dict[str, tuple[bytes, float]]:
+    """By domain of the cluster's nodes that run what their consoles have said, and their CPU seconds until now.
+
+    `dom0`: those of Xen hosts' dom0 when they were seen first; what it has worked since then is shared by the nodes.
+    """
+    found = dict[str, tuple[bytes, float]]()
+    for console in (root / "clusters").glob(f"{name}.*/*.{name}.console"):
+        with contextlib.suppress(OSError):
+            said = console.read_bytes()
+            found[console.stem] = said, cpu_seconds(console.stem)
+    cluster = clusters.find(session.store, name) if session.store.exists else None
+    nodes = [node for node in cluster.nodes if node.machine is not None] if cluster else []
+    drivers, _ = session.drivers(Host(node.host, node.uri, node.guest) for node in nodes)
+    for host, driver in drivers.items():
+        spent, there = driver.processor_seconds(), [node for node in nodes if node.host == host]
+        for_all = spent.get(DOM0, 0.0) / len(there)
+        for node in there:
+            if cluster is not None and node.uuid in spent:
+                domain, folder = domain_name(cluster, node), clusters.folder(session.store, cluster).name
+                seconds = spent[node.uuid] + for_all - dom0.setdefault(host, for_all)
+                found[domain] = driver.console(folder, domain), seconds
+        dom0.setdefault(host, for_all)
+    if nodes:
+        time.sleep(1 if any(driver.accelerator == "xen" for driver in drivers.values()) else 0.1)
+    return found
+
+
 def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, float]:
     """One create, looked at from outside, and its end."""
     started, reported, spent = time.monotonic(), list[float](), dict[str, float]()
-    installing = dict[str, float]()
+    installing, dom0 = dict[str, float](), dict[str, float]()
     command = subprocess.Popen([VCLUST, "-i", arguments.inventory, "create", path], stdout=subprocess.DEVNULL)
     first = 0.0
-    while command.poll() is None:
-        for console in (arguments.root / "clusters").glob(f"{name}.*/*.{name}.console"):
-            first = first or time.monotonic()
-            said = console.read_bytes()
-            if console.stem not in installing and b"vclust: installer" in said:
-                with contextlib.suppress(OSError):
-                    installing[console.stem] = cpu_seconds(console.stem)
-            if console.stem not in spent and b"vclust: ready" in said:
-                with contextlib.suppress(OSError):
-                    spent[console.stem] = cpu_seconds(console.stem)
+    with Session(Site(root=arguments.root)) as session:
+        while command.poll() is None:
+            for domain, (said, seconds) in seen(session, arguments.root, name, dom0).items():
+                first = first or time.monotonic()
+                if domain not in installing and b"vclust: installer" in said:
+                    installing[domain] = seconds
+                if domain not in spent and b"vclust: ready" in said:
+                    spent[domain] = seconds
                     reported.append(time.monotonic())
-        time.sleep(0.01)
+            time.sleep(0.01)
     wall = time.monotonic() - started
     if command.returncode:
         sys.exit(f"vclust create ended with {command.returncode}")
@@ -87,10 +119,11 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
         "cpu": statistics.mean(spent.values()),
         "nodes": max(reported) - first,
         "wall": wall,
-        "memory": statistics.mean(map(memory, spent)),
         "proof": proof(shown),
         "clones": sum(node["start"] != "boot" for node in shown["nodes"]),
     }
+    if here := [domain for domain in spent if Path(f"/run/libvirt/qemu/{domain}.pid").exists()]:
+        row["memory"] = statistics.mean(map(memory, here))
     if installing:
         row["installer"] = statistics.mean(installing.values())
     vclust(arguments.inventory, "destroy", name)

@@ -20,7 +20,7 @@ from test_base import images, lock_of  # noqa: F401 - fixtures
 
 from vclust_py.hypervisor import Disk, Domain, Host, Hypervisor, Segment, connect, daemon
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.storage import RemoteFiles
+from vclust_py.hypervisor.remote_files import RemoteFiles
 from vclust_py.image import installer
 from vclust_py.image.base import BaseImages
 from vclust_py.image.builder import COMPRESSED
@@ -223,6 +223,8 @@ def test_files_through_libvirt(remote: Callable[[], RemoteFiles], tmp_path: Path
         seed.write_bytes(content)
         files.put(seed)
         assert files.path("n1.iso").read_bytes() == content
+    files.overwrite("n1.iso", b"third")
+    assert files.path("n1.iso").read_bytes() == b"thirdd"
     assert set(files.allocated()) == {"n1.qcow2", "n1.iso"}
     files.discard("n1.iso")
     files.discard("n1.iso")

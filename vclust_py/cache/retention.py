@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 
+from vclust_py import frozen
 from vclust_py.cache.status import is_rebuilding
 from vclust_py.cache.stored import clusters_on
 from vclust_py.errors import VclustError
@@ -104,6 +105,7 @@ def drop_superseded(session: Session) -> list[str]:
                 catalogue.remove(images[digest])
                 gone.append(images[digest])
         _drop_boot_images(session, gone, bases)
+    frozen.clear_hosts(session, gone)
     return [f"{image.path.name}: there is a newer base image" for image in gone]
 
 
@@ -138,7 +140,7 @@ def _drop_boot_images(session: Session, gone: Sequence[Image], bases: Sequence[I
 
 def trim_kinds(session: Session, kinds: Collection[str]) -> list[str]:
     """As `trim`, of these kinds of images alone."""
-    catalogue, removed = session.images, []
+    catalogue, removed, gone = session.images, [], list[Image]()
     with session.store.transaction():
         # Whoever takes up an image does so in a transaction as well, after a look whether it is there.
         view = catalogue.look()
@@ -152,15 +154,20 @@ def trim_kinds(session: Session, kinds: Collection[str]) -> list[str]:
             for digest, row in uses.items()
             if row["chosen"] and digest in images and images[digest].manifest.kind == "cache"
         }
-        frozen = {digest for digest, image in images.items() if image.manifest.kind in FROZEN}
+        by_host: dict[str, set[str]] = {}
+        for digest, image in images.items():
+            if image.manifest.kind in FROZEN:
+                by_host.setdefault(image.manifest.place.host if image.manifest.place else "", set()).add(
+                    digest
+                )
         now = time.time()
         for group, space, name in (
-            (idle & frozen, session.site.template_space, "template_space"),
-            (idle - chosen - frozen, session.site.layer_space, "layer_space"),
+            *((idle & there, session.site.template_space, "template_space") for there in by_host.values()),
+            (idle - chosen - set().union(*by_host.values()), session.site.layer_space, "layer_space"),
             (chosen, session.site.cache_space, "cache_space"),
         ):
             group = {digest for digest in group if images[digest].manifest.kind in kinds}
-            size = sum(images[digest].disk_bytes for digest in group)
+            size = sum(_size(images[digest]) for digest in group)
             while size > space:
                 backing = {image.manifest.backing for image in images.values()}
                 backing |= {refusal.backing for refusal in newer}
@@ -169,15 +176,22 @@ def trim_kinds(session: Session, kinds: Collection[str]) -> list[str]:
                     break
                 oldest = images.pop(min(removable, key=lambda digest: last[digest]))
                 group.discard(oldest.manifest.digest)
-                size -= oldest.disk_bytes
+                size -= _size(oldest)
                 catalogue.remove(oldest)
+                gone.append(oldest)
                 removed.append(f"{oldest.path.name}: least recently used beyond {name}, {space >> 20} MB")
         # Images of a newer version have uses of their own; their files' names hold the beginning of their digests.
         kept = {refusal.path.stem.rpartition("-")[2] for refusal in newer}
         learning.forget_uses(
             session.store, [digest for digest in uses.keys() - images.keys() if digest[:24] not in kept]
         )
+    frozen.clear_hosts(session, gone)
     return removed
+
+
+def _size(image: Image) -> int:
+    """Bytes that it takes where it lies."""
+    return image.manifest.place.bytes if image.manifest.place else image.disk_bytes
 
 
 def made_at(image: Image) -> float:

@@ -6,8 +6,11 @@ driver      what the drivers do alike with a host: the site manager itself, or a
 domains     what they do alike with a domain
 segments    a cluster's segment on another machine
 local       files of a cluster on the site manager itself
-storage     and on a host that is another machine
+remote_files  and on a host that is another machine, in folders of its storage
 forking     templates, suspended installers, and clones of them
+remote_forking  the same on another machine
+xen_forking  suspended installers of a Xen host, and nodes that go on from them
+cloning     what these do alike: what is said to such a machine, and what it says
 agent       scripts for nodes that run
 connection  libvirt calls that end: each in a bounded time, in an error that names the host
 certificates  why TLS to a host fails
@@ -30,6 +33,9 @@ ROLL_OUT = "run the roll-out: ansible-playbook playbooks/site.yml"
 """What people are told to do about a host."""
 HOST_ROOT = Path("/var/lib/vclust")
 """Where a host that is not the site manager keeps its files; the roll-out makes it (role vm_host)."""
+
+MEMORY, CONSOLE = "memory", "console"
+"""Names of files in the folder in which a machine is frozen."""
 
 
 def console_file(domain: str) -> str:
@@ -218,16 +224,45 @@ class Files(Protocol):
         ...
 
 
+class Workplace(Files, Protocol):
+    """A folder on a host that is another machine, for what is frozen there."""
+
+    def make_raw(self, name: str, size: int, data: bytes = b"", owner: tuple[int, int] = (0, 0)) -> None:
+        """Make the file `name` of `size` bytes, which begins with `data`; `owner` is its user and group."""
+        ...
+
+    def free(self) -> int:
+        """Bytes left on the folder's file system."""
+        ...
+
+    def stamp(self, name: str) -> str:
+        """The file's bytes and the time of its last change, in words; empty when it is not there."""
+        ...
+
+
 class Forking(Protocol):
-    """Templates and clones on one host.  Every call raises VclustError, naming the host, for what does not work."""
+    """Templates and clones on one host.  Every call raises VclustError, naming the host, for what does not work.
+
+    A `state` is a file of the site manager's, other paths are on the host.
+    """
+
+    host: Host
 
     def identity(self) -> str:
         """Digest of what a frozen machine can go on with only: emulator, accelerator and processor of this host."""
         ...
 
-    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
-        """Boot `domain` until its agent waits (at most `timeout` s each way), and write its `memory` and `state` into
-        `folder`.  The domain has gone when this returns, and goes if this process ends.
+    def workplace(self, folder: str) -> Workplace | None:
+        """The host's folder of that name; None: it is the site manager itself, and has what is frozen in its images."""
+        ...
+
+    def workplaces(self) -> list[str]:
+        """Names of all folders beside that; empty on the site manager itself."""
+        ...
+
+    def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        """Boot `domain` until its agent waits (at most `timeout` s each way), write its `memory` into `folder`, and
+        the state of its devices.  The domain has gone when this returns, and goes if this process ends.
         """
         ...
 
@@ -238,7 +273,7 @@ class Forking(Protocol):
         """
         ...
 
-    def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
+    def suspend(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         """As `freeze`, of an installer that waits before it looks at any disk."""
         ...
 

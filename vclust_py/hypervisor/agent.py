@@ -27,10 +27,10 @@ class Stream(Protocol):
     def recv(self, nbytes: int) -> bytes | int: ...
 
 
-def add_port(devices: Element) -> None:
-    """The port, in a domain's definition."""
+def add_port(devices: Element, name: str = PORT) -> None:
+    """The port, or another one, in a domain's definition."""
     channel = add(devices, "channel", type="unix")
-    add(channel, "target", type="virtio", name=PORT)
+    add(channel, "target", type="virtio", name=name)
 
 
 def tell(connection: Connection, uuid: str, script: str, timeout: float) -> str | None:

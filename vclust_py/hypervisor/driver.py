@@ -6,7 +6,8 @@ from functools import cached_property
 from vclust_py.hypervisor import HOST_ROOT, Segment, segments
 from vclust_py.hypervisor.domains import Domains
 from vclust_py.hypervisor.local import LocalFiles
-from vclust_py.hypervisor.storage import Pool, RemoteFiles
+from vclust_py.hypervisor.remote_files import RemoteFiles
+from vclust_py.hypervisor.storage import Pool
 from vclust_py.site import Site
 
 
@@ -18,6 +19,10 @@ class Driver(Domains):
     def files(self, folder: str) -> LocalFiles | RemoteFiles:
         if self._host.machine is None:
             return LocalFiles(self._site, folder)
+        return self.remote_files(folder)
+
+    def remote_files(self, folder: str) -> RemoteFiles:
+        """`files` of a host that is another machine."""
         known = self._remote_files.get(folder)
         return known or self._remote_files.setdefault(
             folder, RemoteFiles(self._connection, self._host, folder)

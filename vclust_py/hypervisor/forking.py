@@ -1,20 +1,20 @@
-"""Freezing a template or an installer and starting clones of it: QEMU on the site manager itself, through libvirt.
+"""Freezing a template or an installer and starting clones of it: QEMU through libvirt.
 
 The template's memory is a file that it maps shared and its clones map private: a page is copied when it is written.
 What is saved beside it is the state of the devices, some hundred KB: the migration stream of QEMU with the capability
-`x-ignore-shared`, which leaves out memory that is a shared file.  Both go through QEMU's monitor and through pipes, as
-libvirt would give a saved machine neither another name nor another disk.
+`x-ignore-shared`, which leaves out memory that is a shared file.  It is loaded through QEMU's monitor, as libvirt would
+give a saved machine neither another name nor another disk.  `LocalForking` is for the site manager itself;
+`remote_forking` for other machines.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,28 +24,22 @@ import libvirt_qemu
 
 from vclust_py.errors import VclustError
 from vclust_py.guest.agent import PORT
-from vclust_py.hypervisor import Domain, Host, memory_bytes
+from vclust_py.hypervisor import CONSOLE, MEMORY, Domain, Host, memory_bytes
+from vclust_py.hypervisor.cloning import SETTLE, Cloning
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.domains import Element, absent, add, as_text, parsed
+from vclust_py.hypervisor.domains import Element, add, as_text, parsed
 
 _NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 _CHUNK = 1 << 20
 _POLL = 0.02
-_LOADS = 20.0
+LOADS = 20.0
 """Seconds that saving or loading the state of devices may take; it takes 0.1 s."""
-_LINE = re.compile(rb"vclust: (installer|waiting|prepared|resumed|installed|ready|failed)\b ?([^\r\n]*)\r?\n")
-_MEMORY = "memory-backend=vclust"
-"""In the definition of every clone, and of no domain that has booted."""
-_SEED = 32
-"""Random bytes that an installer gets when it goes on."""
-_ALIVE = 1.0
-"""Seconds between two looks at whether a domain that says nothing still runs."""
-_SETTLE = 0.2
-"""Seconds from the agent's last word to its next read of the port."""
 
 
-class LocalForking:
-    """`Forking` on the site manager itself."""
+class QemuForking(Cloning):
+    """What is alike on the site manager itself and on other machines."""
+
+    clone_mark = "memory-backend=vclust"
 
     def __init__(
         self,
@@ -56,81 +50,51 @@ class LocalForking:
         console: Callable[[Domain], Path],
     ) -> None:
         """`definition`: of a domain that boots, given where its console goes; `console`: where a node's does."""
-        self._host, self._connection, self._accelerator = host, connection, accelerator
+        super().__init__(host, connection, accelerator)
         self._definition, self._console = definition, console
 
-    def identity(self) -> str:
-        def work(connection: Any) -> str:
-            capabilities = parsed(connection.getCapabilities())
-            processor = capabilities.find("host/cpu")
-            counter = None if processor is None else processor.find("counter")
-            if processor is not None and counter is not None:
-                processor.remove(counter)  # measured anew with each start of the daemon
-            return json.dumps(
-                [
-                    self._accelerator,
-                    connection.getVersion(),
-                    connection.getLibVersion(),
-                    "" if processor is None else as_text(processor),
-                ]
-            )
+    @abstractmethod
+    def _make_memory(self, path: Path, size: int) -> None:
+        """A file of zeros that QEMU's user, and nobody else, may write."""
 
-        return hashlib.sha256(self._connection.call("capabilities", work).encode()).hexdigest()
+    @abstractmethod
+    def _save(self, domain: Domain, started: Any, folder: Path, state: Path) -> None:
+        """Write the state of the domain's devices into this machine's file `state`; `folder` is on the host."""
 
-    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
-        console = folder / "console"
-        xml = self._xml(domain, console, folder / "memory", clone=False)
-        with self._frozen(domain, folder, xml) as started, self._port(started) as say:
+    @abstractmethod
+    def _load(self, domain: Domain, started: Any, state: Path) -> None:
+        """Have the paused domain take up that state."""
+
+    def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        console = folder / CONSOLE
+        xml = self._xml(domain, console, folder / MEMORY, clone=False)
+        with self._frozen(domain, folder, state, xml) as started, self._port(started) as say:
             self._hear(domain, console, "waiting", timeout)
             say("prepare\n")
             self._hear(domain, console, "prepared", timeout)
-            time.sleep(_SETTLE)
-        for disk in domain.disks:
-            os.chown(disk.path, 0, 0)  # libvirt has given it to QEMU's user
+            time.sleep(SETTLE)
 
-    def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
-        console = folder / "console"
-        xml = self._xml(domain, console, folder / "memory", clone=False)
-        with self._frozen(domain, folder, xml):
+    def suspend(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        console = folder / CONSOLE
+        xml = self._xml(domain, console, folder / MEMORY, clone=False)
+        with self._frozen(domain, folder, state, xml):
             self._hear(domain, console, "waiting", timeout)
-            time.sleep(_SETTLE)
+            time.sleep(SETTLE)
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        xml = self._xml(domain, console, memory, clone=True)
-        started = self._paused(domain, console, xml)
+        started = self._paused(domain, self._xml(domain, console, memory, clone=True))
+        self._load(domain, started, state)
         with self._port(started) as say:
-            self._load(domain, started, state)
             say(f"go {time.time():.6f}\n")
             self._connection.call(f"resume {domain.name}", lambda _: started.resume())
             self._hear(domain, console, "installed", timeout, wrong="installer")
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        started = self._paused(domain, console, self._xml(domain, console, memory, clone=True))
-        with self._keyboard(started) as say:
-            self._load(domain, started, state)
-            self._connection.call(f"resume {domain.name}", lambda _: started.resume())
-            # The guest's clock counts whole seconds from here.
-            say(f"go {time.time():.0f} {secrets.token_hex(_SEED)} {domain.mac}\n")
-            self._hear(domain, console, "resumed", timeout, wrong="installer")
-
-    def clear(self, uuids: Iterable[str]) -> list[str]:
-        wanted = list(uuids)
-
-        def work(connection: Any) -> list[str]:
-            cleared = []
-            for uuid in wanted:
-                with absent(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-                    found = connection.lookupByUUIDString(uuid)
-                    # Not one that has booted, and that somebody has paused.
-                    if found.state()[0] == libvirt.VIR_DOMAIN_PAUSED and _MEMORY in found.XMLDesc():
-                        found.destroy()
-                        found.undefine()
-                        cleared.append(uuid)
-            return cleared
-
-        return self._connection.call("look for clones that never ran", work)
+        started = self._paused(domain, self._xml(domain, console, memory, clone=True))
+        self._load(domain, started, state)
+        self._go_on(domain, started, console, timeout)
 
     def _xml(self, domain: Domain, console: Path, memory: Path, *, clone: bool) -> Element:
         """The domain with its memory in a file, and a generation of its own."""
@@ -146,19 +110,19 @@ class LocalForking:
         arguments = add(xml, f"{{{_NAMESPACE}}}commandline")
         options = [f"id=vclust,size={memory_bytes(domain.memory)},mem-path={memory}"]
         options.append("share=off" if clone else "share=on")
-        words = ["-object", f"memory-backend-file,{','.join(options)}", "-machine", _MEMORY]
+        words = ["-object", f"memory-backend-file,{','.join(options)}", "-machine", self.clone_mark]
         if clone:
             words += ["-incoming", "defer"]
         for word in words:
             add(arguments, f"{{{_NAMESPACE}}}arg", value=word)
         return xml
 
-    def _paused(self, domain: Domain, console: Path, xml: Element) -> Any:
+    def _paused(self, domain: Domain, xml: Element) -> Any:
         """Define the domain as one that boots, and start it as `xml`, paused until it has all that it needs.
 
         Whatever is cut off before that leaves a paused domain (`clear`).
         """
-        booting = as_text(self._definition(domain, console))
+        booting = as_text(self._definition(domain, self._console(domain)))
 
         def start(connection: Any) -> Any:
             connection.defineXML(booting)
@@ -167,11 +131,9 @@ class LocalForking:
         return self._connection.call(f"start {domain.name}", start)
 
     @contextlib.contextmanager
-    def _frozen(self, domain: Domain, folder: Path, xml: Element) -> Iterator[Any]:
-        """Start the domain, and write `memory` and `state` into the folder when the block has come to its end."""
-        with open(folder / "memory", "xb") as file:
-            file.truncate(memory_bytes(domain.memory))
-        self._give(folder / "memory")
+    def _frozen(self, domain: Domain, folder: Path, state: Path, xml: Element) -> Iterator[Any]:
+        """Start the domain, and save its state when the block has come to its end."""
+        self._make_memory(folder / MEMORY, memory_bytes(domain.memory))
 
         def start(connection: Any) -> Any:
             return connection.createXML(as_text(xml), libvirt.VIR_DOMAIN_START_AUTODESTROY)
@@ -179,13 +141,13 @@ class LocalForking:
         started = self._connection.call(f"start {domain.name}", start)
         try:
             yield started
-            with open(folder / "state", "xb") as state:
-                self._save(domain, started, state.fileno())
+            self._ignore_shared(started)
+            self._save(domain, started, folder, state)
         finally:
             self._destroy(started)
 
-    def _give(self, path: Path) -> None:
-        """Let QEMU's user write the file; libvirt labels disks only."""
+    def _qemu_user(self) -> tuple[int, int] | None:
+        """User and group that QEMU runs as; None: root."""
 
         def work(connection: Any) -> str:
             return str(
@@ -193,9 +155,8 @@ class LocalForking:
             )
 
         label = self._connection.call("capabilities", work)
-        path.chmod(0o600)
-        if found := re.fullmatch(r"\+(\d+):\+(\d+)", label):
-            os.chown(path, int(found[1]), int(found[2]))
+        found = re.fullmatch(r"\+(\d+):\+(\d+)", label)
+        return (int(found[1]), int(found[2])) if found else None
 
     def _monitor(
         self, started: Any, command: str, arguments: Any = None, descriptor: int | None = None
@@ -213,7 +174,7 @@ class LocalForking:
         answer = json.loads(self._connection.call(f"{command} {started.name()}", work))
         if "error" in answer:
             raise VclustError(
-                f"{self._host.name}: {started.name()}: QEMU refuses {command}: {answer['error'].get('desc', '')}"
+                f"{self.host.name}: {started.name()}: QEMU refuses {command}: {answer['error'].get('desc', '')}"
             )
         return answer.get("return")
 
@@ -221,8 +182,45 @@ class LocalForking:
         capability = {"capability": "x-ignore-shared", "state": True}
         self._monitor(started, "migrate-set-capabilities", {"capabilities": [capability]})
 
-    def _save(self, domain: Domain, started: Any, state: int) -> None:
-        self._ignore_shared(started)
+    def _await_loaded(self, domain: Domain, started: Any) -> None:
+        deadline = time.monotonic() + LOADS
+        while (status := self._monitor(started, "query-status")["status"]) != "paused":
+            if status != "inmigrate" or time.monotonic() > deadline:
+                raise VclustError(
+                    f"{self.host.name}: {domain.name}: the template's state does not load: {status}"
+                )
+            time.sleep(_POLL)
+
+    def _port(self, started: Any) -> contextlib.AbstractContextManager[Callable[[str], None]]:
+        """The agent's port, held open: a function that sends it a line."""
+        return self._line_to(started, lambda domain, stream: domain.openChannel(PORT, stream, 0))
+
+
+class LocalForking(QemuForking):
+    """`Forking` on the site manager itself: states go through pipes."""
+
+    def workplace(self, folder: str) -> None:
+        return None
+
+    def workplaces(self) -> list[str]:
+        return []
+
+    def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        super().freeze(domain, folder, state, timeout)
+        for disk in domain.disks:
+            os.chown(disk.path, 0, 0)  # libvirt has given it to QEMU's user
+
+    def _make_memory(self, path: Path, size: int) -> None:
+        with open(path, "xb") as file:
+            file.truncate(size)
+        path.chmod(0o600)
+        if (user := self._qemu_user()) is not None:  # libvirt labels disks only
+            os.chown(path, *user)
+
+    def _said(self, console: Path) -> bytes:
+        return console.read_bytes() if console.exists() else b""
+
+    def _save(self, domain: Domain, started: Any, folder: Path, state: Path) -> None:
         reader, writer = os.pipe()
         copied = threading.Thread(target=_copy, args=(reader, state), daemon=True)
         copied.start()
@@ -231,12 +229,12 @@ class LocalForking:
         finally:
             os.close(writer)
         self._monitor(started, "migrate", {"uri": "fd:state"})
-        deadline = time.monotonic() + _LOADS
+        deadline = time.monotonic() + LOADS
         while (status := self._monitor(started, "query-migrate").get("status")) != "completed":
             if status in ("failed", "cancelled") or time.monotonic() > deadline:
-                raise VclustError(f"{self._host.name}: {domain.name}: its state is not saved: {status}")
+                raise VclustError(f"{self.host.name}: {domain.name}: its state is not saved: {status}")
             time.sleep(_POLL)
-        copied.join(_LOADS)
+        copied.join(LOADS)
 
     def _load(self, domain: Domain, started: Any, state: Path) -> None:
         self._ignore_shared(started)
@@ -249,86 +247,14 @@ class LocalForking:
         finally:
             os.close(reader)
         self._monitor(started, "migrate-incoming", {"uri": "fd:state"})
-        deadline = time.monotonic() + _LOADS
-        while (status := self._monitor(started, "query-status")["status"]) != "paused":
-            if status != "inmigrate" or time.monotonic() > deadline:
-                raise VclustError(
-                    f"{self._host.name}: {domain.name}: the template's state does not load: {status}"
-                )
-            time.sleep(_POLL)
-
-    def _port(self, started: Any) -> contextlib.AbstractContextManager[Callable[[str], None]]:
-        """The agent's port, held open: a function that sends it a line."""
-        return self._line_to(started, lambda domain, stream: domain.openChannel(PORT, stream, 0))
-
-    def _keyboard(self, started: Any) -> contextlib.AbstractContextManager[Callable[[str], None]]:
-        """The console's input, held open: a function that types a line."""
-        return self._line_to(started, lambda domain, stream: domain.openConsole(None, stream, 0))
-
-    @contextlib.contextmanager
-    def _line_to(
-        self, started: Any, connect: Callable[[Any, Any], object]
-    ) -> Iterator[Callable[[str], None]]:
-        def opened(connection: Any) -> Any:
-            stream = connection.newStream()
-            connect(connection.lookupByUUIDString(started.UUIDString()), stream)
-            return stream
-
-        stream = self._connection.call(f"line to {started.name()}", opened)
-
-        def say(line: str) -> None:
-            self._connection.call(f"line to {started.name()}", lambda _: stream.send(line.encode()))
-
-        try:
-            yield say
-        finally:
-            with contextlib.suppress(VclustError):
-                self._connection.call(f"line to {started.name()}", lambda _: stream.abort())
-
-    def _hear(self, domain: Domain, console: Path, word: str, timeout: float, wrong: str = "") -> None:
-        """Wait until the guest says `word` on the console; if it has started anew it says `wrong` before that."""
-        deadline, looked = time.monotonic() + timeout, time.monotonic()
-        while True:
-            lines = _LINE.findall(console.read_bytes() if console.exists() else b"")
-            heard, words = dict(lines), [said for said, _ in lines]
-            if b"failed" in heard:
-                raise VclustError(
-                    f"{self._host.name}: {domain.name}: {heard[b'failed'].decode(errors='replace')}"
-                )
-            if wrong.encode() in words and word.encode() not in words[: words.index(wrong.encode())]:
-                raise VclustError(
-                    f"{self._host.name}: {domain.name}: it did not go on from where it was frozen"
-                )
-            if word.encode() in heard:
-                return
-            if time.monotonic() > deadline:
-                raise VclustError(f"{self._host.name}: {domain.name}: not {word} after {timeout:g} s")
-            if time.monotonic() > looked + _ALIVE:
-                looked = time.monotonic()
-                if not self._runs(domain):
-                    raise VclustError(f"{self._host.name}: {domain.name}: it stopped before it was {word}")
-            time.sleep(_POLL)
-
-    def _runs(self, domain: Domain) -> bool:
-        def work(connection: Any) -> bool:
-            with absent(libvirt.VIR_ERR_NO_DOMAIN):
-                return bool(connection.lookupByUUIDString(domain.uuid).isActive())
-            return False
-
-        return self._connection.call(f"look at {domain.name}", work)
-
-    def _destroy(self, started: Any) -> None:
-        def work(_: Any) -> None:
-            with absent(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-                started.destroy()
-
-        self._connection.call(f"remove domain {started.name()}", work)
+        self._await_loaded(domain, started)
 
 
-def _copy(source: int, target: int) -> None:
+def _copy(source: int, target: Path) -> None:
     try:
-        while data := os.read(source, _CHUNK):
-            os.write(target, data)
+        with open(target, "xb") as file:
+            while data := os.read(source, _CHUNK):
+                file.write(data)
     finally:
         os.close(source)
 

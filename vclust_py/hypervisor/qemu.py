@@ -15,6 +15,7 @@ from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import ARCHITECTURES, Element, add, as_text
 from vclust_py.hypervisor.driver import Driver
 from vclust_py.hypervisor.forking import LocalForking
+from vclust_py.hypervisor.remote_forking import RemoteForking
 from vclust_py.hypervisor.storage import Pool
 from vclust_py.image import installer
 from vclust_py.site import Site
@@ -41,10 +42,10 @@ class Qemu(Driver):
             self._connection = Connection(host)
             works = self._probed()
         self.accelerator = "kvm" if works else "tcg"
-        if host.machine is None:
-            self.forking = LocalForking(
-                host, self._connection, self.accelerator, self._definition, self._console
-            )
+        known = (host, self._connection, self.accelerator, self._definition, self._console)
+        self.forking = (
+            LocalForking(*known) if host.machine is None else RemoteForking(*known, self.remote_files)
+        )
 
     def _tried(self) -> bool:
         """Whether KVM works on this machine, by a guest of our own."""

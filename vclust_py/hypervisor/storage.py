@@ -1,21 +1,23 @@
-"""Files of a cluster on a host that is another machine, through libvirt's storage pools."""
+"""Folders on a host that is another machine, through libvirt's storage pools."""
 
 import contextlib
 import errno
+import io
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from xml.etree import ElementTree
 
 import libvirt
 
 from vclust_py.errors import VclustError
-from vclust_py.hypervisor import HOST_ROOT, ROLL_OUT, Host
+from vclust_py.hypervisor import ROLL_OUT, Host
 from vclust_py.hypervisor.connection import CALL_TIMEOUT, Connection
-from vclust_py.hypervisor.domains import absent, add, as_text
+from vclust_py.hypervisor.domains import absent, add, as_text, parsed
 
 _T = TypeVar("_T")
 
@@ -119,7 +121,7 @@ class Pool:
         target = add(xml, "target")
         add(target, "path", self.folder)
         if self._mode:
-            _root_only(target, self._mode)
+            _owned(target, self._mode)
         return xml
 
     def refresh(self, pool: Any) -> None:
@@ -293,7 +295,8 @@ class Pool:
                     _delete(_volume(pool, name))
                     volume = pool.createXML(as_text(xml))
                 try:
-                    _upload(connection, volume, source, size)
+                    with open(source, "rb") as file:
+                        _upload(connection, volume, file, size)
                 except BaseException:
                     _delete(volume)
                     raise
@@ -303,6 +306,71 @@ class Pool:
             lambda connection: self._use(connection, lambda pool: work(connection, pool)),
             timeout=CALL_TIMEOUT + size / _SLOWEST,
         )
+
+    def make_raw(self, name: str, size: int, data: bytes, owner: tuple[int, int]) -> None:
+        """Make the file `name` of `size` bytes, which begins with `data` and has zeros after it.
+
+        `owner`: user and group, who alone may read and write it.
+        """
+        xml = self._volume_xml(name, size, "raw", owner)
+
+        def work(connection: Any, pool: Any) -> None:
+            with self._naming_full_disk(pool, name):
+                volume = _created(pool, name, xml) or pool.storageVolLookupByName(name)
+                if data:
+                    _upload(connection, volume, io.BytesIO(data), len(data))
+
+        self._connection.call(
+            f"make {self.folder / name}",
+            lambda connection: self._use(connection, lambda pool: work(connection, pool)),
+        )
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Write `data` over the beginning of the file, which stays as long as it is."""
+
+        def work(connection: Any, pool: Any) -> None:
+            _upload(connection, self._looked_up(pool, name), io.BytesIO(data), len(data))
+
+        self._connection.call(
+            f"write {self.folder / name}",
+            lambda connection: self._use(connection, lambda pool: work(connection, pool)),
+        )
+
+    def stamp(self, name: str) -> str:
+        """The file's bytes and the time of its last change, in words; empty when it is not there."""
+
+        def work(pool: Any) -> str:
+            volume = _volume(pool, name)
+            if not _there(volume):
+                self.refresh(pool)
+                volume = _volume(pool, name)
+            if volume is None:
+                return ""
+            changed = parsed(volume.XMLDesc()).findtext("target/timestamps/mtime", "")
+            if not re.fullmatch("[0-9.]{0,40}", changed):
+                raise VclustError(f"{self._host.name}: {self.folder / name}: got no time of its last change")
+            return f"{_length(volume)} bytes of {changed}"
+
+        def call(connection: Any) -> str:
+            try:
+                return self._use(connection, work, make=False)
+            except FileNotFoundError:
+                return ""
+
+        return self._connection.call(f"look at {self.folder / name}", call)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in this one."""
+
+        def work(pool: Any) -> list[str]:
+            self.refresh(pool)
+            return [
+                volume.name()
+                for volume in self._volumes(pool)
+                if volume.info()[0] == libvirt.VIR_STORAGE_VOL_DIR and is_file_name(volume.name())
+            ]
+
+        return self._connection.call(f"list {self.folder}", lambda connection: self._use(connection, work))
 
     def make_overlay(self, name: str, backing: Path, size: int, backing_format: str) -> None:
         """Make the qcow2 file `name` over `backing`, for root only; no change when it is there."""
@@ -348,7 +416,9 @@ class Pool:
                 timeout=_COPY_TIMEOUT,
             )
 
-    def _volume_xml(self, name: str, size: int, image_format: str) -> ElementTree.Element:
+    def _volume_xml(
+        self, name: str, size: int, image_format: str, owner: tuple[int, int] = (0, 0)
+    ) -> ElementTree.Element:
         xml = ElementTree.Element("volume")
         add(xml, "name", name)
         add(xml, "capacity", size, unit="bytes")
@@ -357,7 +427,7 @@ class Pool:
         add(target, "format", type=image_format)
         if image_format == "qcow2":
             add(target, "compat", "1.1")
-        _root_only(target, "0600")
+        _owned(target, "0600", owner)
         return xml
 
     @contextlib.contextmanager
@@ -403,9 +473,10 @@ class Pool:
         self._connection.call(f"remove {self.folder}", work)
 
 
-def _root_only(target: ElementTree.Element, mode: str) -> None:
+def _owned(target: ElementTree.Element, mode: str, owner: tuple[int, int] = (0, 0)) -> None:
+    """By root, or that user and group."""
     permissions = add(target, "permissions")
-    for tag, value in (("mode", mode), ("owner", "0"), ("group", "0")):
+    for tag, value in (("mode", mode), ("owner", owner[0]), ("group", owner[1])):
         add(permissions, tag, value)
 
 
@@ -464,78 +535,18 @@ def _delete(volume: Any | None) -> None:
             volume.delete()
 
 
-def _upload(connection: Any, volume: Any, source: Path, size: int) -> None:
+def _upload(connection: Any, volume: Any, source: BinaryIO, size: int) -> None:
     stream = connection.newStream()
     volume.upload(stream, 0, size)
+    send_all(stream, source)
+
+
+def send_all(stream: Any, source: BinaryIO) -> None:
+    """All that `source` has, into libvirt's stream, which is over then."""
     try:
-        with open(source, "rb") as file:
-            stream.sendAll(lambda _stream, count, _: file.read(count), None)
+        stream.sendAll(lambda _stream, count, _: source.read(count), None)
         stream.finish()
     except BaseException:
         with contextlib.suppress(libvirt.libvirtError):
             stream.abort()
         raise
-
-
-class RemoteFiles:
-    """`Files` on a host that is another machine."""
-
-    def __init__(self, connection: Connection, host: Host, folder: str, root: Path = HOST_ROOT) -> None:
-        self._images = Pool(connection, host, "vclust-images", root / "images")
-        # Processes of the hypervisor may run as a user of their own, and walk through it.
-        self._cluster = Pool(connection, host, f"vclust-{folder}", root / "clusters" / folder, mode="0711")
-
-    def path(self, name: str) -> Path:
-        return self._cluster.folder / name
-
-    def image(self, name: str) -> Path:
-        return self._images.folder / name
-
-    def images(self) -> dict[str, int]:
-        sizes = self._images.sizes(written=False)
-        return {name: size for name, size in sizes.items() if not name.endswith(DRAFTS)}
-
-    def discard_image(self, name: str) -> None:
-        self._images.discard(name)
-
-    def lacking(self, paths: Iterable[Path]) -> list[Path]:
-        """Those of the files that are not there."""
-        wanted = list(paths)
-        return [
-            pool.folder / name
-            for pool in (self._images, self._cluster)
-            for name in pool.lacks(path.name for path in wanted if path.parent == pool.folder)
-        ]
-
-    def put(self, source: Path) -> None:
-        self._cluster.write(source.name, source)
-
-    def overlay(self, name: str, backing: str, size: int, backing_format: str = "qcow2") -> None:
-        self._cluster.make_overlay(name, self.image(backing), size, backing_format)
-
-    def virtual_size(self, name: str) -> int:
-        return self._cluster.virtual_size(name)
-
-    def grow(self, name: str, size: int) -> None:
-        self._cluster.grow(name, size)
-
-    def blank(self, name: str, size: int) -> None:
-        self._cluster.make_blank(name, size)
-
-    def copy(self, source: str, target: str) -> None:
-        self._cluster.copy(source, target)
-
-    def length(self, name: str) -> int:
-        return self._cluster.length(name)
-
-    def read(self, name: str, position: int) -> bytes:
-        return self._cluster.read(name, position)
-
-    def allocated(self) -> dict[str, int]:
-        return self._cluster.sizes(written=True)
-
-    def discard(self, *names: str) -> None:
-        self._cluster.discard(*names)
-
-    def remove(self) -> None:
-        self._cluster.remove()

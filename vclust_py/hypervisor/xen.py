@@ -5,10 +5,11 @@ that is its own; a start that fails takes its definition away again.  Either way
 when its daemon was restarted.
 """
 
+import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vclust_py.hypervisor.domains import ARCHITECTURES, Element, absent, add, as
 from vclust_py.hypervisor.driver import Driver
 from vclust_py.hypervisor.local import LocalFiles
 from vclust_py.hypervisor.storage import Pool
+from vclust_py.hypervisor.xen_forking import XenForking, console_log
 from vclust_py.site import Site
 
 CONSOLES = Path("/var/log/xen/console")
@@ -51,6 +53,17 @@ class Xen(Driver):
         found = parsed(self._connection.call("capabilities", lambda connection: connection.getCapabilities()))
         machines = {element.text for element in found.iterfind("guest/arch/machine")}
         self._guests = tuple(guest for guest, machine in _MACHINES.items() if machine in machines)
+        if host.machine is not None:
+            self.forking = XenForking(
+                site,
+                host,
+                self._connection,
+                self._guest(host.guest),
+                self._definition,
+                self._consoles,
+                self.remote_files,
+                self._at_once,
+            )
 
     def capacity(self) -> Capacity:
         def work(connection: Any) -> tuple[list[Any], int, dict[str, list[int]]]:
@@ -81,22 +94,7 @@ class Xen(Driver):
         return super().running() - {"00000000-0000-0000-0000-000000000000"}  # dom0
 
     def start(self, domain: Domain) -> bool:
-        guest = domain.guest or self._host.guest or next(iter(self._guests), "pv")
-        if guest not in self._guests:
-            raise VclustError(
-                f"{self._host.name}: guest: got '{guest}', expected one of {', '.join(self._guests)}, which that"
-                " host can",
-                "pvh needs a processor with VMX or SVM" if guest == "pvh" else None,
-            )
-
-        # Xen starts a domain whose disk is not there, and the guest waits for it for ever.
-        if lacking := self._lacking(domain):
-            raise VclustError(
-                f"{self._host.name}: start {domain.name}: not there: {', '.join(map(str, lacking))}",
-                "run the phase `distribute` again",
-            )
-        disks = tuple(self._own(domain, disk) for disk in domain.disks)
-        xml = as_text(self.domain_xml(replace(domain, disks=disks), guest))
+        xml = as_text(self._definition(domain))
 
         def work(connection: Any) -> bool:
             found = self._found(connection, domain)
@@ -113,10 +111,16 @@ class Xen(Driver):
                 raise
             return True
 
+        with self._at_once(domain):
+            return self._connection.call(f"start {domain.name}", work)
+
+    @contextlib.contextmanager
+    def _at_once(self, domain: Domain) -> Iterator[None]:
+        """Around the start of a domain: not too many at once, and libxl's reason when it fails."""
         with self._starting:
             said = self._logs.length(_LOG)
             try:
-                return self._connection.call(f"start {domain.name}", work)
+                yield
             except VclustError as error:
                 cause = error.__cause__
                 if not isinstance(cause, libvirt.libvirtError):
@@ -125,6 +129,33 @@ class Xen(Driver):
                     raise
                 # libvirt's own words are that libxl failed.
                 raise self._reason(domain, self._logs.read(_LOG, said).decode(errors="replace")) from error
+
+    def _guest(self, asked: str) -> str:
+        """The kind of guest where `asked` is wanted, or none in particular."""
+        return asked or self._host.guest or next(iter(self._guests), "pv")
+
+    def _possible(self, guest: str) -> str:
+        """Raises VclustError where the host cannot have such guests."""
+        if guest not in self._guests:
+            raise VclustError(
+                f"{self._host.name}: guest: got '{guest}', expected one of {', '.join(self._guests)}, which that"
+                " host can",
+                "pvh needs a processor with VMX or SVM" if guest == "pvh" else None,
+            )
+        return guest
+
+    def _definition(self, domain: Domain) -> Element:
+        """Of the domain, whose disks are files of its own then; raises VclustError where one is not there."""
+        guest = self._possible(self._guest(domain.guest))
+        # Xen starts a domain whose disk is not there, and the guest waits for it for ever.
+        if lacking := self._lacking(domain):
+            raise VclustError(
+                f"{self._host.name}: start {domain.name}: not there: {', '.join(map(str, lacking))}",
+                "run the phase `distribute` again",
+            )
+        return self.domain_xml(
+            replace(domain, disks=tuple(self._own(domain, disk) for disk in domain.disks)), guest
+        )
 
     def _own(self, domain: Domain, disk: Disk) -> Disk:
         """The disk as a guest may have it, which is never read-only: QEMU 7.2 does not serve that to Xen ("Block node
@@ -176,10 +207,10 @@ class Xen(Driver):
         return None  # nodes are told by a login
 
     def console(self, folder: str, domain: str, position: int = 0) -> bytes:
-        return self._consoles.read(_console(domain), position)
+        return self._consoles.read(console_log(domain), position)
 
     def clear_consoles(self, folder: str, domains: Iterable[str]) -> None:
-        self._consoles.discard(*map(_console, domains))
+        self._consoles.discard(*map(console_log, domains))
 
     @classmethod
     def domain_xml(cls, domain: Domain, guest: str) -> Element:
@@ -198,7 +229,3 @@ class Xen(Driver):
         console = add(devices, "console", type="pty")
         add(console, "target", type="xen")
         return xml
-
-
-def _console(domain: str) -> str:
-    return f"guest-{domain}.log"

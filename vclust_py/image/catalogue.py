@@ -13,7 +13,7 @@ from types import MappingProxyType
 from vclust_py.errors import VclustError
 from vclust_py.image import snapshot
 from vclust_py.image.files import file_digest, sync
-from vclust_py.image.manifest import EXTENSIONS, RETIRED, Image, Manifest, PackageRecord, contents
+from vclust_py.image.manifest import EXTENSIONS, RETIRED, Image, Manifest, PackageRecord, Place, contents
 from vclust_py.image.snapshot import Refusal, View
 from vclust_py.site import Site
 
@@ -82,6 +82,7 @@ class Catalogue:
         self,
         temporary: Path,
         *,
+        digest: str = "",
         kind: str,
         key: str,
         suite: str = "",
@@ -94,13 +95,17 @@ class Catalogue:
         build_seconds: float = 0.0,
         tools: tuple[str, ...] = (),
         companions: Mapping[str, Path] = MappingProxyType({}),
+        place: Place | None = None,
     ) -> Image:
-        """Take the finished file `temporary`, on the images' file system, into the catalogue, with its `companions`."""
+        """Take the finished file `temporary`, on the images' file system, into the catalogue, with its `companions`.
+
+        `digest`: its sha256, where the caller has computed it already.
+        """
         # Hypervisors' processes read images as a user of their own; nobody writes them again.
         os.chmod(temporary, 0o444)
         for file in (temporary, *companions.values()):
             sync(file)
-        digest = file_digest(temporary)
+        digest = digest or file_digest(temporary)
         held = tuple(sorted(packages, key=lambda record: (record.name, record.version)))
         manifest = Manifest(
             kind=kind,
@@ -117,6 +122,7 @@ class Catalogue:
             virtual_size=virtual_size,
             build_seconds=round(build_seconds, 3),
             tools=tools,
+            place=place,
         )
         stem = "-".join(part for part in (kind, suite, architecture, digest[:24]) if part)
         path = self.site.images / f"{stem}.{EXTENSIONS[kind]}"

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from vclust_py.image.manifest import EXTENSIONS, Image, Manifest, PackageRecord
+from vclust_py.image.manifest import EXTENSIONS, Image, Manifest, PackageRecord, Place
 
 Version = tuple[int, int, int, int]
 """A file's inode, size, and times in ns: another version of it has others."""
@@ -57,6 +57,8 @@ def _indexed(
     tools: list[str],
 ) -> Indexed:
     values = dict(zip(_PLAIN, plain, strict=True))
+    if values["place"] is not None:
+        values["place"] = Place._make(values["place"])  # type: ignore[arg-type]
     records = tuple(map(PackageRecord._make, packages))
     manifest = Manifest(**values, packages=records, tools=tuple(tools))  # type: ignore[arg-type]
     image = Image(path.with_suffix(f".{EXTENSIONS[manifest.kind]}"), manifest)

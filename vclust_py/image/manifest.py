@@ -21,13 +21,19 @@ EXTENSIONS = {
     "bundle": "img",
     "template": "qcow2",
     "suspended": "img",
+    "remote-template": "state",
+    "remote-suspended": "state",
 }
 """Kinds of images and how their files' names end."""
 
 COMPANIONS: Mapping[str, tuple[str, ...]] = {"template": ("memory", "state"), "suspended": ("memory",)}
 """Kinds of images that have more files than one, and how the others' names end."""
 
-FROZEN = tuple(COMPANIONS)
+REMOTE = {"template": "remote-template", "suspended": "remote-suspended"}
+"""Kinds of images whose disk and memory lie on the host that has made them, `Place` says where: here is the state of
+their devices.  By the kinds of those that lie here."""
+
+FROZEN = (*COMPANIONS, *REMOTE.values())
 """Kinds of images that machines go on from."""
 
 RETIRED = "retired"
@@ -85,6 +91,22 @@ class PackageRecord(NamedTuple):
         return cls(name, version, digest)
 
 
+class Place(NamedTuple):
+    """Where on another machine an image's disk and memory lie."""
+
+    host: str
+    uri: str
+    """As the host was reached."""
+    folder: str
+    """Among those of the clusters there."""
+    bytes: int
+    """What the files take there."""
+    stamp: str
+    """Of the memory (`hypervisor.Workplace.stamp`), when it was written last."""
+    disk_stamp: str
+    """Of the disk; empty: it has none."""
+
+
 def records(packages: Iterable[_Packaged]) -> tuple[PackageRecord, ...]:
     """The records of a lock's packages, sorted by name."""
     found = (PackageRecord(package.name, package.version, package.sha256) for package in packages)
@@ -128,6 +150,7 @@ class Manifest:
     build_seconds: float
     tools: tuple[str, ...]
     """Programs the image was made with, each `name version`."""
+    place: Place | None = None
 
     @property
     def pinned(self) -> tuple[str, ...]:
@@ -136,7 +159,9 @@ class Manifest:
 
     def to_json(self) -> str:
         data = {"schema": SCHEMA, **vars(self), "packages": [record._asdict() for record in self.packages]}
-        del data["contents"]
+        del data["contents"], data["place"]
+        if self.place is not None:
+            data["place"] = self.place._asdict()
         return json.dumps(data, indent=1)
 
     @classmethod
@@ -172,6 +197,7 @@ class Manifest:
             packages=packages,
             contents=_text(data.get("contents"), "contents") if schema == 0 else contents(packages),
             tools=tuple(_text(tool, "tools") for tool in _list(data, "tools")),
+            place=_place(data) if data["kind"] in REMOTE.values() else None,
         )
 
 
@@ -180,6 +206,17 @@ def _list(data: dict[str, Any], name: str) -> list[Any]:
         raise ValueError(f"{name}: not a list")
     found: list[Any] = data[name]
     return found
+
+
+def _place(data: dict[str, Any]) -> Place:
+    try:
+        place = Place(**data["place"])
+    except (KeyError, TypeError):
+        raise ValueError("place: missing or not one") from None
+    for name, kind in Place.__annotations__.items():
+        if type(getattr(place, name)) is not kind:
+            raise ValueError(f"place: {name}: of the wrong type")
+    return place
 
 
 def _text(value: Any, name: str) -> str:
@@ -222,7 +259,7 @@ class Image:
 
     @property
     def disk_bytes(self) -> int:
-        """What all its files take on the disk; a memory file has holes."""
+        """What all its files take on this machine's disk; a memory file has holes."""
         size = self.manifest.bytes
         for path in self.companions.values():
             with contextlib.suppress(FileNotFoundError):

@@ -6,7 +6,7 @@ Images stay while the site has space for them.
 import logging
 import shutil
 
-from vclust_py import leftovers
+from vclust_py import frozen, leftovers
 from vclust_py.cache import retention
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
@@ -83,7 +83,9 @@ def run(session: Session, inputs: Inputs) -> Result:
         clusters.forget(store, cluster, errors)
         warnings += session.networks.admit(store)
         warnings += leftovers.told(store, cluster.id)
-    leftovers.clear(session, {host: driver for host, driver in drivers.items() if host not in errors})
+    answering = {host: driver for host, driver in drivers.items() if host not in errors}
+    leftovers.clear(session, answering)
+    frozen.clear(session, answering.values())
     try:
         retention.trim(session)
     except VclustError as error:  # the cluster is gone all the same

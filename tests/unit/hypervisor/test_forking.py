@@ -13,8 +13,10 @@ from vclust_py.errors import VclustError
 from vclust_py.guest.agent import PORT
 from vclust_py.hypervisor import Disk, Domain, Host
 from vclust_py.hypervisor.domains import as_text
-from vclust_py.hypervisor.forking import LocalForking
+from vclust_py.hypervisor.forking import LocalForking, QemuForking
 from vclust_py.hypervisor.qemu import Qemu
+from vclust_py.hypervisor.remote_files import RemoteFiles
+from vclust_py.hypervisor.remote_forking import STATE_PORT, RemoteForking
 
 DOMAIN = Domain(
     name="test.n1",
@@ -63,21 +65,24 @@ class Direct:
         return self._running
 
 
-def forking(accelerator: str = "tcg", **host: Any) -> LocalForking:
-    return LocalForking(
+def forking(accelerator: str = "tcg", *, remote: bool = False, **host: Any) -> QemuForking:
+    known = (
         Host("h1"),
-        Direct(**host),  # type: ignore[arg-type]
+        Direct(**host),
         accelerator,
         lambda domain, console: Qemu.domain_xml(domain, accelerator, console),
         lambda domain: Path("/n1.console"),
     )
+    if remote:
+        return RemoteForking(*known, lambda folder: RemoteFiles(known[1], known[0], folder))  # type: ignore[arg-type]
+    return LocalForking(*known)  # type: ignore[arg-type]
 
 
 class Stopped(Exception):
     """Before anything is started."""
 
 
-def definition(*, clone: bool, suspended: bool = False) -> ElementTree.Element:
+def definition(*, clone: bool, suspended: bool = False, remote: bool = False) -> ElementTree.Element:
     """What libvirt would be told to start."""
     told: list[ElementTree.Element] = []
 
@@ -85,24 +90,25 @@ def definition(*, clone: bool, suspended: bool = False) -> ElementTree.Element:
         told.append(xml)
         raise Stopped
 
-    found = forking()
+    found = forking(remote=remote)
     if clone:
-        found._paused = lambda domain, console, xml: start(xml)  # type: ignore[method-assign]
+        found._paused = lambda domain, xml: start(xml)  # type: ignore[method-assign]
         work: Callable[..., None] = found.resume if suspended else found.fork
-        arguments: tuple[Any, ...] = (Path("/images/t.memory"), Path("/images/t.state"), 1)
+        arguments: tuple[Any, ...] = (Path("/images/t/memory"), Path("/images/t/state"), 1)
     else:
-        found._frozen = lambda domain, folder, xml: start(xml)  # type: ignore[method-assign,assignment,return-value]
+        found._frozen = lambda domain, folder, state, xml: start(xml)  # type: ignore[method-assign,assignment,return-value]
         work = found.suspend if suspended else found.freeze
-        arguments = (Path("/images/t"), 1)
+        arguments = (Path("/images/t"), Path("/images/t/state"), 1)
     with pytest.raises(Stopped):
         work(DOMAIN, *arguments)
     return told[0]
 
 
+@pytest.mark.parametrize("remote", [True, False])
 @pytest.mark.parametrize("suspended", [True, False])
 @pytest.mark.parametrize("clone", [True, False])
-def test_libvirt_takes_the_definition(clone: bool, suspended: bool) -> None:
-    xml = as_text(definition(clone=clone, suspended=suspended))
+def test_libvirt_takes_the_definition(clone: bool, suspended: bool, remote: bool) -> None:
+    xml = as_text(definition(clone=clone, suspended=suspended, remote=remote))
     connection = libvirt.open("test:///default")
     connection.defineXMLFlags(
         xml.replace('type="qemu"', 'type="test"', 1), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
@@ -118,17 +124,21 @@ def test_a_clone_maps_what_its_template_has_shared() -> None:
     memory = "memory-backend-file,id=vclust,size=512753664,mem-path=/images"
     machine = "-machine memory-backend=vclust"
     assert words[False] == f"-object {memory}/t/memory,share=on {machine}"
-    assert words[True] == f"-object {memory}/t.memory,share=off {machine} -incoming defer"
+    assert words[True] == f"-object {memory}/t/memory,share=off {machine} -incoming defer"
 
 
+@pytest.mark.parametrize("remote", [True, False])
 @pytest.mark.parametrize("suspended", [True, False])
-def test_both_have_the_same_devices(suspended: bool) -> None:
-    """What is loaded must find the devices that were saved."""
-    clone, frozen = (definition(clone=clone, suspended=suspended).find("devices") for clone in (True, False))
+def test_both_have_the_same_devices(suspended: bool, remote: bool) -> None:
+    """What is loaded must find the devices that were saved; on other machines it comes through one of them."""
+    clone, frozen = (
+        definition(clone=clone, suspended=suspended, remote=remote).find("devices") for clone in (True, False)
+    )
     assert clone is not None
     assert frozen is not None
     assert [device.tag for device in clone] == [device.tag for device in frozen]
-    assert len(clone.findall(f"channel/target[@name='{PORT}']")) == len(clone.findall("channel")) == 1
+    ports = [target.get("name") for target in clone.findall("channel/target")]
+    assert ports == [PORT] + ([STATE_PORT] if remote else [])
 
 
 @pytest.mark.parametrize("suspended", [True, False])
@@ -142,6 +152,7 @@ def test_what_is_frozen_is_connected_to_nothing(suspended: bool) -> None:
 
 def test_what_a_frozen_machine_depends_on() -> None:
     identity = forking().identity()
+    assert forking(remote=True).identity() != identity, "it stays on its host"
     assert forking(tsc=2).identity() == identity, "measured anew with each start of the daemon"
     assert len({identity, forking(version=8002000).identity(), forking("kvm").identity()}) == 3
 

@@ -17,7 +17,8 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, storage
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.local import LocalFiles
-from vclust_py.hypervisor.storage import Pool, RemoteFiles
+from vclust_py.hypervisor.remote_files import RemoteFiles
+from vclust_py.hypervisor.storage import Pool
 from vclust_py.site import Site
 
 GB = 10**9
@@ -204,6 +205,52 @@ def test_put_replaces_what_is_there(
         source.write_text(content)
         remote.put(source)
     assert sent == [(5, 5), (10, 10)]
+
+
+def test_a_file_of_zeros_and_its_stamp(
+    remote: RemoteFiles, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test driver's volumes have no contents and no times: what is seen is what it is asked for."""
+    sent = []
+    monkeypatch.setattr(
+        storage, "_upload", lambda _, volume, source, size: sent.append((source.read(), size))
+    )
+    monkeypatch.setattr(storage, "_length", lambda volume: volume.info()[1])
+    assert remote.stamp("memory") == ""
+    remote.make_raw("memory", 5000, owner=(64055, 64055))
+    remote.make_raw("seed", 5000, b"seed")
+    assert sent == [(b"seed", 4)]
+    assert remote.stamp("memory").startswith("5000 bytes of")
+    evil = "<volume><target><timestamps><mtime>now</mtime></timestamps></target></volume>"
+    monkeypatch.setattr(libvirt.virStorageVol, "XMLDesc", lambda _, flags=0: evil)
+    with pytest.raises(VclustError, match=r"^h1: /var/lib/vclust/clusters/c\.1/memory: got no time"):
+        remote.stamp("memory")
+    xml = Pool(connection, Host("h1"), "vclust-c.1", Path("/"))._volume_xml("memory", 7, "raw", (64055, 1))
+    assert [xml.findtext(f"target/permissions/{name}") for name in ("mode", "owner", "group")] == [
+        "0600",
+        "64055",
+        "1",
+    ]
+
+
+def test_folders_are_no_files(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test driver has no folders."""
+
+    class Volume:
+        def __init__(self, name: str, kind: int) -> None:
+            self._name, self._kind = name, kind
+
+        def name(self) -> str:
+            return self._name
+
+        def info(self) -> list[int]:
+            return [self._kind, 0, 0]
+
+    pool = Pool(connection, Host("h1"), "vclust-clusters", Path("/clusters"))
+    there = [Volume("c.1", libvirt.VIR_STORAGE_VOL_DIR), Volume("note", libvirt.VIR_STORAGE_VOL_FILE)]
+    there.append(Volume("../c.2", libvirt.VIR_STORAGE_VOL_DIR))
+    monkeypatch.setattr(pool, "_volumes", lambda _: there)
+    assert pool.folders() == ["c.1"]
 
 
 def test_remote_removal(remote: RemoteFiles, connection: Connection) -> None:

@@ -17,6 +17,7 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Disk, Domain, Host
 from vclust_py.hypervisor.domains import Element, as_text
 from vclust_py.hypervisor.xen import Xen
+from vclust_py.hypervisor.xen_forking import XenForking
 from vclust_py.site import Site
 
 IMAGES, CLUSTER = Path("/var/lib/vclust/images"), Path("/var/lib/vclust/clusters/c.1")
@@ -131,6 +132,13 @@ def test_a_disk_that_others_have_too_is_not_written_to(tmp_path: Path, pretended
     for overlay, backing in zip(found[1:], (shared, bundle), strict=True):
         info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", overlay]))
         assert (info["backing-filename"], info["virtual-size"]) == (str(backing), 8192)
+
+
+def test_installers_are_suspended_on_other_machines(xen: Pretended, tmp_path: Path, pretended: str) -> None:
+    """Not on the site manager: what is frozen there are images that nobody writes to again."""
+    assert isinstance(xen.forking, XenForking)
+    with contextlib.closing(Pretended(Site(root=tmp_path), Host("h1", pretended))) as here:
+        assert here.forking is None
 
 
 def test_a_missing_file_is_named(xen: Pretended) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vclust_py.image import Manifest, PackageRecord
+from vclust_py.image import Manifest, PackageRecord, Place
 from vclust_py.image.manifest import SCHEMA, NewerSchema, contents, records
 from vclust_py.resolve import Package
 
@@ -42,6 +42,32 @@ def test_what_is_written_is_read() -> None:
     assert (data["schema"], data["suite"], data["architecture"]) == (SCHEMA, "bookworm", "amd64")
     assert data["packages"][0] == {"name": "gcc", "version": "4:12.2", "digest": "0a" * 32}
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+
+
+REMOTE = dataclasses.replace(
+    MANIFEST,
+    kind="remote-template",
+    place=Place("h1", "qemu+tls://h1/system", "f", 7, "512 bytes of 1.5", ""),
+)
+
+
+def test_where_an_image_of_another_machine_lies() -> None:
+    assert "place" not in json.loads(MANIFEST.to_json())
+    assert Manifest.from_json(REMOTE.to_json()) == REMOTE
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (None, "place: missing or not one"),
+        ({"host": "h1"}, "place: missing or not one"),
+        ({**REMOTE.place._asdict(), "bytes": "7"}, "place: bytes: of the wrong type"),  # type: ignore[union-attr]
+    ],
+)
+def test_an_image_that_lies_nowhere(place: object, why: str) -> None:
+    data = json.loads(REMOTE.to_json()) | {"place": place}
+    with pytest.raises(ValueError, match=why):
+        Manifest.from_json(json.dumps(data))
 
 
 def test_a_manifest_without_a_schema_number_is_read_as_it_is() -> None:

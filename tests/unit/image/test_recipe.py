@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 from image.baseroot import PVH_NOTE, VERSION, bzimage, fill
 
 from vclust_py import suspended, templates
-from vclust_py.hypervisor import Domain
+from vclust_py.hypervisor import Domain, Host
 from vclust_py.image import Catalogue, Image, base, builder, installer, tuning
-from vclust_py.image.manifest import EXTENSIONS
+from vclust_py.image.manifest import EXTENSIONS, REMOTE
 from vclust_py.image.recipe import BASES, RECIPES
 from vclust_py.image.store import fast_copy
 from vclust_py.metapackages import MetaPackage
@@ -24,10 +25,10 @@ from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
 
 PINNED = {
-    "base": ("973bb9b2444c", "d91fce43a6d4de52"),
+    "base": ("2", "6a3bb29d32f5a686"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "base of trixie": ("2", "68e6401a850b26e4"),
-    "installer": ("6", "37726583c6a4ea56"),
+    "base of trixie": ("3", "2478ee15f7be8292"),
+    "installer": ("7", "3c915db706f36ad5"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
     "template": ("3", "234c4c504df19535"),
@@ -94,7 +95,10 @@ class Recorder:
 
     def note(self, *texts: str) -> None:
         self.lines += [
-            text.replace(str(self.site.root), "SITE").replace(str(PROJECT), "PROJECT") for text in texts
+            text.replace(sys.executable, "PYTHON")
+            .replace(str(self.site.root), "SITE")
+            .replace(str(PROJECT), "PROJECT")
+            for text in texts
         ]
 
     def digest(self) -> str:
@@ -190,17 +194,25 @@ def make_bundle(site: Site, recorder: Recorder) -> None:
 class Freezing:
     """Writes down what it is to freeze."""
 
+    host = Host("here")
+
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
     def identity(self) -> str:
         return "this host"
 
-    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
+    def workplace(self, folder: str) -> None:
+        return None
+
+    def workplaces(self) -> list[str]:
+        raise AssertionError
+
+    def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
         self._recorder.note(f"{domain.cpus} {domain.memory} {domain.command_line}")
         self._recorder.note(*(f"{disk.path.name} {disk.format} {disk.readonly}" for disk in domain.disks))
-        for name in ("memory", "state"):
-            (folder / name).write_text(name)
+        for path in (folder / "memory", state):
+            path.write_text(path.name)
 
     suspend = freeze
 
@@ -265,5 +277,5 @@ def test_a_recipe_whose_output_changed_has_another_version(kind: str, site: Site
 
 
 def test_every_kind_of_image_has_a_recipe() -> None:
-    assert RECIPES.keys() == EXTENSIONS.keys()
+    assert RECIPES.keys() | set(REMOTE.values()) == EXTENSIONS.keys()
     assert VERSIONS.keys() == MAKERS.keys() == PINNED.keys()

@@ -13,7 +13,7 @@ from vclust_py import gateway
 from vclust_py.egress import Way
 from vclust_py.errors import VclustError
 from vclust_py.home_server import Share
-from vclust_py.hypervisor import Capacity, Domain, Segment, memory_bytes
+from vclust_py.hypervisor import Capacity, Domain, Host, Segment, memory_bytes
 from vclust_py.ingress import Door
 from vclust_py.leftover_networks import Leftover
 from vclust_py.router_socket import bound
@@ -24,16 +24,26 @@ from vclust_py.site.store import Store
 
 class FakeFiles:
     def __init__(self, host: "FakeHost", folder: str) -> None:
-        self._host, self._files = host, host.folders.setdefault(folder, {})
+        self._host, self._folder, self._files = host, folder, host.folders.setdefault(folder, {})
         self._sizes = host.virtual_sizes.setdefault(folder, {})
 
     def path(self, name: str) -> Path:
-        return Path("/fake", name)
+        return Path("/fake", self._folder, name)
 
-    image = path
+    def image(self, name: str) -> Path:
+        return Path("/fake", name)
 
     def images(self) -> dict[str, int]:
         return {}
+
+    def make_raw(self, name: str, size: int, data: bytes = b"", owner: tuple[int, int] = (0, 0)) -> None:
+        self._files[name] = size
+
+    def stamp(self, name: str) -> str:
+        return f"{self._files[name]} bytes" if name in self._files else ""
+
+    def free(self) -> int:
+        return self._host.disk_free
 
     def put(self, source: Path) -> None:
         self._files[source.name] = source.stat().st_size
@@ -79,8 +89,8 @@ class FakeForking:
     A clone named in `failing` does not come up; one in `broken` says then that it has failed, one in `mute` nothing.
     """
 
-    def __init__(self, host: "FakeHost") -> None:
-        self._host = host
+    def __init__(self, host: "FakeHost", name: str = "a", uri: str = Host.uri) -> None:
+        self._host, self.host = host, Host(name, uri)
         self.failing: set[str] = set()
         self.broken: set[str] = set()
         self.mute: set[str] = set()
@@ -91,15 +101,27 @@ class FakeForking:
         self.error = ""
 
     def identity(self) -> str:
-        return self.version
+        return f"{self.version} {self.host.name}"
 
-    def freeze(self, domain: Domain, folder: Path, timeout: float) -> None:
+    def workplace(self, folder: str) -> FakeFiles | None:
+        return None if self.host.machine is None else FakeFiles(self._host, folder)
+
+    def workplaces(self) -> list[str]:
+        return (
+            [] if self.host.machine is None else [name for name, files in self._host.folders.items() if files]
+        )
+
+    def freeze(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        if work := self.workplace(domain.folder):
+            work.make_raw("memory", memory_bytes(domain.memory))
         if self.error:
             raise VclustError(self.error)
         self.frozen.append(domain)
+        state.write_bytes(os.urandom(16))
+        if work is not None:
+            return
         with open(folder / "memory", "wb") as memory:
             memory.truncate(memory_bytes(domain.memory))
-        (folder / "state").write_bytes(b"state")
         with open(domain.disks[0].path, "ab") as disk:
             disk.write(os.urandom(16))  # a real one has a machine-id of its own
 
@@ -113,9 +135,8 @@ class FakeForking:
         if _node(domain) in self.mute:
             self._host.mute.add(_node(domain))
 
-    def suspend(self, domain: Domain, folder: Path, timeout: float) -> None:
-        self.freeze(domain, folder, timeout)
-        (folder / "state").write_bytes(os.urandom(16))
+    def suspend(self, domain: Domain, folder: Path, state: Path, timeout: float) -> None:
+        self.freeze(domain, folder, state, timeout)
 
     def resume(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         self.fork(domain, memory, state, timeout)
