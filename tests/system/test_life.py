@@ -207,10 +207,10 @@ def logins(vclust: Vclust, node: str) -> int:
 def test_a_node_more_and_users_in_place(vclust: Vclust, site: Site, keeper: subprocess.Popen[str]) -> None:
     """Others learn of it without a restart, and without a login where their agents run."""
     before, root = domains(), logins(vclust, "2")
-    used = cpu_seconds("life02.life")
-    begun = time.monotonic()
     # The agent's port is root's.
     vclust("ssh", "life", "2", "--", "! cat < /dev/virtio-ports/vclust && ! echo > /dev/virtio-ports/vclust")
+    begun = time.monotonic()
+    used = cpu_seconds("life02.life")
     done = vclust.json("resize", "life", "3")
     print(f"\nLIFE a node more after {time.monotonic() - begun:.1f} s")
     print(f"LIFE which has cost another node {cpu_seconds('life02.life') - used:.2f} CPU-s")
