@@ -35,7 +35,7 @@ STATE_PORT = "vclust.state"
 class RemoteForking(QemuForking):
     """`Forking` on another machine, by `qemu+tls`."""
 
-    _poll = 0.1
+    _poll = 0.2
 
     def __init__(
         self,
