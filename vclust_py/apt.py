@@ -319,6 +319,10 @@ class AptRoot:
         ]
         return "".join(f"{line}\n" for line in [*proxies, *netrc])
 
+    def is_fetched_from(self, listed: str) -> bool:
+        """Whether there is an index, and it is that of the sources `listed` (deb822)."""
+        return self._stamp.exists() and self._sources.read_text(encoding="utf-8") == listed
+
     def _sources_newer_than(self, moment: float) -> bool:
         paths = (
             [Path(self.site.sources)]

@@ -84,6 +84,8 @@ OWN = (
     "python3 -c 'import random; print(random.random())'",
     "cat /sys/class/net/eth0/address; ip -4 -o address show eth0",
     "systemctl show -p InvocationID ssh.service; systemctl show -p InvocationID vclust-report.service",
+    # The random delays of timers.
+    "systemctl show -p NextElapseUSecRealtime apt-daily.timer",
     # What started after the identity has an address layout of its own.
     "head -n 1 /proc/self/maps",
 )
@@ -100,17 +102,27 @@ def test_two_clones_differ(vclust: Vclust, pair: str) -> None:
 
 
 def test_clones_have_their_own_time_and_logs(vclust: Vclust, pair: str) -> None:
-    ask = "date +%s.%N; cat /etc/machine-id; ls /run/log/journal; journalctl --no-pager -o json"
+    # It starts some seconds after the rest.
+    journal = "until ls /run/log/journal/*/system.journal; do sleep 1; done >/dev/null 2>&1"
+    ask = f"{journal}; date +%s.%N; cat /etc/machine-id; ls /run/log/journal; journalctl --no-pager -o json"
     for node in ("fk01", "fk02"):
         asked = time.time()
-        clock, machine, journal, *lines = run_in(
+        clock, machine, folder, *lines = run_in(
             vclust, node, f"{ask} --output-fields=_HOSTNAME,MESSAGE"
         ).splitlines()
         assert asked - 1 < float(clock) < time.time() + 1
-        assert journal == machine
+        assert folder == machine
         entries = [json.loads(line) for line in lines]
         assert {entry["_HOSTNAME"] for entry in entries if "_HOSTNAME" in entry} == {node}
         assert "template" not in json.dumps(entries)
+        # What came before it did has been kept.
+        assert any("Server listening on" in entry.get("MESSAGE", "") for entry in entries)
+
+
+def test_clones_have_an_agent_each(vclust: Vclust, pair: str) -> None:
+    """It was started in the template, and waits for its clone's host."""
+    for node in ("fk01", "fk02"):
+        assert run_in(vclust, node, "systemctl is-active vclust-agent") == "active"
 
 
 def test_a_template_holds_nothing_of_anybody(vclust: Vclust, pair: str, template: Image, site: Site) -> None:
@@ -158,6 +170,29 @@ def test_a_clone_starts_again_as_itself(vclust: Vclust, pair: str) -> None:
         time.sleep(2)
     after = run_in(vclust, "fk02", "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub; cat note")
     assert after == f"{before}\nwork"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", ["fork", "resume"])
+def test_nodes_of_debian_13(vclust: Vclust, start: str) -> None:
+    """From the base image on: another kernel, systemd and sshd."""
+    name = f"fkt{start}"
+    text = HELLO.replace("fk", name).replace("Start: fork", f"Suite: trixie\nStart: {start}")
+    vclust("create", vclust.request(name, text.replace("gcc mpich python3", "mpich python3")))
+    assert starts(vclust, name) == {(start, "")}
+    nodes = [f"{name}01", f"{name}02"]
+    assert set(nodes) <= set(run_in(vclust, nodes[0], "mpiexec -n 2 hostname", name).split())
+    script = "; echo --; ".join(OWN)
+    one, other = (run_in(vclust, node, script, name).split("\n--\n") for node in nodes)
+    assert len(one) == len(other) == len(OWN)
+    for command, mine, its in zip(OWN, one, other, strict=True):
+        assert set(mine.splitlines()).isdisjoint(its.splitlines()), command
+    for node in nodes:
+        asked = run_in(vclust, node, ". /etc/os-release; echo $VERSION_CODENAME; date +%s", name).split()
+        assert asked[0] == "trixie"
+        assert abs(int(asked[1]) - time.time()) < 60
+        assert run_in(vclust, node, "systemctl is-system-running --wait", name) == "running"
+    vclust("destroy", name)
 
 
 SMALL = HELLO.replace("fk", "fks").replace("NumberOfNodes: 2", "NumberOfNodes: 1").replace("512MB", "400MB")

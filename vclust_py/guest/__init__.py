@@ -7,6 +7,7 @@ volume        the step that makes the cluster's volume a file system, and has it
 trust         the cluster's authority: ssh keys and certificates of nodes and users
 cluster_disk  the disk that all nodes of a cluster share: names, users, trust, packages, secrets, steps
 template      the two disks of a node that others start from as clones
+agent         what waits in a node that runs for what its host tells it
 update        a later generation of that disk brought to a node that runs
 proof         the scripts that try a cluster from its first node, and what their output says
 prover        the proof by these, from the login on, beside the reports of the nodes

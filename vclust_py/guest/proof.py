@@ -27,18 +27,19 @@ _SHOWN_LINES = 10
 _FIRST_GROUP_TIMEOUT = 300.0
 _GROUP_TIMEOUT = 60.0
 
-# The names are checked host names, so they stand for themselves.  One login to each node: MPI's own ssh goes through
-# the connections that are open already.  MPI runs on the hosts that work: with MinNodes the node's own list may name
-# others.  A process costs an emulated node some 0.05 s, so what the shell can do itself it does.
+# The names are checked host names, so they stand for themselves.  One login to each node: where MPI's own ssh has not
+# logged in to them itself, it goes through the connections that are open already.  MPI runs on the hosts that work:
+# with MinNodes the node's own list may name others.  A process costs an emulated node some 0.03 s, so what the shell
+# can do itself it does.
 FUNCTIONS = f"""\
 set -u
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 control="-o ControlPath=$work/%n.master"
+login="-o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=60 -o {KEY_EXCHANGE}"
 
 try() {{ # NODE ATTEMPTS: a login, once a second until its sshd listens; it stays open
   {{
-    ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=60 \\
-      -o ConnectionAttempts="$2" -o {KEY_EXCHANGE} -o ControlMaster=yes -o ControlPersist=60 $control "$1" hostname \\
+    ssh $login -o ConnectionAttempts="$2" -o ControlMaster=yes -o ControlPersist=60 $control "$1" hostname \\
       < /dev/null > "$work/$1.said" 2>&1
     said=
     while IFS= read -r line || [ -n "$line" ]; do said="$said $line"; done < "$work/$1.said"
@@ -62,14 +63,16 @@ node() {{ # NODE: one of those that the next MPI program runs on
   echo "$1" >> "$work/hosts"
 }}
 
-mpi() {{ # NUMBER COUNT
+mpi() {{ # NUMBER COUNT [ATTEMPTS]: by the logins that are open, or with ATTEMPTS by new ones, as `try` makes them
+  way=$control
+  [ $# = 2 ] || way="$login -o ConnectionAttempts=$3"
   if command -v mpiexec > /dev/null; then
     program=/usr/libexec/vclust/mpi-hello
     [ -x $program ] || program=hostname
     export HYDRA_HOST_FILE="$work/hosts" OMPI_MCA_orte_default_hostfile="$work/hosts"
     export PRTE_MCA_prte_default_hostfile="$work/hosts"
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    export HYDRA_LAUNCHER_EXTRA_ARGS="$control" OMPI_MCA_plm_rsh_args="$control"
+    export HYDRA_LAUNCHER_EXTRA_ARGS="$way" OMPI_MCA_plm_rsh_args="$way"
     mpiexec -n "$2" $program < /dev/null 2>&1 |
       while IFS= read -r line || [ -n "$line" ]; do echo "vclust: mpi $1 $line"; done
   else echo "vclust: mpi $1 none"
@@ -102,9 +105,10 @@ def tries(names: Sequence[str], attempts: int) -> str:
     return "".join(f"try {name} {attempts}\n" for name in names)
 
 
-def mpi_run(number: int, names: Sequence[str]) -> str:
-    """An MPI program over these nodes, the first one leads."""
-    return "".join(f"node {name}\n" for name in names) + f"mpi {number} {len(names)}\n"
+def mpi_run(number: int, names: Sequence[str], attempts: int = 0) -> str:
+    """An MPI program over these nodes, the first one leads; with `attempts` MPI logs in to the others by itself."""
+    asked = f"mpi {number} {len(names)}" + (f" {attempts}" if attempts else "")
+    return "".join(f"node {name}\n" for name in names) + f"{asked}\n"
 
 
 def check_runs(checks: Sequence[MetaPackage], nodes: int) -> str:
@@ -123,15 +127,17 @@ def judge(
     names: Sequence[str],
     runs: Mapping[int, Sequence[str]],
     checks: Sequence[MetaPackage],
+    direct: Sequence[str] = (),
 ) -> dict[str, object]:
     """What the output proves of the nodes `names`; `runs` are the nodes of each MPI run that counts, by its number.
 
-    Raises VclustError with what did not work.
+    `direct` are nodes that MPI has logged in to by itself, in one of these runs.  Raises VclustError with what did not
+    work.
     """
     said: dict[str, list[str]] = {"login": [], "mpi": [], "check": [], "done": []}
     for word, rest in LINE.findall(output):
         said[word].append(rest.strip())
-    expected = {f"{node} {node}" for node in names}
+    expected = {f"{node} {node}" for node in names if node not in direct}
     if missing := expected - set(said["login"]):
         found = (
             "; ".join(line for line in said["login"] if line not in expected) or output.strip() or "nothing"

@@ -3,6 +3,10 @@
 The login to the first node waits for its sshd, and each node is tried from there as soon as it may answer.  So when the
 last node reports, little is left to do.  What fails before all have reported may just have come too early, and is tried
 once more then.
+
+Where few nodes are to be tried, an MPI program over all of them is the first thing, whose own logins are the proof that
+each can be logged in to: the first node's part of it starts meanwhile.  If it does not reach them, or there is no MPI,
+each node is logged in to apart, and MPI goes through these logins: an error names the node.
 """
 
 import time
@@ -56,6 +60,8 @@ class Prover:
         self._pause, self._opens = _PAUSE, 0.0
         self._runs = 0
         """MPI runs that were begun."""
+        self._may_direct = len(self._nodes) <= proof.GROUP
+        """MPI may log in to nodes by itself: it has not failed in that."""
         self._begin()
 
     def _begin(self) -> None:
@@ -71,8 +77,10 @@ class Prover:
         """Nodes with an open login, that no MPI run has reached yet."""
         self._running: list[str] = []
         """Nodes of the MPI run that is under way."""
-        self._run_final = False
-        """All had reported when it began."""
+        self._run_final = self._run_direct = False
+        """All had reported when it began; MPI logs in to its nodes by itself."""
+        self._direct: list[str] = []
+        """Nodes that it has logged in to."""
         self._reached: dict[int, list[str]] = {}
         """Nodes of the runs that count, by their numbers."""
         self._lines: list[str] = []
@@ -132,7 +140,7 @@ class Prover:
                 raise VclustError(f"{self._cluster}: the proof is not done after {timeout:g} s")
             self._step(_LOOK)
         assert self._talk is not None  # noqa: S101 - what is done was said there
-        return proof.judge(self._cluster, self._talk.output, names, self._reached, self._checks)
+        return proof.judge(self._cluster, self._talk.output, names, self._reached, self._checks, self._direct)
 
     def _settle(self, nodes: Sequence[Node]) -> None:
         """From now on there are these nodes, and what fails is wrong."""
@@ -207,6 +215,10 @@ class Prover:
 
     def _ask(self, talk: Talk) -> None:
         """What can be tried now."""
+        if self._may_direct and not self._reached and len(self._left) == len(self._nodes) - 1 > 0:
+            if all(state in (NodeState.INSTALLED, NodeState.READY) for state in self._states.values()):
+                self._run(talk, list(self._nodes), 1 if self._final else _ATTEMPTS_EARLY)
+            return
         places = proof.GROUP - 1 - len(self._trying) - len(self._group)
         # Those that wait for a node to come take the places of others, where there are many.
         eager = len(self._nodes) <= proof.GROUP
@@ -224,12 +236,16 @@ class Prover:
             return
         all_in = not self._left and not self._failed
         if len(self._group) == proof.GROUP - 1 or (all_in and (self._group or not self._reached)):
-            self._running, self._run_final = [self._first.name, *self._group], self._final
-            self._lines = []
-            talk.say(proof.mpi_run(self._runs, self._running))
+            self._run(talk, [self._first.name, *self._group])
         elif all_in and self._final and self._unchecked is None:
             self._unchecked = {one.name for one in self._checks}
             talk.say(proof.check_runs(self._checks, len(self._nodes)))
+
+    def _run(self, talk: Talk, names: list[str], attempts: int = 0) -> None:
+        """Begin an MPI run over these nodes; with `attempts` it logs in to them by itself."""
+        self._running, self._run_final, self._run_direct = names, self._final, attempts > 0
+        self._lines = []
+        talk.say(proof.mpi_run(self._runs, names, attempts))
 
     def _heard(self, word: str, rest: str) -> None:
         first, _, said = rest.partition(" ")
@@ -252,6 +268,14 @@ class Prover:
 
     def _ran(self) -> None:
         """The MPI run has come to its end."""
+        if self._run_direct:
+            self._may_direct = False
+            if proof.mpi_reaches(self._lines, self._running):
+                self._left, self._direct = {}, self._running[1:]
+                self._reached[self._runs] = self._running
+            self._running = []
+            self._runs += 1
+            return
         reached = self._lines == ["none"] or proof.mpi_reaches(self._lines, self._running)
         self._wrong = self._run_final and not reached
         self._too_early = not reached

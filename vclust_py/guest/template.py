@@ -22,6 +22,8 @@ _ADDRESS = IPv4Interface("192.0.2.1/24")
 """Of TEST-NET-1 (RFC 5737): its network card is connected to nothing."""
 _NAME = "template"
 
+_LOGGED = 5
+"""Seconds after which a clone's journal starts: until then its sockets keep what they are told."""
 _UNIT = "vclust-fork.service"
 _UNITS = "run/systemd/system"
 
@@ -32,7 +34,9 @@ def _programs() -> list[File]:
         File("run/vclust/fork-agent", fork_agent, 0o700),
         File("run/vclust/identity", identity, 0o600),
         File(f"{_UNITS}/{_UNIT}", unit),
-        text(f"{_UNITS}/sysinit.target.d/vclust-fork.conf", f"[Unit]\nWants={_UNIT}\n"),
+        text(f"{_UNITS}/basic.target.d/vclust-fork.conf", f"[Unit]\nWants={_UNIT}\n"),
+        text(f"{_UNITS}/timer.d/vclust-fork.conf", f"[Unit]\nAfter={_UNIT}\n"),
+        text(f"{_UNITS}/systemd-journald.service.d/vclust-fork.conf", f"[Service]\nRestartSec={_LOGGED}\n"),
         # As in any node; in a template udev has read its rules before there is an identity.
         *agent.files(),
     ]

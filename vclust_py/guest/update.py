@@ -124,8 +124,8 @@ fi
 [ ! -e "$work/others" ] || : > "$root/var/lib/vclust/others"
 
 end_processes() { # UID
-    awk -v uid="$1" '/^Uid:/ && $2 == uid { split(FILENAME, path, "/"); print path[3] }' /proc/[0-9]*/status \
-        2> /dev/null | xargs -r kill -9 2> /dev/null || true
+    grep -l -s "^Uid:[[:space:]]*$1[[:space:]]" /proc/[0-9]*/status | sed 's,^/proc/\([0-9]*\)/.*,\1,' |
+        xargs -r kill -9 2> /dev/null || true
 }
 
 if [ -e "$work/gone" ]; then
@@ -203,7 +203,13 @@ run_scripts() { # FILE: names of scripts, which are run in this order
 run_scripts "$work/new"
 if [ -e "$wanted" ]; then # what has come starts as it will at the next boot
     units=$(wants | grep -vxF -f "$wanted" | sort -u) || :
-    [ -n "$root" ] || systemctl daemon-reload
+    # Not where packages have brought no units: it takes an emulated node more than most of them do.
+    changed=$units
+    [ ! -s "$work/new" ] && [ ! -e "$packages/replaces" ] || changed=yes
+    for folder in "$root/usr/lib/systemd/system" "$root/etc/systemd/system" "$root/etc/init.d"; do
+        [ ! "$folder" -nt "$wanted" ] || changed=yes
+    done
+    [ -n "$root" ] || [ -z "$changed" ] || systemctl daemon-reload
     [ -n "$root" ] || [ -z "$units" ] || systemctl start --no-block $units || :
     rm "$wanted"
 fi

@@ -34,9 +34,9 @@ def add_port(devices: Element, name: str = PORT) -> None:
 
 
 def tell(connection: Connection, uuid: str, script: str, timeout: float) -> str | None:
-    """What the domain's agent prints while it runs `script`; None: there is none that waits.
+    """What the domain's agent prints while it runs `script`; None: there is none that waits, or no way to it.
 
-    Raises VclustError when it has begun and not ended after `timeout` s, or libvirt does not answer.
+    Raises VclustError when it may have begun, and has not ended after `timeout` s.
     """
 
     def opened(libvirt_connection: Any) -> Any:
@@ -51,7 +51,10 @@ def tell(connection: Connection, uuid: str, script: str, timeout: float) -> str 
             return None  # it does not run, or its hypervisor has no channels
         return stream
 
-    stream = connection.call(f"agent of {uuid}", opened)
+    try:
+        stream = connection.call(f"agent of {uuid}", opened)
+    except VclustError:
+        return None
     if stream is None:
         return None
     try:
@@ -74,9 +77,12 @@ def _is_there(xml: Element) -> bool:
 def converse(stream: Stream, script: str, timeout: float) -> str | None:
     """As `tell`, on a channel that is open."""
     word = secrets.token_hex(8)
-    # It may not have noticed that the last one who spoke to it has gone, and says nothing by itself then.
-    _say(stream, b"\n", _GREETING_TIMEOUT)
-    if _heard(stream, GREETING, _GREETING_TIMEOUT) is None:
+    try:
+        # It may not have noticed that the last one who spoke to it has gone, and says nothing by itself then.
+        _say(stream, b"\n", _GREETING_TIMEOUT)
+        if _heard(stream, GREETING, _GREETING_TIMEOUT) is None:
+            return None
+    except (VclustError, libvirt.libvirtError):
         return None
     deadline = time.monotonic() + timeout
     _say(stream, message(script, word), timeout)

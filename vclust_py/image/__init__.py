@@ -5,6 +5,7 @@ snapshot   what is in a folder of images, read once a process; index what the la
 catalogue  the images of a site: found, taken in, removed
 recipe     the version of each kind's recipe, and the keys that images are found by
 base       the base image with its kernel and installer, by mmdebstrap; tuning: what it has otherwise than Debian's
+unsynced   a command that need not wait for the disk
 ahead      base image and packages of a site's first create, in a process that begins before their phase
 installer  the initramfs that prepares a node
 store      every .deb once, as signed, and a fast copy

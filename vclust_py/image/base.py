@@ -9,15 +9,28 @@ import functools
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vclust_py.apt import AptRoot, sources
 from vclust_py.errors import VclustError
-from vclust_py.image import Catalogue, Image, PackageRecord, Report, base_key, file_digest, installer, tuning
+from vclust_py.image import (
+    Catalogue,
+    Image,
+    PackageRecord,
+    Report,
+    base_key,
+    file_digest,
+    installer,
+    sync,
+    tuning,
+    unsynced,
+)
 from vclust_py.image.files import open_folder
 from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.image.space import naming_full_disk, require_space
@@ -154,7 +167,41 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
         # The first base of its key is kept whatever it holds: the next request is resolved against it.
         _check_versions(site, lock, packages)
 
-    report(f"base image of {lock.suite}: writing the file system", 1, 3)
+    digests = {package.pinned: package.sha256 for package in lock.base}
+    records = [PackageRecord.parse(name, digests.get(name, "")) for name in packages]
+    report(f"base image of {lock.suite}: writing file system, kernel and installer", 1, 2)
+    tools = _tools()
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(_write, root, folder)
+        kernel, initramfs = _boot_images(
+            catalogue, lock.suite, lock.architecture, records, tools, root, folder
+        )
+        image, digest = written.result()
+        # The base comes last: whoever finds it finds the others.
+        draft = folder / "status"
+        shutil.copyfile(status, draft)
+        sync(draft)
+        os.replace(draft, site.images / f"{digest}.status")
+        # Twenty thousand files, while the image gets to the disk.
+        pool.submit(run, ["rm", "-rf", root])
+        base = catalogue.add(
+            image,
+            digest=digest,
+            kind="base",
+            key=key,
+            suite=lock.suite,
+            architecture=lock.architecture,
+            packages=records,
+            virtual_size=VIRTUAL_SIZE,
+            build_seconds=time.monotonic() - started,
+            tools=tools,
+        )
+    report(f"base image of {lock.suite}: done", 2, 2)
+    return BaseImages(base, kernel, initramfs)
+
+
+def _write(root: Path, folder: Path) -> tuple[Path, str]:
+    """The files below `root` as a disk image in `folder`, and its digest."""
     raw, image = folder / "base.raw", folder / "base.qcow2"
     with open(raw, "wb") as file:
         file.truncate(VIRTUAL_SIZE)
@@ -164,30 +211,7 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
     # Not compressed: QEMU would unpack the same clusters again and again, 1.5 s of CPU in each boot of each node.
     run(["qemu-img", "convert", "-O", "qcow2", raw, image])
     raw.unlink()
-
-    report(f"base image of {lock.suite}: kernel and installer", 2, 3)
-    os.sync()
-    digest = file_digest(image)
-    # The base comes last: whoever finds it finds the others.
-    draft = folder / "status"
-    shutil.copyfile(status, draft)
-    os.replace(draft, site.images / f"{digest}.status")
-    digests = {package.pinned: package.sha256 for package in lock.base}
-    records = [PackageRecord.parse(name, digests.get(name, "")) for name in packages]
-    kernel, initramfs = _boot_images(catalogue, lock.suite, lock.architecture, records, root, folder)
-    base = catalogue.add(
-        image,
-        kind="base",
-        key=key,
-        suite=lock.suite,
-        architecture=lock.architecture,
-        packages=records,
-        virtual_size=VIRTUAL_SIZE,
-        build_seconds=time.monotonic() - started,
-        tools=_tools(),
-    )
-    report(f"base image of {lock.suite}: done", 3, 3)
-    return BaseImages(base, kernel, initramfs)
+    return image, file_digest(image)
 
 
 def _boot_images(
@@ -195,6 +219,7 @@ def _boot_images(
     suite: str,
     architecture: str,
     packages: Sequence[PackageRecord],
+    tools: tuple[str, ...],
     root: Path,
     folder: Path,
 ) -> tuple[Image, Image]:
@@ -203,7 +228,6 @@ def _boot_images(
     version = next((root / "usr/lib/modules").iterdir()).name
     kernel = catalogue.find("kernel", kernel_key(names))
     initramfs = catalogue.find("installer", installer_key(names))
-    tools = _tools()
     if kernel is None:
         kernel = catalogue.add(
             installer.raw_kernel(root / "boot" / f"vmlinuz-{version}", folder),
@@ -243,7 +267,7 @@ def _boot_again(catalogue: Catalogue, base: Image, folder: Path, report: Report)
         run(["debugfs", "-R", request, "base.raw"], cwd=folder)
     (folder / "base.raw").unlink()
     kernel, initramfs = _boot_images(
-        catalogue, manifest.suite, manifest.architecture, manifest.packages, root, folder
+        catalogue, manifest.suite, manifest.architecture, manifest.packages, _tools(), root, folder
     )
     report(f"base image of {manifest.suite}: done", 1, 1)
     return BaseImages(base, kernel, initramfs)
@@ -255,6 +279,7 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
     apt_sources.write_text(listed, encoding="utf-8")
     apt = AptRoot(site, lock.suite, lock.architecture)
     apt.make()
+    _copy_index(apt, listed, root)
     # In a file: every user of the machine sees the words of a command.  The folder is closed to other users, apt's own
     # included.
     settings.write_text(
@@ -267,11 +292,12 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
     run(
         [
             *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
-            *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
+            *(sys.executable, "-I", unsynced.__file__),
+            *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--skip=check/empty"),
             f"--architectures={lock.architecture}",
             f"--include={','.join([*BASE_PACKAGES, *site.base_packages, lock.kernel])}",
             f"--aptopt={settings}",
-            # The whole folder goes when anything fails; nothing is worth waiting for the disk.
+            # The whole folder goes when anything fails; nothing is worth waiting for the disk, or preparing for that.
             "--dpkgopt=force-unsafe-io",
             *(lock.suite, root, apt_sources),
         ],
@@ -284,6 +310,23 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
             "HOME": "/root",
         },
     )
+
+
+def _copy_index(apt: AptRoot, listed: str, root: Path) -> None:
+    """Give mmdebstrap the package index that is here: it fetches none where it finds all that a fetch leaves."""
+    lists, caches = root / "var/lib/apt/lists", root / "var/cache/apt"
+    open_folder(lists)
+    open_folder(caches)
+    with apt.file_lock():
+        if not apt.is_fetched_from(listed):
+            return
+        for path in (apt.path / "lists").iterdir():
+            if path.is_file() and path.name != "lock":
+                shutil.copy2(path, lists / path.name)
+    for folder in (lists / "partial", lists / "auxfiles"):
+        open_folder(folder)
+    for path in (lists / "lock", caches / "pkgcache.bin", caches / "srcpkgcache.bin"):
+        path.touch()  # empty ones are made again
 
 
 def _watched(report: Report, lock: "Lock", folder: Path) -> contextlib.AbstractContextManager[None]:

@@ -82,6 +82,7 @@ class Catalogue:
         self,
         temporary: Path,
         *,
+        digest: str = "",
         kind: str,
         key: str,
         suite: str = "",
@@ -96,12 +97,15 @@ class Catalogue:
         companions: Mapping[str, Path] = MappingProxyType({}),
         place: Place | None = None,
     ) -> Image:
-        """Take the finished file `temporary`, on the images' file system, into the catalogue, with its `companions`."""
+        """Take the finished file `temporary`, on the images' file system, into the catalogue, with its `companions`.
+
+        `digest`: its sha256, where the caller has computed it already.
+        """
         # Hypervisors' processes read images as a user of their own; nobody writes them again.
         os.chmod(temporary, 0o444)
         for file in (temporary, *companions.values()):
             sync(file)
-        digest = file_digest(temporary)
+        digest = digest or file_digest(temporary)
         held = tuple(sorted(packages, key=lambda record: (record.name, record.version)))
         manifest = Manifest(
             kind=kind,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vclust_py.errors import VclustError
+from vclust_py.image import unsynced
 from vclust_py.run import DYING_WITH_PARENT
 
 MEMORY = 4 << 30
@@ -64,6 +65,9 @@ def write_filter(path: Path) -> None:
         filters.add_rule(refused, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))
     # Its flags are in memory, where no filter can look; libc then calls clone.
     filters.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
+    # The layer is thrown away if the machine stops; the builder syncs it at the end.
+    for call in unsynced.CALLS:
+        filters.add_rule(seccomp.ERRNO(0), call)
     unknown = seccomp.ERRNO(errno.EAFNOSUPPORT)
     for family in set(range(_LAST_FAMILY + 1)) - set(_FAMILIES):
         filters.add_rule(unknown, "socket", seccomp.Arg(0, seccomp.MASKED_EQ, _LOW, family))

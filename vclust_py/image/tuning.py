@@ -31,9 +31,10 @@ ConditionPathExists=/var/log/journal
 ExecStartPre=
 """,
     "etc/acpi/events/powerbtn": """\
-# The host's orderly way to switch a node off.  acpid does it with less than logind takes.
+# The host's orderly way to switch a node off.  acpid does it with less than logind takes, which `systemctl poweroff`
+# would start for it.
 event=button/power.*
-action=/usr/bin/systemctl poweroff
+action=/usr/bin/systemctl start --no-block --job-mode=replace-irreversibly poweroff.target
 """,
     "etc/initramfs-tools/update-initramfs.conf": """\
 # The host hands kernel and initramfs to this node; one made here would not be used.
@@ -57,6 +58,8 @@ MASKED = (
     "systemd-update-utmp-runlevel.service",
     # The message bus starts when somebody calls (`systemctl` of a user does), not with every boot.
     "multi-user.target.wants/dbus.service",
+    # So does logind, which keeps account of screens and of sessions that nobody tells it of without libpam-systemd.
+    "multi-user.target.wants/systemd-logind.service",
     # tty2 to tty6 of a screen that no node has.
     "getty-static.service",
 )
@@ -75,6 +78,19 @@ MASKED_WITH_EXECUTOR = (
     "sys-fs-fuse-connections.mount",
 )
 
+FILES_WITH_EXECUTOR = {
+    f"{_UNITS}/systemd-udev-trigger.service.d/vclust.conf": """\
+# At boot only what a node has and needs is announced once more: disks, network, virtio devices, the console.
+# Hot-plug is untouched; `udevadm trigger` by hand announces everything, as the unmodified unit does.
+# One shell in place of two times `udevadm`, which writes to the same files.
+[Service]
+ExecStart=
+ExecStart=-/bin/sh -c 'for file in /sys/class/block/*/uevent /sys/class/net/*/uevent /sys/bus/virtio/devices/*/uevent \
+/sys/class/tty/ttyS0/uevent /sys/class/tty/ttyAMA0/uevent /sys/class/tty/hvc0/uevent; do \
+[ ! -e "$$file" ] || echo add >"$$file"; done'
+""",
+}
+
 GENERATORS_MASKED_WITH_EXECUTOR = (
     # Ways in by vsock and by a socket of the node's own, beside the cluster's.
     "systemd-ssh-generator",
@@ -90,6 +106,8 @@ REMOVED = (
     f"{_UNITS}/sysinit.target.wants/systemd-pstore.service",
     f"{_UNITS}/multi-user.target.wants/e2scrub_reap.service",
     f"{_UNITS}/timers.target.wants/e2scrub_all.timer",
+    # The kernel's name and version, by five processes at every login.
+    "etc/update-motd.d",
     # Identity: every node gets its own.
     "etc/ssh/ssh_host_*",
     "etc/hostname",
@@ -121,13 +139,15 @@ def tune(root: Path, sources: str) -> None:
                 _remove_folder(path)
             else:
                 path.unlink()
-    for name, text in {**FILES, "etc/apt/sources.list.d/vclust.sources": sources}.items():
+    has_executor = (root / EXECUTOR).exists()
+    files = {**FILES, **(FILES_WITH_EXECUTOR if has_executor else {})}
+    for name, text in {**files, "etc/apt/sources.list.d/vclust.sources": sources}.items():
         path = root / name
         open_folder(path.parent)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
     masked = [f"{_UNITS}/{unit}" for unit in MASKED]
-    if (root / EXECUTOR).exists():
+    if has_executor:
         masked += [f"{_UNITS}/{unit}" for unit in MASKED_WITH_EXECUTOR]
         masked += [f"etc/systemd/system-generators/{name}" for name in GENERATORS_MASKED_WITH_EXECUTOR]
     for name in masked:

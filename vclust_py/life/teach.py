@@ -141,10 +141,13 @@ def _tell(
     drivers, _ = drivers_for(session, nodes)
 
     def tell(node: Node) -> VclustError | None:
-        try:
-            said = None
-            if node.host in drivers:
+        said = None
+        if node.host in drivers:
+            try:
                 said = drivers[node.host].tell(node.uuid, script, timeout)
+            except VclustError as error:
+                return VclustError(f"{node.name}: {error}")
+        try:
             if said is None:
                 argv = program_login(access, node.name, node.address, "sh", "-s")
                 said = session.run(argv, stdin=script, timeout=timeout)

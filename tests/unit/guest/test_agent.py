@@ -9,12 +9,15 @@ import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from vclust_py.errors import VclustError
 from vclust_py.guest import agent
+from vclust_py.hypervisor import Host
 from vclust_py.hypervisor import agent as host
+from vclust_py.hypervisor.connection import Connection
 from vclust_py.image.installer import GUEST
 
 pytestmark = pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox")
@@ -102,16 +105,25 @@ def test_a_machine_that_prints_without_end(port: Port) -> None:
         host.converse(port, "yes", 60)
 
 
-def test_a_machine_that_ends() -> None:
-    class Closed:
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_machine_that_ends(begun: bool) -> None:
+    """Only who has been given a script may have done something."""
+
+    class Ending:
+        said = agent.GREETING if begun else b""
+
         def send(self, data: bytes) -> int:
             return len(data)
 
         def recv(self, nbytes: int) -> bytes:
-            return b""
+            said, self.said = self.said, b""
+            return said
 
+    if not begun:
+        assert host.converse(Ending(), "echo", 1) is None
+        return
     with pytest.raises(VclustError, match="has closed the way"):
-        host.converse(Closed(), "echo", 1)
+        host.converse(Ending(), "echo", 1)
 
 
 def test_where_it_starts() -> None:
@@ -131,3 +143,29 @@ def _said(port: Port, words: bytes) -> None:
         select.select([port.descriptor], [], [], 1)
         piece = port.recv(1000)
         heard += piece if isinstance(piece, bytes) else b""
+
+
+def test_domains_without_an_agent() -> None:
+    """One that is not there, one that has no port, and a host that does not answer."""
+    connection = Connection(Host("h", "test:///default"))
+    there = connection.call("list", lambda libvirt: libvirt.listAllDomains()[0].UUIDString())
+    for uuid in (there, "00000000-0000-4000-8000-000000000000"):
+        assert host.tell(connection, uuid, "echo", 1) is None
+
+    class Hung:
+        def call(self, what: str, function: object) -> object:
+            raise VclustError("h: libvirt does not answer")
+
+    assert host.tell(Hung(), there, "echo", 1) is None  # type: ignore[arg-type]
+    connection.close()
+
+
+@pytest.mark.parametrize(("state", "there"), [("connected", True), ("disconnected", False), ("", False)])
+def test_whether_the_guest_has_opened_its_end(state: str, there: bool) -> None:
+    devices = ElementTree.Element("devices")
+    host.add_port(devices)
+    if state:  # only of a domain that runs
+        devices.find("channel/target").set("state", state)  # type: ignore[union-attr]
+    domain = ElementTree.Element("domain")
+    domain.append(devices)
+    assert host._is_there(domain) is there

@@ -113,6 +113,32 @@ def test_no_list_of_names_is_an_argument() -> None:
         assert len(line) < 200
 
 
+@pytest.mark.parametrize(
+    ("echo", "broken", "first"),
+    [
+        ("true", "n0", "vclust: login n1 n1"),
+        ("false", "", "vclust: login n1 n1"),
+        ("false", "n0", "does not reach n0"),
+    ],
+)
+def test_a_node_that_was_proved_before_must_be_reached(
+    fake: Path, echo: str, broken: str, first: str
+) -> None:
+    (fake / "ping").write_text(f"#!/bin/sh\n{echo}\n")
+    (fake / "ping").chmod(0o755)
+    (fake / "ssh").write_text(SSH.replace("*hostname)", "*:)"))
+    environment = {"PATH": f"{fake}:/usr/bin:/bin", "FAKE": str(fake), "BROKEN": broken, "TMPDIR": str(fake)}
+    done = subprocess.run(
+        ["sh", "-s"],
+        input=proof.greeting("n1", "n0"),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert (done.stdout.splitlines()[-1], done.returncode == 0) == (first, first.startswith("vclust"))
+
+
 def test_without_mpi(fake: Path) -> None:
     (fake / "mpiexec").unlink()
     assert judged(run(fake, ALL))["mpi"] is False

@@ -26,6 +26,9 @@ done < "$HYDRA_HOST_FILE"
 """
 
 
+TRY = "try n2 1\nwait\n"
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Sshd]:
     """The node `n2`, which says its name whatever it is asked to run."""
@@ -53,7 +56,7 @@ def run(tmp_path: Path, node: Sshd, text: str, *, known: bool = True) -> str:
         (programs / name).chmod(0o755)
     return subprocess.run(
         ["sh", "-s"],
-        input=f"{proof.greeting('n1')}try n2 1\nwait\n{text}",
+        input=f"{proof.greeting('n1')}{text}",
         capture_output=True,
         text=True,
         check=True,
@@ -63,7 +66,7 @@ def run(tmp_path: Path, node: Sshd, text: str, *, known: bool = True) -> str:
 
 
 def test_login_and_mpi_are_one_connection(tmp_path: Path, node: Sshd) -> None:
-    output = run(tmp_path, node, proof.mpi_run(0, ["n1", "n2"]) + "leave n2\n")
+    output = run(tmp_path, node, TRY + proof.mpi_run(0, ["n1", "n2"]) + "leave n2\n")
     assert proof.judge("x", output, ["n1", "n2"], {0: ["n1", "n2"]}, ())["mpi"]
     assert (node.folder / "log").read_text().count("Accepted publickey") == 1
     deadline = time.monotonic() + 60
@@ -73,7 +76,16 @@ def test_login_and_mpi_are_one_connection(tmp_path: Path, node: Sshd) -> None:
 
 
 def test_a_node_that_nobody_vouches_for_is_not_taken(tmp_path: Path, node: Sshd) -> None:
-    output = run(tmp_path, node, "", known=False)
+    output = run(tmp_path, node, TRY, known=False)
     assert "vclust: login n2 " in output
     assert "Host key verification failed." in output
     assert "Accepted" not in (node.folder / "log").read_text()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_mpi_logs_in_as_strictly(tmp_path: Path, node: Sshd, known: bool) -> None:
+    output = run(tmp_path, node, proof.mpi_run(0, ["n1", "n2"], 1), known=known)
+    lines = [rest.removeprefix("0 ") for word, rest in proof.LINE.findall(output) if word == "mpi"]
+    assert proof.mpi_reaches(lines, ["n1", "n2"]) is known
+    assert ("Host key verification failed." in output) is not known
+    assert (node.folder / "log").read_text().count("Accepted publickey") == known

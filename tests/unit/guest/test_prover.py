@@ -31,6 +31,14 @@ esac
 """
 MPIEXEC = """#!/bin/sh
 [ -e "$FAKE/mpi" ] || { echo "mpi: not yet"; exit 1; }
+case "$HYDRA_LAUNCHER_EXTRA_ARGS" in
+*ConnectionAttempts*)
+  sed 1d "$HYDRA_HOST_FILE" > "$FAKE/others"
+  while read -r node; do
+    ssh $HYDRA_LAUNCHER_EXTRA_ARGS "$node" proxy < /dev/null || exit 1
+    rm "$FAKE/open/$node"
+  done < "$FAKE/others" > "$FAKE/said" || { cat "$FAKE/said"; exit 1; } ;;
+esac
 rank=0
 while read -r node; do echo "rank $rank of $2 on $node"; rank=$((rank + 1)); done < "$HYDRA_HOST_FILE"
 """
@@ -102,6 +110,21 @@ def test_all_is_proven_before_the_last_report(bed: Bed) -> None:
     assert sorted(bed.tries()) == ["n2", "n3"]
 
 
+def test_mpi_logs_in_by_itself_where_it_can(bed: Bed) -> None:
+    """Then nobody else does, and one login each is all; a cluster without MPI has one each as well."""
+    bed.reach("n2", "n3")
+    with a_prover(bed, nodes_of(3, NodeState.READY)) as prover:
+        assert prover.finish(nodes_of(3))["mpi"]
+        assert "login n2" not in prover.output
+    assert bed.tries() == ["n2", "n3"]
+    (bed.folder / "tries").unlink()
+    (bed.folder / "bin/mpiexec").unlink()
+    with a_prover(bed, nodes_of(3, NodeState.READY)) as prover:
+        assert not prover.finish(nodes_of(3))["mpi"]
+        assert "vclust: login n2 n2" in prover.output
+    assert sorted(bed.tries()) == ["n2", "n3"]
+
+
 def test_nodes_that_have_all_reported(bed: Bed) -> None:
     bed.reach("n2")
     with a_prover(bed, nodes_of(2, NodeState.READY)) as prover:
@@ -135,7 +158,7 @@ def test_a_node_that_refuses_is_tried_again_when_it_has_reported(bed: Bed) -> No
         prover.saw("n2", NodeState.READY)
         until(prover, lambda: "vclust: done mpi 0" in prover.output)
         assert prover.finish(nodes_of(3))["mpi"]
-    assert sorted(bed.tries()) == ["n2", "n2", "n3"]
+    assert sorted(bed.tries()) == ["n2", "n2", "n2", "n3"]
 
 
 def test_a_node_that_refuses_after_all_have_reported_is_named(bed: Bed) -> None:
@@ -144,19 +167,19 @@ def test_a_node_that_refuses_after_all_have_reported_is_named(bed: Bed) -> None:
         until(prover, lambda: "login n2" in prover.output)
         with pytest.raises(VclustError, match="x: no login to n2: n2 ssh: connect to host n2: refused"):
             prover.finish(nodes_of(3))
-    assert bed.tries().count("n2") == 2
+    assert bed.tries().count("n2") == 3
 
 
 def test_mpi_that_comes_too_early_runs_again(bed: Bed) -> None:
     bed.reach("n2")
     (bed.folder / "mpi").unlink()
     with a_prover(bed, nodes_of(2)) as prover:
-        until(prover, lambda: "vclust: done mpi 0" in prover.output)
+        until(prover, lambda: "vclust: done mpi 1" in prover.output)
         prover.work(0.05)
-        assert "vclust: done mpi 1" not in prover.output
+        assert "vclust: done mpi 2" not in prover.output
         (bed.folder / "mpi").touch()
         assert prover.finish(nodes_of(2))["mpi"]
-        assert "vclust: mpi 0 mpi: not yet" in prover.output
+        assert "vclust: mpi 1 mpi: not yet" in prover.output
 
 
 def test_mpi_that_does_not_run_is_told(bed: Bed) -> None:
@@ -194,7 +217,7 @@ def test_what_failed_nodes_held_up_goes_on_without_them(bed: Bed) -> None:
         until(prover, lambda: prover.output.count("login") == 4)
         one, two, _, four = nodes_of(4)
         assert prover.finish([one, two, four])["mpi"]
-        assert "mpi 0 rank 2 of 3 on n" in prover.output
+        assert "mpi 1 rank 2 of 3 on n" in prover.output
     assert len(bed.logins) == 1
 
 

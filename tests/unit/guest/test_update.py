@@ -207,6 +207,32 @@ def test_keys_that_the_request_has_changed(tree: Tree) -> None:
     assert tree.read("home/bob/.ssh/authorized_keys") == ""
 
 
+def test_a_link_that_a_user_has_made_is_not_followed(tree: Tree, tmp_path: Path) -> None:
+    there = tmp_path / "root/there"
+    there.mkdir(parents=True)
+    keys = tree.path / "home/bob/.ssh"
+    shutil.rmtree(keys)
+    keys.symlink_to(there)
+    tree.take(a_generation(2, (ANN, BOB), keys=(SSHKey("bob", KEY),)))
+    assert (list(there.iterdir()), there.stat().st_uid) == ([], 0)
+    assert (keys / "authorized_keys").read_text() == f"{KEY}\n"
+
+
+def test_a_script_that_is_cut_off_does_nothing(tree: Tree) -> None:
+    before = digest(tree)
+    script = update.script(a_generation(2, (BOB,)), {})
+    for part in (script[: len(script) // 2], script.rstrip().removesuffix("}")):
+        done = subprocess.run(
+            [*tree.shell, "-s"],
+            input=part,
+            env={"PATH": os.environ["PATH"], "VCLUST_ROOT": str(tree.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode != 0, done.stdout, digest(tree)) == (True, "", before)
+
+
 def test_again_and_an_older_one_change_nothing(tree: Tree) -> None:
     tree.take(a_generation(3, (ANN, EVE), nodes=3))
     before = digest(tree)
@@ -308,6 +334,13 @@ def test_a_service_that_does_not_bear_it_is_said_and_tried_again(tree: Tree) -> 
     wanted = replace(a_generation(2, (ANN, BOB), nodes=3), meta_packages=(broken,), secrets={})
     assert tree.take(wanted, code=1) == "vclust: failed change-some-thing: no such service\n"
     assert tree.read("etc/vclust/generation") == "1\n"
+    # The node knows of the others already; what it runs is yet to be told.
+    works = replace(wanted, meta_packages=(a_bundle('touch "$VCLUST_ROOT/etc/done"'),))
+    assert tree.take(works) == "vclust: generation 2\n"
+    assert (tree.path / "etc/done").exists()
+    (tree.path / "etc/done").unlink()
+    tree.take(replace(works, generation=3))
+    assert not (tree.path / "etc/done").exists()
 
 
 def archive(**files: str) -> bytes:

@@ -60,7 +60,7 @@ def test_values_cannot_break_out() -> None:
 def test_emulation_bounds_its_code_cache() -> None:
     tree = parsed("tcg")
     assert tree.get("type") == "qemu"
-    assert tree.findtext("features/tcg/tb-cache") == "64"
+    assert tree.findtext("features/tcg/tb-cache") == "128"
     assert parsed("kvm").find("features/tcg") is None
 
 

@@ -76,9 +76,12 @@ def test_where_systemd_starts_all_by_another_program_more_is_masked(root: Path) 
     for name in (
         "system/systemd-repart.service",
         "system/systemd-udev-load-credentials.service",
+        "system/multi-user.target.wants/systemd-logind.service",
         "system-generators/systemd-ssh-generator",
     ):
         assert (settings / name).readlink() == Path("/dev/null"), name
+    (name,) = tuning.FILES_WITH_EXECUTOR
+    assert (root / name).read_text() == tuning.FILES_WITH_EXECUTOR[name] != tuning.FILES[name]
 
 
 def test_what_is_added_is_for_everybody_whatever_the_umask(root: Path) -> None:

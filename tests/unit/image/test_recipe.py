@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,10 @@ from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
 
 PINNED = {
-    "base": ("973bb9b2444c", "d91fce43a6d4de52"),
+    "base": ("2", "6a3bb29d32f5a686"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "base of trixie": ("2", "68e6401a850b26e4"),
-    "installer": ("7", "88e1ef82f5c01c9e"),
+    "base of trixie": ("3", "2478ee15f7be8292"),
+    "installer": ("7", "3c915db706f36ad5"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
     "template": ("3", "234c4c504df19535"),
@@ -94,7 +95,10 @@ class Recorder:
 
     def note(self, *texts: str) -> None:
         self.lines += [
-            text.replace(str(self.site.root), "SITE").replace(str(PROJECT), "PROJECT") for text in texts
+            text.replace(sys.executable, "PYTHON")
+            .replace(str(self.site.root), "SITE")
+            .replace(str(PROJECT), "PROJECT")
+            for text in texts
         ]
 
     def digest(self) -> str:

@@ -2,7 +2,7 @@
 
 Created, applied, upgraded, crashed, stopped and started, renewed, expired, destroyed; hosts that go away and come back;
 archives that move on; whoever is at work is ended in the middle.  Environment variables: VCLUST_LIVES_SEED, which a
-failure names; VCLUST_LIVES_STEPS (default 150; thousands are fine).
+failure names; VCLUST_LIVES_STEPS (default 500; thousands are fine).
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class LivesHost(FaultyHost):
 
 class Lives(Deeds):
     def __init__(self, session: FakeSession, toy: Repository) -> None:
-        super().__init__("VCLUST_LIVES", seed="7", steps=150)
+        super().__init__("VCLUST_LIVES", seed="7", steps=500)
         self.session, self.toy = session, toy
         self.hosts = {host.name: LivesHost(host.name) for host in HOSTS}
         session.hosts = self.hosts  # type: ignore[assignment]

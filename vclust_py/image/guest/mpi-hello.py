@@ -1,8 +1,8 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -IS
 """The same as mpi-hello.c where there is no header to compile that with: calls the installed MPI library."""
 
 import ctypes
-import socket
+import os
 
 
 def library() -> ctypes.CDLL:
@@ -26,7 +26,7 @@ def main() -> None:
     if mpi.MPI_Init(None, None) or mpi.MPI_Comm_rank(world, ctypes.byref(rank)):
         raise SystemExit("MPI does not start")
     mpi.MPI_Comm_size(world, ctypes.byref(ranks))
-    print(f"rank {rank.value} of {ranks.value} on {socket.gethostname()}", flush=True)
+    print(f"rank {rank.value} of {ranks.value} on {os.uname().nodename}", flush=True)
     mpi.MPI_Finalize()
 
 
