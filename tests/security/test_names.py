@@ -124,7 +124,7 @@ def identity(root: Path, *, status: int) -> str:
     functions = functions.replace(". /identity\n", (installer.GUEST / "identity").read_text(), 1)
     functions = functions.replace("PATH=/bin\n", "", 1).replace("ROOT=/root\n", f"ROOT={root}\n", 1)
     functions = functions.replace("/dev/console", str(root / "console")).replace("poweroff -f", "exit 9")
-    script = f"{functions}\nSEED={root}/seed CLUSTER={root}/cluster\napply_identity\n"
+    script = f"{functions}\nSEED={root}/seed CLUSTER={root}/cluster\napply_identity both\n"
     done = subprocess.run(["busybox", "sh", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == status, done
     console = root / "console"
@@ -141,6 +141,7 @@ def node(tmp_path: Path) -> Path:
     )
     (tmp_path / "etc/group").write_text("root:x:0:\nkraken:x:113:\nsquids:x:114:\n")
     (tmp_path / "etc/shadow").write_text("root:*:::::::\nkraken:!:::::::\n")
+    (tmp_path / "etc/gshadow").write_text("root:*::\nkraken:!::\nsquids:!::\n")
     for disk in ("seed", "cluster"):
         (tmp_path / disk).mkdir()
         command = ["tar", "-c", "-z", "-f", tmp_path / disk / "files.tar.gz", "-T", "/dev/null"]
