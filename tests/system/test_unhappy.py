@@ -247,9 +247,11 @@ def test_interrupted_and_killed_in_phase_after_phase(
         assert f"vclust: interrupted in phase {phase}" in done.err
         assert f" destroy {name}` clears it" in done.err
         assert not modules(command)  # it waits for the clean-up
-        # Its work may have just been done.
         detail = vclust.rows("SELECT detail FROM clusters WHERE destroyed IS NULL")
         assert detail in ([(f"{phase} interrupted",)], [("",)])
+        if detail == [("",)]:  # its work had just been done, so the next run is through it at once
+            started = domains(name)
+            continue
 
         running = command.start("create", request)
         vclust.reaches(running, name, phase)
