@@ -240,3 +240,20 @@ def unhappy(host: Host, rolled_out: Path, folder: Path) -> Iterator[Unhappy]:
         command.power_on()
     shutil.rmtree(command.inventory / "host_vars", ignore_errors=True)
     command.clear()
+
+
+@contextlib.contextmanager
+def xen_guests(rolled_out: Path, guest: str, folder: Path, names: str) -> Iterator[Vclust]:
+    """vclust whose Xen hosts have guests of that kind; clusters whose names match go before, and at the end."""
+    shutil.copytree(rolled_out, folder / "inventory")
+    (folder / "inventory/group_vars/vm_hosts.yml").write_text(f"---\nvclust_xen_guest: {guest}\n")
+    command = Vclust(folder / "inventory", folder, PATIENCE)
+
+    def clear() -> None:
+        for cluster in command.json("list"):
+            if re.fullmatch(names, cluster["name"]):
+                command("destroy", cluster["name"])
+
+    clear()  # of a test run that was killed
+    yield command
+    clear()

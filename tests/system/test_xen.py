@@ -4,14 +4,12 @@ Verified in dom0 with Xen's and libvirt's own tools, and in the nodes, not with 
 """
 
 import json
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from emulated.host import Host
-from emulatedhost import PATIENCE, Meter, held, left_on, roll_out
+from emulatedhost import Meter, held, left_on, roll_out, xen_guests
 from machine import Vclust, left_since, snapshot
 
 pytestmark = [pytest.mark.system, pytest.mark.xen]
@@ -36,17 +34,8 @@ def guest(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def vclust(rolled_out: Path, guest: str, tmp_path: Path) -> Iterator[Vclust]:
-    shutil.copytree(rolled_out, tmp_path / "inventory")
-    (tmp_path / "inventory/group_vars/vm_hosts.yml").write_text(f"---\nvclust_xen_guest: {guest}\n")
-    command = Vclust(tmp_path / "inventory", tmp_path, PATIENCE)
-    ours = re.compile(r"t-(pv|pvh)-(once|each)")
-    for cluster in command.json("list"):  # of a test run that was killed
-        if ours.fullmatch(cluster["name"]):
-            command("destroy", cluster["name"])
-    yield command
-    for cluster in command.json("list"):
-        if ours.fullmatch(cluster["name"]):
-            command("destroy", cluster["name"])
+    with xen_guests(rolled_out, guest, tmp_path, r"t-(pv|pvh)-(once|each)") as command:
+        yield command
 
 
 def test_a_second_roll_out_changes_nothing(rolled_out: Path) -> None:

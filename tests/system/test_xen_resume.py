@@ -5,14 +5,13 @@ Looked at with Xen's and libvirt's own tools in dom0, and in the nodes.
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from emulated.host import Host
-from emulatedhost import PATIENCE, Meter, held, left_on
+from emulatedhost import Meter, held, left_on, xen_guests
 from machine import Vclust, left_since, snapshot
 
 from vclust_py.image import Catalogue, Image
@@ -56,18 +55,8 @@ def guest(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def vclust(rolled_out: Path, guest: str, tmp_path: Path) -> Iterator[Vclust]:
-    shutil.copytree(rolled_out, tmp_path / "inventory")
-    (tmp_path / "inventory/group_vars/vm_hosts.yml").write_text(f"---\nvclust_xen_guest: {guest}\n")
-    command = Vclust(tmp_path / "inventory", tmp_path, PATIENCE)
-    clear(command)
-    yield command
-    clear(command)
-
-
-def clear(vclust: Vclust) -> None:
-    for cluster in vclust.json("list"):
-        if re.fullmatch(r"x-(pv|pvh)-(resume|again)", cluster["name"]):
-            vclust("destroy", cluster["name"])
+    with xen_guests(rolled_out, guest, tmp_path, r"x-(pv|pvh)-(resume|again)") as command:
+        yield command
 
 
 def suspended(site: Site) -> list[Image]:
