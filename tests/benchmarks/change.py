@@ -114,7 +114,7 @@ def created(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> list[dict[str, dict[str, float]]]:
     path, rows = folder / f"{NAME}.ini", []
-    sizes = [f"{arguments.ram}MB", f"{arguments.ram + 64}MB"]
+    sizes = [f"{arguments.ram}MB", f"{arguments.ram + 64 * ('restart' in arguments.rows)}MB"]
     path.write_text(REQUEST.format(nodes=arguments.nodes, ram=sizes[0]))
     vclust(arguments.inventory, "create", path)
     try:

@@ -76,9 +76,14 @@ END
 wants() { # units that something starts at boot
     for unit in "$root"/etc/systemd/system/*.wants/*; do echo "${unit##*/}"; done
 }
-wanted=$root/var/lib/vclust/wanted # as before the first try to come to this generation
+services() { # what systemd would read
+    for folder in "$root/usr/lib/systemd/system" "$root/etc/systemd/system" "$root/etc/init.d"; do
+        echo "$folder"/*
+    done
+}
+wanted=$root/var/lib/vclust/wanted # both as before the first try to come to this generation
 if [ -n "$packages" ] || [ -s "$work/new" ]; then
-    [ -e "$wanted" ] || { wants > "$wanted.new" && mv "$wanted.new" "$wanted"; }
+    [ -e "$wanted" ] || { { wants; services; } > "$wanted.new" && mv "$wanted.new" "$wanted"; }
 fi
 if [ -n "$packages" ]; then
     output=$(umask 022; /bin/sh "$root/usr/libexec/vclust/install-packages" "$packages" 2>&1 < /dev/null) ||
@@ -206,9 +211,7 @@ if [ -e "$wanted" ]; then # what has come starts as it will at the next boot
     # Not where packages have brought no units: it takes an emulated node more than most of them do.
     changed=$units
     [ ! -s "$work/new" ] && [ ! -e "$packages/replaces" ] || changed=yes
-    for folder in "$root/usr/lib/systemd/system" "$root/etc/systemd/system" "$root/etc/init.d"; do
-        [ ! "$folder" -nt "$wanted" ] || changed=yes
-    done
+    [ "$(services)" = "$(grep ^/ "$wanted")" ] || changed=yes
     [ -n "$root" ] || [ -z "$changed" ] || systemctl daemon-reload
     [ -n "$root" ] || [ -z "$units" ] || systemctl start --no-block $units || :
     rm "$wanted"
