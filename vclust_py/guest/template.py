@@ -22,7 +22,7 @@ _ADDRESS = IPv4Interface("192.0.2.1/24")
 """Of TEST-NET-1 (RFC 5737): its network card is connected to nothing."""
 _NAME = "template"
 
-_LOGGED = 5
+_LOGGED = 10
 """Seconds after which a clone's journal starts: until then its sockets keep what they are told."""
 _UNIT = "vclust-fork.service"
 _UNITS = "run/systemd/system"

@@ -25,13 +25,13 @@ from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
 
 PINNED = {
-    "base": ("2", "6a3bb29d32f5a686"),
+    "base": ("3", "e9997ec7c6d9288c"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "base of trixie": ("3", "2478ee15f7be8292"),
+    "base of trixie": ("4", "d9c5f77c7b1cdeab"),
     "installer": ("7", "3c915db706f36ad5"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
-    "template": ("3", "234c4c504df19535"),
+    "template": ("4", "234c4c504df19535"),
     "suspended": ("3", "56628e6abf466f9e"),
     "bundle": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "4c328b624e52da13"),
 }
