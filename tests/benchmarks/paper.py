@@ -55,8 +55,8 @@ Start: {start}
 """
 SPACES = (1, 2, 5, 10, 20)
 """GB."""
-RATE = "200mbit"
-SIZE = "64MiB"
+RATE = "50mbit"
+SIZE = "16MiB"
 PAPER_HOSTS = 256
 PAPER_RATE = 1e9
 """Bits per second."""

@@ -225,6 +225,7 @@ if [ -e "$root/var/lib/vclust/others" ]; then # services are told of other nodes
     rm "$root/var/lib/vclust/others"
 fi
 # A node that dies now has all of this on its disk when it is started again, or comes to it once more.
+[ -z "$packages" ] || rm -rf "$packages" # not written any more
 [ -n "$root" ] || sync -f /
 (umask 022; echo $generation > "$root/etc/vclust/generation.new")
 mv "$root/etc/vclust/generation.new" "$root/etc/vclust/generation"
