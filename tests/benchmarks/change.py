@@ -116,8 +116,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[dict[str, dict[
     path, rows = folder / f"{NAME}.ini", []
     sizes = [f"{arguments.ram}MB", f"{arguments.ram + 64 * ('restart' in arguments.rows)}MB"]
     path.write_text(REQUEST.format(nodes=arguments.nodes, ram=sizes[0]))
-    vclust(arguments.inventory, "create", path)
     try:
+        vclust(arguments.inventory, "create", path)
         for run in range(arguments.runs):
             size, other = sizes[run % 2], sizes[(run + 1) % 2]
             plain = REQUEST.format(nodes=arguments.nodes, ram=size)
