@@ -41,7 +41,7 @@ Spread: hosts
 Name: {name}
 Hostname: {name}%02d
 Network: 192.168.80.0/24
-Packages: gcc mpich python3
+Packages: {packages}
 """
 ROUTER = IPv4Address("192.168.80.254")
 
@@ -80,7 +80,7 @@ def test_a_request_becomes_a_cluster_on_both_kinds_and_nothing_is_left_of_it(
 ) -> None:
     hosts, kinds = [kvm_host, host], {kvm_host.name: "kvm", host.name: "xen"}
     here, there = snapshot(), {each.name: held(each) for each in hosts}
-    asked = REQUEST.format(name=NAME)
+    asked = REQUEST.format(name=NAME, packages="gcc mpich python3")
     request = vclust.request(NAME, asked)
     assert vclust.json("plan", str(request))["accelerators"] == kinds
     with Meter(host) as creating:
@@ -226,7 +226,7 @@ def test_no_packet_leaves_its_cluster(host: Host, kvm_host: Host, vclust: Vclust
     The same packets do leave it when somebody has taken hosts' packet filter rules away, until these are repaired.
     """
     for name in (NAME, OTHER):
-        vclust("create", vclust.request(name, REQUEST.format(name=name)))
+        vclust("create", vclust.request(name, REQUEST.format(name=name, packages="python3")))
     clusters, hosts = checker.read(site.root).live, {each.name: each for each in (kvm_host, host)}
     assert [{node.host for node in cluster.nodes} for cluster in clusters] == [set(hosts), set(hosts)]
     machines = [*(each.address for each in hosts.values()), SELF]
