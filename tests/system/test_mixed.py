@@ -5,9 +5,11 @@ Verified on the hosts with their own tools, and in the nodes, not with what vclu
 
 import contextlib
 import itertools
+import select
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,6 +25,7 @@ from shared import inventory
 
 from vclust_py.access import program_login
 from vclust_py.addresses import mac_of
+from vclust_py.network_hook import TABLE
 from vclust_py.site import Site
 
 pytestmark = [pytest.mark.system, pytest.mark.kvm, pytest.mark.xen]
@@ -38,7 +41,7 @@ Spread: hosts
 Name: {name}
 Hostname: {name}%02d
 Network: 192.168.80.0/24
-Packages: gcc mpich python3
+Packages: {packages}
 """
 ROUTER = IPv4Address("192.168.80.254")
 
@@ -77,7 +80,7 @@ def test_a_request_becomes_a_cluster_on_both_kinds_and_nothing_is_left_of_it(
 ) -> None:
     hosts, kinds = [kvm_host, host], {kvm_host.name: "kvm", host.name: "xen"}
     here, there = snapshot(), {each.name: held(each) for each in hosts}
-    asked = REQUEST.format(name=NAME)
+    asked = REQUEST.format(name=NAME, packages="gcc mpich python3")
     request = vclust.request(NAME, asked)
     assert vclust.json("plan", str(request))["accelerators"] == kinds
     with Meter(host) as creating:
@@ -138,42 +141,56 @@ UP = "01:80:c2:00:00:0e"
 ON_MACHINE = f"socket.socket(socket.AF_INET, socket.SOCK_DGRAM); ear.bind(('', {PORT}))"
 IN_NODE = "socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300); ear.bind(('eth0', 0))"
 LISTEN = """\
-import re, select, socket, sys
+import re, select, socket
 ear = {ear}
-print("listening", flush=True)
+orders = open(0, "rb", 0)
 heard = set()
+print("listening", flush=True)
 while True:
-    ready = select.select([ear, sys.stdin], [], [])[0]
-    if ear in ready:
+    if ear in select.select([ear, orders], [], [])[0]:
         data, address = ear.recvfrom(70000)
         if address[2:3] != (socket.PACKET_OUTGOING,):
             heard |= set(re.findall(rb"from-[a-z0-9-]+;", data))
-    elif ready:
+        continue
+    order = orders.readline()
+    if not order:
         break
-print(b" ".join(heard).decode())
+    if order.strip():
+        ear.send(bytes.fromhex(order.decode()))
+    else:
+        print(b" ".join(heard).decode(), flush=True)
+        heard.clear()
 """
-"""Which markers come in, until there is something on standard input, or its end."""
-SEND = """\
-import socket, sys
-card = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-card.bind(("eth0", 0))
-print(sum(card.send(bytes.fromhex(line)) > 0 for line in sys.stdin))
-"""
+"""Sends each line of standard input as a packet.  At an empty one it says which markers have come in since the last."""
 
 
 class Ear:
-    """A process that listens, here, on a host or in a node."""
+    """A process that listens, here, on a host or in a node, and there can send."""
 
     def __init__(self, stack: contextlib.ExitStack, argv: Sequence[str]) -> None:
         self._process = stack.enter_context(
             subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
         stack.callback(self._process.kill)
+        assert self._says() == "listening\n"
+
+    def _says(self) -> str:
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "listening\n"
+        assert select.select([self._process.stdout], [], [], PATIENCE)[0]
+        return self._process.stdout.readline()
+
+    def _order(self, lines: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(lines)
+        self._process.stdin.flush()
 
     def heard(self) -> set[str]:
-        return set(self._process.communicate(timeout=PATIENCE)[0].split())
+        """Since the last time."""
+        self._order("\n")
+        return set(self._says().split())
+
+    def send(self, packets: Sequence[bytes]) -> None:
+        self._order("".join(f"{data.hex()}\n" for data in packets))
 
 
 def python_in(vclust: Vclust, node: checker.Node, program: str) -> list[str]:
@@ -204,44 +221,73 @@ def packets(node: checker.Node, bridge: str, other: checker.Cluster, machines: S
 
 @pytest.mark.long
 def test_no_packet_leaves_its_cluster(host: Host, kvm_host: Host, vclust: Vclust, site: Site) -> None:
-    """Two clusters of the same addresses, each with a node on both hosts, where root sends what it likes."""
+    """Two clusters of the same addresses, each with a node on both hosts, where root sends what it likes.
+
+    The same packets do leave it when somebody has taken hosts' packet filter rules away, until these are repaired.
+    """
     for name in (NAME, OTHER):
-        vclust("create", vclust.request(name, REQUEST.format(name=name)))
+        vclust("create", vclust.request(name, REQUEST.format(name=name, packages="python3")))
     clusters, hosts = checker.read(site.root).live, {each.name: each for each in (kvm_host, host)}
     assert [{node.host for node in cluster.nodes} for cluster in clusters] == [set(hosts), set(hosts)]
     machines = [*(each.address for each in hosts.values()), SELF]
     with contextlib.ExitStack() as stack:
         listen = LISTEN.format(ear=ON_MACHINE)
-        on_machines = [
-            Ear(stack, [*each.ssh_command("--"), f"python3 -c {shlex.quote(listen)}"])
-            for each in hosts.values()
-        ]
-        on_machines.append(Ear(stack, [sys.executable, "-c", listen]))
+        on_hosts = {
+            name: Ear(stack, [*each.ssh_command("--"), f"python3 -c {shlex.quote(listen)}"])
+            for name, each in hosts.items()
+        }
+        here = Ear(stack, [sys.executable, "-c", listen])
+        nodes = [node for cluster in clusters for node in cluster.nodes]
         in_nodes = {
-            node: Ear(stack, python_in(vclust, node, LISTEN.format(ear=IN_NODE)))
-            for cluster in clusters
+            node.name: Ear(stack, python_in(vclust, node, LISTEN.format(ear=IN_NODE))) for node in nodes
+        }
+        peers = {
+            node.name: peer.name
+            for node, peer in itertools.permutations(nodes, 2)
+            if node.cluster == peer.cluster
+        }
+        sent = {
+            node.name: packets(
+                node,
+                hosts[node.host].ssh(f"cat /sys/class/net/{cluster.segment}/address").strip(),
+                other,
+                machines,
+            )
+            for cluster, other in (clusters, clusters[::-1])
             for node in cluster.nodes
         }
-        for machine in machines:
-            output("bash", "-c", f"echo 'from-here;' >/dev/udp/{machine}/{PORT}")
-        for cluster, other in (clusters, clusters[::-1]):
-            for node in cluster.nodes:
-                bridge = hosts[node.host].ssh(f"cat /sys/class/net/{cluster.segment}/address").strip()
-                sent = packets(node, bridge, other, machines)
-                done = subprocess.run(
-                    python_in(vclust, node, SEND),
-                    input="".join(f"{data.hex()}\n" for data in sent),
-                    capture_output=True,
-                    text=True,
-                    timeout=PATIENCE,
-                )
-                assert done.stdout.strip() == str(len(sent)), done.stderr
-        # In a node: all that the other node of its cluster has sent to everybody, and of nobody else anything.
-        for node, ear in in_nodes.items():
-            heard = ear.heard()
-            (peer,) = (one.name for one in in_nodes if one.cluster == node.cluster and one != node)
-            assert f"from-{peer}-all;" in heard
-            assert {marker for marker in heard if not marker.startswith(f"from-{peer}-")} == set()
-        assert [ear.heard() for ear in on_machines] == [{"from-here;"}] * len(machines)
+
+        def strangers() -> dict[str, set[str]]:
+            """By listener what comes in but from the other node of its cluster, when all nodes send everything."""
+            for machine in machines:
+                output("bash", "-c", f"echo 'from-here;' >/dev/udp/{machine}/{PORT}")
+            for name, ear in in_nodes.items():
+                ear.send(sent[name])
+            heard, deadline = {name: set[str]() for name in in_nodes}, time.monotonic() + PATIENCE
+            # What it has sent last, and to everybody.
+            while not all(f"from-{peers[name]}-all;" in heard[name] for name in heard):
+                assert time.monotonic() < deadline, heard
+                time.sleep(1)
+                for name, ear in in_nodes.items():
+                    heard[name] |= ear.heard()
+            heard = {
+                name: {marker for marker in heard[name] if not marker.startswith(f"from-{peers[name]}-")}
+                for name in heard
+            }
+            return heard | {name: ear.heard() for name, ear in on_hosts.items()} | {SELF: here.heard()}
+
+        isolated = {name: set[str]() for name in in_nodes} | {name: {"from-here;"} for name in (*hosts, SELF)}
+        assert strangers() == isolated
+        for each in hosts.values():
+            each.ssh(f"nft delete table inet {TABLE}; nft delete table arp {TABLE}")
+        heard = strangers()
+        print(f"\nMIXED, without rules: {heard}")
+        for node in nodes:
+            assert f"from-{node.name}-machine;" in heard[node.host]
+            (neighbour,) = (one.name for one in nodes if one.host == node.host and one != node)
+            assert f"from-{node.name}-tunnel;" in heard[neighbour]
+        assert heard[SELF] == {"from-here;"}, "it has its own rules"
+        vclust("site", "repair")
+        assert strangers() == isolated
     for name in (NAME, OTHER):
         vclust("destroy", name)
