@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +32,15 @@ from machine import BIN
 from repository import Repository
 from shared import inventory
 
+from vclust_py import request as requests
+from vclust_py.access import ACCOUNT
 from vclust_py.apt import sources
 from vclust_py.cache import upkeep
+from vclust_py.guest import trust
 from vclust_py.image import Catalogue
 from vclust_py.image.base import ensure_base, find_base
 from vclust_py.resolve import closure
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import PROJECT, Site, clusters
 from vclust_py.site.session import Session
 
 pytestmark = [
@@ -237,24 +241,37 @@ def install(host: Host) -> Path:
     return BIN / "python"
 
 
+CLEAR = """\
+systemctl disable --now vclust-upkeep-toy.timer; systemctl disable --now vclust-keeper-toy
+rm -rf /etc/systemd/system/vclust-*-toy.* /etc/systemd/system/vclust-netns-* {root}; systemctl daemon-reload; true
+"""
+
+
+@pytest.fixture(scope="module")
+def python(kvm_hosts: list[Host]) -> Path:
+    """With vclust, on the second host."""
+    return install(kvm_hosts[1])
+
+
+def make_units(host: Host, own: Site, python: Path, folder: Path) -> bool:
+    """Whether the role has changed anything; `folder` is for its inventory."""
+    inventory.write([host], own.root, folder / "inventory")
+    path = folder / "timer.yml"
+    path.write_text(PLAYBOOK.format(settings=json.dumps(own.to_mapping()), python=python))
+    argv = [BIN / "ansible-playbook", "-i", folder / "inventory", path]
+    done = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return "changed=0 " not in done.stdout
+
+
 @pytest.mark.kvm
 def test_on_a_machine_with_systemd(
-    kvm_hosts: list[Host], toy: Repository, site: Site, minimal: Path, tmp_path: Path
+    kvm_hosts: list[Host], python: Path, toy: Repository, site: Site, minimal: Path, tmp_path: Path
 ) -> None:
     """What the timer starts, on a machine that could be a site manager: from an archive to a cache."""
     host, unit, root = kvm_hosts[1], "vclust-upkeep-toy", site.root / "toy"
-    inventory.write([host], site.root, tmp_path / "inventory")
     toy.add("program", files=a_program)
     toy.publish()
-
-    def made() -> bool:
-        argv = [BIN / "ansible-playbook", "-i", tmp_path / "inventory", path]
-        done = subprocess.run(
-            argv, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return "changed=0 " not in done.stdout
-
     with contextlib.ExitStack() as stack:
         port, asked = stack.enter_context(served(toy))
         shutil.rmtree(root, ignore_errors=True)
@@ -274,16 +291,11 @@ def test_on_a_machine_with_systemd(
         remember(own, *[lock] * 5)
         shutil.rmtree(own.apt)  # so that the machine fetches the index as well
         asked.clear()
-        clear = (
-            f"systemctl disable --now {unit}.timer; systemctl disable --now vclust-keeper-toy;"
-            f" rm -rf /etc/systemd/system/vclust-*-toy.* {root}; systemctl daemon-reload; true"
-        )
+        clear = CLEAR.format(root=root)
         host.ssh(clear)  # of a test run that was killed
         stack.callback(host.ssh, clear)
         copy(host, root)
-        path = tmp_path / "timer.yml"
-        path.write_text(PLAYBOOK.format(settings=json.dumps(own.to_mapping()), python=install(host)))
-        assert [made(), made()] == [True, False]
+        assert [make_units(host, own, python, tmp_path) for _ in range(2)] == [True, False]
         assert unit in host.ssh("systemctl list-timers --no-legend")
         assert host.ssh(f"stat -c %a {root}/upkeep.json").strip() == "600"
         before = host.ssh("losetup --all; findmnt --list --noheadings --output TARGET")
@@ -309,3 +321,91 @@ def test_on_a_machine_with_systemd(
             ).find("Mode:  06755")
             >= 0
         )
+
+
+KEPT = "kept"
+PORT = 7022
+
+
+def a_kept_cluster(own: Site) -> clusters.Cluster:
+    """In the site's state: a cluster that was ready on the machine itself, which has lost all of it."""
+    software = {
+        "name": KEPT,
+        "network": "192.168.79.0/24",
+        "ssh_keys": [f"zoe:{trust.new_key().public}"],
+        "users": ["zoe:*"],
+        "heal": "off",
+        "lease": "8h",
+    }
+    hardware = {"number_of_nodes": 1, "ram": "512MB"}
+    request = requests.from_mapping({"hardware": hardware, "software": software}, "test")
+    with Session(own) as session:
+        clusters.register(session.store, request)
+        cluster = clusters.get(session.store, KEPT)
+        address = str(request.software.network[1])
+        node = clusters.Node(
+            *(0, f"{KEPT}01", "localhost", "qemu:///system", address, "52:54:00:00:00:01"),
+            *(str(uuid.uuid4()), 1, 512 << 20, 4 << 30),
+        )
+        clusters.place(session.store, cluster, [node])
+        session.store.execute("UPDATE clusters SET state = 'ready', ends = ?", (time.time() + 28800,))
+        session.store.execute("UPDATE observed_nodes SET state = 'ready'", ())
+    return cluster
+
+
+@pytest.mark.kvm
+def test_the_keeper_on_a_machine_with_systemd(
+    kvm_hosts: list[Host], python: Path, site: Site, tmp_path: Path
+) -> None:
+    """It makes a lost network, the way in and the gateway again, for all to see, and ends a lease."""
+    host, unit, root = kvm_hosts[1], "vclust-keeper-toy", site.root / "keeper"
+    shutil.rmtree(root, ignore_errors=True)
+    own = Site.from_mapping(
+        {"root": str(root), "egress": "none", "gateway": {"port": PORT}, "lease_grace": "1m"}
+    )
+    own.make_directories()
+    cluster = a_kept_cluster(own)
+    segment = cluster.segment
+
+    def wait_for(commands: str) -> str:
+        """What they print, once they succeed."""
+        loop = f"for i in $(seq 120); do if ( {commands} ); then exit; fi; sleep 1; done"
+        log = f"journalctl -o cat -u {unit} -u 'vclust-netns-*'; systemctl --failed"
+        return host.ssh(f"{loop}; ( {commands} ); {log}; exit 1", timeout=PATIENCE)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, root)
+        host.ssh(CLEAR.format(root=root))
+        stack.callback(host.ssh, CLEAR.format(root=root))
+        # As the first create does, which needs an account for the way in.
+        host.ssh(
+            f"getent passwd {ACCOUNT} || useradd --system --user-group --home-dir / --password '*' {ACCOUNT}"
+        )
+        copy(host, root)
+        make_units(host, own, python, tmp_path)
+        there = f"ip netns list | grep -w {segment} && [ -e /sys/class/net/{segment}r/master ]"
+        wait_for(there)
+        assert "192.168.79.254/24" in host.ssh(f"ip -netns {segment} -4 address show eth0")
+        wait_for(f"ss -Hltn 'sport = :{PORT}' | grep LISTEN && ls /run/vclust/ssh/{segment}/*")
+        mounts = host.ssh(f"readlink /proc/1/ns/mnt /proc/$(systemctl show -P MainPID {unit})/ns/mnt").split()
+        assert len(set(mounts)) == 2
+        # What is half there is taken away, and made again.
+        host.ssh(f"ip link delete {segment}")
+        wait_for(there)
+        said = host.ssh(f"journalctl -o cat -u {unit}")
+        assert said.count(f"{KEPT}: its network is made again") == 2, said
+        # It goes on after a restart, beside what it has started before.
+        host.ssh(f"systemctl restart {unit}; ip netns delete {segment}")
+        wait_for(there)
+
+        end = (
+            "import sqlite3; c = sqlite3.connect('{}'); c.execute('UPDATE clusters SET ends = 1'); c.commit()"
+        )
+        host.ssh(f'python3 -c "{end.format(own.database)}"')
+        wait_for(f"! ip netns list | grep {segment} && [ ! -e /sys/class/net/{segment} ]")
+        wait_for(f"! ss -Hltn 'sport = :{PORT}' | grep LISTEN")
+        said = host.ssh(f"journalctl -o cat -u {unit}")
+        assert f"{KEPT}: the time after its lease is over, it is removed" in said
+        assert host.ssh("systemctl list-units --failed --plain --no-legend 'vclust-*'") == ""
+        host.ssh(f"systemd-analyze security --threshold=44 {unit}.service")
+        host.ssh(f"systemd-analyze security --threshold=30 vclust-netns-add@{segment}.service")

@@ -455,8 +455,8 @@ UNITS = sorted(
 )
 EXPOSURE = 3.0
 """What systemd thinks of each (0 to 10), at most."""
-MORE_EXPOSED = {"vclust-keeper.service": 5.9, "vclust-bases.service": 3.4}
-"""The one makes bridges and namespaces that others see, and starts nodes: no mounts of its own, and much of root.  The
+MORE_EXPOSED = {"vclust-keeper.service": 4.4, "vclust-bases.service": 3.2}
+"""The one makes networks, talks in them, and starts what runs under other accounts and in namespaces of its own.  The
 other takes packages from the network and runs what they bring by chroot.
 """
 

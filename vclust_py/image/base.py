@@ -70,6 +70,8 @@ LABEL = "vclust-root"
 _PROGRAMS = ("self-check", "install-packages")
 _DATA = ("mpi-hello.c", "mpi-hello.py")
 _UNIT = "vclust-report.service"
+_OWN = "VCLUST_OWN_NAMESPACES"
+"""Environment variable: namespaces (`ipc,uts`) that this process has of its own, and may make no others of."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,8 @@ def _boot_again(catalogue: Catalogue, base: Image, folder: Path, report: Report)
 
 def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) -> None:
     """mmdebstrap in namespaces of its own: killed, it leaves neither processes nor mounts behind."""
+    own = os.environ.get(_OWN, "").split(",")
+    namespaces = [f"--{name}" for name in ("mount", "pid", "ipc", "uts") if name not in own]
     apt_sources, settings = folder / "vclust.sources", folder / "apt.conf"
     apt_sources.write_text(listed, encoding="utf-8")
     apt = AptRoot(site, lock.suite, lock.architecture)
@@ -291,7 +295,7 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
     )
     run(
         [
-            *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
+            *("unshare", *namespaces, "--fork", "--kill-child", "--mount-proc"),
             *(sys.executable, "-I", unsynced.__file__),
             *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--skip=check/empty"),
             f"--architectures={lock.architecture}",
