@@ -294,10 +294,12 @@ class Keeper:
     def _heal(self, session: Session, cluster: Cluster, known: Mapping[str, Sighting]) -> bool:
         """Whether new nodes wait for images; the next round starts them."""
         if not session.networks.is_whole(cluster.segment):
-            repair.repair(session, cluster)
-            session.networks.admit(session.store)
+            closed = repair.repair(session, cluster).closed
+            closed += session.networks.admit(session.store)
             audit(session.store, "repair", cluster.name, "its network")
             self._note(session, cluster, "network-repaired", "its network is made again")
+            for line in closed:
+                self._lines.put(f"{cluster.name}: {line}")
             cluster = clusters.get(session.store, cluster.name)
         self._follow(session, cluster, known)
         heal.note_started(session.store, cluster, {host: one.running or () for host, one in known.items()})
