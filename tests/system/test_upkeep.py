@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,12 +28,15 @@ from emulated.host import Host
 from emulated.places import SELF
 from emulatedhost import PATIENCE
 from jinja2 import Template
+from keeperunit import keeper_unit
 from layers import KERNEL, make_site
 from layers import minimal as minimal
-from machine import BIN
+from machine import BIN, output
 from repository import Repository
 from shared import inventory
+from test_life import wait_for
 
+from vclust_py import network
 from vclust_py import request as requests
 from vclust_py.access import ACCOUNT
 from vclust_py.apt import sources
@@ -325,6 +330,8 @@ def test_on_a_machine_with_systemd(
 
 KEPT = "kept"
 PORT = 7022
+END = "UPDATE clusters SET state = 'stopped', ends = 1, ended = 1"
+"""Its lease has, and the grace time after it."""
 
 
 def a_kept_cluster(own: Site) -> clusters.Cluster:
@@ -353,6 +360,39 @@ def a_kept_cluster(own: Site) -> clusters.Cluster:
     return cluster
 
 
+def test_the_keeper_within_what_its_unit_leaves(disk_path: Path) -> None:
+    """It makes a lost network and the gateway again, and takes both away when a lease has ended."""
+    settings = {"egress": "none", "gateway": {"port": PORT}, "lease_grace": "1m"}
+    own = Site.from_mapping({"root": str(disk_path), **settings})
+    disk_path.chmod(0o711)  # for the gateway's account
+    own.make_directories()
+    cluster = a_kept_cluster(own)
+    segment = cluster.segment
+    port = Path("/sys/class/net", f"{segment}r", "master")
+
+    def listens() -> bool:
+        with contextlib.suppress(ConnectionError):
+            socket.create_connection(("127.0.0.1", PORT), 5).close()
+            return True
+        return False
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(network.remove, segment, cluster.network)
+        keeper = stack.enter_context(keeper_unit(own.root, **settings))
+        wait_for("the network", port.exists, 30)
+        wait_for("the gateway", listens, 30)
+        assert "192.168.79.254/24" in output("ip", "-netns", segment, "-4", "address", "show", "eth0")
+        with sqlite3.connect(own.database) as connection:
+            connection.execute(END)
+        wait_for("its end", lambda: not Path("/run/netns", segment).exists(), 30)
+        wait_for("the end of the gateway", lambda: not listens(), 30)
+    assert keeper.stdout is not None
+    assert keeper.stdout.read().splitlines() == [
+        f"{KEPT}: its network is made again",
+        f"{KEPT}: the time after its lease is over, it is removed",
+    ]
+
+
 @pytest.mark.kvm
 def test_the_keeper_on_a_machine_with_systemd(
     kvm_hosts: list[Host], python: Path, site: Site, tmp_path: Path
@@ -367,7 +407,7 @@ def test_the_keeper_on_a_machine_with_systemd(
     cluster = a_kept_cluster(own)
     segment = cluster.segment
 
-    def wait_for(commands: str) -> str:
+    def until(commands: str) -> str:
         """What they print, once they succeed."""
         loop = f"for i in $(seq 120); do if ( {commands} ); then exit; fi; sleep 1; done"
         log = f"journalctl -o cat -u {unit} -u 'vclust-netns-*'; systemctl --failed"
@@ -384,26 +424,29 @@ def test_the_keeper_on_a_machine_with_systemd(
         copy(host, root)
         make_units(host, own, python, tmp_path)
         there = f"ip netns list | grep -w {segment} && [ -e /sys/class/net/{segment}r/master ]"
-        wait_for(there)
+        until(there)
         assert "192.168.79.254/24" in host.ssh(f"ip -netns {segment} -4 address show eth0")
-        wait_for(f"ss -Hltn 'sport = :{PORT}' | grep LISTEN && ls /run/vclust/ssh/{segment}/*")
+        until(f"ss -Hltn 'sport = :{PORT}' | grep LISTEN && ls /run/vclust/ssh/{segment}/*")
         mounts = host.ssh(f"readlink /proc/1/ns/mnt /proc/$(systemctl show -P MainPID {unit})/ns/mnt").split()
         assert len(set(mounts)) == 2
         # What is half there is taken away, and made again.
         host.ssh(f"ip link delete {segment}")
-        wait_for(there)
+        until(there)
         said = host.ssh(f"journalctl -o cat -u {unit}")
         assert said.count(f"{KEPT}: its network is made again") == 2, said
         # It goes on after a restart, beside what it has started before.
         host.ssh(f"systemctl restart {unit}; ip netns delete {segment}")
-        wait_for(there)
+        until(there)
 
-        end = (
-            "import sqlite3; c = sqlite3.connect('{}'); c.execute('UPDATE clusters SET ends = 1'); c.commit()"
+        lines = (
+            "import sqlite3",
+            f"c = sqlite3.connect('{own.database}')",
+            f'c.execute("{END}")',
+            "c.commit()",
         )
-        host.ssh(f'python3 -c "{end.format(own.database)}"')
-        wait_for(f"! ip netns list | grep {segment} && [ ! -e /sys/class/net/{segment} ]")
-        wait_for(f"! ss -Hltn 'sport = :{PORT}' | grep LISTEN")
+        host.ssh("\n".join(["python3 - <<'end'", *lines, "end"]))
+        until(f"! ip netns list | grep {segment} && [ ! -e /sys/class/net/{segment} ]")
+        until(f"! ss -Hltn 'sport = :{PORT}' | grep LISTEN")
         said = host.ssh(f"journalctl -o cat -u {unit}")
         assert f"{KEPT}: the time after its lease is over, it is removed" in said
         assert host.ssh("systemctl list-units --failed --plain --no-legend 'vclust-*'") == ""

@@ -100,6 +100,9 @@ class Keeper:
             for name, job in [(name, job) for name, job in self._jobs.items() if job.done()]:
                 del self._jobs[name]
                 self._judge(name, job)
+        return self._said()
+
+    def _said(self) -> list[str]:
         lines = []
         while not self._lines.empty():
             lines.append(self._lines.get())
@@ -115,9 +118,13 @@ class Keeper:
                 self._last[name] = text
                 self._lines.put(f"{name}: {text}")
 
-    def close(self) -> None:
+    def close(self) -> list[str]:
+        """End what was begun; what was done, a line each."""
         self._pool.shutdown()
         self._session.close()
+        for name, job in self._jobs.items():
+            self._judge(name, job)
+        return self._said()
 
     def _running(self, host: Host) -> set[str]:
         drivers, errors = self._session.drivers([host])
@@ -439,7 +446,8 @@ def main() -> None:
                 for line in keeper.round():
                     print(line, flush=True)
                 ended.wait(PERIOD)
-            keeper.close()
+            for line in keeper.close():
+                print(line, flush=True)
     except (ValueError, AttributeError, VclustError) as error:
         sys.exit(f"vclust: {error}")
 
