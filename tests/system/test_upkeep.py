@@ -96,6 +96,8 @@ def run_unit(name: str, site: Site, folder: Path, *namespaces: str) -> str:
         "_site_manager_root": site.root,
         "_site_manager_unit": "vclust-upkeep-t",
         "_site_manager_bases_unit": "vclust-bases-t",
+        "_site_manager_packages_unit": "vclust-packages-t",
+        "_site_manager_word": "",
     }
     unit.write_text(Template((UNITS / f"{name}.j2").read_text()).render(variables))
     start = next(line for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
@@ -141,7 +143,8 @@ def test_a_base_image_is_renewed_within_what_the_unit_leaves(
     newest = max(path.stat().st_mtime for path in own.images.glob("base-*.qcow2"))
     time.sleep(max(newest + 61 - time.time(), 0))
     before = mounts(own)
-    said = run_unit("vclust-bases.service", with_toy, tmp_path)
+    assert run_unit("vclust-upkeep.service", with_toy, tmp_path) == ""  # packages are fetched
+    said = run_unit("vclust-bases.service", with_toy, tmp_path, "--net")
     assert said.startswith(f"renewed the base image of {suite} for amd64, for netbase"), said
     assert mounts(own) == before
     (new,) = [
@@ -162,7 +165,7 @@ def test_a_base_image_is_renewed_within_what_the_unit_leaves(
         ["debugfs", "-R", "stat /usr/bin/sudo", raw], capture_output=True, text=True, check=True
     ).stdout
     assert "Mode:  04755" in listing
-    assert run_unit("vclust-bases.service", with_toy, tmp_path) == ""
+    assert run_unit("vclust-bases.service", with_toy, tmp_path, "--net") == ""
 
 
 def test_a_cache_is_built_within_what_the_unit_leaves(own: Site, tmp_path: Path) -> None:
@@ -306,13 +309,14 @@ def test_on_a_machine_with_systemd(
         before = host.ssh("losetup --all; findmnt --list --noheadings --output TARGET")
 
         # What the timer starts, and what comes behind it.
-        units = f"{unit}.service vclust-bases-toy.service vclust-caches-toy.service"
+        behind = "vclust-bases-toy.service vclust-packages-toy.service vclust-caches-toy.service"
+        units = f"{unit}.service {behind}"
         said = host.ssh(
-            f"systemctl start {unit}.service; systemctl start vclust-bases-toy.service vclust-caches-toy.service;"
+            f"systemctl start {unit}.service; systemctl start {behind};"
             f" journalctl -o cat -u {unit} -u vclust-caches-toy; systemctl show {units} --property Result",
             timeout=PATIENCE,
         )
-        assert re.findall(r"^Result=(.*)", said, re.MULTILINE) == ["success"] * 3, said
+        assert re.findall(r"^Result=(.*)", said, re.MULTILINE) == ["success"] * 4, said
         assert re.findall(r"^built (1 packages, .*)", said, re.MULTILINE) != [], said
         assert [Path(name).name for name in asked if name.endswith(".deb")] == ["program_1.0_all.deb"]
         assert host.ssh("losetup --all; findmnt --list --noheadings --output TARGET") == before

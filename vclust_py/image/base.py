@@ -34,6 +34,7 @@ from vclust_py.image import (
 from vclust_py.image.files import open_folder
 from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.image.space import naming_full_disk, require_space
+from vclust_py.image.store import give_to_apt
 from vclust_py.image.watching import watched
 from vclust_py.run import run
 from vclust_py.site import Site
@@ -70,8 +71,6 @@ LABEL = "vclust-root"
 _PROGRAMS = ("self-check", "install-packages")
 _DATA = ("mpi-hello.c", "mpi-hello.py")
 _UNIT = "vclust-report.service"
-_OWN = "VCLUST_OWN_NAMESPACES"
-"""Environment variable: namespaces (`ipc,uts`) that this process has of its own, and may make no others of."""
 
 
 @dataclass(frozen=True)
@@ -277,13 +276,14 @@ def _boot_again(catalogue: Catalogue, base: Image, folder: Path, report: Report)
 
 def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) -> None:
     """mmdebstrap in namespaces of its own: killed, it leaves neither processes nor mounts behind."""
-    own = os.environ.get(_OWN, "").split(",")
-    namespaces = [f"--{name}" for name in ("mount", "pid", "ipc", "uts") if name not in own]
     apt_sources, settings = folder / "vclust.sources", folder / "apt.conf"
     apt_sources.write_text(listed, encoding="utf-8")
     apt = AptRoot(site, lock.suite, lock.architecture)
     apt.make()
     _copy_index(apt, listed, root)
+    archives = root / "var/cache/apt/archives"
+    open_folder(archives)
+    give_to_apt(site, lock.base, archives)
     # In a file: every user of the machine sees the words of a command.  The folder is closed to other users, apt's own
     # included.
     settings.write_text(
@@ -295,7 +295,7 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
     )
     run(
         [
-            *("unshare", *namespaces, "--fork", "--kill-child", "--mount-proc"),
+            *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
             *(sys.executable, "-I", unsynced.__file__),
             *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--skip=check/empty"),
             f"--architectures={lock.architecture}",
@@ -314,6 +314,8 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
             "HOME": "/root",
         },
     )
+    for path in archives.glob("*.deb"):  # it throws away only what it has fetched itself
+        path.unlink()
 
 
 def _copy_index(apt: AptRoot, listed: str, root: Path) -> None:
