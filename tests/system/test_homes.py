@@ -61,6 +61,7 @@ def test_a_file_outlives_its_cluster_and_nobody_else_sees_it(
     # The server dies: the nodes wait, and go on when the keeper has brought it back.
     (server,) = homes.RUN.glob("vc*")
     os.kill(int((server / "pid").read_text()), signal.SIGKILL)
+    wait_for("the server's end", lambda: not home_server.is_running(server.name), 60)
     with keeper_unit(site.root, homes={"path": disk_path / "homes", "size": "100MB"}) as keeper:
         wait_for("the server of homes", lambda: home_server.is_running(server.name), 60)
     assert keeper.stdout is not None
