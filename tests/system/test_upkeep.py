@@ -420,7 +420,8 @@ def test_the_keeper_on_a_machine_with_systemd(
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, root)
         host.ssh(CLEAR.format(root=root))
-        stack.callback(host.ssh, CLEAR.format(root=root))
+        # Which the keeper has started: a roll-out that comes next is to find the host as it was.
+        stack.callback(host.ssh, f"{CLEAR.format(root=root)}systemctl stop libvirtd")
         # As the first create does, which needs an account for the way in.
         host.ssh(
             f"getent passwd {ACCOUNT} || useradd --system --user-group --home-dir / --password '*' {ACCOUNT}"
