@@ -12,6 +12,7 @@ drivers (`Hypervisor.ensure_segment`), with the packet filter rules and entries 
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ MTU = 1500
 """Of a segment on one machine."""
 _MOST = 9000 - network_hook.OVERHEAD
 """Jumbo frames, as switches have them.  Larger ones (loopback's) are no network's."""
+_UNITS = "VCLUST_NETNS_UNITS"
+"""In the environment of a unit that has mounts of its own: namespaces are made and removed by units that have not."""
 
 
 def check_free(network: IPv4Network) -> None:
@@ -230,7 +233,7 @@ def leftovers(store: Store) -> list[leftover_networks.Leftover]:
 
 def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) -> None:
     """The bridge and the namespace, and the port between them, which is not the bridge's member yet."""
-    run(["ip", "netns", "add", segment])
+    _namespace("add", segment)
     # Else its hardware address is the least of its ports', and the kernel forgets neighbours whenever that changes.
     # libvirt gives its bridges one too.
     own = ":".join(["02", *(segment[at : at + 2] for at in range(2, 12, 2))])
@@ -264,6 +267,15 @@ def _build(segment: str, network: IPv4Network, router: IPv4Address, mtu: int) ->
         f"link set eth0 mtu {mtu} up\n"
     ))  # fmt: skip
     run(["ip", "link", "set", segment, "up"])
+
+
+def _namespace(verb: str, segment: str) -> None:
+    """`add` or `delete` the segment's namespace; its name is a mount, which all processes of the machine must see."""
+    if _UNITS in os.environ:
+        # roles/site_manager/templates/vclust-netns.service.j2
+        run(["systemctl", "start", f"vclust-netns-{verb}@{segment}.service"])
+    else:
+        run(["ip", "netns", verb, segment])
 
 
 def _delete(interface: str) -> bool:
@@ -302,7 +314,7 @@ def remove(segment: str, number: int) -> bool:
     for interface in (f"{segment}r", network_hook.device(segment), segment):
         found |= _delete(interface)
     if Path("/run/netns", segment).exists():
-        run(["ip", "netns", "delete", segment])
+        _namespace("delete", segment)
         found = True
     if shutil.which("nft"):
         with contextlib.suppress(CommandError):  # the number is another segment's

@@ -23,12 +23,15 @@ _NOT_STARTED = (NodeState.PLACED, NodeState.STOPPED)
 
 @dataclass
 class Found:
-    """What is wrong with a cluster; sentences in `warnings`."""
+    """What is wrong with a cluster; sentences in `closed` and `warnings`."""
 
     network: bool = False
     """Its network on this machine is not there, or not the site's homes in it."""
     stopped: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    """Why its ways in and out are not open."""
     warnings: list[str] = field(default_factory=list)
+    """Of hosts and nodes."""
 
 
 def run(session: Session, *, check: bool = False) -> Result:
@@ -48,7 +51,7 @@ def run(session: Session, *, check: bool = False) -> Result:
         except VclustError as error:
             warnings.append(f"{name}: {error}")
             continue
-        warnings += [f"{name}: {line}" for line in found.warnings]
+        warnings += [f"{name}: {line}" for line in (*found.closed, *found.warnings)]
         if found.network or found.stopped:
             before[name] = _words("not there" if found.network else "there", [])
             after[name] = _words("there", found.stopped)
@@ -98,9 +101,9 @@ def repair(session: Session, cluster: Cluster, *, check: bool = False) -> Found:
         try:
             serve_homes(session, cluster)
         except VclustError as error:  # the rest is mended all the same
-            found.warnings.append(str(error))
-        found.warnings += session.networks.let_out(cluster.segment, way_out(session.site, cluster))
-        found.warnings += session.networks.let_in(cluster.segment, door(session.site, cluster))
+            found.closed.append(str(error))
+        found.closed += session.networks.let_out(cluster.segment, way_out(session.site, cluster))
+        found.closed += session.networks.let_in(cluster.segment, door(session.site, cluster))
     drivers, errors = drivers_of(session, cluster)
     found.warnings += [f"as it was there: {error}" for error in errors.values()]
     if tunnels and not check:

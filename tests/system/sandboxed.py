@@ -1,8 +1,8 @@
 """`sandboxed.py UNIT COMMAND…`: the command within what a unit of systemd leaves it, where systemd does not run.
 
 Of the unit these count: CapabilityBoundingSet, NoNewPrivileges, SystemCallFilter, RestrictAddressFamilies,
-RestrictNamespaces, ProtectSystem=strict with ReadWritePaths, PrivateTmp, PrivateDevices, ProtectHome, Environment.  To
-be run in a mount and a network namespace of its own.
+RestrictNamespaces, Environment; ProtectSystem=strict with ReadWritePaths, PrivateTmp, PrivateDevices and ProtectHome;
+or ProtectSystem=full alone.  To be run in a mount namespace of its own, and in a network namespace if the unit has one.
 """
 
 import ctypes
@@ -34,6 +34,11 @@ def settings(unit: Path) -> dict[str, str]:
 
 def mounts(found: dict[str, str]) -> None:
     subprocess.run(["mount", "--make-rslave", "/"], check=True)
+    if found["ProtectSystem"] == "full":
+        for path in ("/boot", "/etc", "/usr"):
+            subprocess.run(["mount", "--bind", path, path], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", path], check=True)
+        return
     writable = found["ReadWritePaths"].split()
     for path in writable:
         subprocess.run(["mount", "--bind", path, path], check=True)
@@ -63,14 +68,16 @@ def system_calls(filters: str) -> set[str]:
 
 
 def _named(*filters: str) -> set[str]:
+    """Of lists, and calls named by themselves."""
+    lists = [name for name in filters if name.startswith("@")]
     done = subprocess.run(
-        ["systemd-analyze", "syscall-filter", "--no-pager", *filters],
+        ["systemd-analyze", "syscall-filter", "--no-pager", *lists],
         capture_output=True,
         text=True,
         check=True,
     )
     words = [line.strip() for line in done.stdout.splitlines()]
-    known = {word for word in words if word and word[0] not in "#@"}
+    known = {word for word in words if word and word[0] not in "#@"} | (set(filters) - set(lists))
     nested = [word for word in words if word.startswith("@") and word not in filters]
     return known | (_named(*nested) if nested else set())
 

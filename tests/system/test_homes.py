@@ -4,19 +4,16 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from checker import check
+from keeperunit import keeper_unit
 from machine import Vclust, left_since, local, snapshot
+from test_life import wait_for
 
-from vclust_py import homes
-from vclust_py.hypervisor import Host
-from vclust_py.life.keeper import Keeper
+from vclust_py import home_server, homes
 from vclust_py.site import Site
-from vclust_py.site.session import Session
-from vclust_py.site.settings import HomesSetting
 
 pytestmark = [
     pytest.mark.system,
@@ -64,11 +61,11 @@ def test_a_file_outlives_its_cluster_and_nobody_else_sees_it(
     # The server dies: the nodes wait, and go on when the keeper has brought it back.
     (server,) = homes.RUN.glob("vc*")
     os.kill(int((server / "pid").read_text()), signal.SIGKILL)
-    kept = replace(site, homes=HomesSetting(disk_path / "homes", 100 * 10**6))
-    keeper = Keeper(lambda: Session(kept), [Host("localhost")])
-    lines = [line for _ in range(3) for line in keeper.round(work=60)]
-    keeper.close()
-    assert any("first: its homes are served again" in line for line in lines), lines
+    wait_for("the server's end", lambda: not home_server.is_running(server.name), 60)
+    with keeper_unit(site.root, homes={"path": disk_path / "homes", "size": "100MB"}) as keeper:
+        wait_for("the server of homes", lambda: home_server.is_running(server.name), 60)
+    assert keeper.stdout is not None
+    assert "first: its homes are served again" in keeper.stdout.read()
     assert "mine\n" in vclust("ssh", "first", "2", "--", "cat ~/work")
 
     # Somebody else's carol is another one, in spite of the number.

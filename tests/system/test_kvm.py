@@ -86,6 +86,17 @@ def test_a_request_becomes_a_cluster_on_both_and_nothing_is_left_of_it(
     assert "x86_64-linux-gnu" in said
     assert re.search(r"Hypervisor detected: KVM", said)
 
+    # A user more: told to running nodes by their agents' ports, which libvirt reaches there, without a login.
+    ask = "journalctl -u ssh | grep -c 'publickey for root' || true"
+    logins = {node: int(vclust("ssh", NAME, node, "--root", "--", ask)) for node in ("1", "4")}
+    with Meter(kvm_hosts[0]) as changing:
+        done = vclust.json("apply", str(vclust.request(NAME, f"{REQUEST}User: zoe:*\n")))
+    assert [line.partition(":")[0] for line in done["differences"]] == ["User"]
+    assert done["late"] == []
+    for node in logins:
+        said = vclust("ssh", NAME, node, "--root", "--", f"id -un zoe; {ask}").split()
+        assert said == ["zoe", str(logins[node] + 1)]  # this one
+
     with Meter(kvm_hosts[0]) as destroying:
         vclust("destroy", NAME)
     phases = " ".join(
@@ -94,7 +105,8 @@ def test_a_request_becomes_a_cluster_on_both_and_nothing_is_left_of_it(
     )
     print(
         f"\nKVM, seconds/CPU-seconds of the first host: {creating.line('request to ready')} ({phases})"
-        f" {using.line('mpi')} {destroying.line('destroy')}; {kvm_hosts[0].resident()} MiB"
+        f" {using.line('mpi')} {changing.line('a user more')} {destroying.line('destroy')};"
+        f" {kvm_hosts[0].resident()} MiB"
     )
     assert [left_on(host, there[host.name]) for host in kvm_hosts] == [{}, {}]
     assert left_since(here) == {}

@@ -13,7 +13,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +21,12 @@ from typing import Any
 
 import pytest
 from checker import check
+from keeperunit import keeper_unit
 from machine import BIN, Vclust, local, output
 
 from vclust_py import router_socket, serving
 from vclust_py.guest import update
-from vclust_py.site import PROJECT, Site
+from vclust_py.site import Site
 
 pytestmark = pytest.mark.system
 
@@ -67,31 +67,9 @@ def vclust(site: Site, hook: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     assert check(site.root) == []
 
 
-@contextlib.contextmanager
-def keeping(**settings: object) -> Iterator["subprocess.Popen[str]"]:
-    """The keeper, as the roll-out would have systemd run it, of a site of these settings; it learns nothing."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vclust_py.life.keeper"],
-        cwd=PROJECT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdin is not None
-    json.dump({"site": {"cache_every": 0, "base_renewal": 0, **settings}}, process.stdin, default=str)
-    process.stdin.close()
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(120)
-    assert code == 0, process.stdout.read() if process.stdout else ""
-
-
 @pytest.fixture(scope="module")
 def keeper(site: Site, hook: Path) -> Iterator["subprocess.Popen[str]"]:
-    with keeping(root=site.root, lease_grace="1h", hook=hook) as process:
+    with keeper_unit(site.root, lease_grace="1h", hook=hook) as process:
         yield process
 
 

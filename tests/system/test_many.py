@@ -3,6 +3,7 @@
 Verified on the hosts by the checker, and in the nodes.
 """
 
+import shutil
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -16,14 +17,18 @@ from many.host import Host
 
 from vclust_py.site import Site
 
-pytestmark = [pytest.mark.system, pytest.mark.long]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.long,
+    pytest.mark.skipif(shutil.which("apt-cacher-ng") is None, reason="apt-cacher-ng is not installed"),
+]
 
 BED = Bed("vcn", IPv4Network("10.83.0.0/16"))
 NAME = "t-many"
 REQUEST = f"""\
 [Hardware]
 NumberOfNodes: 2
-RAM: 256MB
+RAM: 512MB
 Spread: racks
 
 [Software]
@@ -52,6 +57,10 @@ def test_a_cluster_over_hosts_of_two_racks(hosts: list[Host], site: Site, tmp_pa
         assert {node["host"]: node["accelerator"] for node in nodes} == {"h1": "tcg", "h2": "tcg"}
         assert check(site.root, machines) == []
         assert vclust("ssh", NAME, "--", f"ssh {NAME}02 hostname").strip() == f"{NAME}02"
+        # By the site's proxy, whose end in the cluster is on this machine and no host of it.
+        said = vclust("ssh", NAME, "2", "--", "apt-get -q update && apt-get -qy install sl && dpkg -s sl")
+        assert "Status: install ok installed" in said
+        assert (site.root / "proxy/cache").is_dir()
     finally:
         vclust("destroy", NAME)
     assert check(site.root, machines) == []

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 from checker import check
+from keeperunit import keeper_unit
 from life.deeds import Deed, Deeds
 from machine import BIN, Vclust, left_since, local, snapshot
-from test_life import keeping, kill, kill_all, rows, wait_for
+from test_life import kill, kill_all, rows, wait_for
 
 from vclust_py.site import Site
 
@@ -377,7 +378,7 @@ def vclust(site: Site, tmp_path: Path) -> Iterator[Vclust]:
 
 def test_lives_at_random(site: Site, vclust: Vclust, before: dict[str, set[str]]) -> None:
     lives = Lives(vclust, site)
-    with keeping(root=site.root, lease_grace=f"{GRACE}s"):
+    with keeper_unit(site.root, lease_grace=f"{GRACE}s"):
         for _ in range(lives.steps):
             lives.step()
         for name in list(lives.lives):

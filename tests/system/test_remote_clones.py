@@ -210,17 +210,26 @@ def test_a_template_that_is_no_good(
 ) -> None:
     """One that is seen to be so is made again; one that is not found out until the clone runs lets it boot, once."""
     before = {image.path for image in frozen(site)}
-    vclust("create", request(vclust, "rx", 1, "fork", ram="400MB"))
+    asked = request(
+        vclust, "rx", 2, "fork", ram="400MB\nSpread: hosts"
+    )  # on whichever host they would be else
+    vclust("create", asked)
     vclust("destroy", "rx")
-    (image,) = (image for image in frozen(site) if image.path not in before)
+    image, _ = (image for image in frozen(site) if image.path not in before)
     place = image.manifest.place
     assert place is not None
     (host,) = (host for host in hosts if host.name == place.host)
     host.ssh(damage.format(memory=f"{CLUSTERS}/{place.folder}/memory"))
-    vclust("create", request(vclust, "rx", 1, "fork", ram="400MB"))
-    ((how, why),) = starts(vclust, "rx").values()
-    assert how == start
-    assert bool(why) == (how == "boot")
+    vclust("create", asked)
+    nodes = {node["host"]: node for node in vclust.json("show", "rx")["nodes"]}
+    assert {name: node["start"] for name, node in nodes.items()} == {
+        **dict.fromkeys((host.name for host in hosts), "fork"),
+        host.name: start,
+    }
+    assert {name: bool(node["start_detail"]) for name, node in nodes.items()} == {
+        **dict.fromkeys((host.name for host in hosts), False),
+        host.name: start == "boot",
+    }
     assert json.loads(image.path.with_suffix(".json").read_text())["key"] == "retired"
     vclust("destroy", "rx")
     for found in frozen(site):

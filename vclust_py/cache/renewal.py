@@ -6,6 +6,7 @@ Clusters that are there stand on the old one, which stays as long as they do (`v
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from vclust_py.cache import priority
 from vclust_py.cache.retention import made_at
@@ -13,6 +14,8 @@ from vclust_py.cache.stored import caches
 from vclust_py.errors import VclustError
 from vclust_py.image import Image, Report, base_key
 from vclust_py.image.base import ensure_base
+from vclust_py.image.store import fetch
+from vclust_py.lock import Lock
 from vclust_py.resolve import base_updates
 from vclust_py.site import learning
 from vclust_py.site.session import Session
@@ -28,6 +31,21 @@ def is_due(session: Session) -> bool:
     return any(True for _ in _due(session))
 
 
+def fetch_packages(session: Session, report: Report) -> list[str]:
+    """Fetch the packages of base images that `renew` is going to make, so that it needs no network; what could not be
+    fetched, a line for each.
+    """
+    failed = []
+    for base, kernel in list(_due(session)):
+        try:
+            lock, security = _updates(session, base, kernel, report)
+            if security:
+                fetch(session.site, replace(lock, packages=lock.base), report)
+        except VclustError as error:
+            failed.append(f"not fetched: {_name(base)}: {error}")
+    return failed
+
+
 def renew(session: Session, report: Report) -> list[str]:
     """Make the base images that are due and lack security updates; what was done, a line for each.
 
@@ -35,30 +53,37 @@ def renew(session: Session, report: Report) -> list[str]:
     """
     site, done, failed = session.site, list[str](), False
     for base, kernel in list(_due(session)):
-        manifest = base.manifest
-        name = f"base image of {manifest.suite} for {manifest.architecture}"
         try:
-            installed = dict(pinned.split("=", 1) for pinned in manifest.pinned)
-            lock, security = base_updates(
-                installed,
-                suite=manifest.suite,
-                architecture=manifest.architecture,
-                kernel=kernel,
-                site=site,
-                report=report,
-            )
+            lock, security = _updates(session, base, kernel, report)
             if security:
                 with priority.lowest():
                     made = ensure_base(site, lock, report).base
                 # Whoever was first: used as much as the one in whose place it is.
                 learning.note_use(session.store, [made.manifest.digest])
-                done.append(f"renewed the {name}, for {', '.join(security)}")
+                done.append(f"renewed the {_name(base)}, for {', '.join(security)}")
         except VclustError as error:
             failed = True
-            done.append(f"not renewed: {name}: {error}")
+            done.append(f"not renewed: {_name(base)}: {error}")
     if not failed:
         (site.root / _LOOKED).touch()
     return done
+
+
+def _name(base: Image) -> str:
+    return f"base image of {base.manifest.suite} for {base.manifest.architecture}"
+
+
+def _updates(session: Session, base: Image, kernel: str, report: Report) -> tuple[Lock, list[str]]:
+    """As `base_updates`: the lock of a base image in its place, and what it lacks for security."""
+    manifest = base.manifest
+    return base_updates(
+        dict(pinned.split("=", 1) for pinned in manifest.pinned),
+        suite=manifest.suite,
+        architecture=manifest.architecture,
+        kernel=kernel,
+        site=session.site,
+        report=report,
+    )
 
 
 def left_behind(session: Session) -> bool:

@@ -2,9 +2,9 @@
 a place gone, updates that clusters lack looked for, base images renewed.
 
 The roll-out has systemd run `python -m vclust_py.cache.upkeep` each hour, and after it the same with the word `renew`,
-then `build`, each with the site's settings (JSON) on standard input.  They are three as none needs all rights: the
-first one has the network, the last one mounts; only renewing base images, which is rarely due, takes both.  Where there
-is no systemd, creations do the same.
+`fetch` and `build`, each with the site's settings (JSON) on standard input.  None needs all rights: the first one and
+`fetch` have the network; `renew` and `build` mount, and run what packages bring, without it.  Where there is
+no systemd, creations do the same.
 """
 
 import json
@@ -33,6 +33,7 @@ def upkeep(session: Session, report: Report) -> list[str]:
         fitting.refit(session)
         done.append("fitted the time models")
     done += updates.look(session, report)
+    done += renewal.fetch_packages(session, report)
     if _is_rebuild_due(session):
         done += _fetch(session, report)
     return done
@@ -56,18 +57,22 @@ def build(session: Session, report: Report) -> list[str]:
 
 
 def renew(session: Session, report: Report) -> list[str]:
-    """Renew base images when that is due, and fetch what caches over them need; what was done, a line for each."""
-    if not renewal.is_due(session):
+    """Renew base images when that is due, of packages that `upkeep` has fetched; what was done, a line for each."""
+    return renewal.renew(session, report) if renewal.is_due(session) else []
+
+
+def fetch(session: Session, report: Report) -> list[str]:
+    """Fetch what caches over renewed base images need; what could not be fetched, a line for each."""
+    if not renewal.left_behind(session) or status.is_rebuilding(session):
         return []
-    done = renewal.renew(session, report)
-    return done + (_fetch(session, report) if renewal.left_behind(session) else [])
+    return _fetch(session, report)
 
 
 def _is_rebuild_due(session: Session) -> bool:
     return (status.due(session) or renewal.left_behind(session)) and not status.is_rebuilding(session)
 
 
-_WORK = {"": upkeep, "renew": renew, "build": build}
+_WORK = {"": upkeep, "renew": renew, "fetch": fetch, "build": build}
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from vclust_py.image import (
 from vclust_py.image.files import open_folder
 from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.image.space import naming_full_disk, require_space
+from vclust_py.image.store import give_to_apt
 from vclust_py.image.watching import watched
 from vclust_py.run import run
 from vclust_py.site import Site
@@ -280,6 +281,9 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
     apt = AptRoot(site, lock.suite, lock.architecture)
     apt.make()
     _copy_index(apt, listed, root)
+    archives = root / "var/cache/apt/archives"
+    open_folder(archives)
+    give_to_apt(site, lock.base, archives)
     # In a file: every user of the machine sees the words of a command.  The folder is closed to other users, apt's own
     # included.
     settings.write_text(
@@ -310,6 +314,8 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
             "HOME": "/root",
         },
     )
+    for path in archives.glob("*.deb"):  # it throws away only what it has fetched itself
+        path.unlink()
 
 
 def _copy_index(apt: AptRoot, listed: str, root: Path) -> None:

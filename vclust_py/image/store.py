@@ -63,6 +63,14 @@ def missing(site: Site, packages: Iterable[Package]) -> tuple[Package, ...]:
     return tuple(package for package in packages if not stored(site, package))
 
 
+def give_to_apt(site: Site, packages: Iterable[Package], folder: Path) -> None:
+    """Copy those packages that are stored to `folder`, apt's cache of archives, where apt takes them unseen."""
+    for package in packages:
+        path = signed_copy(site, package)
+        if stored(site, package) and file_digest(path) == package.sha256:
+            shutil.copyfile(path, folder / package.filename)
+
+
 def fetch(site: Site, lock: Lock, report: Report) -> tuple[Path, ...]:
     """Fast copies of all packages of the lock, in its order; downloads and packs what is not there yet.
 

@@ -100,6 +100,9 @@ class Keeper:
             for name, job in [(name, job) for name, job in self._jobs.items() if job.done()]:
                 del self._jobs[name]
                 self._judge(name, job)
+        return self._said()
+
+    def _said(self) -> list[str]:
         lines = []
         while not self._lines.empty():
             lines.append(self._lines.get())
@@ -115,9 +118,13 @@ class Keeper:
                 self._last[name] = text
                 self._lines.put(f"{name}: {text}")
 
-    def close(self) -> None:
+    def close(self) -> list[str]:
+        """End what was begun; what was done, a line each."""
         self._pool.shutdown()
         self._session.close()
+        for name, job in self._jobs.items():
+            self._judge(name, job)
+        return self._said()
 
     def _running(self, host: Host) -> set[str]:
         drivers, errors = self._session.drivers([host])
@@ -294,10 +301,12 @@ class Keeper:
     def _heal(self, session: Session, cluster: Cluster, known: Mapping[str, Sighting]) -> bool:
         """Whether new nodes wait for images; the next round starts them."""
         if not session.networks.is_whole(cluster.segment):
-            repair.repair(session, cluster)
-            session.networks.admit(session.store)
+            closed = repair.repair(session, cluster).closed
+            closed += session.networks.admit(session.store)
             audit(session.store, "repair", cluster.name, "its network")
             self._note(session, cluster, "network-repaired", "its network is made again")
+            for line in closed:
+                self._lines.put(f"{cluster.name}: {line}")
             cluster = clusters.get(session.store, cluster.name)
         self._follow(session, cluster, known)
         heal.note_started(session.store, cluster, {host: one.running or () for host, one in known.items()})
@@ -437,7 +446,8 @@ def main() -> None:
                 for line in keeper.round():
                     print(line, flush=True)
                 ended.wait(PERIOD)
-            keeper.close()
+            for line in keeper.close():
+                print(line, flush=True)
     except (ValueError, AttributeError, VclustError) as error:
         sys.exit(f"vclust: {error}")
 

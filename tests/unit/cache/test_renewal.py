@@ -31,6 +31,7 @@ from vclust_py.image import Catalogue, Image, Report, base_key
 from vclust_py.image.base import BaseImages, find_base
 from vclust_py.image.manifest import records
 from vclust_py.image.recipe import installer_key, kernel_key
+from vclust_py.image.store import stored
 from vclust_py.lock import Lock
 from vclust_py.site import Site, learning
 from vclust_py.site.session import Session
@@ -153,20 +154,33 @@ def test_what_cannot_be_made_is_told_and_tried_again(
     assert find_base(site, a_lock(site)) == base
 
 
-def test_upkeep_renews_and_fetches_for_the_caches_over_it(
+def test_renewal_needs_no_network_once_packages_are_fetched(
     site: Site, toy: Repository, base: BaseImages, made: list[Lock]
 ) -> None:
     own = shrunk(site, cache_every=1)
     remember(own, *[a_lock(own, "full")] * 5)
     cache = make_cache(own, a_lock(own, "full"), base.base, "unpacked")
     mark_chosen(own, cache.manifest.digest)
-    do = with_session(lambda session: upkeep.renew(session, quiet))
+    first, do, fetch = (
+        with_session(lambda session, step=step: step(session, quiet))
+        for step in (upkeep.upkeep, upkeep.renew, upkeep.fetch)
+    )
     assert not left_behind(own)
     toy.secure("core", "1.2")
-    next(toy.pool.glob("full_*")).rename(toy.path / "away")
-    said = do(own)
-    assert said[0] == "renewed the base image of toy for amd64, for core"
-    assert said[1].startswith("not fetched: ")
+    new = next(toy.path.glob("**/core_1.2_*"))
+    new.rename(toy.path / "away")
+    (said,) = first(own)
+    assert said.startswith("not fetched: base image of toy for amd64: ")
+    (toy.path / "away").rename(new)
+    assert first(own) == []
+    toy.path.rename(toy.path.with_name("gone"))
+    assert fetch(own) == []
+    assert do(own) == ["renewed the base image of toy for amd64, for core"]
+    assert [stored(own, package) for package in made[0].base] == [True] * len(made[0].base)
+    (said,) = fetch(own)
+    assert said.startswith("not fetched: ")
+    toy.path.with_name("gone").rename(toy.path)
+    assert fetch(own) == []
     assert left_behind(own)
     assert do(own) == []
     # No request starts from it any more.

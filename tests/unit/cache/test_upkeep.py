@@ -97,7 +97,7 @@ def test_as_systemd_runs_it(site: Site, base: BaseImages, settings: object, code
     """The site's settings, as the inventory has them, on standard input; nothing of the caller's environment."""
     quick = {"root": str(site.root), "cache_space": "12B", "cache_every": 5}  # building a cache needs root
     remember(site, *[a_lock(site, "full")] * 5)
-    for words in ([], ["renew"], ["build"]):
+    for words in ([], ["renew"], ["fetch"], ["build"]):
         assert status(site)["state"] == "never"
         done = subprocess.run(
             [sys.executable, "-m", "vclust_py.cache.upkeep", *words],

@@ -47,6 +47,20 @@ def test_only_missing_packages_are_fetched(site: Site, toy: Repository) -> None:
     assert store.fetch(site, lock, quiet) == first  # packed again from the signed copy
 
 
+def test_apt_is_given_what_is_stored_and_whole(site: Site, tmp_path: Path) -> None:
+    lock = lock_of(site, "hello")
+    store.fetch(site, lock, quiet)
+    store.give_to_apt(site, [*lock.packages, *lock_of(site, "full").packages], tmp_path)
+    assert {path.name for path in tmp_path.glob("*.deb")} == {package.filename for package in lock.packages}
+    one, other = lock.packages
+    path = store.signed_copy(site, one)
+    path.write_bytes(b"x" * one.size)
+    folder = tmp_path / "other"
+    folder.mkdir()
+    store.give_to_apt(site, lock.packages, folder)
+    assert [path.name for path in folder.iterdir()] == [other.filename]
+
+
 def test_a_corrupted_package_is_refused(site: Site, toy: Repository) -> None:
     lock = lock_of(site, "hello")
     deb = toy.pool / "libgreet_1.5+dfsg~1_all.deb"

@@ -116,7 +116,9 @@ def test_all_is_gone_after_a_restart_of_the_machine(kept: Kept) -> None:
 def test_a_network_alone_is_made_again(kept: Kept) -> None:
     cluster = created(kept.session)
     kept.session.fake_networks.segments.clear()
-    assert kept.round() == ["one: its network is made again"]
+    kept.session.fake_networks.closed = ("gateway: port 2222 is in use",)
+    told = ["one: its network is made again", "one: gateway: port 2222 is in use"]
+    assert kept.round() == told
     assert kept.session.fake_networks.segments == {cluster.segment: cluster.network}
     assert kept.round() == []
 

@@ -246,6 +246,8 @@ class FakeNetworks:
         self.homes: dict[str, Share] = {}
         self.admitted: list[gateway.Admitted] = []
         self.left: list[Leftover] = []
+        self.closed: tuple[str, ...] = ()
+        """Why the gateway is not open."""
 
     def check_free(self, network: IPv4Network) -> None:
         pass
@@ -289,7 +291,7 @@ class FakeNetworks:
 
     def admit(self, store: Store) -> tuple[str, ...]:
         self.admitted = gateway.admitted(store)
-        return ()
+        return self.closed
 
     def leftovers(self, store: Store) -> list[Leftover]:
         return self.left
