@@ -80,14 +80,15 @@ MASKED_WITH_EXECUTOR = (
 
 FILES_WITH_EXECUTOR = {
     f"{_UNITS}/systemd-udev-trigger.service.d/vclust.conf": """\
-# At boot only what a node has and needs is announced once more: disks, network, virtio devices, the console.
+# At boot only what a node has and needs is announced once more: disks, network, virtio devices and their ports (this
+# kernel has their driver built in), the console.
 # Hot-plug is untouched; `udevadm trigger` by hand announces everything, as the unmodified unit does.
 # One shell in place of two times `udevadm`, which writes to the same files.
 [Service]
 ExecStart=
 ExecStart=-/bin/sh -c 'for file in /sys/class/block/*/uevent /sys/class/net/*/uevent /sys/bus/virtio/devices/*/uevent \
-/sys/class/tty/ttyS0/uevent /sys/class/tty/ttyAMA0/uevent /sys/class/tty/hvc0/uevent; do \
-[ ! -e "$$file" ] || echo add >"$$file"; done'
+/sys/class/virtio-ports/*/uevent /sys/class/tty/ttyS0/uevent /sys/class/tty/ttyAMA0/uevent \
+/sys/class/tty/hvc0/uevent; do [ ! -e "$$file" ] || echo add >"$$file"; done'
 """,
 }
 
