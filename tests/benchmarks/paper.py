@@ -276,13 +276,19 @@ def tell(parts: Mapping[str, Sequence[Row]]) -> None:
         line("start, install, what is there", *(f"{nodes}: s, CPU-s" for nodes in numbers))
         line(*("---" for _ in range(len(numbers) + 1)))
         for case, rows in table.items():
-            line(case, *(f"{row['seconds']:.1f}, {row['cpu']:.0f}" for row in rows.values()))
-        most = numbers[-1]
-        print(f"\nOf {most} nodes, by phase:\n")
-        line("start, install, what is there", *STEPS, "runs")
-        line(*("---" for _ in range(len(STEPS) + 2)))
+            line(
+                case,
+                *(
+                    f"{rows[nodes]['seconds']:.1f}, {rows[nodes]['cpu']:.0f}" if nodes in rows else ""
+                    for nodes in numbers
+                ),
+            )
+        print("\nOf the most nodes that were measured, by phase:\n")
+        line("start, install, what is there", "nodes", *STEPS, "runs")
+        line(*("---" for _ in range(len(STEPS) + 3)))
         for case, rows in table.items():
-            line(case, *(f"{rows[most]['steps'][step]:.1f}" for step in STEPS), rows[most]["runs"])
+            nodes, row = max(rows.items())
+            line(case, nodes, *(f"{row['steps'][step]:.1f}" for step in STEPS), row["runs"])
         print()
     if parts["chain"]:
         line("hosts", f"s for {SIZE} at {RATE}", "of these the file takes")
