@@ -21,6 +21,8 @@ from typing import Any
 from vclust_py.site import PROJECT
 
 BIN = Path(sys.executable).parent
+JOURNAL = "until ls /run/log/journal/*/system.journal; do sleep 1; done >/dev/null 2>&1"
+"""In a node, before it is read: that of a clone starts some seconds after the rest."""
 
 OURS = (
     "qemu-system",

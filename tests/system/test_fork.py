@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Vclust, left_since, local, output, snapshot
+from machine import JOURNAL, Vclust, left_since, local, output, snapshot
 
 from vclust_py.image import Catalogue, Image
 from vclust_py.site import PROJECT, Site
@@ -102,9 +102,7 @@ def test_two_clones_differ(vclust: Vclust, pair: str) -> None:
 
 
 def test_clones_have_their_own_time_and_logs(vclust: Vclust, pair: str) -> None:
-    # It starts some seconds after the rest.
-    journal = "until ls /run/log/journal/*/system.journal; do sleep 1; done >/dev/null 2>&1"
-    ask = f"{journal}; date +%s.%N; cat /etc/machine-id; ls /run/log/journal; journalctl --no-pager -o json"
+    ask = f"{JOURNAL}; date +%s.%N; cat /etc/machine-id; ls /run/log/journal; journalctl --no-pager -o json"
     for node in ("fk01", "fk02"):
         asked = time.time()
         clock, machine, folder, *lines = run_in(
@@ -192,6 +190,7 @@ def test_nodes_of_debian_13(vclust: Vclust, start: str) -> None:
         assert asked[0] == "trixie"
         assert abs(int(asked[1]) - time.time()) < 60
         assert run_in(vclust, node, "systemctl is-system-running --wait", name) == "running"
+        assert run_in(vclust, node, "systemctl is-active vclust-agent", name) == "active"
     vclust("destroy", name)
 
 

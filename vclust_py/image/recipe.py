@@ -27,7 +27,7 @@ node would notice.
 """
 
 
-BASES = {"trixie": "4"}  # less is started where systemd starts it through systemd-executor
+BASES = {"trixie": "4"}  # ports of virtio are announced at boot
 """By suite the version of its base's recipe, where that has moved on and the others' bases have not changed."""
 
 
