@@ -1,11 +1,13 @@
 """The `vclust` command.  It drives the playbooks and shows what they do; the work is theirs."""
 
 import argparse
+import atexit
 import io
 import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     messages.call(arguments.inventory)
     keep_interruptions()
+    # At its end Python no longer takes Ctrl-C, which would kill it then: the exit code says what was done.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe whose encoding lacks a character gets it escaped, not a traceback.
         if isinstance(stream, io.TextIOWrapper):

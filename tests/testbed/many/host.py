@@ -125,8 +125,11 @@ class Host:
         """Until its services have been started; `deadline` is of time.monotonic().  Raises VclustError, with what it
         said, when they are not.
         """
+        ended = 0
         while not self.is_up():
-            if self.pid() is None or time.monotonic() > deadline:
+            # A process that becomes another program has no words for a moment: gone is what is gone twice.
+            ended = ended + 1 if self.pid() is None else 0
+            if ended == 2 or time.monotonic() > deadline:
                 said = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
                 raise VclustError(f"{self.name}: did not come up\n" + "\n".join(said))
             time.sleep(0.05)
