@@ -156,7 +156,7 @@ def _tell(
             return _why(node, error)
         return None
 
-    found = session.side_by_side(tell, nodes, hosts=len({node.host for node in nodes}))
+    found = session.at_work(tell, nodes)
     return {node.name: error for node, error in zip(nodes, found, strict=True) if error is not None}
 
 

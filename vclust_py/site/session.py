@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -16,6 +17,7 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor, Segment, daemon
 from vclust_py.image import Catalogue
 from vclust_py.run import run
+from vclust_py.site.hosts import emulated_processors
 from vclust_py.site.settings import Site
 from vclust_py.site.store import Store
 
@@ -39,6 +41,16 @@ def fan_out(hosts: int) -> int:
 Connect = Callable[[Site, Host], Hypervisor]
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class _Placed(Protocol):
+    """A node, as far as it matters here."""
+
+    @property
+    def host(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Placed)
 
 
 class Networks(Protocol):
@@ -163,3 +175,39 @@ class Session:
             return [work(item) for item in items]
         with ThreadPoolExecutor(min(fan_out(hosts or len(items)), len(items))) as pool:
             return list(pool.map(work, items))
+
+    def at_work(self, work: Callable[[N], R], nodes: Sequence[N]) -> list[R]:
+        """As `side_by_side`, for what makes nodes work: of a host that emulates, as many at once as it has processors.
+
+        More would take their turns on these, each time with caches that are another's: eight on two processors take a
+        third more of them.
+        """
+        processors = emulated_processors(self.store)
+        waiting = dict[str, deque[int]]()
+        for number, node in enumerate(nodes):
+            waiting.setdefault(node.host, deque()).append(number)
+        done = dict[int, R]()
+
+        def take(numbers: deque[int]) -> None:
+            while True:
+                try:
+                    number = numbers.popleft()
+                except IndexError:
+                    return
+                done[number] = work(nodes[number])
+
+        # A lane after the other, so that the first ones are of all hosts.
+        lanes = [
+            numbers
+            for lane in range(_FAN_OUT_A_HOST)
+            for host, numbers in waiting.items()
+            if lane < min(len(numbers), processors.get(host, _FAN_OUT_A_HOST))
+        ]
+        try:
+            self.side_by_side(take, lanes, hosts=len(waiting))
+        finally:
+            for (
+                numbers
+            ) in waiting.values():  # who is interrupted waits for nodes at work, and begins no others
+                numbers.clear()
+        return [done[number] for number in range(len(nodes))]

@@ -2,11 +2,14 @@
 
 import threading
 import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from vclust_py.errors import VclustError
-from vclust_py.site import Site
+from vclust_py.site import Site, hosts
 from vclust_py.site.session import Session, fan_out
 
 SESSION = Session(Site())
@@ -44,3 +47,41 @@ def test_results_come_in_order_and_the_first_error_is_raised() -> None:
 
     with pytest.raises(VclustError, match=r"^h0$"):
         SESSION.side_by_side(work, range(3))
+
+
+class Placed(NamedTuple):
+    host: str
+
+
+def test_a_host_that_emulates_has_as_many_nodes_at_work_as_processors(tmp_path: Path) -> None:
+    mutex, now, most = threading.Lock(), Counter[str](), Counter[str]()
+
+    def work(node: Placed) -> str:
+        with mutex:
+            now[node.host] += 1
+            most[node.host] = max(most[node.host], now[node.host])
+        time.sleep(0.02)
+        with mutex:
+            now[node.host] -= 1
+        return f"{node.host} done"
+
+    with Session(Site(root=tmp_path / "site")) as session:
+        facts = {"slow": {"accelerator": "tcg", "cpus": 2}, "fast": {"accelerator": "kvm", "cpus": 2}}
+        hosts.observe_hosts(session.store, facts, {})
+        nodes = [Placed(host) for _ in range(12) for host in ("slow", "fast", "unknown")]
+        assert session.at_work(work, nodes) == [f"{node.host} done" for node in nodes]
+        assert session.at_work(work, []) == []
+    assert most["slow"] == 2
+    assert most["fast"] == most["unknown"] == fan_out(1)
+
+
+def test_nothing_more_is_begun_after_an_error(tmp_path: Path) -> None:
+    begun = []
+
+    def work(node: Placed) -> None:
+        begun.append(node)
+        raise VclustError(node.host)
+
+    with Session(Site(root=tmp_path / "site")) as session, pytest.raises(VclustError, match=r"^h$"):
+        session.at_work(work, [Placed("h")] * 100)
+    assert len(begun) <= fan_out(1)
