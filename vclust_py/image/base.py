@@ -9,13 +9,14 @@ import functools
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vclust_py.apt import AptRoot, sources
 from vclust_py.errors import VclustError
@@ -36,8 +37,9 @@ from vclust_py.image.recipe import installer_key, kernel_key
 from vclust_py.image.space import naming_full_disk, require_space
 from vclust_py.image.store import give_to_apt
 from vclust_py.image.watching import watched
-from vclust_py.run import run
+from vclust_py.run import DYING_WITH_PARENT, run
 from vclust_py.site import Site
+from vclust_py.text import plain
 
 if TYPE_CHECKING:
     from vclust_py.lock import Lock
@@ -93,7 +95,7 @@ def ensure_base(site: Site, lock: "Lock", report: Report) -> BaseImages:
     with contextlib.ExitStack() as stack:
         stack.enter_context(naming_full_disk(site.images))
         # Another process may be making it, and takes as long.
-        with _watched(report, lock, catalogue.folder("base", key)):
+        with _watched(report, lock, catalogue.folder("base", key) / "root"):
             folder = stack.enter_context(catalogue.building("base", key))
         images = find_base(site, lock)
         base = _held(catalogue, site, lock)
@@ -150,13 +152,20 @@ def _held(catalogue: Catalogue, site: Site, lock: "Lock") -> Image | None:
 
 
 def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> BaseImages:
-    started = time.monotonic()
-    catalogue, root = Catalogue(site), folder / "root"
-    listed = sources(site, lock.suite)
     # The folder of files, then the disk twice: better to say it now than after half a minute.
-    require_space(site.images, 3 * sum(package.installed_size for package in lock.base))
-    with _watched(report, lock, folder):
-        _install(site, lock, listed, root, folder)
+    size = max(3 * sum(package.installed_size for package in lock.base), 512 << 20)
+    require_space(site.images, size)
+    with _place(folder / "root", size) as place:
+        return _build_in(place, site, lock, key, folder, report)
+
+
+def _build_in(
+    place: "_Place", site: Site, lock: "Lock", key: str, folder: Path, report: Report
+) -> BaseImages:
+    started = time.monotonic()
+    catalogue, root, listed = Catalogue(site), place.root, sources(site, lock.suite)
+    with _watched(report, lock, root):
+        _install(site, lock, listed, place, folder)
     _copy_keys(listed, root)
     tuning.tune(root, listed)
     _add_programs(root)
@@ -183,8 +192,8 @@ def _build(site: Site, lock: "Lock", key: str, folder: Path, report: Report) -> 
         shutil.copyfile(status, draft)
         sync(draft)
         os.replace(draft, site.images / f"{digest}.status")
-        # Twenty thousand files, while the image gets to the disk.
-        pool.submit(run, ["rm", "-rf", root])
+        if not place.entering:  # twenty thousand files, while the image gets to the disk
+            pool.submit(run, ["rm", "-rf", root])
         base = catalogue.add(
             image,
             digest=digest,
@@ -274,8 +283,59 @@ def _boot_again(catalogue: Catalogue, base: Image, folder: Path, report: Report)
     return BaseImages(base, kernel, initramfs)
 
 
-def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) -> None:
+class _Place(NamedTuple):
+    """Where the files of a base are put together."""
+
+    root: Path
+    """As this process reaches it."""
+    path: Path
+    """As who is put behind `entering` does."""
+    entering: tuple[str, ...] = ()
+    """Begins a command that works there; empty: it is in the disk's own folder."""
+
+
+@contextlib.contextmanager
+def _place(path: Path, size: int) -> Iterator[_Place]:
+    """A folder at `path`: in memory, where there is twice as much of it as the `size` bytes that it may take.
+
+    dpkg replaces each file of the first packages once, and ext4 is slow to give out inodes that were just given back:
+    on a disk that takes a third more time than all else.  The memory is of a mount namespace that ends with this
+    process, so nothing is left of it.
+    """
+    if _available_memory() < 2 * size:
+        yield _Place(path, path)
+        return
+    path.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(path))
+    words = ("unshare", "--mount", "sh", "-c", '"$@" && echo && exec cat', "sh", *mount)
+    with subprocess.Popen(
+        [*DYING_WITH_PARENT, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as waiting:
+        try:
+            if waiting.stdout is None or not waiting.stdout.readline():
+                _, said = waiting.communicate()
+                raise VclustError(
+                    f"{path}: no memory can be mounted: {plain(said.decode(errors='replace'), 300)}"
+                )
+            entering = ("nsenter", f"--mount=/proc/{waiting.pid}/ns/mnt", "--")
+            yield _Place(Path(f"/proc/{waiting.pid}/root{path}"), path, entering)
+        finally:
+            waiting.kill()
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without taking them from somebody (proc(5)); 0 where that is hidden, as from units."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return 0
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
+
+
+def _install(site: Site, lock: "Lock", listed: str, place: _Place, folder: Path) -> None:
     """mmdebstrap in namespaces of its own: killed, it leaves neither processes nor mounts behind."""
+    root = place.root
     apt_sources, settings = folder / "vclust.sources", folder / "apt.conf"
     apt_sources.write_text(listed, encoding="utf-8")
     apt = AptRoot(site, lock.suite, lock.architecture)
@@ -295,6 +355,7 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
     )
     run(
         [
+            *place.entering,
             *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"),
             *(sys.executable, "-I", unsynced.__file__),
             *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--skip=check/empty"),
@@ -303,7 +364,7 @@ def _install(site: Site, lock: "Lock", listed: str, root: Path, folder: Path) ->
             f"--aptopt={settings}",
             # The whole folder goes when anything fails; nothing is worth waiting for the disk, or preparing for that.
             "--dpkgopt=force-unsafe-io",
-            *(lock.suite, root, apt_sources),
+            *(lock.suite, place.path, apt_sources),
         ],
         # For the kernel package: no initramfs of its own, ours is used.  Not the caller's language or temporary folder.
         env={
@@ -335,8 +396,8 @@ def _copy_index(apt: AptRoot, listed: str, root: Path) -> None:
         path.touch()  # empty ones are made again
 
 
-def _watched(report: Report, lock: "Lock", folder: Path) -> contextlib.AbstractContextManager[None]:
-    look = functools.partial(_installed_so_far, folder / "root")
+def _watched(report: Report, lock: "Lock", root: Path) -> contextlib.AbstractContextManager[None]:
+    look = functools.partial(_installed_so_far, root)
     return watched(report, "base image: packages", look, 2 * len(lock.base))
 
 

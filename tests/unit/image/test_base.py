@@ -173,3 +173,32 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(tmp_path: P
     with pytest.raises(VclustError, match="not enough space on the file system"):
         base.ensure_base(site, lock, lambda *_: None)
     assert list(site.images.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
+def test_files_are_put_together_in_memory_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+    with base._place(tmp_path / "root", 1 << 20) as place:
+        (place.root / "file").write_text("of the base\n")
+        seen = subprocess.run(
+            [*place.entering, "cat", place.path / "file"], capture_output=True, text=True, check=True
+        )
+        assert seen.stdout == "of the base\n"
+        assert list(place.path.iterdir()) == []
+        with pytest.raises(OSError, match="No space left"):
+            (place.root / "large").write_bytes(bytes(2 << 20))
+    assert not place.root.exists()
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+
+
+def test_they_are_on_the_disk_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_available_memory", lambda: 2 << 30)
+    with base._place(tmp_path / "root", (1 << 30) + 1) as place:
+        assert place == (tmp_path / "root", tmp_path / "root", ())
+
+
+def test_memory_that_cannot_be_mounted_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(VclustError, match=r"root: no memory can be mounted: .*"),
+        base._place(tmp_path / "root", -1),
+    ):
+        pass
