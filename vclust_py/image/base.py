@@ -69,6 +69,9 @@ VIRTUAL_SIZE = 3 << 30
 
 LABEL = "vclust-root"
 
+_FILES = "files"
+"""A link to where a base is put together, for other processes that wait for it: it may be in memory, by `_place`."""
+
 # Installed in the root; guest/init goes to the initramfs.
 _PROGRAMS = ("self-check", "install-packages")
 _DATA = ("mpi-hello.c", "mpi-hello.py")
@@ -95,7 +98,7 @@ def ensure_base(site: Site, lock: "Lock", report: Report) -> BaseImages:
     with contextlib.ExitStack() as stack:
         stack.enter_context(naming_full_disk(site.images))
         # Another process may be making it, and takes as long.
-        with _watched(report, lock, catalogue.folder("base", key) / "root"):
+        with _watched(report, lock, catalogue.folder("base", key)):
             folder = stack.enter_context(catalogue.building("base", key))
         images = find_base(site, lock)
         base = _held(catalogue, site, lock)
@@ -164,7 +167,8 @@ def _build_in(
 ) -> BaseImages:
     started = time.monotonic()
     catalogue, root, listed = Catalogue(site), place.root, sources(site, lock.suite)
-    with _watched(report, lock, root):
+    (folder / _FILES).symlink_to(root)
+    with _watched(report, lock, folder):
         _install(site, lock, listed, place, folder)
     _copy_keys(listed, root)
     tuning.tune(root, listed)
@@ -396,8 +400,8 @@ def _copy_index(apt: AptRoot, listed: str, root: Path) -> None:
         path.touch()  # empty ones are made again
 
 
-def _watched(report: Report, lock: "Lock", root: Path) -> contextlib.AbstractContextManager[None]:
-    look = functools.partial(_installed_so_far, root)
+def _watched(report: Report, lock: "Lock", folder: Path) -> contextlib.AbstractContextManager[None]:
+    look = functools.partial(_installed_so_far, folder / _FILES)
     return watched(report, "base image: packages", look, 2 * len(lock.base))
 
 
