@@ -99,6 +99,10 @@ GENERATORS_MASKED_WITH_EXECUTOR = (
     "systemd-tpm2-generator",
     "systemd-gpt-auto-generator",
     "systemd-hibernate-resume-generator",
+    # What the kernel's command line may ask for, which is the host's and does not; updates by way of a restart.
+    "systemd-debug-generator",
+    "systemd-run-generator",
+    "systemd-system-update-generator",
 )
 
 REMOVED = (

@@ -27,7 +27,7 @@ from vclust_py.site.session import Session
 PINNED = {
     "base": ("3", "87502856c7103a2a"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "base of trixie": ("4", "83ada648ce0ebdb8"),
+    "base of trixie": ("4", "fee6b4edde3b91c2"),
     "installer": ("7", "3c915db706f36ad5"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),
