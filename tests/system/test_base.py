@@ -240,7 +240,7 @@ def test_kill_9_leaves_nothing(emptied: Site) -> None:
     root = None
     deadline = time.monotonic() + 600
     while root is None and time.monotonic() < deadline:
-        root = next(emptied.images.glob("*.tmp/root/var/lib/dpkg/status"), None)
+        root = next(emptied.images.glob("*.tmp/files/var/lib/dpkg/status"), None)
         time.sleep(0.1)
     assert root is not None
     os.kill(child, signal.SIGKILL)
