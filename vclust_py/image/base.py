@@ -310,6 +310,7 @@ def _place(path: Path, size: int) -> Iterator[_Place]:
         yield _Place(path, path)
         return
     path.mkdir()
+    real = path.resolve()  # an absolute link on the way would lead out of the namespace
     mount = ("mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(path))
     words = ("unshare", "--mount", "sh", "-c", '"$@" && echo && exec cat', "sh", *mount)
     with subprocess.Popen(
@@ -322,7 +323,7 @@ def _place(path: Path, size: int) -> Iterator[_Place]:
                     f"{path}: no memory can be mounted: {plain(said.decode(errors='replace'), 300)}"
                 )
             entering = ("nsenter", f"--mount=/proc/{waiting.pid}/ns/mnt", "--")
-            yield _Place(Path(f"/proc/{waiting.pid}/root{path}"), path, entering)
+            yield _Place(Path(f"/proc/{waiting.pid}/root{real}"), path, entering)
         finally:
             waiting.kill()
 

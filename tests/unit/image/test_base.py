@@ -177,7 +177,9 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(tmp_path: P
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
 def test_files_are_put_together_in_memory_and_nothing_is_left_of_it(tmp_path: Path) -> None:
-    with base._place(tmp_path / "root", 1 << 20) as place:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "site").symlink_to(tmp_path / "disk")
+    with base._place(tmp_path / "site/root", 1 << 20) as place:
         (place.root / "file").write_text("of the base\n")
         seen = subprocess.run(
             [*place.entering, "cat", place.path / "file"], capture_output=True, text=True, check=True
