@@ -12,8 +12,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 from jinja2 import Template
 
+from vclust_py.hypervisor import daemon, kvm
 from vclust_py.site import PROJECT
 
 UNIT = PROJECT / "roles/site_manager/templates/vclust-keeper.service.j2"
@@ -34,7 +36,7 @@ def keeper_unit(root: Path, **settings: object) -> Iterator["subprocess.Popen[st
         folder = Path(name)
         unit = folder / "unit"
         unit.write_text(Template(UNIT.read_text()).render(_site_manager_root=root, site_manager_name="t"))
-        with _systemctl(folder):
+        with _systemctl(folder), _libvirt():
             process = subprocess.Popen(
                 [
                     *("unshare", "--mount", "--propagation", "slave"),
@@ -57,6 +59,19 @@ def keeper_unit(root: Path, **settings: object) -> Iterator["subprocess.Popen[st
                 process.send_signal(signal.SIGTERM)
                 code = process.wait(120)
             assert code == 0, process.stdout.read() if process.stdout else ""
+
+
+@contextlib.contextmanager
+def _libvirt() -> Iterator[None]:
+    """Has libvirt run out here, as systemd would: one that the keeper had to start would be within its limits, too, for
+    all who come later.
+    """
+    daemon.ensure(kvm=kvm.works("qemu-system-x86_64"))
+    connection = libvirt.open("qemu:///system")  # without a client it ends by itself
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ if [ -n "$packages" ] || [ -s "$work/new" ]; then
     [ -e "$wanted" ] || { { wants; services; } > "$wanted.new" && mv "$wanted.new" "$wanted"; }
 fi
 if [ -n "$packages" ]; then
-    output=$(umask 022; sh "$root/usr/libexec/vclust/install-packages" "$packages" 2>&1 < /dev/null) ||
+    output=$(umask 022; /bin/sh "$root/usr/libexec/vclust/install-packages" "$packages" 2>&1 < /dev/null) ||
         fail "packages: $(printf '%s' "$output" | tail -n 1)"
     output=$(DEBIAN_FRONTEND=noninteractive xargs -r /usr/bin/dpkg --root="$root/" --purge < "$packages/remove" 2>&1) ||
         fail "packages: $(printf '%s' "$output" | tail -n 1)"
