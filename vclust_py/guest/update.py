@@ -234,12 +234,15 @@ exit 0
 }
 """
 
-# No program's arguments have the token: others in the node could read it there.  busybox in place of bash, which knows
-# the way too, saves an emulated node four programs.
+# No program's arguments have the token: others in the node could read it there.
 _FETCH = r"""
 umask 077
 VCLUST_PACKAGES=$(mktemp -d -p /var/tmp) && export VCLUST_PACKAGES || exit 1
-why=$({ echo @TOKEN@ | timeout 3000 busybox nc @ADDRESS@ @PORT@ | head -c @SIZE@ > "$VCLUST_PACKAGES/all.tar"; } 2>&1)
+cat > "$VCLUST_PACKAGES/token" << 'END'
+@TOKEN@
+END
+why=$(timeout 3000 bash -c 'cd "$VCLUST_PACKAGES" && exec 3<> /dev/tcp/@ADDRESS@/@PORT@ && cat token >&3 &&
+    head -c @SIZE@ <&3 > all.tar' 2>&1 < /dev/null) || :
 case $(b2sum "$VCLUST_PACKAGES/all.tar" 2> /dev/null) in
     "@DIGEST@ "*) why=$(tar -x -C "$VCLUST_PACKAGES" -f "$VCLUST_PACKAGES/all.tar" 2>&1) ;;
     *) false ;;
@@ -248,7 +251,7 @@ esac || {
     echo "vclust: failed packages: cannot be fetched from @ADDRESS@:@PORT@: $(echo "${why:-cut off}" | tail -n 1)"
     exit 1
 }
-rm "$VCLUST_PACKAGES/all.tar"
+rm "$VCLUST_PACKAGES/all.tar" "$VCLUST_PACKAGES/token"
 """
 
 
