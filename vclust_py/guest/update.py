@@ -241,8 +241,9 @@ VCLUST_PACKAGES=$(mktemp -d -p /var/tmp) && export VCLUST_PACKAGES || exit 1
 cat > "$VCLUST_PACKAGES/token" << 'END'
 @TOKEN@
 END
-why=$(timeout 3000 bash -c 'cd "$VCLUST_PACKAGES" && exec 3<> /dev/tcp/@ADDRESS@/@PORT@ && cat token >&3 &&
-    head -c @SIZE@ <&3 > all.tar' 2>&1 < /dev/null) || :
+why=$(timeout 3000 bash -c 'cd "$VCLUST_PACKAGES" && exec 3<> /dev/tcp/@ADDRESS@/@PORT@ &&
+    read -r word < token && echo "$word" >&3 &&
+    dd bs=256k iflag=fullblock,count_bytes count=@SIZE@ status=none <&3 > all.tar' 2>&1 < /dev/null) || :
 case $(b2sum "$VCLUST_PACKAGES/all.tar" 2> /dev/null) in
     "@DIGEST@ "*) why=$(tar -x -C "$VCLUST_PACKAGES" -f "$VCLUST_PACKAGES/all.tar" 2>&1) ;;
     *) false ;;
