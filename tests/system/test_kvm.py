@@ -54,6 +54,18 @@ def test_a_check_tells_what_the_roll_out_changes(kvm_roll_out: RollOut) -> None:
     assert {task for task, _ in kvm_roll_out.changed - kvm_roll_out.checked} <= RUN
 
 
+def test_a_check_tells_the_same_whatever_runs_at_the_moment(
+    kvm_hosts: list[Host], kvm_roll_out: RollOut
+) -> None:
+    """Services that start when they are asked, and end by themselves a while after."""
+    host, services = kvm_hosts[0], "vclust-hop.service libvirtd.service"
+    host.ssh(f"systemctl start {services} && rm /usr/local/lib/vclust/hop.pyz")
+    checked = roll_out(kvm_roll_out.inventory, "--check", "--limit", host.name)
+    assert checked == {("Make folders and files", host.name)}
+    host.ssh(f"systemctl stop {services}")
+    assert roll_out(kvm_roll_out.inventory, "--limit", host.name) == checked
+
+
 def test_a_second_roll_out_changes_nothing(kvm_roll_out: RollOut) -> None:
     assert roll_out(kvm_roll_out.inventory) == set()
 
