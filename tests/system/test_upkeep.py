@@ -16,8 +16,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,11 +125,10 @@ def mounts(site: Site) -> list[str]:
     return [line for line in Path("/proc/mounts").read_text().splitlines() if str(site.root) in line]
 
 
-@pytest.mark.long
-def test_a_base_image_is_renewed_within_what_the_unit_leaves(
-    own: Site, toys: Repository, tmp_path: Path
-) -> None:
-    """For a package of Debian's that a toy archive for security updates has in a later version."""
+def outdated(own: Site, toys: Repository) -> Site:
+    """The site, with a base image old enough to be renewed, for a package of Debian's that a toy archive for security
+    updates has in a later version, in the site's folder.
+    """
     toy = Repository(own.root / "toy", toys.keys)
     shutil.copytree(toys.path, toy.path)
     suite = own.default_suite
@@ -138,10 +139,17 @@ def test_a_base_image_is_renewed_within_what_the_unit_leaves(
         f"Components: main\nSigned-By: {toy.path}/toy.gpg\n"
     )
     toy.sources.write_text(listed)
-    with_toy = replace(own, sources=str(toy.sources), base_renewal=60)
-    old = {image.manifest.digest for image in Catalogue(own).images()}
     newest = max(path.stat().st_mtime for path in own.images.glob("base-*.qcow2"))
     time.sleep(max(newest + 61 - time.time(), 0))
+    return replace(own, sources=str(toy.sources), base_renewal=60)
+
+
+@pytest.mark.long
+def test_a_base_image_is_renewed_within_what_the_unit_leaves(
+    own: Site, toys: Repository, tmp_path: Path
+) -> None:
+    suite, with_toy = own.default_suite, outdated(own, toys)
+    old = {image.manifest.digest for image in Catalogue(own).images()}
     before = mounts(own)
     assert run_unit("vclust-upkeep.service", with_toy, tmp_path) == ""  # packages are fetched
     said = run_unit("vclust-bases.service", with_toy, tmp_path, "--net")
@@ -220,10 +228,38 @@ def served(toy: Repository) -> Iterator[tuple[int, list[str]]]:
         def log_request(self, code: object = "-", size: object = "-") -> None:
             paths.append(self.path)
 
-    handler = functools.partial(Handler, directory=toy.path)
+    with answering(functools.partial(Handler, directory=toy.path)) as port:
+        yield port, paths
+
+
+@contextlib.contextmanager
+def proxy() -> Iterator[str]:
+    """The URL of an HTTP proxy, to the testbed's hosts: they have no way to the internet."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            try:
+                with urllib.request.urlopen(self.path, timeout=60) as answer:  # noqa: S310 - from Debian's apt
+                    self.send_response(answer.status)
+                    self.send_header("Content-Length", answer.headers["Content-Length"])
+                    self.end_headers()
+                    shutil.copyfileobj(answer, self.wfile)
+            except urllib.error.HTTPError as error:
+                self.send_error(error.code)
+
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            pass
+
+    with answering(Handler) as port:
+        yield f"http://{SELF}:{port}"
+
+
+@contextlib.contextmanager
+def answering(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
+    """The port of a server that answers the testbed's hosts."""
     with http.server.ThreadingHTTPServer((SELF, 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port, paths
+        yield server.server_port
         server.shutdown()
 
 
@@ -272,6 +308,22 @@ def make_units(host: Host, own: Site, python: Path, folder: Path) -> bool:
     return "changed=0 " not in done.stdout
 
 
+def run_timer(host: Host, since: str) -> str:
+    """What the timer starts, and what comes behind it: what they have written into the journal since that second.
+
+    The timer may have started them by itself meanwhile.
+    """
+    first, *behind = (f"vclust-{word}-toy.service" for word in ("upkeep", "bases", "packages", "caches"))
+    said = host.ssh(
+        f"systemctl start {first}; systemctl start {' '.join(behind)};"
+        f" journalctl -o cat --since @{since} -u 'vclust-*-toy.service';"
+        f" systemctl show {first} {' '.join(behind)} --property Result",
+        timeout=PATIENCE,
+    )
+    assert re.findall(r"^Result=(.*)", said, re.MULTILINE) == ["success"] * 4, said
+    return said
+
+
 @pytest.mark.kvm
 def test_on_a_machine_with_systemd(
     kvm_hosts: list[Host], python: Path, toy: Repository, site: Site, minimal: Path, tmp_path: Path
@@ -303,20 +355,13 @@ def test_on_a_machine_with_systemd(
         host.ssh(clear)  # of a test run that was killed
         stack.callback(host.ssh, clear)
         copy(host, root)
+        since = host.ssh("date +%s").strip()
         assert [make_units(host, own, python, tmp_path) for _ in range(2)] == [True, False]
         assert unit in host.ssh("systemctl list-timers --no-legend")
         assert host.ssh(f"stat -c %a {root}/upkeep.json").strip() == "600"
         before = host.ssh("losetup --all; findmnt --list --noheadings --output TARGET")
 
-        # What the timer starts, and what comes behind it.
-        behind = "vclust-bases-toy.service vclust-packages-toy.service vclust-caches-toy.service"
-        units = f"{unit}.service {behind}"
-        said = host.ssh(
-            f"systemctl start {unit}.service; systemctl start {behind};"
-            f" journalctl -o cat -u {unit} -u vclust-caches-toy; systemctl show {units} --property Result",
-            timeout=PATIENCE,
-        )
-        assert re.findall(r"^Result=(.*)", said, re.MULTILINE) == ["success"] * 4, said
+        said = run_timer(host, since)
         assert re.findall(r"^built (1 packages, .*)", said, re.MULTILINE) != [], said
         assert [Path(name).name for name in asked if name.endswith(".deb")] == ["program_1.0_all.deb"]
         assert host.ssh("losetup --all; findmnt --list --noheadings --output TARGET") == before
@@ -330,6 +375,51 @@ def test_on_a_machine_with_systemd(
             ).find("Mode:  06755")
             >= 0
         )
+
+
+@pytest.mark.long
+@pytest.mark.kvm
+def test_a_base_image_is_renewed_on_a_machine_with_systemd(
+    kvm_hosts: list[Host], python: Path, own: Site, toys: Repository, tmp_path: Path
+) -> None:
+    """Debian's packages come from its archives, by a proxy; then a cache is built over the new base."""
+    host, clear = kvm_hosts[1], CLEAR.format(root=own.root)
+    with contextlib.ExitStack() as stack:
+        with_toy = replace(outdated(own, toys), apt_proxy=stack.enter_context(proxy()))
+        shutil.rmtree(own.apt)  # the machine fetches the index as well
+        own.make_directories()
+        host.ssh(clear)  # of a test run that was killed
+        stack.callback(host.ssh, clear)
+        copy(host, own.root)
+        since = host.ssh("date +%s").strip()
+        make_units(host, with_toy, python, tmp_path)
+        before = host.ssh("losetup --all; findmnt --list --noheadings --output TARGET")
+        there = set(host.ssh(f"ls {own.images}").split())
+        said = run_timer(host, since)
+        suite = own.default_suite
+        assert re.search(rf"^renewed the base image of {suite} for amd64, for netbase", said, re.MULTILINE), (
+            said
+        )
+        assert re.search(r"^built 1 packages, ", said, re.MULTILINE), said
+        assert host.ssh("losetup --all; findmnt --list --noheadings --output TARGET") == before
+
+        # Its file system is whole, and what is newest in it; the cache stands on it.
+        new = set(host.ssh(f"ls {own.images}").split()) - there
+        (base,) = (name for name in new if re.fullmatch(r"base-.*\.qcow2", name))
+        (cache,) = (name for name in new if re.fullmatch(r"cache-.*\.qcow2", name))
+        raw = "/root/base.raw"
+        looked = host.ssh(
+            f"cd {own.images}; qemu-img convert -O raw {base} {raw}; e2fsck -f -n {raw}"
+            f" && debugfs -R 'stat /usr/bin/sudo' {raw} && debugfs -R 'cat /var/lib/dpkg/status' {raw};"
+            f" rm {raw}; qemu-img info {cache}",
+            timeout=PATIENCE,
+        )
+        assert "Mode:  04755" in looked
+        assert re.search(r"^Package: netbase\n(\S.*\n)*Version: 99$", looked, re.MULTILINE)
+        assert re.search(rf"^backing file: {re.escape(base)}", looked, re.MULTILINE), looked
+        # There is nothing more to do.
+        since = host.ssh("date +%s").strip()
+        assert not re.search(r"^(renewed|built|not) ", run_timer(host, since), re.MULTILINE)
 
 
 KEPT = "kept"
@@ -454,5 +544,5 @@ def test_the_keeper_on_a_machine_with_systemd(
         until(f"! ss -Hltn 'sport = :{PORT}' | grep LISTEN")
         until(f"journalctl -o cat -u {unit} | grep '{KEPT}: the time after its lease is over, it is removed'")
         assert host.ssh("systemctl list-units --failed --plain --no-legend 'vclust-*'") == ""
-        host.ssh(f"systemd-analyze security --threshold=44 {unit}.service")
+        host.ssh(f"systemd-analyze security --threshold=43 {unit}.service")
         host.ssh(f"systemd-analyze security --threshold=30 vclust-netns-add@{segment}.service")

@@ -43,8 +43,8 @@ _XEN = Image(
         "xenstore-utils",
     ),
 )
-_BUILDER = ("bubblewrap", "fuse3", "python3-libvirt", "python3-seccomp")
-"""For a host that is a site manager and builds VD caches (`tests/system/test_upkeep.py`)."""
+_BUILDER = ("bubblewrap", "fuse3", "mmdebstrap", "python3-libvirt", "python3-seccomp")
+"""For a host that is a site manager and builds base images and VD caches (`tests/system/test_upkeep.py`)."""
 _KVM = Image("kvm", (*_EMULATED, "libvirt-daemon-driver-qemu", "qemu-system-x86", *_BUILDER), ("kvm_amd",))
 _TRIXIE = replace(_KVM, name="trixie", suite=TRIXIE)
 
