@@ -62,7 +62,7 @@ def another(session: FakeSession) -> FakeSession:
 
 def fetched(script: str) -> bytes:
     """What a node would fetch that is given this script."""
-    address, port, size = re.findall(r"/dev/tcp/(\S+)/(\d+).*?head -c (\d+)", script, re.DOTALL)[0]
+    address, port, size = re.findall(r"/dev/tcp/(\S+)/(\d+).*?\bcount=(\d+)", script, re.DOTALL)[0]
     (token,) = re.findall("^[0-9a-f]{32}$", script, re.MULTILINE)
     with socket.create_connection((address, int(port)), 10) as connection:
         connection.sendall(f"{token}\n".encode())
