@@ -203,11 +203,15 @@ class Session:
             for host, numbers in waiting.items()
             if lane < min(len(numbers), processors.get(host, _FAN_OUT_A_HOST))
         ]
-        try:
-            self.side_by_side(take, lanes, hosts=len(waiting))
-        finally:
-            for (
-                numbers
-            ) in waiting.values():  # who is interrupted waits for nodes at work, and begins no others
-                numbers.clear()
+        if len(lanes) < 2:
+            for numbers in lanes:
+                take(numbers)
+        else:
+            with ThreadPoolExecutor(min(fan_out(len(waiting)), len(lanes))) as pool:
+                try:
+                    list(pool.map(take, lanes))
+                finally:
+                    # Who is interrupted waits for nodes that are at work, and begins no others.
+                    for numbers in waiting.values():
+                        numbers.clear()
         return [done[number] for number in range(len(nodes))]

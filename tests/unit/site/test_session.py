@@ -1,5 +1,7 @@
 """Many hosts at once."""
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -85,3 +87,23 @@ def test_nothing_more_is_begun_after_an_error(tmp_path: Path) -> None:
     with Session(Site(root=tmp_path / "site")) as session, pytest.raises(VclustError, match=r"^h$"):
         session.at_work(work, [Placed("h")] * 100)
     assert len(begun) <= fan_out(1)
+
+
+def test_nothing_more_is_begun_after_an_interruption(tmp_path: Path) -> None:
+    begun = []
+
+    def work(node: Placed) -> None:
+        begun.append(node)
+        if len(begun) == fan_out(1):
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run in the background
+    try:
+        with Session(Site(root=tmp_path / "site")) as session, pytest.raises(KeyboardInterrupt):
+            session.at_work(work, [Placed("h")] * 200)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(begun) <= 2 * fan_out(1)
