@@ -98,9 +98,8 @@ def test_nothing_more_is_begun_after_an_interruption(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
 
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where tests run in the background
+    # It is ignored where tests run in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with Session(Site(root=tmp_path / "site")) as session, pytest.raises(KeyboardInterrupt):
             session.at_work(work, [Placed("h")] * 200)
