@@ -15,7 +15,7 @@ from pathlib import Path
 import libvirt
 from jinja2 import Template
 
-from vclust_py.hypervisor import daemon, kvm
+from vclust_py.hypervisor import daemon
 from vclust_py.site import PROJECT
 
 UNIT = PROJECT / "roles/site_manager/templates/vclust-keeper.service.j2"
@@ -66,7 +66,7 @@ def _libvirt() -> Iterator[None]:
     """Has libvirt run out here, as systemd would: one that the keeper had to start would be within its limits, too, for
     all who come later.
     """
-    daemon.ensure(kvm=kvm.works("qemu-system-x86_64"))
+    daemon.main()
     connection = libvirt.open("qemu:///system")  # without a client it ends by itself
     try:
         yield

@@ -272,6 +272,21 @@ def test_ctrl_c_cleans_up_and_says_what_remains(copy: Copy) -> None:
     assert copy.vclust("create", "examples/hello-mpi.ini").returncode == 0
 
 
+AT_THE_END = """\
+import atexit, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Comes after what the command does at its end; what Python does then is to give signals their default, which kills.
+atexit.register(lambda: print(signal.getsignal(signal.SIGINT).name))
+from vclust_py.cli import main
+main(["completion", "bash"])
+"""
+
+
+def test_ctrl_c_when_all_is_done_changes_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "SIG_IGN")
+
+
 def test_a_killed_controller_takes_its_modules_along(copy: Copy) -> None:
     copy.environment["VCLUST_STUB_SECONDS"] = "60"
     process = copy.start("vclust", "create", "examples/hello-mpi.ini")

@@ -292,10 +292,8 @@ class _Place(NamedTuple):
 
     root: Path
     """As this process reaches it."""
-    path: Path
-    """As who is put behind `entering` does."""
     entering: tuple[str, ...] = ()
-    """Begins a command that works there; empty: it is in the disk's own folder."""
+    """Begins a command that reaches it by its own path; empty: all do, as it is on the disk."""
 
 
 @contextlib.contextmanager
@@ -307,7 +305,7 @@ def _place(path: Path, size: int) -> Iterator[_Place]:
     process, so nothing is left of it.
     """
     if _available_memory() < 2 * size:
-        yield _Place(path, path)
+        yield _Place(path)
         return
     path.mkdir()
     real = path.resolve()  # an absolute link on the way would lead out of the namespace
@@ -323,7 +321,7 @@ def _place(path: Path, size: int) -> Iterator[_Place]:
                     f"{path}: no memory can be mounted: {plain(said.decode(errors='replace'), 300)}"
                 )
             entering = ("nsenter", f"--mount=/proc/{waiting.pid}/ns/mnt", "--")
-            yield _Place(Path(f"/proc/{waiting.pid}/root{real}"), path, entering)
+            yield _Place(Path(f"/proc/{waiting.pid}/root{real}"), entering)
         finally:
             waiting.kill()
 
@@ -369,7 +367,7 @@ def _install(site: Site, lock: "Lock", listed: str, place: _Place, folder: Path)
             f"--aptopt={settings}",
             # The whole folder goes when anything fails; nothing is worth waiting for the disk, or preparing for that.
             "--dpkgopt=force-unsafe-io",
-            *(lock.suite, place.path, apt_sources),
+            *(lock.suite, folder / "root", apt_sources),
         ],
         # For the kernel package: no initramfs of its own, ours is used.  Not the caller's language or temporary folder.
         env={

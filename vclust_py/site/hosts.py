@@ -169,12 +169,3 @@ def accelerators(store: Store) -> dict[str, str]:
     """By host: kvm, tcg or xen, as it said when it answered last; empty where it never has."""
     rows = store.rows("SELECT host, json_extract(facts, '$.accelerator') AS accelerator FROM observed_hosts")
     return {row["host"]: row["accelerator"] or "" for row in rows}
-
-
-def emulated_processors(store: Store) -> dict[str, int]:
-    """By host that emulates its nodes: how many processors it has."""
-    rows = store.rows(
-        "SELECT host, json_extract(facts, '$.cpus') AS cpus FROM observed_hosts"
-        " WHERE json_extract(facts, '$.accelerator') = 'tcg'"
-    )
-    return {row["host"]: row["cpus"] for row in rows}

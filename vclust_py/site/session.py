@@ -17,7 +17,7 @@ from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Host, Hypervisor, Segment, daemon
 from vclust_py.image import Catalogue
 from vclust_py.run import run
-from vclust_py.site.hosts import emulated_processors
+from vclust_py.site.hosts import known_hosts
 from vclust_py.site.settings import Site
 from vclust_py.site.store import Store
 
@@ -182,7 +182,8 @@ class Session:
         More would take their turns on these, each time with caches that are another's: eight on two processors take a
         third more of them.
         """
-        processors = emulated_processors(self.store)
+        emulating = (host for host in known_hosts(self.store) if host.facts.get("accelerator") == "tcg")
+        processors = {host.name: host.facts["cpus"] for host in emulating}
         waiting = dict[str, deque[int]]()
         for number, node in enumerate(nodes):
             waiting.setdefault(node.host, deque()).append(number)

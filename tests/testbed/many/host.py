@@ -125,11 +125,8 @@ class Host:
         """Until its services have been started; `deadline` is of time.monotonic().  Raises VclustError, with what it
         said, when they are not.
         """
-        ended = 0
         while not self.is_up():
-            # A process that becomes another program has no words for a moment: gone is what is gone twice.
-            ended = ended + 1 if self.pid() is None else 0
-            if ended == 2 or time.monotonic() > deadline:
+            if self.pid() is None or time.monotonic() > deadline:
                 said = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
                 raise VclustError(f"{self.name}: did not come up\n" + "\n".join(said))
             time.sleep(0.05)
@@ -142,10 +139,13 @@ class Host:
         """The process that all of the host dies with, None when it is off."""
         try:
             pid = int((self.folder / "pid").read_text(encoding="ascii"))
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if not words:  # for a moment, while it becomes another program; for good when it has ended
+                stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+                return None if stat.rpartition(")")[2].split()[0] in "ZX" else pid
         except (FileNotFoundError, ValueError, ProcessLookupError):
             return None
-        return pid if self._title.encode() in words else None
+        return pid if self._title.encode() in words.split(b"\0") else None
 
     def stop(self) -> None:
         """Pull the plug: its processes, interfaces and cable are gone, its disk stays."""

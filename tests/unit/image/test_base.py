@@ -179,13 +179,14 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(tmp_path: P
 def test_files_are_put_together_in_memory_and_nothing_is_left_of_it(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "site").symlink_to(tmp_path / "disk")
-    with base._place(tmp_path / "site/root", 1 << 20) as place:
+    path = tmp_path / "site/root"
+    with base._place(path, 1 << 20) as place:
         (place.root / "file").write_text("of the base\n")
         seen = subprocess.run(
-            [*place.entering, "cat", place.path / "file"], capture_output=True, text=True, check=True
+            [*place.entering, "cat", path / "file"], capture_output=True, text=True, check=True
         )
         assert seen.stdout == "of the base\n"
-        assert list(place.path.iterdir()) == []
+        assert list(path.iterdir()) == []
         with pytest.raises(OSError, match="No space left"):
             (place.root / "large").write_bytes(bytes(2 << 20))
     assert not place.root.exists()
@@ -195,7 +196,7 @@ def test_files_are_put_together_in_memory_and_nothing_is_left_of_it(tmp_path: Pa
 def test_they_are_on_the_disk_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "_available_memory", lambda: 2 << 30)
     with base._place(tmp_path / "root", (1 << 30) + 1) as place:
-        assert place == (tmp_path / "root", tmp_path / "root", ())
+        assert place == (tmp_path / "root", ())
 
 
 def test_memory_that_cannot_be_mounted_is_told(tmp_path: Path) -> None:

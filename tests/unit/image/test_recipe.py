@@ -127,9 +127,8 @@ def site(tmp_path: Path) -> Site:
 def recorder(site: Site, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder(site)
     monkeypatch.setattr(base, "run", recorder)
-    monkeypatch.setattr(
-        base, "_available_memory", lambda: 0
-    )  # the same is made there, and words would differ
+    # The same is made there, by words that differ.
+    monkeypatch.setattr(base, "_available_memory", lambda: 0)
     monkeypatch.setattr(builder, "run", recorder)
     monkeypatch.setattr(base.AptRoot, "make", lambda self: None)
     monkeypatch.setattr(base.AptRoot, "transport", lambda self: "")
