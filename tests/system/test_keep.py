@@ -30,6 +30,7 @@ def vclust(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcl
     (folder / "keep.ini").write_text(REQUEST)
     yield command
     command.clear()
+    command("volume", "remove", "data")
     assert check(site.root) == []
 
 
@@ -114,6 +115,7 @@ def test_a_volume_outlives_its_cluster(vclust: Vclust, site: Site) -> None:
     capture(vclust)
     assert "in use by the cluster keep" in vclust("volume", "remove", "data", code=2)
     assert check(site.root) == []
+    vclust("ssh", "keep", "--", "echo yours >> /srv/data/work")  # in the node's memory only
     vclust("destroy", "keep")
     assert check(site.root) == []
     (kept,) = vclust.json("volume", "list")
@@ -121,7 +123,7 @@ def test_a_volume_outlives_its_cluster(vclust: Vclust, site: Site) -> None:
     other = request.replace("Hostname: keep", "Hostname: other").replace(" keep\n", "\n")
     (vclust.folder / "other.ini").write_text(other)
     vclust("create", str(vclust.folder / "other.ini"))
-    assert "mine\n" in vclust("ssh", "other", "--", "cat /srv/data/work")
+    assert "mine\nyours\n" in vclust("ssh", "other", "--", "cat /srv/data/work")
     vclust("ssh", "other", "--", "echo more >> /srv/data/work")
     vclust("destroy", "other")
     assert "would be removed" in vclust("volume", "remove", "data", "--check")

@@ -10,6 +10,7 @@ from vclust_py import frozen, leftovers
 from vclust_py.cache import retention
 from vclust_py.change import Change
 from vclust_py.errors import RequestError, VclustError
+from vclust_py.life import stop
 from vclust_py.nodes import drivers_for
 from vclust_py.phases import Inputs, Result
 from vclust_py.site import clusters, volumes
@@ -50,6 +51,13 @@ def run(session: Session, inputs: Inputs) -> Result:
             # Should it not come to its end: nobody is to start again what was taken away.
             clusters.update(store, cluster, state=ClusterState.STOPPED)
         drivers, errors = drivers_for(session, cluster.all_nodes)
+        volume = volumes.of(store, cluster)
+        if volume is not None and volume.keep and volume.host in drivers and cluster.ready is not None:
+            # What was written to it may still be in the memory of its node, which is the first.
+            try:
+                stop.shut_down(session, cluster.nodes[:1], drivers)
+            except VclustError as error:
+                _log.warning("the node of the volume %s is not shut down: %s", volume.name, error)
         parts = [part for part in clusters.parts(cluster) if part.host in drivers]
         for part, failure in zip(parts, leftovers.remove(session, parts, drivers), strict=True):
             if failure is not None:  # the host answered at first
@@ -67,7 +75,7 @@ def run(session: Session, inputs: Inputs) -> Result:
                 "again when the host is well; if it never will be:"
                 f" vclust destroy {name} {' '.join(f'--forget-host {host}' for host in sorted(awaited))}",
             )
-        if (volume := volumes.of(store, cluster)) is not None:
+        if volume is not None:
             if not volume.keep and volume.host in drivers and volume.host not in errors:
                 drivers[volume.host].files(volume.folder).remove()
                 volumes.drop(store, volume)

@@ -88,6 +88,16 @@ def test_without_keep_it_goes_with_its_cluster(session: FakeSession) -> None:
     assert (volumes.every(session.store), folders(session)) == ([], set())
 
 
+def test_its_node_is_shut_down_as_what_was_written_may_be_in_memory(session: FakeSession) -> None:
+    cluster = created(session, asked(nodes=3))
+    host = session.hosts[cluster.nodes[0].host]
+    destroy(session)
+    assert host.calls["shutdown"] == 1
+    created(session, asked("two", "other 20GB", nodes=3))  # nobody will read it again
+    destroy(session, "two")
+    assert sum(one.calls["shutdown"] for one in session.hosts.values()) == 1
+
+
 def test_another_size_is_refused(session: FakeSession) -> None:
     created(session, asked())
     destroy(session)
