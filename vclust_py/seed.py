@@ -108,9 +108,9 @@ def _for_cloud_init(
         "disable_root": False,
         "ssh_deletekeys": True,
         "ssh_keys": {
-            "ed25519_private": node.host_key.private,
-            "ed25519_public": node.host_key.public,
-            "ed25519_certificate": node.host_key.certificate,
+            "ecdsa_private": node.host_key.private,
+            "ecdsa_public": node.host_key.public,
+            "ecdsa_certificate": node.host_key.certificate,
         },
         "users": users,
         "bootcmd": [["cloud-init-per", "instance", "vclust", "sh", "-c", shared]],

@@ -77,7 +77,7 @@ def test_a_cluster_of_clones_works(vclust: Vclust, pair: str) -> None:
 OWN = (
     "cat /etc/machine-id",
     "cat /etc/hostname; hostname",
-    "cat /etc/ssh/ssh_host_ed25519_key.pub",
+    "cat /etc/ssh/ssh_host_ecdsa_key.pub",
     "cat /proc/sys/kernel/random/boot_id",
     "head -c 16 /dev/urandom | od -A n -t x1",
     "python3 -c 'import secrets; print(secrets.token_hex(16))'",
@@ -152,7 +152,7 @@ def test_memory_is_shared(vclust: Vclust, pair: str) -> None:
 
 def test_a_clone_starts_again_as_itself(vclust: Vclust, pair: str) -> None:
     before = run_in(
-        vclust, "fk02", "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub; echo work > note; sync"
+        vclust, "fk02", "cat /etc/machine-id /etc/ssh/ssh_host_ecdsa_key.pub; echo work > note; sync"
     )
     booted = run_in(vclust, "fk02", "cat /proc/sys/kernel/random/boot_id")
     output("virsh", "-c", "qemu:///system", "reset", f"fk02.{pair}")
@@ -166,7 +166,7 @@ def test_a_clone_starts_again_as_itself(vclust: Vclust, pair: str) -> None:
             break
         assert time.monotonic() < deadline
         time.sleep(2)
-    after = run_in(vclust, "fk02", "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub; cat note")
+    after = run_in(vclust, "fk02", "cat /etc/machine-id /etc/ssh/ssh_host_ecdsa_key.pub; cat note")
     assert after == f"{before}\nwork"
 
 

@@ -84,7 +84,7 @@ def four(vclust: Vclust) -> Iterator[str]:
 OWN = (
     "cat /etc/machine-id",
     "hostname",
-    "cat /etc/ssh/ssh_host_ed25519_key.pub",
+    "cat /etc/ssh/ssh_host_ecdsa_key.pub",
     "cat /proc/sys/kernel/random/boot_id",
     "head -c 16 /dev/urandom | od -A n -t x1",
     "cat /sys/class/net/eth0/address; ip -4 -o address show eth0",
@@ -143,7 +143,7 @@ def test_a_later_cluster_and_a_clone_that_starts_again(vclust: Vclust, hosts: li
     before = {host.name: there(host) for host in hosts}
     vclust("create", request(vclust, "rl", 1, "fork"))
     assert starts(vclust, "rl") == {"rl01": ("fork", "")}
-    ask = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub"
+    ask = "cat /etc/machine-id /etc/ssh/ssh_host_ecdsa_key.pub"
     own = run_in(vclust, "rl", "rl01", f"{ask}; echo work > note; sync")
     vclust("stop", "rl")
     vclust("start", "rl")

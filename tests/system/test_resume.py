@@ -88,7 +88,7 @@ def test_nodes_are_what_their_domains_say(vclust: Vclust, pair: str, site: Site)
             node,
             "date +%s.%N; sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo; nproc;"
             " cat /sys/class/net/eth0/address;"
-            " cat /etc/ssh/ssh_host_ed25519_key.pub; cat /sys/class/block/vda/size;"
+            " cat /etc/ssh/ssh_host_ecdsa_key.pub; cat /sys/class/block/vda/size;"
             " dpkg-query -W -f '${db:Status-Abbrev} ${Package}=${Version}\\n'",
         ).splitlines()
         assert asked - 2 < float(clock) < time.time() + 2
@@ -100,12 +100,12 @@ def test_nodes_are_what_their_domains_say(vclust: Vclust, pair: str, site: Site)
         told = json.loads(output("qemu-img", "info", "-U", "--output=json", overlay))
         assert int(disks) * 512 == told["virtual-size"]
         assert expected == {line.removeprefix("ii  ") for line in packages}
-        assert key.startswith("ssh-ed25519 ")
+        assert key.startswith("ecdsa-sha2-nistp256 ")
 
 
 OWN = (
     "cat /etc/machine-id",
-    "cat /etc/ssh/ssh_host_ed25519_key.pub",
+    "cat /etc/ssh/ssh_host_ecdsa_key.pub",
     "cat /proc/sys/kernel/random/boot_id",
     "head -c 16 /dev/urandom | od -A n -t x1",
     "cat /sys/class/net/eth0/address; ip -4 -o address show eth0",
@@ -167,7 +167,7 @@ def test_nodes_that_install_for_themselves(vclust: Vclust, installing: str, imag
 
 def test_it_starts_again_as_itself(vclust: Vclust, installing: str) -> None:
     """Then it boots, from its own disk."""
-    ask = "cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub"
+    ask = "cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id /etc/ssh/ssh_host_ecdsa_key.pub"
     booted, *before = run_in(vclust, "rse01", f"{ask}; echo work > note; sync", installing).splitlines()
     output("virsh", "-c", "qemu:///system", "reset", f"rse01.{installing}")
     deadline = time.monotonic() + 300

@@ -41,7 +41,7 @@ ASKED = (
 OWN = (
     "cat /sys/class/net/eth0/address",
     "cat /etc/machine-id",
-    "cat /etc/ssh/ssh_host_ed25519_key.pub",
+    "cat /etc/ssh/ssh_host_ecdsa_key.pub",
     "cat /proc/sys/kernel/random/boot_id",
     "head -c 16 /dev/urandom | od -A n -t x1",
     "ip -4 -o address show eth0",

@@ -59,7 +59,7 @@ def test_seeds_of_1000_nodes_fit_into_10_mb() -> None:
 
 
 def test_identities_differ(disks: list[Path]) -> None:
-    for name in ("etc/machine-id", "etc/ssh/ssh_host_ed25519_key", "var/lib/systemd/random-seed"):
+    for name in ("etc/machine-id", "etc/ssh/ssh_host_ecdsa_key", "var/lib/systemd/random-seed"):
         contents = {(folder / "files" / name).read_bytes() for folder in disks}
         assert len(contents) == 2, name
     assert len((disks[0] / "files/var/lib/systemd/random-seed").read_bytes()) == 512
@@ -67,7 +67,7 @@ def test_identities_differ(disks: list[Path]) -> None:
 
 
 def test_the_host_key_is_the_certified_one(disks: list[Path], tmp_path: Path) -> None:
-    private = disks[0] / "files/etc/ssh/ssh_host_ed25519_key"
+    private = disks[0] / "files/etc/ssh/ssh_host_ecdsa_key"
     command = ["ssh-keygen", "-y", "-P", "", "-f", private]
     public = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert public.split()[:2] == private.with_name(private.name + ".pub").read_text().split()[:2]
@@ -81,9 +81,9 @@ def test_owners_and_modes(disks: list[Path]) -> None:
     assert listing(disks[0]) == {
         "etc/hostname": ("-rw-r--r--", "0/0"),
         "etc/machine-id": ("-r--r--r--", "0/0"),
-        "etc/ssh/ssh_host_ed25519_key": ("-rw-------", "0/0"),
-        "etc/ssh/ssh_host_ed25519_key.pub": ("-rw-r--r--", "0/0"),
-        "etc/ssh/ssh_host_ed25519_key-cert.pub": ("-rw-r--r--", "0/0"),
+        "etc/ssh/ssh_host_ecdsa_key": ("-rw-------", "0/0"),
+        "etc/ssh/ssh_host_ecdsa_key.pub": ("-rw-r--r--", "0/0"),
+        "etc/ssh/ssh_host_ecdsa_key-cert.pub": ("-rw-r--r--", "0/0"),
         "var/lib/systemd/random-seed": ("-rw-------", "0/0"),
     }
 
@@ -98,7 +98,7 @@ def test_cloud_init_finds_the_same(disks: list[Path]) -> None:
     told = json.loads(data)
     assert [user["name"] for user in told["users"]] == ["alice", "bob"]
     assert told["users"][0]["hashed_passwd"] == HASH
-    assert told["ssh_keys"]["ed25519_private"] == text(disks[0] / "files", "etc/ssh/ssh_host_ed25519_key")
+    assert told["ssh_keys"]["ecdsa_private"] == text(disks[0] / "files", "etc/ssh/ssh_host_ecdsa_key")
     network = json.loads(text(disks[0], "network-config"))
     assert network["ethernets"]["cluster"]["addresses"] == ["10.1.0.1/16"]
 

@@ -37,7 +37,7 @@ HOST_FILE = "etc/vclust/hostfile"
 SUDOERS = "etc/sudoers.d/vclust"
 OPENMPI_HOST_FILE = "etc/vclust/hostfile.openmpi"
 AUTHORITY = "etc/ssh/vclust_authority.pub"
-HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+HOST_KEY = "etc/ssh/ssh_host_ecdsa_key"
 USER_KEYS = "etc/ssh/vclust_users"
 """A folder for each user with their keys, where homes are the site's: other clusters have them too."""
 GROUPS = ("sudo", "adm")
@@ -240,7 +240,7 @@ def files(cluster: ClusterIdentity) -> list[File]:
         found.append(text(f"{keys}/authorized_keys", _authorized_keys(user, cluster), *own))
     numbers = {user.name: uid for user, uid in _users(cluster)}
     for login, key in cluster.user_keys.items():
-        stem = f"{_keys_folder(login, of_site=of_site)}/id_ed25519"
+        stem = f"{_keys_folder(login, of_site=of_site)}/id_ecdsa"
         owner = numbers.get(login, 0)
         found += [
             text(stem, key.private, 0o600, owner),
@@ -254,7 +254,7 @@ def files(cluster: ClusterIdentity) -> list[File]:
 _SSH_CONFIG = "".join(
     f"IdentityFile {path}\n"
     for path in (
-        f"/{USER_KEYS}/%u/id_ed25519",
+        f"/{USER_KEYS}/%u/id_ecdsa",
         *(f"~/.ssh/id_{kind}" for kind in ("rsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk")),
     )
 )

@@ -81,7 +81,7 @@ def test_nodes_and_users_are_known_by_the_authority_alone(
         files, "etc/ssh/sshd_config.d/vclust.conf"
     )
     for user in ("alice", "bob"):
-        found = certificate(files / f"home/{user}/.ssh/id_ed25519-cert.pub")
+        found = certificate(files / f"home/{user}/.ssh/id_ecdsa-cert.pub")
         assert found["Principals"] == user
         assert fingerprint(public, tmp_path) in found["Signing CA"]
 
@@ -92,7 +92,7 @@ def test_no_disk_holds_the_authority_itself(cluster: ClusterIdentity, disk: Path
 
 
 def test_every_user_has_a_key_of_their_own(disk: Path) -> None:
-    keys = {text(disk / "files", f"home/{user}/.ssh/id_ed25519") for user in ("alice", "bob")}
+    keys = {text(disk / "files", f"home/{user}/.ssh/id_ecdsa") for user in ("alice", "bob")}
     assert len(keys) == 2
 
 
@@ -101,7 +101,7 @@ def test_who_may_log_in_by_key(cluster: ClusterIdentity, disk: Path) -> None:
     assert text(files, "home/alice/.ssh/authorized_keys") == f"{OWN_KEY} alice@home\n"
     assert text(files, "home/bob/.ssh/authorized_keys") == ""
     assert text(files, "root/.ssh/authorized_keys") == f'from="10.1.255.254" {cluster.admin_key} vclust\n'
-    assert not (files / "root/.ssh/id_ed25519").exists()
+    assert not (files / "root/.ssh/id_ecdsa").exists()
 
 
 def test_who_has_no_password_is_asked_for_none_by_sudo(disk: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_who_has_no_password_is_asked_for_none_by_sudo(disk: Path, tmp_path: Pat
 def test_root_alone_has_a_certificate(tmp_path: Path) -> None:
     request = requests.load("[Hardware]\nNumberOfNodes: 2\n", "bare.ini")
     files = unpack(cluster_disk.build(a_cluster(request, Authority())), tmp_path) / "files"
-    assert certificate(files / "root/.ssh/id_ed25519-cert.pub")["Principals"] == "root"
+    assert certificate(files / "root/.ssh/id_ecdsa-cert.pub")["Principals"] == "root"
     assert not (files / "home").exists()
 
 
@@ -124,8 +124,8 @@ def test_owners_and_modes(disk: Path) -> None:
     found = listing(disk)
     assert found["home/alice/"] == ("drwx------", "1000/1000")
     assert found["home/bob/.ssh/"] == ("drwx------", "1001/1001")
-    assert found["home/alice/.ssh/id_ed25519"] == ("-rw-------", "1000/1000")
-    assert found["home/bob/.ssh/id_ed25519"] == ("-rw-------", "1001/1001")
+    assert found["home/alice/.ssh/id_ecdsa"] == ("-rw-------", "1000/1000")
+    assert found["home/bob/.ssh/id_ecdsa"] == ("-rw-------", "1001/1001")
     assert found["var/lib/vclust/secrets/"] == ("drwx------", "0/0")
     assert found["var/lib/vclust/secrets/munge.key"] == ("-rw-------", "0/0")
     assert found["etc/hosts"] == ("-rw-r--r--", "0/0")

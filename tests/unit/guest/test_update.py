@@ -153,7 +153,7 @@ def test_homes_of_the_site_are_left_alone_and_keys_are_the_requests(tree: Tree) 
     assert "eve" in tree.names("passwd")
     own = "etc/ssh/vclust_users/ann/authorized_keys"
     assert tree.read(own) == f"{KEY}\n"
-    assert (tree.path / f"{cluster_disk.USER_KEYS}/eve/id_ed25519").stat().st_uid == 1002
+    assert (tree.path / f"{cluster_disk.USER_KEYS}/eve/id_ecdsa").stat().st_uid == 1002
     tree.take(with_homes(3, (ANN, BOB, EVE)))
     assert tree.read(own) == ""
 
@@ -195,7 +195,7 @@ def test_a_user_more_and_one_less(tree: Tree) -> None:
     assert "sudo:x:27:bob,eve\nadm:x:4:syslog,bob,eve\n" in tree.read("etc/group")
     assert "sudo:*::bob,eve\n" in tree.read("etc/gshadow")
     assert tree.read("home/ann/work") == "kept\n"
-    assert (tree.path / "home/eve/.ssh/id_ed25519").stat().st_uid == 1002
+    assert (tree.path / "home/eve/.ssh/id_ecdsa").stat().st_uid == 1002
 
 
 def test_keys_that_the_request_has_changed(tree: Tree) -> None:

@@ -136,8 +136,8 @@ def test_keys_are_the_clusters_own_and_not_in_the_homes(session: FakeSession, tm
     keys = "etc/ssh/vclust_users/carol"
     assert members[keys] == (0o755, 0)
     assert members[f"{keys}/authorized_keys"] == (0o644, 0)
-    assert members[f"{keys}/id_ed25519"] == (0o600, 1000)
-    assert f"{keys}/id_ed25519-cert.pub" in members
+    assert members[f"{keys}/id_ecdsa"] == (0o600, 1000)
+    assert f"{keys}/id_ecdsa-cert.pub" in members
     assert "key carol" not in texts[0]
     assert "user carol 1000\n" in texts[0]
     # OpenSSH understands what is written for it.
@@ -147,7 +147,7 @@ def test_keys_are_the_clusters_own_and_not_in_the_homes(session: FakeSession, tm
         ["ssh", "-G", "-F", config, "node"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     first = next(line for line in told if line.startswith("identityfile"))
-    assert first == "identityfile /etc/ssh/vclust_users/%u/id_ed25519"
+    assert first == "identityfile /etc/ssh/vclust_users/%u/id_ecdsa"
     assert "AuthorizedKeysFile .ssh/authorized_keys /etc/ssh/vclust_users/%u/authorized_keys\n" in texts[1]
 
 
