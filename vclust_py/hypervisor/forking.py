@@ -28,6 +28,7 @@ from vclust_py.hypervisor import CONSOLE, MEMORY, Domain, Host, memory_bytes
 from vclust_py.hypervisor.cloning import SETTLE, Cloning
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import Element, add, as_text, parsed
+from vclust_py.image import installer
 
 _NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 _CHUNK = 1 << 20
@@ -83,7 +84,10 @@ class QemuForking(Cloning):
 
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
-        started = self._paused(domain, self._xml(domain, console, memory, clone=True))
+        xml = self._xml(domain, console, memory, clone=True)
+        for cache in xml.iterfind("features/tcg/tb-cache"):
+            cache.text = str(installer.CLONE_TB_CACHE)
+        started = self._paused(domain, xml)
         self._load(domain, started, state)
         with self._port(started) as say:
             say(f"go {time.time():.6f}\n")
