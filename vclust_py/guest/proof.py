@@ -73,6 +73,12 @@ mpi() {{ # NUMBER COUNT [ATTEMPTS]: by the logins that are open, or with ATTEMPT
     export PRTE_MCA_prte_default_hostfile="$work/hosts"
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export HYDRA_LAUNCHER_EXTRA_ARGS="$way" OMPI_MCA_plm_rsh_args="$way"
+    # Hydra waits without end for a node whose login has failed.
+    [ -x "$work/launch" ] || {{
+      printf '%s\n' '#!/bin/sh' 'ssh "$@"' '[ $? != 255 ] || kill -s KILL $PPID' > "$work/launch"
+      chmod +x "$work/launch"
+    }}
+    export HYDRA_LAUNCHER_EXEC="$work/launch"
     mpiexec -n "$2" $program < /dev/null 2>&1 |
       while IFS= read -r line || [ -n "$line" ]; do echo "vclust: mpi $1 $line"; done
   else echo "vclust: mpi $1 none"

@@ -26,6 +26,13 @@ done < "$HYDRA_HOST_FILE"
 """
 
 
+HYDRA = """#!/bin/sh
+"$HYDRA_LAUNCHER_EXEC" $HYDRA_LAUNCHER_EXTRA_ARGS n2 proxy < /dev/null &
+wait
+exec sleep 600
+"""
+"""As Hydra: what comes of the logins is nothing to it, it waits for what they were to start."""
+
 TRY = "try n2 1\nwait\n"
 
 
@@ -38,7 +45,7 @@ def node(tmp_path: Path) -> Iterator[Sshd]:
         yield server
 
 
-def run(tmp_path: Path, node: Sshd, text: str, *, known: bool = True) -> str:
+def run(tmp_path: Path, node: Sshd, text: str, *, known: bool = True, mpiexec: str = MPIEXEC) -> str:
     """What the first node `n1` says; to ssh its own files are those of this test."""
     (tmp_path / "known_hosts").write_text(f"n2 {(node.folder / 'host.pub').read_text()}" if known else "")
     (tmp_path / "config").write_text(
@@ -49,7 +56,7 @@ def run(tmp_path: Path, node: Sshd, text: str, *, known: bool = True) -> str:
     programs.mkdir()
     for name, body in (
         ("ssh", f'#!/bin/sh\nexec {shutil.which("ssh")} -F {tmp_path}/config "$@"\n'),
-        ("mpiexec", MPIEXEC),
+        ("mpiexec", mpiexec),
         ("hostname", "#!/bin/sh\necho n1\n"),
     ):
         (programs / name).write_text(body)
@@ -89,3 +96,9 @@ def test_mpi_logs_in_as_strictly(tmp_path: Path, node: Sshd, known: bool) -> Non
     assert proof.mpi_reaches(lines, ["n1", "n2"]) is known
     assert ("Host key verification failed." in output) is not known
     assert (node.folder / "log").read_text().count("Accepted publickey") == known
+
+
+def test_mpi_ends_where_a_login_of_its_own_fails(tmp_path: Path, node: Sshd) -> None:
+    output = run(tmp_path, node, proof.mpi_run(0, ["n1", "n2"], 1), known=False, mpiexec=HYDRA)
+    assert "vclust: mpi 0 Host key verification failed." in output
+    assert output.endswith("vclust: done mpi 0\n")
