@@ -55,7 +55,10 @@ def vclust(inventory: Path, *words: str | Path) -> str:
 
 
 def pid(domain: str) -> str:
-    return Path(f"/run/libvirt/qemu/{domain}.pid").read_text().strip()
+    text = Path(f"/run/libvirt/qemu/{domain}.pid").read_text().strip()
+    if not text:
+        raise FileNotFoundError(f"{domain}: its number is not written yet")
+    return text
 
 
 def cpu_seconds(domain: str) -> float:
