@@ -73,7 +73,7 @@ mpi() {{ # NUMBER COUNT [ATTEMPTS]: by the logins that are open, or with ATTEMPT
     export PRTE_MCA_prte_default_hostfile="$work/hosts"
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export HYDRA_LAUNCHER_EXTRA_ARGS="$way" OMPI_MCA_plm_rsh_args="$way"
-    # Hydra waits without end for a node whose login has failed.
+    # Hydra waits without end for a node whose login has failed (MPICH's issue 1620).
     [ -x "$work/launch" ] || {{
       printf '%s\n' '#!/bin/sh' 'ssh "$@"' '[ $? != 255 ] || kill -s KILL $PPID' > "$work/launch"
       chmod +x "$work/launch"

@@ -58,6 +58,8 @@ class Prover:
         """In logins that are closed."""
         self._final = self._opened_final = False
         self._pause, self._opens = _PAUSE, 0.0
+        self._lost_final = 0
+        """Logins that have ended by themselves, begun when all had reported."""
         self._runs = 0
         """MPI runs that were begun."""
         self._may_direct = len(self._nodes) <= proof.GROUP
@@ -204,13 +206,17 @@ class Prover:
         assert self._talk is not None  # noqa: S101 - for mypy
         lines = [plain(line, LINE) for line in self._talk.output.splitlines() if line.strip()]
         self._hang_up()
-        if self._opened_final:
+        self._lost_final += self._opened_final
+        if self._lost_final == _ATTEMPTS:
             said = "\n".join(f"    {line}" for line in lines[-_SHOWN_LINES:]) or "    nothing"
             raise VclustError(
                 f"{self._cluster}: the login to {self._first.name} has ended, and said:\n{said}"
             )
-        self._opens = 0.0 if self._final else time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        if not self._final:
+            self._opens = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        else:
+            self._opens = time.monotonic() + _PAUSE if self._opened_final else 0.0
         self._begin()
 
     def _ask(self, talk: Talk) -> None:

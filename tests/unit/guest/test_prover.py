@@ -200,6 +200,16 @@ def test_a_first_node_that_lets_nobody_in_yet(bed: Bed) -> None:
     assert bed.logins == [("n1", True), ("n1", False)]
 
 
+def test_a_login_that_breaks_off_after_all_have_reported_is_made_once_more(bed: Bed) -> None:
+    bed.reach("n2")
+    script = bed.folder / "twice"
+    script.write_text(f"[ -e {bed.folder}/once ] && exec sh -s\ntouch {bed.folder}/once\n")
+    bed.shell = f"sh {script}"
+    with a_prover(bed, nodes_of(2, NodeState.READY)) as prover:
+        assert prover.finish(nodes_of(2))["mpi"]
+    assert len(bed.logins) == 2
+
+
 def test_a_first_node_that_lets_nobody_in(bed: Bed) -> None:
     bed.shell = "echo Permission denied"
     with a_prover(bed, nodes_of(2, NodeState.READY)) as prover:
@@ -207,8 +217,8 @@ def test_a_first_node_that_lets_nobody_in(bed: Bed) -> None:
             VclustError, match="x: the login to n1 has ended, and said:\n    Permission denied -s"
         ):
             prover.finish(nodes_of(2))
-        assert prover.output == "Permission denied -s\n"
-    assert len(bed.logins) == 1
+        assert prover.output == "Permission denied -s\n" * 3
+    assert len(bed.logins) == 3
 
 
 def test_what_failed_nodes_held_up_goes_on_without_them(bed: Bed) -> None:
