@@ -17,7 +17,6 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from checker import check
@@ -274,8 +273,8 @@ def test_packages_come_and_go_in_place(vclust: Vclust, site: Site) -> None:
     assert domains() == before
 
 
-def test_a_file_costs_a_node_less_by_tcp_than_by_ssh(vclust: Vclust, site: Site, tmp_path: Path) -> None:
-    """As packages come; and nobody has it who does not know the word."""
+def test_a_file_comes_to_who_knows_the_word(vclust: Vclust, site: Site, tmp_path: Path) -> None:
+    """As packages come."""
     ((segment,),) = rows(site, "SELECT segment FROM clusters WHERE name = 'life' AND destroyed IS NULL")
     found = json.loads(output("ip", "-netns", str(segment), "-json", "-4", "address", "show", "eth0"))
     router = found[0]["addr_info"][0]["local"]
@@ -284,29 +283,17 @@ def test_a_file_costs_a_node_less_by_tcp_than_by_ssh(vclust: Vclust, site: Site,
         (tmp_path / "some.deb").write_bytes(os.urandom(6_000_000))
         archive.add(tmp_path / "some.deb", "some.deb")
     digest = hashlib.sha256((tmp_path / "some.deb").read_bytes()).hexdigest()
-    login = [BIN / "vclust", "-i", vclust.inventory, "ssh", "life", "2", "--root", "--"]
-    spent = dict[str, float]()
-
-    def measured(what: str, command: str, **given: Any) -> str:
-        used = cpu_seconds("life02.life")
-        done = subprocess.run([*login, command], capture_output=True, check=True, **given)
-        spent[what] = cpu_seconds("life02.life") - used
-        return str(done.stdout.decode())
-
-    measured("a first login", "true")
-    measured("a login", "true")
-    assert digest in measured("by ssh", "sha256sum", input=(tmp_path / "some.deb").read_bytes())
+    login = [BIN / "vclust", "-i", vclust.inventory, "ssh", "life", "2", "--root", "--", "sh", "-s"]
     with serving.offered(path, lambda: router_socket.listening(str(segment), router)) as offer:
         script = f"{update.fetch(offer)}sha256sum $VCLUST_PACKAGES/some.deb; rm -r $VCLUST_PACKAGES\n"
-        assert digest in measured("by TCP", "sh -s", input=script.encode())
+        done = subprocess.run(login, input=script, capture_output=True, text=True, check=True)
+        assert digest in done.stdout
         wrong = f"printf %033d 0 | bash -c 'exec 3<> /dev/tcp/{router}/{offer.port}; cat >&3; wc -c <&3'"
         assert vclust("ssh", "life", "--", wrong).split()[-1] == "0"
         # Nor does another machine, or a process of this one, reach it.
         with socket.socket() as outside:
             outside.settimeout(1)
             assert outside.connect_ex((router, offer.port)) != 0
-    print("\nLIFE CPU-s of a node for 6 MB:", {what: round(seconds, 2) for what, seconds in spent.items()})
-    assert spent["by TCP"] < spent["by ssh"]
 
 
 LARGER = REQUEST.replace("RAM: 512MB", "RAM: 640MB\nCPUs: 2\nDisk: 6GB")
