@@ -20,7 +20,7 @@ from typing import Any
 
 from vclust_py.addresses import mac_of
 from vclust_py.guest import cluster_disk, fat
-from vclust_py.guest.cluster_disk import HOST_KEY
+from vclust_py.guest.cluster_disk import host_key_file
 from vclust_py.guest.tar import File, packed, text
 from vclust_py.guest.trust import Authority, KeyPair
 from vclust_py.request import Request
@@ -71,12 +71,13 @@ def _for_installer(node: NodeIdentity, request: Request, mtu: int) -> dict[str, 
         "mtu": str(mtu),
     }
     lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+    host_key = host_key_file(node.host_key.kind)
     files = [
         text("etc/hostname", f"{node.name}\n"),
         text("etc/machine-id", f"{node.machine_id}\n", 0o444),
-        text(HOST_KEY, node.host_key.private, 0o600),
-        text(f"{HOST_KEY}.pub", f"{node.host_key.public} root@{node.name}\n"),
-        text(f"{HOST_KEY}-cert.pub", f"{node.host_key.certificate}\n"),
+        text(host_key, node.host_key.private, 0o600),
+        text(f"{host_key}.pub", f"{node.host_key.public} root@{node.name}\n"),
+        text(f"{host_key}-cert.pub", f"{node.host_key.certificate}\n"),
         File("var/lib/systemd/random-seed", node.random_seed, 0o600),
     ]
     return {"node": lines.encode(), "files.tar.gz": packed(files)}
@@ -102,15 +103,16 @@ def _for_cloud_init(
         f"mkdir -p /run/vclust && mount -o ro LABEL={cluster_disk.LABEL} /run/vclust &&"
         " tar -x -z -f /run/vclust/files.tar.gz -C / --numeric-owner; umount /run/vclust"
     )
+    kind = node.host_key.kind
     user_data = {
         "hostname": node.name,
         "manage_etc_hosts": False,
         "disable_root": False,
         "ssh_deletekeys": True,
         "ssh_keys": {
-            "ecdsa_private": node.host_key.private,
-            "ecdsa_public": node.host_key.public,
-            "ecdsa_certificate": node.host_key.certificate,
+            f"{kind}_private": node.host_key.private,
+            f"{kind}_public": node.host_key.public,
+            f"{kind}_certificate": node.host_key.certificate,
         },
         "users": users,
         "bootcmd": [["cloud-init-per", "instance", "vclust", "sh", "-c", shared]],

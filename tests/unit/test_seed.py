@@ -6,7 +6,16 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from guest.disks import HASH, a_cluster, a_request, certificate, fingerprint, listing, unpack
+from guest.disks import (
+    HASH,
+    a_cluster,
+    a_request,
+    an_earlier_authority,
+    certificate,
+    fingerprint,
+    listing,
+    unpack,
+)
 
 from vclust_py import seed
 from vclust_py.guest import cluster_disk
@@ -40,6 +49,13 @@ def test_a_shell_reads_who_the_node_is(disks: list[Path]) -> None:
     script = f'. {disks[1]}/node; echo "$instance|$name|$mac|$address|$router|$mtu"'
     done = subprocess.run(["sh", "-eu", "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == f"{NODES[1].instance_id}|n2|52:54:0a:01:00:02|10.1.0.2/16|10.1.255.254|1500\n"
+
+
+def test_a_node_more_in_a_cluster_of_an_earlier_version(tmp_path: Path) -> None:
+    node = seed.new_node("n9", IPv4Address("10.1.0.9"), an_earlier_authority())
+    disk = unpack(seed.build(node, REQUEST, UIDS), tmp_path)
+    assert text(disk / "files", "etc/ssh/ssh_host_ed25519_key") == node.host_key.private
+    assert "ed25519_certificate" in text(disk, "user-data")
 
 
 def test_a_seed_is_the_same_in_a_cluster_of_2_and_of_1000() -> None:

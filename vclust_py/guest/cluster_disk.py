@@ -37,7 +37,6 @@ HOST_FILE = "etc/vclust/hostfile"
 SUDOERS = "etc/sudoers.d/vclust"
 OPENMPI_HOST_FILE = "etc/vclust/hostfile.openmpi"
 AUTHORITY = "etc/ssh/vclust_authority.pub"
-HOST_KEY = "etc/ssh/ssh_host_ecdsa_key"
 USER_KEYS = "etc/ssh/vclust_users"
 """A folder for each user with their keys, where homes are the site's: other clusters have them too."""
 GROUPS = ("sudo", "adm")
@@ -205,7 +204,7 @@ def files(cluster: ClusterIdentity) -> list[File]:
         text(
             "etc/ssh/sshd_config.d/vclust.conf",
             "# The cluster's authority vouches for its nodes and its users.\n"
-            f"HostCertificate /{HOST_KEY}-cert.pub\n"
+            f"HostCertificate /{host_key_file(cluster.authority.key.kind)}-cert.pub\n"
             f"TrustedUserCAKeys /{AUTHORITY}\n"
             + (
                 f"AuthorizedKeysFile .ssh/authorized_keys /{USER_KEYS}/%u/authorized_keys\n"
@@ -230,7 +229,10 @@ def files(cluster: ClusterIdentity) -> list[File]:
     found += cluster.files
     found += [File(f"{SECRETS}/{name}", data, 0o600) for name, data in cluster.secrets.items()]
     if of_site:
-        found += [folder(USER_KEYS, 0o755), text("etc/ssh/ssh_config.d/vclust.conf", _SSH_CONFIG)]
+        found += [
+            folder(USER_KEYS, 0o755),
+            text("etc/ssh/ssh_config.d/vclust.conf", _ssh_config(cluster.authority.key.kind)),
+        ]
     for user, uid in _users(cluster):
         found.append(folder(f"home/{user.name}", 0o700, uid))
         keys = _keys_folder(user.name, of_site=of_site)
@@ -240,7 +242,7 @@ def files(cluster: ClusterIdentity) -> list[File]:
         found.append(text(f"{keys}/authorized_keys", _authorized_keys(user, cluster), *own))
     numbers = {user.name: uid for user, uid in _users(cluster)}
     for login, key in cluster.user_keys.items():
-        stem = f"{_keys_folder(login, of_site=of_site)}/id_ecdsa"
+        stem = f"{_keys_folder(login, of_site=of_site)}/id_{key.kind}"
         owner = numbers.get(login, 0)
         found += [
             text(stem, key.private, 0o600, owner),
@@ -250,14 +252,15 @@ def files(cluster: ClusterIdentity) -> list[File]:
     return found
 
 
-# The cluster's own key comes first; a list in the configuration takes the place of the usual one.
-_SSH_CONFIG = "".join(
-    f"IdentityFile {path}\n"
-    for path in (
-        f"/{USER_KEYS}/%u/id_ecdsa",
-        *(f"~/.ssh/id_{kind}" for kind in ("rsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk")),
-    )
-)
+def host_key_file(kind: str) -> str:
+    """Where a node's host key of that kind (`KeyPair.kind`) is."""
+    return f"etc/ssh/ssh_host_{kind}_key"
+
+
+def _ssh_config(kind: str) -> str:
+    # The cluster's own key comes first; a list in the configuration takes the place of the usual one.
+    usual = (f"~/.ssh/id_{one}" for one in ("rsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk"))
+    return "".join(f"IdentityFile {path}\n" for path in (f"/{USER_KEYS}/%u/id_{kind}", *usual))
 
 
 def _keys_folder(login: str, *, of_site: bool) -> str:

@@ -7,8 +7,8 @@ kept in the same place.
 A host certificate is good for one node's name and address, a user certificate for one account's name.
 
 Keys are of ECDSA on the curve P-256, which OpenSSH leaves to OpenSSL: with ed25519, for which it has slower code of its
-own, a login costs two emulated nodes 1.05 CPU seconds in place of 0.65.  Clusters of earlier versions have ed25519
-keys, and keep them.
+own, a login costs two emulated nodes 1.05 CPU seconds in place of 0.65.  A cluster of an earlier version has ed25519
+keys, and gets such ones: its nodes know the files by their names.
 """
 
 import time
@@ -55,6 +55,11 @@ class KeyPair:
     public: str
     certificate: str = ""
 
+    @property
+    def kind(self) -> str:
+        """`ecdsa` or `ed25519`, as OpenSSH names the files of its keys."""
+        return "ed25519" if self.public.startswith("ssh-ed25519 ") else "ecdsa"
+
 
 class Authority:
     """A cluster's authority; `key` is what is kept of it."""
@@ -83,7 +88,7 @@ class Authority:
     def _certified(
         self, kind: SSHCertificateType, key_id: str, principals: Sequence[str], rights: Sequence[bytes] = ()
     ) -> KeyPair:
-        key = _new()
+        key = _new(self.key.kind)
         builder = (
             SSHCertificateBuilder()
             .public_key(key.public_key())
@@ -109,8 +114,8 @@ def kept_key(private: str, certificate: str = "") -> KeyPair:
     return replace(_pair(_loaded(private), certificate), private=private)
 
 
-def _new() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
+def _new(kind: str = "ecdsa") -> _Key:
+    return Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
 
 
 def _loaded(private: str) -> _Key:

@@ -52,10 +52,11 @@ def run(session: Session, inputs: Inputs) -> Result:
             clusters.update(store, cluster, state=ClusterState.STOPPED)
         drivers, errors = drivers_for(session, cluster.all_nodes)
         volume = volumes.of(store, cluster)
-        if volume is not None and volume.keep and volume.host in drivers and cluster.ready is not None:
+        if volume is not None and volume.keep and cluster.ready is not None:
             # What was written to it may still be in the memory of its node, which is the first.
+            first = [node for node in cluster.nodes if node.position == 0 and node.host in drivers]
             try:
-                stop.shut_down(session, cluster.nodes[:1], drivers)
+                stop.shut_down(session, first, drivers)
             except VclustError as error:
                 _log.warning("the node of the volume %s is not shut down: %s", volume.name, error)
         parts = [part for part in clusters.parts(cluster) if part.host in drivers]

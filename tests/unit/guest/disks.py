@@ -4,6 +4,9 @@ import os
 import subprocess
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from vclust_py import request as requests
 from vclust_py.guest import cluster_disk, trust
 from vclust_py.guest.cluster_disk import ClusterIdentity
@@ -37,6 +40,14 @@ def a_request(nodes: int = 3) -> Request:
     Network: 10.1.0.0/16
     """
     return requests.load(text, "demo.ini")
+
+
+def an_earlier_authority() -> trust.Authority:
+    """As earlier versions made them."""
+    key = Ed25519PrivateKey.generate()
+    return trust.Authority(
+        key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode("ascii")
+    )
 
 
 def a_cluster(request: Request, authority: trust.Authority) -> ClusterIdentity:

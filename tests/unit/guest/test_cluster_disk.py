@@ -6,7 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from guest.disks import HASH, OWN_KEY, a_cluster, a_request, certificate, fingerprint, listing, unpack
+from guest.disks import (
+    HASH,
+    OWN_KEY,
+    a_cluster,
+    a_request,
+    an_earlier_authority,
+    certificate,
+    fingerprint,
+    listing,
+    unpack,
+)
 
 from vclust_py import request as requests
 from vclust_py.guest import cluster_disk
@@ -51,6 +61,16 @@ def test_a_shell_reads_the_environment(disk: Path) -> None:
     )
     done = subprocess.run(["sh", "-eu", "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == "3 n1 n2 n3 on 2, n1 leads\n"
+
+
+def test_a_cluster_of_an_earlier_version_finds_its_keys_where_they_are(tmp_path: Path) -> None:
+    cluster = a_cluster(a_request(), an_earlier_authority())
+    files = unpack(cluster_disk.build(cluster), tmp_path) / "files"
+    assert "HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub\n" in text(
+        files, "etc/ssh/sshd_config.d/vclust.conf"
+    )
+    assert (files / "home/alice/.ssh/id_ed25519").exists()
+    assert not (files / "home/alice/.ssh/id_ecdsa").exists()
 
 
 def test_names_and_hosts(disk: Path) -> None:

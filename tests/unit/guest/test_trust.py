@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    SSHCertificate,
-    load_ssh_public_identity,
-)
-from guest.disks import certificate, fingerprint
+from cryptography.hazmat.primitives.serialization import SSHCertificate, load_ssh_public_identity
+from guest.disks import an_earlier_authority, certificate, fingerprint
 
 from vclust_py.guest.trust import Authority, KeyPair, kept_key
 
@@ -60,12 +53,12 @@ def test_the_private_key_is_the_certified_one(tmp_path: Path) -> None:
 
 
 def test_the_authority_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    old = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    authority = Authority(old.decode())
+    authority = an_earlier_authority()
     assert authority.known_hosts.startswith("@cert-authority * ssh-ed25519 ")
-    assert authority.key == kept_key(old.decode())
-    found = shown(authority.new_host_key("n2", IPv4Address("10.1.2.2")), tmp_path)
-    assert fingerprint(authority.key.public, tmp_path) in found["Signing CA"]
+    assert authority.key == kept_key(authority.key.private)
+    key = authority.new_host_key("n2", IPv4Address("10.1.2.2"))
+    assert (key.kind, AUTHORITY.key.kind) == ("ed25519", "ecdsa")
+    assert fingerprint(authority.key.public, tmp_path) in shown(key, tmp_path)["Signing CA"]
 
 
 def test_each_cluster_has_an_authority_of_its_own(tmp_path: Path) -> None:
