@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -IS
-"""The same as mpi-hello.c where there is no header to compile that with: calls the installed MPI library."""
+"""The same as mpi-hello.c where there is no compiler."""
 
 import ctypes
 import os
