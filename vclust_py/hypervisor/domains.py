@@ -15,6 +15,9 @@ from vclust_py.hypervisor.connection import Connection
 Element = ElementTree.Element
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 """libvirt's name: ours."""
+QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+"""Of elements that only libvirt's QEMU driver knows (libvirt drvqemu)."""
+ElementTree.register_namespace("qemu", QEMU_NAMESPACE)
 
 
 def add(parent: Element, tag: str, text: object = None, **attributes: str) -> Element:

@@ -17,7 +17,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import libvirt
 import libvirt_qemu
@@ -27,10 +26,9 @@ from vclust_py.guest.agent import PORT
 from vclust_py.hypervisor import CONSOLE, MEMORY, Domain, Host, memory_bytes
 from vclust_py.hypervisor.cloning import SETTLE, Cloning
 from vclust_py.hypervisor.connection import Connection
-from vclust_py.hypervisor.domains import Element, add, as_text, parsed
+from vclust_py.hypervisor.domains import QEMU_NAMESPACE, Element, add, as_text, parsed
 from vclust_py.image import installer
 
-_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 _CHUNK = 1 << 20
 _POLL = 0.02
 LOADS = 20.0
@@ -110,15 +108,14 @@ class QemuForking(Cloning):
             interface.set("type", "ethernet")
             for source in interface.findall("source"):
                 interface.remove(source)
-        ElementTree.register_namespace("qemu", _NAMESPACE)
-        arguments = add(xml, f"{{{_NAMESPACE}}}commandline")
+        arguments = add(xml, f"{{{QEMU_NAMESPACE}}}commandline")
         options = [f"id=vclust,size={memory_bytes(domain.memory)},mem-path={memory}"]
         options.append("share=off" if clone else "share=on")
         words = ["-object", f"memory-backend-file,{','.join(options)}", "-machine", self.clone_mark]
         if clone:
             words += ["-incoming", "defer"]
         for word in words:
-            add(arguments, f"{{{_NAMESPACE}}}arg", value=word)
+            add(arguments, f"{{{QEMU_NAMESPACE}}}arg", value=word)
         return xml
 
     def _paused(self, domain: Domain, xml: Element) -> Any:
