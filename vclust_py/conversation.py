@@ -22,6 +22,10 @@ class Talk(Protocol):
     def output(self) -> str:
         """All that it has said, standard error last."""
 
+    @property
+    def status(self) -> int:
+        """The exit status of the command, which has ended; that of ssh is 255 where the connection has failed."""
+
     def say(self, text: str) -> None: ...
     def hear(self, timeout: float) -> list[str]: ...
     def close(self) -> None: ...
@@ -61,6 +65,10 @@ class Conversation:
     @property
     def output(self) -> str:
         return (self._said + self._errors).decode(errors="replace")
+
+    @property
+    def status(self) -> int:
+        return self._process.wait()
 
     def say(self, text: str) -> None:
         """Give it `text`, as fast as it takes it: what it does not take now goes with the next `hear`."""

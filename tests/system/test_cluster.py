@@ -77,6 +77,9 @@ def test_the_user_can_log_in_and_run_mpi(vclust: Vclust, hello: str) -> None:
         "ssh", hello, "--", "mpiexec -n 2 hostname; id -un; python3 -c 'print(6 * 7)'; gcc --version"
     )
     assert {"t-hello01", "t-hello02", "alice", "42"} <= set(said.split())
+    trial = "/usr/libexec/vclust/mpi-hello"
+    said = vclust("ssh", hello, "--", f"head -c 4 {trial}; echo; mpiexec -n 2 {trial}")
+    assert {"\x7fELF", "rank 0 of 2 on t-hello01", "rank 1 of 2 on t-hello02"} <= set(said.splitlines())
     assert "t-hello01" in run_in(vclust, hello, "t-hello02", "ssh -o BatchMode=yes t-hello01 hostname")
 
 

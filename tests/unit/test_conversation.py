@@ -23,11 +23,12 @@ def test_it_answers_before_it_has_heard_all() -> None:
     talk.say("echo one\n")
     assert heard(talk, 1) == ["one"]
     assert not talk.ended
-    talk.say("echo two; echo wrong >&2; printf 'no end'; exit\n")
+    talk.say("echo two; echo wrong >&2; printf 'no end'; exit 3\n")
     assert heard(talk, 1) == ["two"]
     assert talk.hear(20) == []
     assert talk.ended
     assert talk.output == "one\ntwo\nno endwrong\n"
+    assert talk.status == 3
     talk.say("too late\n")
     talk.close()
 

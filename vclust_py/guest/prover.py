@@ -28,6 +28,8 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 """Seconds to the next login to a first node that does not let the user in yet; twice as many each time."""
 _ATTEMPTS, _ATTEMPTS_EARLY = 3, 120
 """Connections that are tried to a node, a second apart; it has reported, or may yet have to boot."""
+_CUT = 255
+"""ssh's exit status where the connection has failed; any other is what ran there."""
 _LOOK = 1.0
 _SHOWN_LINES = 10
 
@@ -205,9 +207,10 @@ class Prover:
         """The login has ended by itself."""
         assert self._talk is not None  # noqa: S101 - for mypy
         lines = [plain(line, LINE) for line in self._talk.output.splitlines() if line.strip()]
+        cut = self._talk.status == _CUT
         self._hang_up()
         self._lost_final += self._opened_final
-        if self._lost_final == _ATTEMPTS:
+        if self._opened_final and (not cut or self._lost_final == _ATTEMPTS):
             said = "\n".join(f"    {line}" for line in lines[-_SHOWN_LINES:]) or "    nothing"
             raise VclustError(
                 f"{self._cluster}: the login to {self._first.name} has ended, and said:\n{said}"

@@ -203,22 +203,25 @@ def test_a_first_node_that_lets_nobody_in_yet(bed: Bed) -> None:
 def test_a_login_that_breaks_off_after_all_have_reported_is_made_once_more(bed: Bed) -> None:
     bed.reach("n2")
     script = bed.folder / "twice"
-    script.write_text(f"[ -e {bed.folder}/once ] && exec sh -s\ntouch {bed.folder}/once\n")
+    script.write_text(f"[ -e {bed.folder}/once ] && exec sh -s\ntouch {bed.folder}/once\nexit 255\n")
     bed.shell = f"sh {script}"
     with a_prover(bed, nodes_of(2, NodeState.READY)) as prover:
         assert prover.finish(nodes_of(2))["mpi"]
     assert len(bed.logins) == 2
 
 
-def test_a_first_node_that_lets_nobody_in(bed: Bed) -> None:
-    bed.shell = "echo Permission denied"
+@pytest.mark.parametrize(("status", "logins"), [(255, 3), (1, 1)], ids=["no connection", "its shell ends"])
+def test_a_first_node_that_lets_nobody_in(bed: Bed, status: int, logins: int) -> None:
+    script = bed.folder / "denied"
+    script.write_text(f"echo Permission denied\nexit {status}\n")
+    bed.shell = f"sh {script}"
     with a_prover(bed, nodes_of(2, NodeState.READY)) as prover:
         with pytest.raises(
-            VclustError, match="x: the login to n1 has ended, and said:\n    Permission denied -s"
+            VclustError, match="x: the login to n1 has ended, and said:\n    Permission denied"
         ):
             prover.finish(nodes_of(2))
-        assert prover.output == "Permission denied -s\n" * 3
-    assert len(bed.logins) == 3
+        assert prover.output == "Permission denied\n" * logins
+    assert len(bed.logins) == logins
 
 
 def test_what_failed_nodes_held_up_goes_on_without_them(bed: Bed) -> None:

@@ -10,7 +10,7 @@ from elsewhere import Elsewhere
 
 from vclust_py.errors import VclustError
 from vclust_py.hypervisor import Disk, Domain, Host
-from vclust_py.hypervisor.domains import as_text
+from vclust_py.hypervisor.domains import QEMU_NAMESPACE, as_text
 from vclust_py.hypervisor.qemu import Qemu
 from vclust_py.site import Site
 
@@ -62,6 +62,12 @@ def test_emulation_bounds_its_code_cache() -> None:
     assert tree.get("type") == "qemu"
     assert tree.findtext("features/tcg/tb-cache") == "128"
     assert parsed("kvm").find("features/tcg") is None
+
+
+def test_libvirt_does_not_ask_for_all_properties_of_the_processor() -> None:
+    for accelerator in ("kvm", "tcg"):
+        (left_out,) = parsed(accelerator).findall(f"{{{QEMU_NAMESPACE}}}capabilities/{{{QEMU_NAMESPACE}}}del")
+        assert left_out.get("capability") == "cpu-unavailable-features"
 
 
 def test_seed_is_read_only_and_second() -> None:

@@ -1,6 +1,7 @@
 """The initramfs and the programs of a node, without a machine: content, load order, and the shell parts by busybox."""
 
 import lzma
+import os
 import re
 import shutil
 import subprocess
@@ -74,13 +75,22 @@ def test_two_kernels_are_refused(root: Path, tmp_path: Path) -> None:
         installer.build(root, tmp_path / "image")
 
 
-def test_command_line_switches_mitigations_and_tests_off_only_when_emulated() -> None:
-    for word in ("mitigations=off", "cryptomgr.notests", "initcall_blacklist=jent_mod_init"):
+def test_command_line_leaves_out_what_costs_an_emulated_node_much_only_there() -> None:
+    for word in ("mitigations=off", "norandmaps", "cryptomgr.notests", "initcall_blacklist=jent_mod_init"):
         assert word in installer.command_line(accelerator="tcg").split()
         assert word not in installer.command_line(accelerator="kvm").split()
     assert "console=hvc0" in installer.command_line(accelerator="xen").split()
     assert "vclust.wait=300" in installer.command_line(wait=300).split()
     assert "console=ttyAMA0" in installer.command_line("arm64").split()
+
+
+MPI = """\
+#include <stdio.h>
+int MPI_Init(int *count, char ***words) { return count || words; }
+int MPI_Comm_rank(void *world, int *rank) { *rank = world != (void *)0x44000000L; return 0; }
+int MPI_Comm_size(void *world, int *size) { *size = 7; return 0; }
+int MPI_Finalize(void) { puts("finalized"); return 0; }
+"""
 
 
 @pytest.mark.parametrize("tool", ["gzip", "xz", "zstd", "lz4"])
@@ -375,3 +385,33 @@ def test_a_step_that_fails_shows_its_log(node: Path) -> None:
     assert (said[1], said[-4]) == ("log: 104", "log: 400")
     (node / "console").unlink()
     assert run_init_part(f"{as_here}; in_system step-2 /bin/sh -c true; say on", node) == "vclust: on\n"
+
+
+def test_mpi_is_tried_by_a_program_that_needs_no_header(tmp_path: Path) -> None:
+    """With the words of install-packages, in the place of MPI a library that says who has called."""
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    script = (GUEST / "install-packages").read_text().replace("\\\n", "")
+    (words,) = re.findall(r"if command -v cc >/dev/null && cc (.*) >&4 2>&1; then", script)
+    command = [
+        "cc",
+        *(
+            word.replace('"', "").replace("$own/mpi-hello.c", str(GUEST / "mpi-hello.c"))
+            for word in words.split()
+        ),
+    ]
+    program = tmp_path / "mpi-hello"
+    subprocess.run([str(program) if word == "$own/mpi-hello" else word for word in command], check=True)
+    alone = subprocess.run([program], capture_output=True, text=True, env={"LD_LIBRARY_PATH": str(tmp_path)})
+    if (alone.returncode, alone.stdout) != (1, "no MPI library\n"):
+        assert re.fullmatch(r"rank 0 of 1 on \S+\n", alone.stdout)  # this machine has an MPI
+    for world in ("", "int ompi_mpi_comm_world;"):
+        (tmp_path / "mpi.c").write_text(MPI + world)
+        subprocess.run(
+            ["cc", "-shared", "-fPIC", "-o", tmp_path / "libmpich.so.12", tmp_path / "mpi.c"], check=True
+        )
+        said = subprocess.run(
+            [program], capture_output=True, text=True, env={"LD_LIBRARY_PATH": str(tmp_path)}
+        )
+        expected = f"rank {int(bool(world))} of 7 on {os.uname().nodename}\nfinalized\n"
+        assert (said.returncode, said.stdout) == (0, expected)

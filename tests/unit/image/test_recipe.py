@@ -25,9 +25,9 @@ from vclust_py.site import PROJECT, Site
 from vclust_py.site.session import Session
 
 PINNED = {
-    "base": ("3", "87502856c7103a2a"),
+    "base": ("4", "f4f82a4d1b34292b"),
     "kernel": ("973bb9b2444c", "11846f521fe0cb0d"),
-    "base of trixie": ("4", "fee6b4edde3b91c2"),
+    "base of trixie": ("5", "2608c50c77f9ec87"),
     "installer": ("7", "3c915db706f36ad5"),
     "cache": ("2", "4b4a9162ec51ea39"),
     "layer": ("1 7a39fc5e5a7b27312f5adc198f83248a3d4f5aa8a326e8a1c810288a2e2b24ff", "dd279e965db64466"),

@@ -352,7 +352,7 @@ class FakeLogin:
     def __init__(self, session: FakeSession, first: str) -> None:
         self._session, self._lines, self.output = session, list[str](), ""
         self.ended = first not in session.running  # another controller's destroy got so far
-        self.tried, self._running = [first], set[str]()
+        self.tried, self._running, self.status = [first], set[str](), 255
         if self.ended:
             self.output = "ssh: no route to host\n"
         else:
