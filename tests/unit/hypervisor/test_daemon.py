@@ -1,5 +1,6 @@
 """When libvirt's daemons are started, and when they may end."""
 
+import signal
 import socket
 import subprocess
 import time
@@ -31,6 +32,20 @@ def test_the_daemons_stay_while_a_domain_of_any_site_runs(
         (domains / "another-sites.node.xml").unlink()
         daemon.stop()
         assert process.wait(20) != 0
+
+
+def test_a_daemon_that_hangs_in_its_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "libvirtd"
+    program.symlink_to("/bin/sh")
+    monkeypatch.setattr(daemon, "_PIDS", tmp_path)
+    monkeypatch.setattr(daemon, "_DOMAINS", ())
+    monkeypatch.setattr(daemon, "_STOP_TIMEOUT", 0.2)
+    with subprocess.Popen([program, "-c", "trap '' TERM; echo; read line"], stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (tmp_path / "libvirtd.pid").write_text(str(process.pid))
+        daemon.stop()
+        assert process.wait(20) == -signal.SIGKILL
 
 
 def test_daemons_that_answer_are_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
