@@ -83,7 +83,9 @@ def command_line(architecture: str = "amd64", accelerator: str = "tcg", wait: in
     ]
     if accelerator == "tcg":
         # They guard against what processors do ahead of time; an emulated one does nothing of the kind.
-        words += ["mitigations=off", "norandmaps"]
+        words.append("mitigations=off")
+        # QEMU keeps translated code by its address: with random ones it translates each program anew for each process.
+        words.append("norandmaps")
         # Tests of ciphers, and of the clock as a source of randomness that the kernel's own generator does not use: a
         # third of what Debian 13's kernel needs to start.
         words += ["cryptomgr.notests", "initcall_blacklist=jent_mod_init"]
