@@ -93,8 +93,8 @@ def seen(session: Session, root: Path, name: str, dom0: dict[str, float]) -> dic
                 seconds = spent[node.uuid] + for_all - dom0.setdefault(host, for_all)
                 found[domain] = driver.console(folder, domain), seconds
         dom0.setdefault(host, for_all)
-    if nodes:
-        time.sleep(1 if any(driver.accelerator == "xen" for driver in drivers.values()) else 0.1)
+    if any(driver.accelerator == "xen" for driver in drivers.values()):
+        time.sleep(1)
     return found
 
 
