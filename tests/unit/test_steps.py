@@ -267,21 +267,29 @@ def _interrupt(job: "subprocess.Popen[str]", elsewhere: Elsewhere) -> None:
 
 
 def _lose_container(job: "subprocess.Popen[str]", elsewhere: Elsewhere) -> None:
-    """All that was in it, the kept connection among that."""
+    """All that was in it, the kept connection among that.
+
+    Found before anything is killed: what runs ssh ends by itself where its connection is gone.
+    """
     mark = str(elsewhere.folder / "sshd").encode()
+    inside = [*_below(job.pid), job.pid]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             line = path.read_bytes()
             if line.startswith(b"ssh") and mark in line and b"sshd\0-D" not in line:
-                os.kill(int(path.parent.name), signal.SIGKILL)
-    for pid in (*_below(job.pid), job.pid):
+                inside.append(int(path.parent.name))
+    for pid in inside:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def _below(pid: int) -> list[int]:
-    children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [*children, *(below for child in children for below in _below(child))]
+    """All that a process has started, and those have; one may end meanwhile."""
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [below for child in map(int, words) for below in (child, *_below(child))]
 
 
 def _lose_connection(job: "subprocess.Popen[str]", elsewhere: Elsewhere) -> None:
