@@ -13,7 +13,8 @@ cpu     CPU seconds of a node's QEMU process until the node has reported (host s
 wall    seconds of the whole `vclust create`, proof by ssh and MPI included
 nodes   seconds from the start of the first node to the report of the last one
 proof   seconds from that report to the end of `ready`
-memory  MB of a node's QEMU process when all is proven, shared pages divided among their holders (PSS)
+memory  MB of a node's QEMU process when it has reported, shared pages divided among their holders (PSS)
+proven  the same when all is proven
 
 Root.  Nodes run by KVM where it works, else emulated.  Those on hosts that are other machines are asked for through
 libvirt, ten times a second, and have no `memory`: for tests/testbed's hosts, say, give -i its inventory and --root the
@@ -101,7 +102,7 @@ def seen(session: Session, root: Path, name: str, dom0: dict[str, float]) -> dic
 def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, float]:
     """One create, looked at from outside, and its end."""
     started, reported, spent = time.monotonic(), list[float](), dict[str, float]()
-    installing, dom0 = dict[str, float](), dict[str, float]()
+    installing, dom0, here = dict[str, float](), dict[str, float](), dict[str, float]()
     command = subprocess.Popen([VCLUST, "-i", arguments.inventory, "create", path], stdout=subprocess.DEVNULL)
     first = 0.0
     with Session(Site(root=arguments.root)) as session:
@@ -113,6 +114,8 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
                 if domain not in spent and b"vclust: ready" in said:
                     spent[domain] = seconds
                     reported.append(time.monotonic())
+                    with contextlib.suppress(FileNotFoundError):
+                        here[domain] = memory(domain)
             time.sleep(0.1)  # more often it takes the nodes' processors: two seconds of a create of eight
     wall = time.monotonic() - started
     if command.returncode:
@@ -125,8 +128,8 @@ def create(arguments: argparse.Namespace, name: str, path: Path) -> dict[str, fl
         "proof": proof(shown),
         "clones": sum(node["start"] != "boot" for node in shown["nodes"]),
     }
-    if here := [domain for domain in spent if Path(f"/run/libvirt/qemu/{domain}.pid").exists()]:
-        row["memory"] = statistics.mean(map(memory, here))
+    if here:
+        row["memory"], row["proven"] = statistics.mean(here.values()), statistics.mean(map(memory, here))
     if installing:
         row["installer"] = statistics.mean(installing.values())
     vclust(arguments.inventory, "destroy", name)

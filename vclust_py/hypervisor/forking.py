@@ -27,7 +27,6 @@ from vclust_py.hypervisor import CONSOLE, MEMORY, Domain, Host, memory_bytes
 from vclust_py.hypervisor.cloning import SETTLE, Cloning
 from vclust_py.hypervisor.connection import Connection
 from vclust_py.hypervisor.domains import QEMU_NAMESPACE, Element, add, as_text, parsed
-from vclust_py.image import installer
 
 _CHUNK = 1 << 20
 _POLL = 0.02
@@ -83,8 +82,6 @@ class QemuForking(Cloning):
     def fork(self, domain: Domain, memory: Path, state: Path, timeout: float) -> None:
         console = self._console(domain)
         xml = self._xml(domain, console, memory, clone=True)
-        for cache in xml.iterfind("features/tcg/tb-cache"):
-            cache.text = str(installer.CLONE_TB_CACHE)
         started = self._paused(domain, xml)
         self._load(domain, started, state)
         with self._port(started) as say:

@@ -116,19 +116,6 @@ def test_libvirt_takes_the_definition(clone: bool, suspended: bool, remote: bool
     connection.lookupByName("test.n1").undefine()
 
 
-@pytest.mark.parametrize("remote", [True, False])
-def test_only_what_boots_has_the_large_cache_for_translated_code(remote: bool) -> None:
-    caches = {
-        (clone, suspended): definition(clone=clone, suspended=suspended, remote=remote).findtext(
-            "features/tcg/tb-cache"
-        )
-        for clone in (True, False)
-        for suspended in (True, False)
-    }
-    assert caches.pop((True, False)) == "64"
-    assert set(caches.values()) == {"128"}
-
-
 def test_a_clone_maps_what_its_template_has_shared() -> None:
     words = {
         clone: " ".join(element.get("value", "") for element in definition(clone=clone)[-1])
