@@ -95,7 +95,7 @@ def seen(session: Session, root: Path, name: str, dom0: dict[str, float]) -> dic
                 found[domain] = driver.console(folder, domain), seconds
         dom0.setdefault(host, for_all)
     if any(driver.accelerator == "xen" for driver in drivers.values()):
-        time.sleep(1)
+        time.sleep(1)  # each look is work of dom0, which counts as the nodes'
     return found
 
 
