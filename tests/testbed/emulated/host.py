@@ -258,7 +258,10 @@ class Host:
         disk = f"file={self.folder / 'disk.qcow2'},if=none,id=d0,format=qcow2,cache=unsafe,discard=unmap"
         words = [
             *("qemu-system-x86_64", "-name", self._title, "-nodefaults", "-no-user-config"),
-            *("-display", "none", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35"),
+            # One thread for all processors: with one each, QEMU before 8.1 can keep code that another processor has
+            # changed while it was translated (fixed by its commit deba78709ae8).  Linux changes its own code as it
+            # runs, so that hosts hung in roll-outs, both processors at the same breakpoint (`int3`), again and again.
+            *("-display", "none", "-accel", "tcg,thread=single,tb-size=512", "-machine", "q35"),
             *("-cpu", self.kind.processor, "-smp", str(self.kind.processors), "-m", str(kinds.MEMORY)),
             *boots,
             *("-drive", disk, "-device", "virtio-blk-pci,drive=d0"),
