@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared import inventory, ssh
 
-from emulated import image, places, underlay
+from emulated import emulator, image, places, underlay
 from emulated.host import Host, Starting
 from emulated.kinds import KINDS, Kind
 from vclust_py.errors import VclustError
@@ -42,12 +42,15 @@ def up(kind: Kind, count: int, site_root: Path, report: Report) -> list[Host]:
         if any(host.pid() is None for host in wanted):
             lacking = any(host.images() is None for host in wanted)
             newest = image.ensure(kind.image, report) if lacking else None
+            program = emulator.command(kind.processors, report)
             ssh.ensure_key()
             underlay.ensure_bridge()
             began = time.monotonic()
             with contextlib.ExitStack() as stack:
                 starting = [
-                    (host, stack.enter_context(host.start(newest))) for host in wanted if host.pid() is None
+                    (host, stack.enter_context(host.start(program, newest)))
+                    for host in wanted
+                    if host.pid() is None
                 ]
                 inventory.write_known_hosts(hosts(), places.KNOWN_HOSTS)
                 for host, start in starting:

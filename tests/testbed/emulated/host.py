@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -114,8 +115,8 @@ class Host:
         mark = self.folder / "image"
         return image.load(IMAGES / mark.read_text(encoding="utf-8")) if mark.exists() else None
 
-    def start(self, newest: Images | None) -> Starting:
-        """Switch it on; a host without a disk gets one that stands on `newest`."""
+    def start(self, emulator: Sequence[str], newest: Images | None) -> Starting:
+        """Switch it on, by a QEMU of these words; a host without a disk gets one that stands on `newest`."""
         images = self.images() or newest
         assert images is not None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ class Host:
         underlay.ensure_tap(self.name)
         self.console.write_bytes(b"")
         guard = subprocess.Popen(
-            ["sh", "-c", _GUARD, "sh", self.folder / "qemu.log", *self._command(images)],
+            ["sh", "-c", _GUARD, "sh", self.folder / "qemu.log", *emulator, *self._command(images)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -257,11 +258,8 @@ class Host:
         network = f"tap,id=n0,ifname={underlay.tap(self.name)},script=no,downscript=no"
         disk = f"file={self.folder / 'disk.qcow2'},if=none,id=d0,format=qcow2,cache=unsafe,discard=unmap"
         words = [
-            *("qemu-system-x86_64", "-name", self._title, "-nodefaults", "-no-user-config"),
-            # One thread for all processors: with one each, QEMU before 8.1 can keep code that another processor has
-            # changed while it was translated (fixed by its commit deba78709ae8).  Linux changes its own code as it
-            # runs, so that hosts hung in roll-outs, both processors at the same breakpoint (`int3`), again and again.
-            *("-display", "none", "-accel", "tcg,thread=single,tb-size=512", "-machine", "q35"),
+            *("-name", self._title, "-nodefaults", "-no-user-config"),
+            *("-display", "none", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35"),
             *("-cpu", self.kind.processor, "-smp", str(self.kind.processors), "-m", str(kinds.MEMORY)),
             *boots,
             *("-drive", disk, "-device", "virtio-blk-pci,drive=d0"),
