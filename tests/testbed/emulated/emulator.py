@@ -2,8 +2,8 @@
 
 Linux changes its own code as it runs, with a breakpoint (`int3`) in its place for a moment.  With a thread for each
 processor QEMU before 8.1 may keep what it has translated then (its commit deba78709ae8 mends it), so that hosts with
-two processors hung or crashed in most of their starts.  Xen's hosts have one, and PVH guests end at once there in
-Debian 13's.
+two processors hung or crashed in most of their starts.  Xen's hosts have one, and stay with this machine's: in
+Debian 13's their PVH guests end at once.
 """
 
 import re
